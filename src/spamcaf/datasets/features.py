@@ -1,0 +1,139 @@
+"""The feature store: blocks of one key in one folder, each written atomically and verified when read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from kedro.io import AbstractDataset, DatasetError
+
+from spamcaf.datasets.anndata import not_stored
+from spamcaf.datasets.atomic import replacing
+from spamcaf.errors import InputError
+from spamcaf.histology.features import FeatureKey, Features, join_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+CHECKSUM = "checksum"
+
+
+class FeaturesDataset(AbstractDataset[Features, Features]):
+    """Append blocks of features; load the whole.
+
+    Under `filepath` lies one folder per key, in it a safetensors file per block with the checksum of its content.
+    Saving a block of a new key begins a new folder; older keys are removed once the new one is complete.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._folder = Path(filepath)
+        self.metadata = metadata
+
+    def save(self, data: Features) -> None:
+        folder = self._folder / data.key.short()
+        _write_block(folder / f"block_{data.start:08d}.safetensors", data)
+        if sum(len(block.ids) for block in _blocks(folder)) == data.n_total:
+            _remove_others(folder)
+
+    def load(self) -> Features:
+        """Return the whole; raise InputError when it is not complete."""
+        folders = [f for f in self._folder.glob("*") if f.is_dir()] if self._folder.is_dir() else []
+        wholes = [blocks for folder in folders if _is_whole(blocks := list(_blocks(folder)))]
+        if not wholes:
+            raise not_stored(self._folder)
+        if len(wholes) > 1:
+            raise DatasetError(f"Found {len(wholes)} complete sets of features in {self._folder}; remove the older.")
+        return join_blocks(wholes[0])
+
+    def _exists(self) -> bool:
+        return self._folder.is_dir() and any(_is_whole(list(_blocks(f))) for f in self._folder.glob("*") if f.is_dir())
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": PurePosixPath(self._folder)}
+
+
+class StoredBlocksDataset(FeaturesDataset):
+    """What a feature store holds already: loads a list of sound blocks, complete or not; read-only.
+
+    It is the same folder as the store's own entry, so that a run that was cut off, or is repeated, computes only what
+    is missing.
+    """
+
+    def load(self) -> list[Features]:  # type: ignore[override]
+        """Return the sound blocks of every key."""
+        if not self._folder.is_dir():
+            return []
+        return [block for folder in sorted(self._folder.glob("*")) if folder.is_dir() for block in _blocks(folder)]
+
+    def save(self, data: Features) -> None:
+        raise DatasetError("Save through the feature store's own entry.")
+
+    def _exists(self) -> bool:
+        return True
+
+
+def _is_whole(blocks: list[Features]) -> bool:
+    return bool(blocks) and sum(len(block.ids) for block in blocks) == blocks[0].n_total
+
+
+def _remove_others(folder: Path) -> None:
+    for other in folder.parent.iterdir():
+        if other != folder and other.is_dir():
+            shutil.rmtree(other)
+
+
+def _write_block(path: Path, block: Features) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {"windows": np.ascontiguousarray(block.windows), "n_px_padded": block.n_px_padded}
+    record = {
+        "key": block.key.text(),
+        "ids": json.dumps(block.ids),
+        "start": str(block.start),
+        "n_total": str(block.n_total),
+        CHECKSUM: _checksum(arrays),
+    }
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata=record)
+
+
+def _blocks(folder: Path) -> Iterator[Features]:
+    for path in sorted(folder.glob("block_*.safetensors")):
+        try:
+            block = _read_block(path)
+        except InputError as error:
+            logger.warning("%s It will be computed again.", error)
+            continue
+        if block.key.short() == folder.name:
+            yield block
+
+
+def _read_block(path: Path) -> Features:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            record = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        if _checksum(arrays) != record[CHECKSUM]:
+            raise ValueError("its checksum does not match")
+        key = FeatureKey(**json.loads(record["key"]))
+        ids, start, n_total = tuple(json.loads(record["ids"])), int(record["start"]), int(record["n_total"])
+        return Features(ids, arrays["windows"], arrays["n_px_padded"], key, n_total, start)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}).", "a whole block of features.", "None.") from error
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()

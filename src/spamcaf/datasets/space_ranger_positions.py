@@ -1,0 +1,111 @@
+"""The spot positions of a Space Ranger folder, whichever version wrote them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spamcaf.datasets.space_ranger_folder import listing
+from spamcaf.errors import InputError, require_columns
+from spamcaf.names import Position, SpaceRanger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = [column.value for column in Position]
+INDICES = [Position.IN_TISSUE.value, Position.ARRAY_ROW.value, Position.ARRAY_COL.value]
+TEXT_SUFFIXES = (".csv", ".txt", ".csv.gz", ".txt.gz")
+
+
+def read_positions(spatial: Path) -> pd.DataFrame:
+    """Return the positions in `spatial`, indexed by barcode.
+
+    Columns are in_tissue, array_row, array_col (int64) and pxl_row_in_fullres, pxl_col_in_fullres (float64, px).
+    Whether there is a header is seen from the first cell, not from the file's name; parquet is read where there is no
+    text file.
+    Raises InputError when there is none, when several disagree, or when one holds anything but numbers.
+    """
+    paths = _find(spatial)
+    first = _read(paths[0])
+    for path in paths[1:]:
+        if not _read(path).sort_index().equals(first.sort_index()):
+            raise InputError(
+                f"{paths[0].name} and {path.name} in {spatial} disagree.",
+                "one position file, or equal ones.",
+                "Remove the one that does not belong to this section.",
+            )
+    if len(paths) > 1:
+        logger.info("%d equal position files in %s: %s is used", len(paths), spatial, paths[0].name)
+    return first
+
+
+def _find(spatial: Path) -> list[Path]:
+    every = sorted(p for p in spatial.glob(f"*{SpaceRanger.POSITIONS_STEM}*") if p.is_file())
+    found = [p for p in every if p.name.endswith(TEXT_SUFFIXES)] or [p for p in every if p.suffix == ".parquet"]
+    if not found:
+        raise InputError(
+            f"no position file in {spatial}, but {listing(spatial)}.",
+            f"{SpaceRanger.POSITIONS}, {SpaceRanger.POSITIONS_V1} or a parquet file of that name.",
+            "Copy it from the Space Ranger output of this section.",
+        )
+    return found
+
+
+def _read(path: Path) -> pd.DataFrame:
+    table = _read_cells(path)
+    positions = _as_numbers(table, path).set_index(table[Position.BARCODE].astype(str))
+    if not positions.index.is_unique:
+        twice = positions.index[positions.index.duplicated()][0]
+        raise InputError(f"barcode {twice} twice in {path}.", "each once.", "Fetch the position file again.")
+    return positions
+
+
+def _read_cells(path: Path) -> pd.DataFrame:
+    """Return the named cells of a position file, text as text."""
+    import pandas as pd
+
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+            require_columns(list(table.columns), COLUMNS, str(path))
+            return table[COLUMNS]
+        table = pd.read_csv(path, header=None, dtype=str, encoding="utf-8-sig")
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", "a table of positions.", "Fetch it again.") from error
+    if table.iloc[0, 0] == Position.BARCODE:
+        table = table.iloc[1:].set_axis(table.iloc[0].tolist(), axis=1).reset_index(drop=True)
+        require_columns(list(table.columns), COLUMNS, str(path))
+        return table[COLUMNS]
+    if table.shape[1] != len(COLUMNS):
+        raise InputError(
+            f"{table.shape[1]} columns without a header in {path}.",
+            f"{len(COLUMNS)}: {', '.join(COLUMNS)}.",
+            "Copy the position file as Space Ranger wrote it.",
+        )
+    return table.set_axis(COLUMNS, axis=1)
+
+
+def _as_numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    numbers = table[COLUMNS[1:]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    wrong = ~np.isfinite(numbers)
+    wrong[INDICES] |= numbers[INDICES] % 1 != 0
+    wrong[Position.IN_TISSUE] |= ~numbers[Position.IN_TISSUE].isin((0, 1))
+    if wrong.to_numpy().any():
+        row, column = (int(i) for i in np.argwhere(wrong.to_numpy())[0])
+        cell, name = table.iloc[row, column + 1], numbers.columns[column]
+        raise InputError(
+            f"'{cell}' as {name} of barcode {table.iloc[row, 0]} in {path} ({wrong.to_numpy().sum()} such cells).",
+            "numbers; whole ones for array_row and array_col, 0 or 1 for in_tissue.",
+            "Copy the position file as Space Ranger wrote it; spreadsheets change it.",
+        )
+    return numbers.astype(dict.fromkeys(INDICES, np.int64))

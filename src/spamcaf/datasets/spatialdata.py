@@ -1,0 +1,36 @@
+"""SpatialData in Zarr folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spamcaf.datasets.base import StoredDataset
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+WRITERS = 4
+"""Pieces of an image computed at once: what bounds the memory of a save on machines with many cores."""
+
+
+class SpatialDataDataset(StoredDataset["SpatialData", "SpatialData"]):
+    """Save a SpatialData as a Zarr folder; load it lazily, its images staying on disk until they are looked at."""
+
+    kind = "a whole SpatialData folder"
+
+    def _read(self, path: Path) -> SpatialData:
+        from spatialdata import SpatialData
+
+        return SpatialData.read(path)
+
+    def _write(self, data: SpatialData, path: Path) -> None:
+        import dask
+
+        backing = data.path
+        try:
+            with dask.config.set(scheduler="threads", num_workers=WRITERS):
+                data.write(path)
+        finally:
+            # writing makes the object refer to `path`, which is about to move
+            data.path = backing

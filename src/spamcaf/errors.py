@@ -1,0 +1,38 @@
+"""The one error that users are meant to read."""
+
+from __future__ import annotations
+
+import re
+from typing import Self
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used: says what was found, what was expected, and what to do next."""
+
+    def __init__(self, found: str, expected: str, next_step: str) -> None:
+        super().__init__(f"Found: {found} Expected: {expected} Next step: {next_step}")
+
+    @classmethod
+    def within(cls, error: BaseException | None) -> Self | None:
+        """Return the input error that caused `error`, or None: Kedro wraps what its datasets raise."""
+        while error is not None:
+            if isinstance(error, cls):
+                return error
+            error = error.__cause__ or error.__context__
+        return None
+
+
+def require_columns(found: list[str], expected: list[str], where: str) -> None:
+    """Raise InputError unless every expected column is among those found in `where`."""
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise InputError(
+            f"columns {', '.join(map(str, found[:12]))} in {where}.",
+            f"also {', '.join(missing)}.",
+            "Check that this is the file that the data set's layout asks for.",
+        )
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether `name` is safe as a file name and as a SpatialData element: letters, digits, `_`, `-`, `.`."""
+    return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name))

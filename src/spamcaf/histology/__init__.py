@@ -1,0 +1,1 @@
+"""The H&E image: slide, tissue, tiles, backbone, embedding."""

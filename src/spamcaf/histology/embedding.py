@@ -1,0 +1,97 @@
+"""Running windows of a slide through the backbone, block by block."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spamcaf.histology.features import FeatureKey, Features
+from spamcaf.histology.tiles import N_TILES, WindowGeometry, cut_tiles, read_window
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from spamcaf.histology.backbone import Backbone
+    from spamcaf.histology.slide import Slide
+
+logger = logging.getLogger(__name__)
+
+
+class Embedder:
+    """A backbone on its device; float32 or bf16 inside, float32 out."""
+
+    def __init__(self, backbone: Backbone, device: torch.device, dtype: torch.dtype, batch: int) -> None:
+        import torch
+
+        self._network = backbone.network.to(device, memory_format=torch.channels_last)
+        shape = (1, 3, 1, 1)
+        self._mean = torch.tensor(backbone.mean, device=device).reshape(shape) * 255
+        self._std = torch.tensor(backbone.std, device=device).reshape(shape) * 255
+        self._device, self._dtype, self._batch = device, dtype, batch
+
+    def embed(self, windows: Tensor) -> NDArray[np.float32]:
+        """Return (site, 9, feature) for (site, 3, 672, 672) windows in 0..255."""
+        import torch
+
+        tiles = cut_tiles(windows).flatten(0, 1)
+        done: list[Tensor] = []
+        start = 0
+        while start < len(tiles):
+            try:
+                done.append(self._forward(tiles[start : start + self._batch]))
+                start += self._batch
+            except torch.cuda.OutOfMemoryError:
+                if self._batch == 1:
+                    raise
+                torch.cuda.empty_cache()
+                self._batch //= 2
+                logger.warning("GPU memory ran out: going on with %d tiles at a time", self._batch)
+        return torch.cat(done).reshape(len(windows), N_TILES, -1).numpy()
+
+    def _forward(self, tiles: Tensor) -> Tensor:
+        import torch
+
+        pixels = tiles.to(self._device, memory_format=torch.channels_last, non_blocking=True)
+        pixels = (pixels - self._mean) / self._std
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
+        ):
+            output: Tensor = self._network(pixels)
+        return output.float().cpu()
+
+
+def embed_sites(
+    slide: Slide,
+    embedder: Embedder,
+    geometry: WindowGeometry,
+    ids: list[str],
+    xy_px: NDArray[np.float64],
+    key: FeatureKey,
+    done: set[int],
+    block: int = 64,
+) -> Iterator[Features]:
+    """Yield the features of `ids` in blocks; a block whose start is in `done` is skipped.
+
+    `xy_px` is (site, 2), full-resolution pixels. Blocks are of fixed size, so a run that was cut off goes on exactly
+    where it stopped.
+    """
+    from tqdm.auto import tqdm
+
+    starts = [start for start in range(0, len(ids), block) if start not in done]
+    for start in tqdm(starts, desc="tiles", unit="block", disable=None):
+        rows = slice(start, min(start + block, len(ids)))
+        windows, n_padded = _read_block(slide, xy_px[rows], geometry)
+        yield Features(tuple(ids[rows]), embedder.embed(windows), n_padded, key, len(ids), start)
+
+
+def _read_block(slide: Slide, xy_px: NDArray[np.float64], geometry: WindowGeometry) -> tuple[Tensor, NDArray[np.int64]]:
+    import torch
+
+    read = [read_window(slide, xy, geometry) for xy in xy_px]
+    return torch.stack([pixels for pixels, _ in read]), np.array([n for _, n in read], np.int64)

@@ -1,0 +1,223 @@
+"""The fitted model: everything needed to predict again, as plain arrays and a little JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS, Pictures
+from spamcaf.learning.mixing import Mix
+from spamcaf.learning.process import Hyperparameters
+from spamcaf.learning.programs import Programs
+from spamcaf.learning.projection import Projection
+from spamcaf.network.spamcaf import SpamcafNetwork, SpamcafShape
+from spamcaf.parameters import FitSettings, NetworkSettings
+
+FORMAT = "1"
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How to predict in one situation: the process' hyperparameters, and the mix with the network."""
+
+    hyper: Hyperparameters
+    mix: Mix
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the process recalls of the training spots where nothing was measured: pictures, scores and depth."""
+
+    pictures: Pictures
+    scores: NDArray[np.float64]  # (spot, program)
+    depth: NDArray[np.float64]  # (spot,)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that all arrays of a model follow from."""
+
+    genes: int
+    programs: int
+    features: int
+    components: int
+    spots: int
+    folds: int
+
+
+@dataclass(frozen=True)
+class SpamcafModel:
+    """A fitted model.
+
+    `recovery` serves sites among measured spots, `transfer` sections that were never measured. `score_scale`
+    (program,) is the unit of the networks' scores; `networks` are the weights of one network per fold.
+    """
+
+    programs: Programs
+    recovery: Mode
+    transfer: Mode
+    projection: Projection
+    score_scale: NDArray[np.float64]
+    networks: tuple[Tensors, ...]
+    memory: Memory
+    pitch_um: float
+    fit: FitSettings
+    network: NetworkSettings
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes that the arrays follow from."""
+        return Sizes(
+            genes=len(self.programs.gene_mean),
+            programs=len(self.programs),
+            features=len(self.projection.mean),
+            components=len(self.projection.axes),
+            spots=len(self.memory.depth),
+            folds=len(self.networks),
+        )
+
+    def to_tensors(self) -> Tensors:
+        """Return all arrays by name."""
+        return dict(self._named())
+
+    def _named(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        for name in ("gene_mean", "gene_scale", "loadings", "shrink"):
+            yield f"programs.{name}", getattr(self.programs, name)
+        for name, mode in (("recovery", self.recovery), ("transfer", self.transfer)):
+            yield f"{name}.weights", mode.hyper.weights
+            yield f"{name}.noise", mode.hyper.noise
+            yield f"{name}.mix", mode.mix.weights
+            yield f"{name}.gene_noise", mode.mix.gene_noise
+        yield "projection.mean", self.projection.mean
+        yield "projection.axes", self.projection.axes
+        yield "score_scale", self.score_scale
+        yield "memory.target", self.memory.pictures.target
+        yield "memory.surround", self.memory.pictures.surround
+        yield "memory.scores", self.memory.scores
+        yield "memory.depth", self.memory.depth
+        for fold, tensors in enumerate(self.networks):
+            for name, tensor in tensors.items():
+                yield f"network.{fold}.{name}", tensor
+
+    def metadata(self) -> dict[str, str]:
+        """Return what is no array, as texts (JSON where it has parts)."""
+        scalars = {
+            "pitch_um": self.pitch_um,
+            "projection_scale": self.projection.scale,
+            "recovery_depth": self.recovery.hyper.reference_depth,
+            "transfer_depth": self.transfer.hyper.reference_depth,
+        }
+        return {
+            "spamcaf_model": FORMAT,
+            "sizes": json.dumps(vars(self.sizes)),
+            "scalars": json.dumps(scalars),
+            "fit": self.fit.model_dump_json(),
+            "network": self.network.model_dump_json(),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, metadata: dict[str, str]) -> SpamcafModel:
+        """Return the model of `to_tensors()` and `metadata()`.
+
+        Raises ValueError if a tensor is missing, unknown, of the wrong shape or not finite, or the format is another.
+        """
+        if metadata.get("spamcaf_model") != FORMAT:
+            found = metadata.get("spamcaf_model")
+            raise ValueError(f"Expected a SpaMCAF model of format {FORMAT}, found {found!r}. Fit the model again.")
+        sizes = Sizes(**json.loads(metadata["sizes"]))
+        fit = FitSettings.model_validate_json(metadata["fit"])
+        network = NetworkSettings.model_validate_json(metadata["network"])
+        _check(tensors, _expected_shapes(sizes, network))
+        return cls(**_parts(tensors, sizes, json.loads(metadata["scalars"])), fit=fit, network=network)
+
+
+def network_shape(n_components: int, n_programs: int, network: NetworkSettings) -> SpamcafShape:
+    """Return the network's shape from the data's sizes and the settings."""
+    return SpamcafShape(
+        n_components=n_components,
+        n_programs=n_programs,
+        width=network.width,
+        heads=network.heads,
+        depth=network.depth,
+        dropout=network.dropout,
+        n_summary=network.n_summary,
+    )
+
+
+def _parts(tensors: Tensors, sizes: Sizes, scalars: dict[str, float]) -> dict[str, Any]:
+    def mode(name: str) -> Mode:
+        hyper = Hyperparameters(tensors[f"{name}.weights"], tensors[f"{name}.noise"], scalars[f"{name}_depth"])
+        return Mode(hyper, Mix(tensors[f"{name}.mix"], tensors[f"{name}.gene_noise"]))
+
+    def network(fold: int) -> Tensors:
+        prefix = f"network.{fold}."
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    return {
+        "programs": Programs(*(tensors[f"programs.{n}"] for n in ("gene_mean", "gene_scale", "loadings", "shrink"))),
+        "recovery": mode("recovery"),
+        "transfer": mode("transfer"),
+        "projection": Projection(tensors["projection.mean"], tensors["projection.axes"], scalars["projection_scale"]),
+        "score_scale": tensors["score_scale"],
+        "networks": tuple(network(fold) for fold in range(sizes.folds)),
+        "memory": Memory(
+            Pictures(tensors["memory.target"], tensors["memory.surround"]),
+            tensors["memory.scores"],
+            tensors["memory.depth"],
+        ),
+        "pitch_um": scalars["pitch_um"],
+    }
+
+
+def _expected_shapes(sizes: Sizes, network: NetworkSettings) -> dict[str, tuple[int, ...]]:
+    genes, programs, features, spots = sizes.genes, sizes.programs, sizes.features, sizes.spots
+    shapes: dict[str, tuple[int, ...]] = {
+        "programs.gene_mean": (genes,),
+        "programs.gene_scale": (genes,),
+        "programs.loadings": (programs, genes),
+        "programs.shrink": (programs,),
+        "projection.mean": (features,),
+        "projection.axes": (sizes.components, features),
+        "score_scale": (programs,),
+        "memory.target": (spots, features),
+        "memory.surround": (spots, features),
+        "memory.scores": (spots, programs),
+        "memory.depth": (spots,),
+    }
+    n_kernels = {"recovery": len(IMAGE_KERNELS + SPACE_KERNELS), "transfer": len(IMAGE_KERNELS)}
+    for mode, n in n_kernels.items():
+        shapes |= {f"{mode}.weights": (programs, n), f"{mode}.noise": (programs,)}
+        shapes |= {f"{mode}.mix": (programs,), f"{mode}.gene_noise": (genes,)}
+    return shapes | _network_shapes(sizes, network)
+
+
+def _network_shapes(sizes: Sizes, network: NetworkSettings) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    with torch.device("meta"):
+        state = SpamcafNetwork(network_shape(sizes.components, sizes.programs, network)).state_dict()
+    return {f"network.{fold}.{n}": tuple(t.shape) for fold in range(sizes.folds) for n, t in state.items()}
+
+
+def _check(tensors: Tensors, shapes: dict[str, tuple[int, ...]]) -> None:
+    missing, unknown = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"Expected the {len(shapes)} tensors of this model, found missing {missing[:5]} and unknown {unknown[:5]}. "
+            "The file is incomplete or not of this version: fit the model again."
+        )
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise ValueError(
+                f"Expected tensor {name} of shape {shape}, found {tensors[name].shape}. "
+                "Weights and settings do not belong together: fit the model again."
+            )
+        if not np.isfinite(tensors[name]).all():
+            raise ValueError(f"Expected finite numbers in tensor {name}, found NaN or Inf. Fit the model again.")

@@ -1,0 +1,153 @@
+"""Predicting expression at sites, in blocks: memory is bounded and time linear in the sites."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spamcaf.learning.compute import Machine, computing
+from spamcaf.learning.kernels import Kernels, Pictures
+from spamcaf.learning.model import Memory, Mode, SpamcafModel, Tensors, network_shape
+from spamcaf.learning.process import Process, condition
+from spamcaf.learning.sampling import nearest
+from spamcaf.learning.views import SiteView, SpotView
+from spamcaf.network.spamcaf import SpamcafNetwork
+from spamcaf.parameters import ComputeSettings
+from spamcaf.sections.places import Measured, Sites
+
+BLOCK_NUMBERS = 10_000_000
+"""Kernel values held per block and kernel: about 40 MB each."""
+
+MAX_BLOCK = 2048
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Expression at sites, each (site, gene) float32, log1p of counts per 10 000.
+
+    `mean` is the prediction, `sd` the standard deviation of a measurement there, `process` the Gaussian process alone.
+    """
+
+    mean: NDArray[np.float32]
+    sd: NDArray[np.float32]
+    process: NDArray[np.float32]
+
+
+def predict(model: SpamcafModel, context: Measured | None, sites: Sites, compute: ComputeSettings) -> Predicted:
+    """Predict expression at `sites` of the section whose measured spots are `context`.
+
+    Only `context` is looked at: the visible spots for recovery, all measured ones for a grid. None means that the
+    section was never measured: then pictures alone speak, through what the model recalls of its training spots.
+    """
+    _check_features(model, sites)
+    if context is not None:
+        _check_context(model, context)
+    mode = model.transfer if context is None else model.recovery
+    process = _recall(model) if context is None else _condition_on(model, context)
+    parts: list[tuple[Array, Array, Array]] = []
+    with computing(compute) as machine:
+        ensemble = Ensemble.of(model, machine)
+        spots = ensemble.section(sites) if context is None else ensemble.spots(context)
+        for rows in _blocks(len(sites), process.alpha.shape[1]):
+            block = sites.at(rows)
+            mean, variance = process.at(Pictures.of(block), block.xy_um)
+            parts.append((mode.mix.blend(mean, ensemble.scores(block, spots)), variance, mean))
+    mixed, variance, alone = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return _decoded(model, mode, mixed, variance, alone)
+
+
+def _decoded(model: SpamcafModel, mode: Mode, mixed: Array, variance: Array, alone: Array) -> Predicted:
+    sd = np.sqrt(model.programs.decode_variance(variance) + mode.mix.gene_noise)
+    decode = model.programs.decode
+    return Predicted(decode(mixed).astype(np.float32), sd.astype(np.float32), decode(alone).astype(np.float32))
+
+
+def _blocks(n_sites: int, n_spots: int) -> list[slice]:
+    size = min(MAX_BLOCK, max(1, BLOCK_NUMBERS // n_spots))
+    return [slice(start, start + size) for start in range(0, n_sites, size)]
+
+
+def _recall(model: SpamcafModel) -> Process:
+    memory: Memory = model.memory
+    kernels = Kernels.on(memory.pictures, None, model.pitch_um)
+    return condition(kernels, model.transfer.hyper, memory.scores, memory.depth)
+
+
+def _condition_on(model: SpamcafModel, context: Measured) -> Process:
+    kernels = Kernels.on(Pictures.of(context.sites), context.sites.xy_um, model.pitch_um)
+    return condition(kernels, model.recovery.hyper, model.programs.scores(context.expression), context.depth)
+
+
+def _check_features(model: SpamcafModel, sites: Sites) -> None:
+    expected, found = model.sizes.features, sites.target.shape[-1]
+    if found != expected:
+        raise ValueError(
+            f"Expected {expected} features per tile, as the model was fitted with, found {found}. "
+            "Embed the sites with the model's own backbone."
+        )
+
+
+def _check_context(model: SpamcafModel, context: Measured) -> None:
+    _check_features(model, context.sites)
+    expected, found = model.sizes.genes, context.expression.shape[-1]
+    if found != expected:
+        raise ValueError(
+            f"Expected {expected} genes, the model's panel, found {found}. Select the panel's genes in its order."
+        )
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The folds' networks, whose scores are averaged."""
+
+    model: SpamcafModel
+    networks: tuple[SpamcafNetwork, ...]
+    machine: Machine
+
+    @classmethod
+    def of(cls, model: SpamcafModel, machine: Machine) -> Ensemble:
+        """Return the networks of `model` on the machine, ready to predict."""
+        shape = network_shape(model.sizes.components, model.sizes.programs, model.network)
+        return cls(model, tuple(_load(SpamcafNetwork(shape), t, machine) for t in model.networks), machine)
+
+    def spots(self, context: Measured) -> tuple[SpotView, Sites]:
+        """Return the view of measured spots, and where they are."""
+        scores = self.model.programs.scores(context.expression) / self.model.score_scale
+        return SpotView(self._view(context.sites, context.sites), self._tensor(scores)), context.sites
+
+    def section(self, sites: Sites) -> tuple[SpotView, None]:
+        """Return the view of a section without measurements or positions: its pictures."""
+        view = self._view(sites, sites).without_places()
+        return SpotView(view, torch.zeros(len(sites), self.model.sizes.programs, device=self.machine.device)), None
+
+    @torch.no_grad()
+    def scores(self, sites: Sites, spots: tuple[SpotView, Sites | None]) -> Array:
+        """Return the mean network's program scores (site, program)."""
+        view, places = spots
+        if places is None:
+            block = self._view(sites, sites).without_places()
+            index = np.empty((len(sites), 0), np.intp)
+        else:
+            block = self._view(sites, places)
+            index = nearest(sites.xy_um, places.xy_um, self.model.network.n_context)
+        rows = torch.from_numpy(index).to(self.machine.device)
+        given = view.around(block, slice(None), rows, torch.ones_like(rows, dtype=torch.bool))
+        with self.machine.autocast():
+            out = torch.stack([network(given).fusion.float() for network in self.networks]).mean(0)
+        return out.cpu().numpy().astype(np.float64) * self.model.score_scale
+
+    def _view(self, sites: Sites, spots: Sites) -> SiteView:
+        return SiteView.of(sites, spots.xy_um.mean(axis=0), self.model.projection, self.machine.device)
+
+    def _tensor(self, values: Array) -> torch.Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(self.machine.device)
+
+
+def _load(network: SpamcafNetwork, tensors: Tensors, machine: Machine) -> SpamcafNetwork:
+    network.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()})
+    return network.to(machine.device).eval()

@@ -1,0 +1,144 @@
+"""Training of one fold's network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spamcaf.learning.compute import Machine
+from spamcaf.learning.losses import Losses, spamcaf_losses
+from spamcaf.learning.sampling import first_seen, nearest_others
+from spamcaf.learning.views import SpotView
+from spamcaf.network.spamcaf import SpamcafNetwork, SpamcafOutput
+from spamcaf.parameters import FitSettings
+
+N_PARTS = 4
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one fold learns from: all visible spots, which of them to learn from, and how much each program matters."""
+
+    spots: SpotView
+    candidates: Tensor  # (spot, candidate) nearest spots that are learned from, never the spot itself
+    train: Tensor  # (train,) indices
+    held: Tensor  # (validation,) indices
+    importance: Tensor  # (program,) sums to 1
+    n_context: int
+    machine: Machine
+
+    @classmethod
+    def of(
+        cls,
+        spots: SpotView,
+        xy_um: NDArray[np.float64],
+        is_held: NDArray[np.bool_],
+        importance: Tensor,
+        n_context: int,
+        machine: Machine,
+    ) -> Lesson:
+        """Return the lesson of the fold whose validation spots are `is_held` (spot,)."""
+        train, held = np.flatnonzero(~is_held), np.flatnonzero(is_held)
+        # Four times the context is enough to find it among candidates of which most are hidden.
+        candidates = nearest_others(xy_um, train, 4 * n_context)
+        tensors = (torch.from_numpy(part).to(machine.device) for part in (candidates, train, held))
+        return cls(spots, *tensors, importance, n_context, machine)
+
+    def answer(self, network: SpamcafNetwork, rows: Tensor, is_visible: Tensor, is_blind: bool) -> SpamcafOutput:
+        """Return the network's output for spots `rows`, whose context may be the train spots that are `is_visible` (spot,).
+
+        Blind: no context and no positions, as on a section that was never measured.
+        """
+        index, seen = first_seen(self.candidates[rows], is_visible & (not is_blind), self.n_context)
+        spots = self.spots.blind() if is_blind else self.spots
+        with self.machine.autocast():
+            return network(spots.around(spots.sites, rows, index, seen))
+
+    @torch.no_grad()
+    def held_scores(self, network: SpamcafNetwork, is_blind: bool) -> Tensor:
+        """Return the fusion head's scores (validation, program), all train spots visible unless blind."""
+        network.eval()
+        everything = torch.ones(len(self.spots.scores), dtype=torch.bool, device=self.held.device)
+        return self.answer(network, self.held, everything, is_blind).fusion.float()
+
+
+@dataclass
+class _Sums:
+    """Running means over an epoch."""
+
+    values: Tensor
+    n: int = 0
+
+    def add(self, losses: Losses) -> None:
+        self.values += torch.stack([losses.total, *losses.parts]).detach()
+        self.n += 1
+
+    def means(self) -> list[float]:
+        return (self.values / max(self.n, 1)).tolist()
+
+
+def _schedule(optimizer: torch.optim.Optimizer, n_steps: int, warmup_share: float) -> torch.optim.lr_scheduler.LambdaLR:
+    warmup = max(1, round(warmup_share * n_steps))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _batches(train: Tensor, batch: int) -> Iterator[Tensor]:
+    shuffled = train[torch.randperm(len(train), device=train.device)]
+    # Equal parts: a remainder of one spot would have no correlation.
+    return iter(shuffled.chunk(max(1, round(len(train) / batch))))
+
+
+def _step_losses(network: SpamcafNetwork, lesson: Lesson, rows: Tensor, fit: FitSettings) -> Losses:
+    n = len(lesson.spots.scores)
+    is_visible = torch.rand(n, device=rows.device) >= fit.hide_share
+    is_blind = bool(torch.rand(()) < fit.blind_share)
+    out = lesson.answer(network, rows, is_visible, is_blind)
+    return spamcaf_losses(out, lesson.spots.scores[rows], lesson.importance, fit.pearson_weight, fit.branch_weights)
+
+
+def train_fold(
+    network: SpamcafNetwork, lesson: Lesson, fit: FitSettings, after_epoch: Callable[[int, list[float]], None]
+) -> bool:
+    """Train `network` in place; return whether all losses were finite.
+
+    At the first loss that is not, training stops with the weights of the last whole epoch. `after_epoch` is given
+    the epoch and the mean total, L1, L2, L3 and L4. The last weights are kept, never the best ones on the validation
+    fold: that fold decides the mixing weight and must not have been chosen on.
+    """
+    optimizer = torch.optim.AdamW(network.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
+    steps_per_epoch = max(1, round(len(lesson.train) / fit.batch))
+    schedule = _schedule(optimizer, fit.epochs * steps_per_epoch, fit.warmup_share)
+    good = _copy(network)
+    for epoch in range(fit.epochs):
+        network.train()
+        sums = _Sums(torch.zeros(1 + N_PARTS, device=lesson.train.device))
+        for rows in _batches(lesson.train, fit.batch):
+            losses = _step_losses(network, lesson, rows, fit)
+            optimizer.zero_grad()
+            losses.total.backward()
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), fit.clip_norm)
+            if not torch.isfinite(losses.total + norm):
+                network.load_state_dict(good)
+                return False
+            optimizer.step()
+            schedule.step()
+            sums.add(losses)
+        good = _copy(network)
+        after_epoch(epoch, sums.means())
+    return True
+
+
+def _copy(network: SpamcafNetwork) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

@@ -1,0 +1,66 @@
+"""What the network is shown of a section: tensors on the device, and batches of sites with their context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spamcaf.learning.projection import Projection
+from spamcaf.network.spamcaf import SpamcafInput
+from spamcaf.sections.places import Sites
+
+
+@dataclass(frozen=True)
+class SiteView:
+    """Projected pictures and positions of sites: (site, component), (site, 9, component), (site, 2)."""
+
+    target: Tensor
+    neighbours: Tensor
+    xy_um: Tensor
+
+    @classmethod
+    def of(cls, sites: Sites, origin_um: NDArray[np.float64], projection: Projection, device: torch.device) -> SiteView:
+        """Return the view of `sites`, positions counted from `origin_um` (2,)."""
+        return cls(
+            torch.from_numpy(projection(sites.target)).to(device),
+            torch.from_numpy(projection(sites.neighbours)).to(device),
+            torch.from_numpy((sites.xy_um - origin_um).astype(np.float32)).to(device),
+        )
+
+    def without_places(self) -> SiteView:
+        """Return the same pictures at unknown positions."""
+        return SiteView(self.target, self.neighbours, torch.full_like(self.xy_um, torch.nan))
+
+
+@dataclass(frozen=True)
+class SpotView:
+    """The spots of a section: pictures, positions and program scores (spot, program)."""
+
+    sites: SiteView
+    scores: Tensor
+
+    def around(self, sites: SiteView, rows: Tensor | slice, index: Tensor, seen: Tensor) -> SpamcafInput:
+        """Return the input for `rows` of `sites`, with this section's spots `index` (site, neighbour) as context.
+
+        Scores that are not `seen` (site, neighbour) are blanked too, so nothing depends on the attention's mask alone.
+        """
+        xy_um = sites.xy_um[rows]
+        return SpamcafInput(
+            target=sites.target[rows],
+            neighbours=sites.neighbours[rows],
+            xy_um=xy_um,
+            section_target=self.sites.target,
+            section_xy_um=self.sites.xy_um,
+            context_scores=self.scores[index] * seen[..., None],
+            context_target=self.sites.target[index],
+            context_offset_um=self.sites.xy_um[index] - xy_um[:, None],
+            context_seen=seen,
+        )
+
+    def blind(self) -> SpotView:
+        """Return the spots with positions unknown, as on a section that was never measured."""
+        return SpotView(self.sites.without_places(), self.scores)

@@ -1,0 +1,138 @@
+"""Every external name, once: files and columns of other tools, and the AnnData keys that we share with them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class SpaceRanger(StrEnum):
+    """Files of a Space Ranger `outs/` folder."""
+
+    MATRIX_H5 = "filtered_feature_bc_matrix.h5"
+    MATRIX_FOLDER = "filtered_feature_bc_matrix"
+    SPATIAL = "spatial"
+    POSITIONS = "tissue_positions.csv"
+    POSITIONS_V1 = "tissue_positions_list.csv"
+    POSITIONS_STEM = "tissue_positions"
+    OUTS = "outs"
+    BINNED = "binned_outputs"  # Visium HD only
+    SCALEFACTORS = "scalefactors_json.json"
+    HIRES = "tissue_hires_image.png"
+    LOWRES = "tissue_lowres_image.png"
+
+
+class Position(StrEnum):
+    """Columns of a Space Ranger position file, in its order."""
+
+    BARCODE = "barcode"
+    IN_TISSUE = "in_tissue"
+    ARRAY_ROW = "array_row"
+    ARRAY_COL = "array_col"
+    PXL_ROW = "pxl_row_in_fullres"
+    PXL_COL = "pxl_col_in_fullres"
+
+
+class ScaleFactor(StrEnum):
+    """Keys of `scalefactors_json.json`, and of `uns["spatial"][library]["scalefactors"]`."""
+
+    SPOT = "spot_diameter_fullres"
+    FIDUCIAL = "fiducial_diameter_fullres"
+    HIRES = "tissue_hires_scalef"
+    LOWRES = "tissue_lowres_scalef"
+    BIN = "bin_size_um"  # Visium HD only
+
+
+class LegacyST(StrEnum):
+    """Folders and columns of the legacy spatial-transcriptomics layout (her2st)."""
+
+    COUNTS = "ST-cnts"
+    SPOTS = "ST-spotfiles"
+    IMAGES = "ST-imgs"
+    X = "x"
+    Y = "y"
+    PIXEL_X = "pixel_x"
+    PIXEL_Y = "pixel_y"
+    SELECTED = "selected"
+
+
+SPATIAL = "spatial"
+"""`obsm` key of the (x, y) coordinates and `uns` key of the images, as squidpy and scanpy expect them."""
+
+PROVENANCE = "spamcaf"
+"""`uns` key of our own record: one JSON text."""
+
+GENE_IDS = "gene_ids"
+"""`var` column of the Ensembl ids (or the symbols, where a source has no ids)."""
+
+
+class Obs(StrEnum):
+    """`obs` columns of the output contract."""
+
+    PARENT = "parent_barcode"
+    SUB_INDEX = "sub_index"
+    IN_TISSUE = "in_tissue"
+    ARRAY_ROW = "array_row"
+    ARRAY_COL = "array_col"
+    LIBRARY = "library_id"
+    ORIGIN = "origin"
+    PADDED = "n_px_padded"
+
+
+class Part(StrEnum):
+    """Values of the split's `part` column."""
+
+    TRAIN = "train"
+    HIDDEN = "hidden"
+
+
+FACTS = "section"
+"""`uns` key of a section's facts, see `Fact`."""
+
+
+class Fact(StrEnum):
+    """Keys of `uns["section"]`: what the source says of a section, and what the identity check found."""
+
+    NAME = "name"
+    LATTICE = "lattice"  # "hexagonal" | "square"
+    PITCH_UM = "pitch_um"  # nominal distance of neighbouring spots
+    SPOT_UM = "spot_diameter_um"
+    MPP = "mpp"  # micrometres per full-resolution pixel; absent where the source does not say
+    UNMATCHED = "n_unmatched"  # barcodes of the matrix without a position, dropped by the reader
+
+
+class Model(StrEnum):
+    """Predictors that a score table may hold: ours, then the baselines."""
+
+    SPAMCAF = "spamcaf"
+    PROGRAM_GP = "program_gp"
+    RELEASED = "released"
+    GENE_MEAN = "gene_mean"
+    IDW = "idw"
+    KRIGING = "kriging"
+    RIDGE = "ridge"
+    KRIGING_RIDGE_PROGRAMS = "kriging_ridge_programs"
+    NEAREST_SPOT = "nearest_spot"
+
+
+OUR_MODELS = frozenset({Model.SPAMCAF, Model.PROGRAM_GP, Model.RELEASED})
+"""Not baselines: `program_gp` is a part of `spamcaf`, `released` the replica of the published network."""
+
+
+class Metric(StrEnum):
+    """Keys of one model's scores in `scores.json`, in the order in which they are printed."""
+
+    PCC_MEAN = "pcc_mean"
+    PCC_MEDIAN = "pcc_median"
+    PCC_TOP50 = "pcc_top50"
+    SPEARMAN_MEAN = "spearman_mean"
+    MSE = "mse"
+    MAE = "mae"
+    RMSE = "rmse"
+    SHARE_ABOVE = "share_above_0.3"
+    UNDEFINED = "n_undefined"
+    VARIANCE_RATIO = "variance_ratio"
+    MORAN_RATIO = "moran_ratio"
+
+
+HIGHER_IS_BETTER = (Metric.PCC_MEAN, Metric.PCC_MEDIAN, Metric.PCC_TOP50, Metric.SPEARMAN_MEAN, Metric.SHARE_ABOVE)
+LOWER_IS_BETTER = (Metric.MSE, Metric.MAE, Metric.RMSE)

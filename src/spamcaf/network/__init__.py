@@ -1,0 +1,1 @@
+"""The SpaMCAF network: torch modules only, no data, device, loss or file."""

@@ -1,0 +1,138 @@
+"""Every setting of a run: typed, closed and ranged, so that a wrong one fails before any work starts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Micrometres = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimulationSettings(_Settings):
+    """The simulated section that `conf/base` runs on."""
+
+    seed: int = Field(7, ge=0, description="fixes tissue, picture and counts")
+    width_um: Micrometres = Field(1900.0, description="width of the picture, micrometres")
+    height_um: Micrometres = Field(1900.0, description="height of the picture, micrometres")
+    mpp: Annotated[float, Field(ge=0.2, le=2)] = Field(0.6, description="micrometres per pixel of the picture")
+    n_genes: int = Field(2000, ge=20, description="genes simulated")
+    median_umi: float = Field(6000.0, gt=0, description="median UMI count of a spot")
+
+
+class SectionSettings(_Settings):
+    """What a section must satisfy before anything is computed."""
+
+    max_mpp_disagreement: Share = Field(0.03, description="largest relative difference of the two estimates of mpp")
+    max_unmatched: Share = Field(0.01, description="largest share of barcodes without a position")
+    max_outside: Share = Field(0.5, description="largest share of spots outside the image")
+    max_lattice_residual: Share = Field(0.25, description="largest RMS distance from the lattice, in pitches")
+    min_spots: int = Field(20, ge=4, description="fewest spots worth learning from")
+
+
+class SplitSettings(_Settings):
+    """Which spots are hidden, and how the visible ones are folded."""
+
+    protocol: Literal["random"] = Field("random", description="random: spots hidden uniformly")
+    hidden_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of spots hidden")
+    n_folds: int = Field(5, ge=2, le=20, description="folds of the visible spots, each validation once")
+    mask: int = Field(0, ge=0, description="which of the random masks; the headline figure averages five")
+
+
+class PanelSettings(_Settings):
+    """Which genes are predicted."""
+
+    n_genes: int = Field(1000, ge=2, description="highly variable genes, chosen on training spots only")
+    min_spots: int = Field(3, ge=1, description="fewest training spots that express a gene of the panel")
+
+
+class TissueSettings(_Settings):
+    """How tissue is told from glass."""
+
+    um_per_px: Micrometres = Field(8.0, description="resolution of the mask")
+    min_area_um2: Micrometres = Field(40_000.0, description="smaller pieces and holes are dropped")
+
+
+class GridSettings(_Settings):
+    """Where expression is predicted between the spots."""
+
+    subdivide: int = Field(2, ge=1, le=8, description="k: the lattice divided k times gives k x k sites per spot")
+
+
+class TileSettings(_Settings):
+    """What the backbone looks at."""
+
+    unit: Literal["um", "pixels"] = Field("um", description="pixels reproduces the released code's windows")
+    tile_um: Micrometres = Field(112.0, description="width of a tile: 224 px at 0.5 um/px, what UNI was trained on")
+    batch: int = Field(64, ge=1, description="tiles per forward pass; halved by itself when memory runs out")
+
+
+class ComputeSettings(_Settings):
+    """Where and how precisely to compute."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, else float32")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice")
+
+
+class NetworkSettings(_Settings):
+    """Size of the SpaMCAF network and its parts."""
+
+    width: int = Field(64, ge=8, description="width of every token")
+    heads: int = Field(4, ge=1, description="heads of encoder and cross-attention")
+    depth: int = Field(1, ge=1, description="blocks of each encoder")
+    dropout: Share = Field(0.2, description="dropout inside the blocks")
+    n_summary: int = Field(8, ge=1, description="learned summary tokens that stand for the whole section")
+    image_components: int = Field(64, ge=2, description="principal components kept of the backbone's features")
+    n_context: int = Field(12, ge=1, description="nearest visible measured spots given as context")
+
+
+class FitSettings(_Settings):
+    """How the model is trained."""
+
+    n_programs: int = Field(8, ge=1, description="gene programs that the decoder combines")
+    epochs: int = Field(60, ge=1, description="passes over the visible spots, per fold")
+    batch: int = Field(256, ge=2, description="spots per step")
+    learning_rate: float = Field(2e-3, gt=0, description="peak of the warm-up and cosine schedule of AdamW")
+    weight_decay: float = Field(0.05, ge=0, description="of AdamW")
+    warmup_share: Share = Field(0.1, description="share of the steps spent warming up")
+    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
+    pearson_weight: float = Field(0.5, ge=0, description="weight of 1 - Pearson beside the squared error")
+    branch_weights: tuple[float, float, float, float] = Field(
+        (1.0, 1.0, 1.0, 1.0), description="weights of L1 target, L2 neighbour, L3 global, L4 fusion; our choice"
+    )
+    hide_share: Share = Field(0.5, description="share of context spots hidden at random in a training step")
+    blind_share: Share = Field(0.15, description="share of training steps without any context or position")
+    max_hyper_spots: int = Field(800, ge=20, description="spots on which kernel weights are learned")
+
+
+class ReportSettings(_Settings):
+    """What the report draws."""
+
+    genes: list[str] = Field(default_factory=list, description="symbols to draw first, where the panel has them")
+    n_genes: Annotated[int, Field(ge=1, le=20)] = Field(6, description="maps in all; the rest are those predicted best")
+
+
+class RunSettings(_Settings):
+    """All of `parameters.yml`: one group of settings per step."""
+
+    seed: int = Field(1234, ge=0, description="the only source of randomness")
+    section_checks: SectionSettings = SectionSettings()
+    split: SplitSettings = SplitSettings()
+    panel: PanelSettings = PanelSettings()
+    tissue: TissueSettings = TissueSettings()
+    grid: GridSettings = GridSettings()
+    tiles: TileSettings = TileSettings()
+    compute: ComputeSettings = ComputeSettings()
+    network: NetworkSettings = NetworkSettings()
+    fit: FitSettings = FitSettings()
+    report: ReportSettings = ReportSettings()
+
+
+RUN_CHOICES = ("section", "raw_root", "backbone", "backbone_source")
+"""What a command line may choose beside the settings: these go into paths and names, not into a node."""

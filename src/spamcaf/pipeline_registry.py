@@ -1,0 +1,17 @@
+"""The pipelines by name."""
+
+from __future__ import annotations
+
+from kedro.framework.project import find_pipelines
+from kedro.pipeline import Pipeline
+
+CHAIN = ("ingestion", "feature_extraction", "training", "inference", "evaluation")
+"""What a plain `kedro run` does, in the order of the data."""
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Return every pipeline under `pipelines/`, and the chain of the five as the default."""
+    pipelines = find_pipelines(raise_errors=True)
+    if all(name in pipelines for name in CHAIN):
+        pipelines["__default__"] = sum((pipelines[name] for name in CHAIN), Pipeline([]))
+    return pipelines

@@ -1,0 +1,1 @@
+"""The pipelines: thin nodes and their wiring."""

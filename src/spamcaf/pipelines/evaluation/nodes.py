@@ -1,0 +1,151 @@
+"""Nodes of the evaluation pipeline."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from spamcaf.errors import InputError
+from spamcaf.histology.features import Features
+from spamcaf.names import FACTS, PROVENANCE, SPATIAL, Fact, Model, Obs, Part
+from spamcaf.parameters import ReportSettings, SplitSettings
+from spamcaf.pipelines.joining import grid_windows, measured_spots, mpp_of, pitch_um_of, sites_of
+from spamcaf.pipelines.types import AnnData, DataFrame, Figure, SimulatedTissue
+from spamcaf.sections.expression import COUNTS, DEPTH
+from spamcaf.sections.grid import SUB_INDEX, X_PX, Y_PX
+from spamcaf.sections.places import Sites
+from spamcaf.sections.split import barcodes_of
+
+logger = logging.getLogger(__name__)
+
+
+def fit_baselines(expression: AnnData, spot_split: DataFrame, spot_features: Features, seed: int) -> AnnData:
+    """Predict the hidden spots with every baseline; one layer each."""
+    from anndata import AnnData
+
+    from spamcaf.scoring.baselines.registry import predict_all
+
+    visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
+    measured = measured_spots(expression, spot_features, visible)
+    xy_um = np.asarray(expression[hidden].obsm[SPATIAL]) * mpp_of(expression)
+    sites = sites_of(hidden, xy_um, spot_features)
+    layers = predict_all(measured, sites, pitch_um_of(expression), seed)
+    return AnnData(
+        None, expression[hidden].obs[[]], expression.var, layers=layers, shape=(len(hidden), expression.n_vars)
+    )
+
+
+def score_super_resolution(
+    truth: SimulatedTissue | None,
+    super_resolved: AnnData,
+    expression: AnnData,
+    grid: DataFrame,
+    spot_features: Features,
+    grid_features: Features,
+    seed: int,
+) -> dict[str, Any]:
+    """Score the sites between the spots against the truth; an empty record where nobody knows it.
+
+    The baselines look at the same measured spots as the model did.
+    """
+    if truth is None:
+        return {}
+    from spamcaf.scoring.baselines.registry import SUPER_RESOLUTION, predict_all
+    from spamcaf.scoring.scores import Between, score_between
+
+    between = (grid[SUB_INDEX] > 0).to_numpy()
+    windows, _ = grid_windows(grid, spot_features, grid_features)
+    xy_um = grid[[X_PX, Y_PX]].to_numpy()[between] * mpp_of(expression)
+    sites = Sites(xy_um, Features.target_of(windows[between]), windows[between])
+    measured = measured_spots(expression, spot_features, expression.obs_names.tolist())
+    predictions = predict_all(measured, sites, pitch_um_of(expression), seed, SUPER_RESOLUTION)
+    ours = super_resolved[between]
+    predictions |= {Model.SPAMCAF: np.asarray(ours.X), Model.PROGRAM_GP: np.asarray(ours.layers[Model.PROGRAM_GP])}
+    genes = expression.var_names.tolist()
+    known = truth.true_expression(xy_um)[:, truth.genes.index.get_indexer(genes)]
+    factor = len(grid) / expression.n_obs
+    return score_between(Between(factor, genes, xy_um, known, predictions), _lattice(expression))
+
+
+def score_predictions(
+    recovered: AnnData,
+    baseline_predictions: AnnData,
+    expression: AnnData,
+    spot_split: DataFrame,
+    super_resolution_scores: dict[str, Any],
+    settings: SplitSettings,
+    seed: int,
+) -> tuple[DataFrame, dict[str, Any]]:
+    """Score every predictor on the hidden spots; print the table."""
+    from spamcaf.scoring.scores import HeldOut, Setting, build_scores
+    from spamcaf.scoring.table import format_table
+
+    hidden = barcodes_of(spot_split, Part.HIDDEN)
+    _require_same_spots(hidden, recovered, baseline_predictions)
+    truth = expression[hidden]
+    held_out = HeldOut(
+        expression.var_names.tolist(),
+        np.asarray(truth.obsm[SPATIAL]) * mpp_of(expression),
+        np.asarray(truth.X),
+        truth.layers[COUNTS].toarray(),
+        truth.obs[DEPTH].to_numpy(),
+    )
+    predictions = {Model.SPAMCAF: np.asarray(recovered.X), Model.PROGRAM_GP: recovered.layers[Model.PROGRAM_GP]}
+    predictions |= {Model(name): baseline_predictions.layers[name] for name in baseline_predictions.layers}
+    name = str(expression.uns[FACTS][Fact.NAME])
+    setting = Setting(name, settings.protocol, len(spot_split) - len(hidden), _lattice(expression), seed)
+    scores, gene_scores = build_scores(setting, held_out, predictions, recovered.layers["sd"])
+    if super_resolution_scores:
+        scores["super_resolution"] = super_resolution_scores
+    logger.info("scores on hidden spots\n%s", format_table(scores))
+    return gene_scores, scores
+
+
+def plot_maps(
+    expression: AnnData,
+    recovered: AnnData,
+    super_resolved: AnnData,
+    gene_scores: DataFrame,
+    settings: ReportSettings,
+) -> Figure:
+    """Draw the requested genes, and those predicted best, as measured, recovered and super-resolved maps."""
+    from spamcaf.reporting.maps import choose_genes, plot_gene_maps
+
+    measured = expression.copy()
+    measured.uns[SPATIAL] = super_resolved.uns[SPATIAL]
+    genes = choose_genes(gene_scores, settings.genes, settings.n_genes)
+    return plot_gene_maps(measured, recovered, super_resolved, genes, mpp_of(expression))
+
+
+def write_report(
+    scores: dict[str, Any],
+    section_report: dict[str, Any],
+    gene_scores: DataFrame,
+    section_overlay: bytes,
+    training_curves: bytes,
+    maps: bytes,
+    super_resolved: AnnData,
+) -> str:
+    """Return the HTML report of the run."""
+    import json
+
+    from spamcaf.reporting.report import render_report
+
+    figures = {"overlay": section_overlay, "training_curves": training_curves, "maps": maps}
+    return render_report(scores, section_report, figures, json.loads(super_resolved.uns[PROVENANCE]), gene_scores)
+
+
+def _require_same_spots(hidden: list[str], recovered: AnnData, baselines: AnnData) -> None:
+    for what, found in (("recovered", recovered.obs[Obs.PARENT].tolist()), ("baselines", baselines.obs_names.tolist())):
+        if found != hidden:
+            raise InputError(
+                f"predictions ({what}) for other spots than those hidden now.",
+                "the same spots: the split has changed since.",
+                "Run training, inference and evaluation again.",
+            )
+
+
+def _lattice(expression: AnnData) -> str:
+    return str(expression.uns[FACTS][Fact.LATTICE])

@@ -1,0 +1,83 @@
+"""Nodes of the feature extraction pipeline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spamcaf.compute import choose_precision, computing
+from spamcaf.histology.backbone import Backbone
+from spamcaf.histology.embedding import Embedder, embed_sites
+from spamcaf.histology.features import FeatureKey, Features
+from spamcaf.histology.slide import Slide
+from spamcaf.histology.tiles import WindowGeometry
+from spamcaf.names import SPATIAL
+from spamcaf.parameters import ComputeSettings, TileSettings
+from spamcaf.pipelines.joining import mpp_of
+from spamcaf.pipelines.types import AnnData, DataFrame
+from spamcaf.sections.grid import SITE_ID, SUB_INDEX, X_PX, Y_PX
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+
+def embed_spots(
+    section: AnnData,
+    slide: Slide,
+    backbone: Backbone,
+    stored: list[Features],
+    tiles: TileSettings,
+    compute: ComputeSettings,
+) -> Iterator[Features]:
+    """Yield blocks of the spots' features, as far as they are not stored yet."""
+    ids, xy_px = section.obs_names.tolist(), np.asarray(section.obsm[SPATIAL], np.float64)
+    yield from _embed("spots", ids, xy_px, slide, backbone, stored, tiles, compute, mpp_of(section))
+
+
+def embed_grid(
+    grid: DataFrame,
+    section: AnnData,
+    slide: Slide,
+    backbone: Backbone,
+    stored: list[Features],
+    tiles: TileSettings,
+    compute: ComputeSettings,
+) -> Iterator[Features]:
+    """Yield blocks of the features between the spots; the sites that are spots have theirs already."""
+    between = grid[grid[SUB_INDEX] > 0]
+    ids, xy_px = between[SITE_ID].tolist(), between[[X_PX, Y_PX]].to_numpy(np.float64)
+    yield from _embed("sites", ids, xy_px, slide, backbone, stored, tiles, compute, mpp_of(section))
+
+
+def _embed(
+    what: str,
+    ids: list[str],
+    xy_px: NDArray[np.float64],
+    slide: Slide,
+    backbone: Backbone,
+    stored: list[Features],
+    tiles: TileSettings,
+    compute: ComputeSettings,
+    mpp: float,
+) -> Iterator[Features]:
+    with computing(compute) as machine:
+        dtype = choose_precision(compute, machine.device)
+        geometry = WindowGeometry.of(tiles, mpp)
+        view = {**geometry.view(), "precision": str(dtype).removeprefix("torch.")}
+        key = FeatureKey.of(slide.fingerprint, backbone.identity, view, ids, xy_px)
+        done = {block.start for block in stored if block.key == key}
+        logger.info(
+            "%d %s through %s on %s; %d blocks are stored",
+            len(ids),
+            what,
+            backbone.identity.name,
+            machine.device,
+            len(done),
+        )
+        embedder = Embedder(backbone, machine.device, dtype, tiles.batch)
+        yield from embed_sites(slide, embedder, geometry, ids, xy_px, key, done)

@@ -1,0 +1,33 @@
+"""Wiring of the feature extraction pipeline."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Node, Pipeline
+
+from spamcaf.pipelines.feature_extraction import nodes
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Return the pipeline; `kwargs` is Kedro's convention."""
+    common = ["slide", "backbone"]
+    settings = ["params:tiles", "params:compute"]
+    return Pipeline(
+        [
+            Node(
+                nodes.embed_spots,
+                ["section", *common, "stored_spot_blocks", *settings],
+                "spot_features",
+                name="embed_spots",
+                tags="gpu",
+            ),
+            Node(
+                nodes.embed_grid,
+                ["grid", "section", *common, "stored_grid_blocks", *settings],
+                "grid_features",
+                name="embed_grid",
+                tags="gpu",
+            ),
+        ],
+        namespace="feature_extraction",
+        prefix_datasets_with_namespace=False,
+    )

@@ -1,0 +1,121 @@
+"""Nodes of the inference pipeline."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spamcaf.histology.features import Features
+from spamcaf.histology.slide import Slide
+from spamcaf.histology.tissue import Tissue
+from spamcaf.names import Model, Part
+from spamcaf.parameters import ComputeSettings, GridSettings
+from spamcaf.pipelines.joining import grid_windows, measured_spots, mpp_of, sites_of
+from spamcaf.pipelines.types import AnnData, DataFrame, SpatialData, TrainedModel
+from spamcaf.provenance import names_hash
+from spamcaf.sections.checks import lattice_of
+from spamcaf.sections.grid import SUB_INDEX, X_PX, Y_PX
+from spamcaf.sections.grid import lay_grid as subdivide
+from spamcaf.sections.prediction import build_prediction
+from spamcaf.sections.split import barcodes_of
+
+if TYPE_CHECKING:
+    from spamcaf.histology.features import FeatureKey
+    from spamcaf.learning.prediction import Predicted
+
+logger = logging.getLogger(__name__)
+
+
+def predict_hidden_spots(
+    model: TrainedModel,
+    expression: AnnData,
+    spot_split: DataFrame,
+    spot_features: Features,
+    section: AnnData,
+    tissue: Tissue,
+    compute: ComputeSettings,
+) -> AnnData:
+    """Predict the hidden spots, looking at the visible ones only."""
+    from spamcaf.learning.prediction import predict
+
+    visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
+    _require_match(model, expression, spot_features.key)
+    model.require_split(names_hash(visible))
+    spots = section[hidden]
+    table = subdivide(spots, lattice_of(section), 1)
+    sites = sites_of(hidden, table[[X_PX, Y_PX]].to_numpy() * mpp_of(section), spot_features)
+    context = measured_spots(expression, spot_features, visible)
+    predicted = predict(model.model, context, sites, compute)
+    n_padded = spot_features.n_px_padded[spot_features.rows(hidden)]
+    return _as_anndata(predicted, model, table, n_padded, section, tissue, 1)
+
+
+def predict_grid(
+    model: TrainedModel,
+    expression: AnnData,
+    spot_features: Features,
+    grid_features: Features,
+    grid: DataFrame,
+    section: AnnData,
+    tissue: Tissue,
+    settings: GridSettings,
+    compute: ComputeSettings,
+) -> AnnData:
+    """Predict the sites between the spots, looking at every measured spot, the hidden ones included."""
+    from spamcaf.learning.prediction import predict
+    from spamcaf.sections.places import Sites
+
+    _require_match(model, expression, spot_features.key)
+    model.require_features(grid_features.key)
+    windows, n_padded = grid_windows(grid, spot_features, grid_features)
+    sites = Sites(grid[[X_PX, Y_PX]].to_numpy() * mpp_of(section), Features.target_of(windows), windows)
+    context = measured_spots(expression, spot_features, expression.obs_names.tolist())
+    predicted = predict(model.model, context, sites, compute)
+    logger.info("%d sites predicted, %d of them between the spots", len(grid), (grid[SUB_INDEX] > 0).sum())
+    return _as_anndata(predicted, model, grid, n_padded, section, tissue, settings.subdivide)
+
+
+def write_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> SpatialData:
+    """Return the prediction with its image and spots as SpatialData."""
+    from spamcaf.reporting.spatialdata import to_spatialdata
+
+    return to_spatialdata(super_resolved, section, slide)
+
+
+def write_geojson(super_resolved: AnnData, genes: list[str]) -> dict[str, Any]:
+    """Return the sites as GeoJSON for QuPath, with the genes that the report draws."""
+    from spamcaf.reporting.geojson import to_geojson
+
+    return to_geojson(super_resolved, [gene for gene in genes if gene in super_resolved.var_names])
+
+
+def _require_match(model: TrainedModel, expression: AnnData, key: FeatureKey) -> None:
+    model.require_genes(expression.var_names.tolist())
+    model.require_features(key)
+
+
+def _as_anndata(
+    predicted: Predicted,
+    model: TrainedModel,
+    table: DataFrame,
+    n_px_padded: np.ndarray,
+    section: AnnData,
+    tissue: Tissue,
+    divided: int,
+) -> AnnData:
+    prediction = build_prediction(
+        predicted.mean,
+        predicted.sd,
+        section.var.loc[list(model.genes)],
+        table,
+        n_px_padded,
+        section,
+        tissue.thumbnail,
+        tissue.px_per_mask_px,
+        divided,
+        model.record,
+    )
+    prediction.layers[Model.PROGRAM_GP] = predicted.process
+    return prediction

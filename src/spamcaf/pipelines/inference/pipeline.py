@@ -1,0 +1,53 @@
+"""Wiring of the inference pipeline."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Node, Pipeline
+
+from spamcaf.pipelines.inference import nodes
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Return the pipeline; `kwargs` is Kedro's convention."""
+    return Pipeline(
+        [
+            Node(
+                nodes.predict_hidden_spots,
+                ["model", "expression", "spot_split", "spot_features", "section", "tissue", "params:compute"],
+                "recovered",
+                name="predict_hidden_spots",
+                tags="gpu",
+            ),
+            Node(
+                nodes.predict_grid,
+                [
+                    "model",
+                    "expression",
+                    "spot_features",
+                    "grid_features",
+                    "grid",
+                    "section",
+                    "tissue",
+                    "params:grid",
+                    "params:compute",
+                ],
+                "super_resolved",
+                name="predict_grid",
+                tags="gpu",
+            ),
+            Node(
+                nodes.write_spatialdata,
+                ["super_resolved", "section", "slide"],
+                "super_resolved_spatialdata",
+                name="write_spatialdata",
+            ),
+            Node(
+                nodes.write_geojson,
+                ["super_resolved", "params:report.genes"],
+                "super_resolved_geojson",
+                name="write_geojson",
+            ),
+        ],
+        namespace="inference",
+        prefix_datasets_with_namespace=False,
+    )

@@ -1,0 +1,75 @@
+"""Nodes of the ingestion pipeline."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from spamcaf.histology.placement import require_on_tissue
+from spamcaf.histology.slide import Slide
+from spamcaf.histology.tissue import Tissue
+from spamcaf.histology.tissue import find_tissue as find
+from spamcaf.names import SPATIAL, Part
+from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, SplitSettings, TissueSettings
+from spamcaf.pipelines.joining import mpp_of
+from spamcaf.pipelines.types import AnnData, DataFrame, Figure
+from spamcaf.provenance import certificate
+from spamcaf.sections import checks, expression, grid, panel, split
+
+logger = logging.getLogger(__name__)
+
+
+def check_section(raw_section: AnnData, slide: Slide, settings: SectionSettings) -> tuple[AnnData, dict[str, Any]]:
+    """Return the section that is safe to compute with, and the report of what was checked."""
+    section, report = checks.check_section(raw_section, slide.shape, settings)
+    logger.info(
+        "section %s: %d spots, %d genes, %.4f um/px, lattice %s within %.3f pitches, image %d x %d px",
+        report["section"], report["n_spots"], report["n_genes"], report["mpp"], report["lattice"],
+        report["lattice_residual_pitches"], report["image_px"]["width"], report["image_px"]["height"],
+    )  # fmt: skip
+    return section, {**report, **certificate(slide=slide.fingerprint, image=slide.name)}
+
+
+def find_tissue(section: AnnData, slide: Slide, settings: TissueSettings) -> Tissue:
+    """Return the tissue mask, after making sure that the spots lie on it."""
+    tissue = find(slide, mpp_of(section), settings)
+    share = require_on_tissue(tissue, np.asarray(section.obsm[SPATIAL]), checks.lattice_of(section))
+    logger.info(
+        "%.1f%% of the spots lie on tissue, which covers %.1f%% of the image", share * 100, tissue.mask.mean() * 100
+    )
+    return tissue
+
+
+def plot_overlay(section: AnnData, tissue: Tissue) -> Figure:
+    """Draw the spots on the thumbnail with the outline of the tissue."""
+    from spamcaf.reporting import overlay
+
+    return overlay.plot_overlay(tissue.thumbnail, section.obsm[SPATIAL], 1 / tissue.px_per_mask_px, tissue.mask)
+
+
+def split_spots(section: AnnData, settings: SplitSettings, seed: int) -> DataFrame:
+    """Hide spots and fold the visible ones."""
+    return split.split_spots(section.obs_names.tolist(), settings, seed)
+
+
+def choose_gene_panel(section: AnnData, spot_split: DataFrame, settings: PanelSettings) -> DataFrame:
+    """Choose the genes to predict on training spots only."""
+    return panel.choose_gene_panel(section[split.barcodes_of(spot_split, Part.TRAIN)], settings)
+
+
+def normalise_expression(section: AnnData, gene_panel: DataFrame) -> AnnData:
+    """Return log1p of counts per 10 000 for the panel."""
+    return expression.normalise_expression(section, gene_panel)
+
+
+def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFrame:
+    """Lay the sites between the spots, and keep those on tissue; the spots themselves always stay."""
+    sites = grid.lay_grid(section, checks.lattice_of(section), settings.subdivide)
+    on_tissue = tissue.holds(sites[[grid.X_PX, grid.Y_PX]].to_numpy()) | (sites[grid.SUB_INDEX] == 0).to_numpy()
+    logger.info(
+        "grid: %d sites, %.2f per spot (asked %d), %d off the tissue dropped",
+        on_tissue.sum(), on_tissue.sum() / section.n_obs, settings.subdivide**2, (~on_tissue).sum(),
+    )  # fmt: skip
+    return sites[on_tissue].reset_index(drop=True)

@@ -1,0 +1,33 @@
+"""Wiring of the training pipeline."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Node, Pipeline
+
+from spamcaf.pipelines.training import nodes
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Return the pipeline; `kwargs` is Kedro's convention."""
+    return Pipeline(
+        [
+            Node(
+                nodes.fit_spamcaf,
+                [
+                    "expression",
+                    "spot_split",
+                    "spot_features",
+                    "params:fit",
+                    "params:network",
+                    "params:compute",
+                    "params:seed",
+                ],
+                ["model", "training_log"],
+                name="fit_spamcaf",
+                tags="gpu",
+            ),
+            Node(nodes.plot_training, "training_log", "training_curves", name="plot_training"),
+        ],
+        namespace="training",
+        prefix_datasets_with_namespace=False,
+    )

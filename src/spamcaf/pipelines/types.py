@@ -1,0 +1,22 @@
+"""Types that nodes are annotated with.
+
+Kedro resolves a node's annotations at run time to find its typed parameters. The real types of heavy packages would
+cost seconds at every `kedro --help`; at run time their names stand for anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+    from spatialdata import SpatialData
+
+    from spamcaf.learning.trained import TrainedModel
+    from spamcaf.sections.simulation.tissue import SimulatedTissue
+else:
+    AnnData = DataFrame = Figure = SimulatedTissue = SpatialData = TrainedModel = Any
+
+__all__ = ["AnnData", "DataFrame", "Figure", "SimulatedTissue", "SpatialData", "TrainedModel"]

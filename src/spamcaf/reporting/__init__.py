@@ -1,0 +1,1 @@
+"""Results for people: maps, curves, the section check and the HTML report."""

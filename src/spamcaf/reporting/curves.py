@@ -1,0 +1,57 @@
+"""Training curves, averaged over the folds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+_LOSSES = {
+    "loss": ("total", "#222222", 2.0),
+    "l1": ("L1 target", "#0072b2", 1.2),
+    "l2": ("L2 neighbours", "#e69f00", 1.2),
+    "l3": ("L3 global", "#009e73", 1.2),
+    "l4": ("L4 fusion", "#cc79a7", 1.2),
+}
+"""Label, colour (Okabe-Ito, told apart by colour-blind readers) and line width."""
+
+_VALIDATION = "validation_pcc"
+
+
+def plot_training_curves(log: pd.DataFrame) -> Figure:
+    """Draw the training log: losses on the left, PCC on validation spots on the right.
+
+    `log` has a row per fold and epoch: fold, epoch, loss, l1, l2, l3, l4, validation_pcc. Lines are means over the
+    folds, bands reach from the lowest fold to the highest. Raises ValueError where a column is missing.
+    """
+    missing = [column for column in ("fold", "epoch", *_LOSSES, _VALIDATION) if column not in log.columns]
+    if missing or log.empty:
+        raise ValueError(
+            f"The training log has {len(log)} rows and lacks the columns {missing}. Expected at least one row and "
+            f"fold, epoch, {', '.join(_LOSSES)}, {_VALIDATION}."
+        )
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for column, (label, colour, width) in _LOSSES.items():
+        _draw(left, log, column, label, colour, width)
+    left.set(xlabel="epoch", ylabel="loss on training spots", title="Losses")
+    left.legend(frameon=False, fontsize=8)
+    n_folds = log["fold"].nunique()
+    _draw(right, log, _VALIDATION, f"mean of {n_folds} fold{'s' if n_folds > 1 else ''}", "#0072b2", 2.0)
+    right.set(xlabel="epoch", ylabel="mean PCC on validation spots", title="Validation")
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+    return figure
+
+
+def _draw(axes: Axes, log: pd.DataFrame, column: str, label: str, colour: str, width: float) -> None:
+    by_epoch = log.dropna(subset=[column]).groupby("epoch")[column].agg(["mean", "min", "max"])
+    epochs = by_epoch.index.to_numpy()
+    axes.plot(epochs, by_epoch["mean"], color=colour, linewidth=width, label=label)
+    axes.fill_between(epochs, by_epoch["min"], by_epoch["max"], color=colour, alpha=0.15, linewidth=0)

@@ -1,0 +1,93 @@
+"""Gene maps: what was measured, what was predicted at hidden spots, and what lies between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from spamcaf.names import SPATIAL, Model
+from spamcaf.reporting.canvas import draw_discs, draw_scale_bar, draw_tissue, frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+_PANEL_INCHES = 3.5
+_PERCENTILES = (1, 99)
+
+
+def choose_genes(gene_scores: pd.DataFrame, requested: Sequence[str], n: int) -> dict[str, float]:
+    """Return up to `n` genes to show, each with its held-out PCC by spamcaf.
+
+    Requested genes come first, in their order, as far as the panel holds them; then those predicted best.
+    `gene_scores` has one row per model and gene (columns model, gene, pearson).
+    """
+    ours = gene_scores[gene_scores["model"] == Model.SPAMCAF].set_index("gene")["pearson"]
+    ranked = ours.sort_values(ascending=False, kind="stable").index
+    wanted = dict.fromkeys([*(gene for gene in requested if gene in ours.index), *ranked])
+    return {gene: float(ours[gene]) for gene in list(wanted)[:n]}
+
+
+def plot_gene_maps(
+    measured: AnnData,
+    recovered: AnnData,
+    super_resolved: AnnData | None,
+    genes: Mapping[str, float],
+    mpp: float,
+) -> Figure:
+    """Draw a row per gene: measured spots, prediction at hidden spots, super-resolved map where there is one.
+
+    `genes` maps each gene to its held-out PCC. X of each AnnData is log1p CP10k, `obsm["spatial"]` in full-resolution
+    pixels of `mpp` micrometres. A row shares its colours: the 1st to 99th percentile of the measured values.
+    """
+    sections = {"measured": measured, "predicted at hidden spots": recovered}
+    if super_resolved is not None:
+        sections["super-resolved"] = super_resolved
+    _check(sections, genes)
+    figure = Figure(figsize=(_PANEL_INCHES * len(sections) + 0.8, _PANEL_INCHES * len(genes)), layout="constrained")
+    grid = figure.subplots(len(genes), len(sections), squeeze=False)
+    xy_px = np.asarray(measured.obsm[SPATIAL], dtype=float)
+    for row, (gene, pcc) in zip(grid, genes.items(), strict=True):
+        limits = _limits(_values(measured, gene))
+        for axes, (title, section) in zip(row, sections.items(), strict=True):
+            draw_tissue(axes, measured)
+            discs = draw_discs(axes, section, _values(section, gene), limits)
+            frame(axes, xy_px)
+            axes.set_title(_title(gene, title, pcc), fontsize=10)
+        draw_scale_bar(row[0], mpp)
+        bar = figure.colorbar(discs, ax=list(row), shrink=0.75, pad=0.01, extend="both")
+        bar.set_label(f"{gene}, log1p CP10k", fontsize=9)
+        bar.outline.set_visible(False)
+    return figure
+
+
+def _title(gene: str, what: str, pcc: float) -> str:
+    suffix = f"\nheld-out PCC {pcc:.2f}" if what.startswith("predicted") else "\n"
+    return f"{gene}: {what}{suffix}"
+
+
+def _check(sections: Mapping[str, AnnData], genes: Mapping[str, float]) -> None:
+    if not genes:
+        raise ValueError("No gene to draw. Ask for at least one.")
+    for name, section in sections.items():
+        missing = [gene for gene in genes if gene not in section.var_names]
+        if missing:
+            raise ValueError(
+                f"Genes {', '.join(missing)} are not among the {section.n_vars} genes of the '{name}' section. "
+                "Choose genes of the panel."
+            )
+
+
+def _values(section: AnnData, gene: str) -> NDArray[np.float64]:
+    column = section[:, gene].X
+    dense = column.toarray() if hasattr(column, "toarray") else column
+    return np.asarray(dense, dtype=float).ravel()
+
+
+def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(values, _PERCENTILES)
+    return float(low), float(max(high, low + 1e-3))  # a constant gene still needs a range to colour by

@@ -1,0 +1,1 @@
+"""How good predictions are: metrics, noise ceiling, baselines and the score table."""

@@ -1,0 +1,125 @@
+"""Everything a run is judged by, gathered in one plain record: `scores.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spamcaf.names import Metric, Model
+from spamcaf.scoring.autocorrelation import NEIGHBOURS, moran_ratio
+from spamcaf.scoring.calibration import interval_coverage
+from spamcaf.scoring.ceiling import noise_ceiling, summarise_ceiling
+from spamcaf.scoring.metrics import score_genes, summarise
+from spamcaf.scoring.verdict import verdict
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was scored: the section's name, the protocol that hid the spots, how many were visible, the lattice."""
+
+    section: str
+    protocol: str
+    n_train: int
+    lattice: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The hidden spots: (spot, gene) expression as log1p CP10k, raw counts of the same genes, (spot,) depth."""
+
+    genes: Sequence[str]
+    xy_um: NDArray[np.float64]
+    expression: NDArray[np.float32]
+    counts: NDArray[np.number]
+    depth: NDArray[np.number]
+
+
+@dataclass(frozen=True)
+class Between:
+    """Super-resolution with a truth: (site, gene) expression at sites between the spots, and what each model says."""
+
+    factor: float
+    genes: Sequence[str]
+    xy_um: NDArray[np.float64]
+    expression: NDArray[np.float32]
+    predictions: Mapping[str, NDArray[np.float32]]
+
+
+def build_scores(
+    setting: Setting,
+    held_out: HeldOut,
+    predictions: Mapping[str, NDArray[np.float32]],
+    sd: NDArray[np.float32] | None = None,
+    between: Between | None = None,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Score every model on the same hidden spots and genes.
+
+    `predictions` are (spot, gene) by model name; `sd` is spamcaf's predictive standard deviation of a measurement.
+    Returns the record of `scores.json`, plain data, and one row per model and gene with the gene's noise ceiling.
+    """
+    truth, genes = held_out.expression, held_out.genes
+    by_gene = {name: score_genes(truth, values, genes, name) for name, values in predictions.items()}
+    ceiling = noise_ceiling(held_out.counts, held_out.depth, genes, setting.seed)
+    models = _summaries(by_gene, truth, predictions, held_out.xy_um, setting.lattice)
+    scores: dict[str, Any] = {
+        "section": setting.section,
+        "protocol": setting.protocol,
+        "n_train": setting.n_train,
+        "n_hidden": len(truth),
+        "n_genes": len(genes),
+        "models": models,
+        "noise_ceiling": _with_shares(summarise_ceiling(ceiling), models),
+        "coverage_90": None if sd is None else interval_coverage(truth, predictions[Model.SPAMCAF], sd),
+        "verdict": verdict(models, "hidden spots"),
+    }
+    if between is not None:
+        scores["super_resolution"] = _score_between(between, setting.lattice)
+    return scores, _tidy(by_gene, ceiling)
+
+
+def _score_between(between: Between, lattice: str) -> dict[str, Any]:
+    by_gene = {
+        name: score_genes(between.expression, values, between.genes, f"{name} between the spots")
+        for name, values in between.predictions.items()
+    }
+    models = _summaries(by_gene, between.expression, between.predictions, between.xy_um, lattice)
+    return {
+        "factor": between.factor,
+        "n_sites": len(between.expression),
+        "models": models,
+        "verdict": verdict(models, "sites between the spots"),
+    }
+
+
+def _summaries(
+    by_gene: Mapping[str, pd.DataFrame],
+    truth: NDArray[np.float32],
+    predictions: Mapping[str, NDArray[np.float32]],
+    xy_um: NDArray[np.float64],
+    lattice: str,
+) -> dict[str, dict[str, Any]]:
+    n_neighbours = min(NEIGHBOURS[lattice], len(truth) - 1)
+    return {
+        name: summarise(scores) | {str(Metric.MORAN_RATIO): moran_ratio(truth, predictions[name], xy_um, n_neighbours)}
+        for name, scores in by_gene.items()
+    }
+
+
+def _with_shares(ceiling: dict[str, float | int], models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Add the share of the mean ceiling that each model reaches, None where the ceiling is 0."""
+    top = ceiling["pcc_mean"]
+    shares = {name: scores[Metric.PCC_MEAN] / top if top > 0 else None for name, scores in models.items()}
+    return ceiling | {"share_reached": shares}
+
+
+def _tidy(by_gene: Mapping[str, pd.DataFrame], ceiling: pd.DataFrame) -> pd.DataFrame:
+    frames = [scores.assign(ceiling=ceiling["ceiling"].to_numpy()) for scores in by_gene.values()]
+    tidy = pd.concat(frames, ignore_index=True)
+    tidy.insert(0, "model", np.repeat(list(by_gene), [len(frame) for frame in frames]))
+    return tidy

@@ -1,0 +1,1 @@
+"""Spots and genes: identity checks, lattice, split, gene panel, target grid, simulation."""

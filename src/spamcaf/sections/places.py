@@ -1,0 +1,57 @@
+"""What every predictor is given, ours and the baselines alike: places to predict, and measured places to learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Places described by position and picture.
+
+    `xy_um` is (site, 2) float64 in micrometres, `target` (site, feature) float32 the backbone's features of the tile at
+    the site, `neighbours` (site, 9, feature) float32 those of the 3 x 3 tiles around it, row by row; index 4 is the
+    centre and equals `target`.
+    """
+
+    xy_um: NDArray[np.float64]
+    target: NDArray[np.float32]
+    neighbours: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        n = len(self.xy_um)
+        if len(self.target) != n or len(self.neighbours) != n:
+            raise ValueError(
+                f"Expected one position, target and window per site, found {n} positions, {len(self.target)} targets "
+                f"and {len(self.neighbours)} windows. Select all three by the same site ids."
+            )
+
+    def __len__(self) -> int:
+        return len(self.xy_um)
+
+    def at(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Self:
+        """Return the sites at `index`."""
+        return type(self)(self.xy_um[index], self.target[index], self.neighbours[index])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measured spots: where they are and what was counted there.
+
+    `expression` is (spot, gene) float32, log1p of counts per 10 000; `depth` (spot,) float64 the total UMI count.
+    """
+
+    sites: Sites
+    expression: NDArray[np.float32]
+    depth: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def at(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Self:
+        """Return the spots at `index`."""
+        return type(self)(self.sites.at(index), self.expression[index], self.depth[index])

@@ -1,0 +1,171 @@
+"""Predicted expression as an AnnData that squidpy, scanpy and spatialdata open."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spamcaf.names import FACTS, GENE_IDS, PROVENANCE, SPATIAL, Fact, Obs, ScaleFactor
+from spamcaf.plain import plain
+from spamcaf.sections.grid import SITE_ID, X_PX, Y_PX
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+SCHEMA_VERSION = "1"
+SCALE = "log1p of counts per 10 000"
+SD = "sd"
+"""Layer of the predictive standard deviation."""
+
+MEASURED, PREDICTED = "measured", "predicted"
+HIRES_PX, LOWRES_PX = 2000, 600
+"""Longer sides that the two pictures of a Space Ranger folder have at most."""
+
+
+def build_prediction(  # noqa: PLR0917  each a thing of its own
+    mean: NDArray[np.floating],
+    sd: NDArray[np.floating] | None,
+    genes: pd.DataFrame,
+    sites: pd.DataFrame,
+    n_px_padded: NDArray[np.integer],
+    section: AnnData,
+    thumbnail: NDArray[np.uint8],
+    px_per_thumbnail_px: float,
+    subdivide: int,
+    provenance: dict[str, Any],
+) -> AnnData:
+    """Return the prediction by the output contract.
+
+    `mean` and `sd` (site, gene) are log1p of counts per 10 000, `sd` None where a model gives none; `genes` has a row
+    per gene (index symbol, column gene_ids), `sites` a row per site as `lay_grid` gives them, `n_px_padded` (site,)
+    counts pixels off the image. `section` gives scale, name and, where it has them, the pictures; else they come from
+    `thumbnail` (row, column, 3), one of whose pixels covers `px_per_thumbnail_px` full-resolution pixels. A spot is
+    divided into `subdivide` x `subdivide` sites. `origin` is "measured" at the spots themselves, whose expression is
+    predicted as well, and "predicted" between them. `provenance` is stored as JSON text. Raises ValueError where the
+    arguments disagree.
+    """
+    from anndata import AnnData
+
+    _check(mean, sd, genes, sites, n_px_padded)
+    library = library_id(section)
+    prediction = AnnData(
+        np.ascontiguousarray(mean, np.float32),
+        obs=_obs(sites, n_px_padded, library),
+        var=genes.set_axis(genes.index.astype(str).rename(None)),
+        obsm={SPATIAL: sites[[X_PX, Y_PX]].to_numpy(np.float64)},
+    )
+    if sd is not None:
+        prediction.layers[SD] = np.ascontiguousarray(sd, np.float32)
+    entry = _library_entry(section, thumbnail, px_per_thumbnail_px, subdivide)
+    prediction.uns[SPATIAL] = {library: entry}
+    record = {**provenance, "schema_version": SCHEMA_VERSION, "scale": SCALE}
+    prediction.uns[PROVENANCE] = json.dumps(plain(record), allow_nan=False)
+    return prediction
+
+
+def library_id(section: AnnData) -> str:
+    """Return the section's name with every character but letters, digits, `_`, `-` and `.` replaced by `_`."""
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", str(section.uns[FACTS][Fact.NAME]))
+    return safe if re.match(r"[A-Za-z0-9]", safe) else f"section{safe}"
+
+
+def _check(
+    mean: NDArray[np.floating],
+    sd: NDArray[np.floating] | None,
+    genes: pd.DataFrame,
+    sites: pd.DataFrame,
+    n_px_padded: NDArray[np.integer],
+) -> None:
+    expected = (len(sites), len(genes))
+    if mean.shape != expected or (sd is not None and sd.shape != expected) or len(n_px_padded) != len(sites):
+        raise ValueError(
+            f"Found mean {mean.shape}, sd {None if sd is None else sd.shape} and {len(n_px_padded)} padding counts; "
+            f"expected {expected}, a row per site and a column per gene; give all of them in the same order."
+        )
+    if not np.isfinite(mean).all() or (sd is not None and not np.isfinite(sd).all()):
+        raise ValueError("Found NaN or infinity in the prediction; expected numbers; check the features of the sites.")
+    if GENE_IDS not in genes or not genes.index.is_unique or not sites[SITE_ID].is_unique:
+        raise ValueError(
+            f"Found a repeated gene or site, or no column {GENE_IDS}; expected unique ones with an id per gene; "
+            "check the gene panel and the grid."
+        )
+
+
+def _obs(sites: pd.DataFrame, n_px_padded: NDArray[np.integer], library: str) -> pd.DataFrame:
+    import pandas as pd
+
+    is_spot = sites[Obs.SUB_INDEX].to_numpy() == 0
+    # no booleans: squidpy fails on them
+    columns = {
+        Obs.PARENT: sites[Obs.PARENT].to_numpy(str).astype(object),
+        Obs.SUB_INDEX: sites[Obs.SUB_INDEX].to_numpy(np.int64),
+        Obs.IN_TISSUE: np.ones(len(sites), np.int64),
+        Obs.ARRAY_ROW: sites[Obs.ARRAY_ROW].to_numpy(np.int64),
+        Obs.ARRAY_COL: sites[Obs.ARRAY_COL].to_numpy(np.int64),
+        Obs.LIBRARY: pd.Categorical([library] * len(sites)),
+        Obs.ORIGIN: pd.Categorical(np.where(is_spot, MEASURED, PREDICTED), categories=[MEASURED, PREDICTED]),
+        Obs.PADDED: np.asarray(n_px_padded, np.int64),
+    }
+    index = pd.Index(sites[SITE_ID].to_numpy(str).astype(object))
+    return pd.DataFrame({key.value: values for key, values in columns.items()}, index=index)
+
+
+def _library_entry(
+    section: AnnData, thumbnail: NDArray[np.uint8], px_per_thumbnail_px: float, subdivide: int
+) -> dict[str, Any]:
+    facts = section.uns[FACTS]
+    mpp, spot_um = float(facts[Fact.MPP]), float(facts[Fact.SPOT_UM])
+    given: dict[str, Any] = next(iter(section.uns.get(SPATIAL, {}).values()), {})
+    images, scales = _pictures(given, thumbnail, px_per_thumbnail_px)
+    spot_px = spot_um / mpp
+    # a lattice without fiducials has none to measure, but readers ask for the key
+    fiducial_px = float(given.get("scalefactors", {}).get(ScaleFactor.FIDUCIAL, spot_px))
+    return {
+        "images": images,
+        "scalefactors": {
+            ScaleFactor.SPOT.value: spot_px / subdivide,
+            ScaleFactor.FIDUCIAL.value: fiducial_px,
+            **scales,
+        },
+        "metadata": {
+            "mpp": mpp,
+            "parent_spot_diameter_fullres": spot_px,
+            "parent_spot_diameter_um": spot_um,
+            "parent_pitch_um": float(facts[Fact.PITCH_UM]),
+            "subdivide": int(subdivide),
+        },
+    }
+
+
+def _pictures(
+    given: dict[str, Any], thumbnail: NDArray[np.uint8], px_per_thumbnail_px: float
+) -> tuple[dict[str, NDArray[np.uint8]], dict[str, float]]:
+    """Return hires and lowres with their scale factors: the source's own, else the thumbnail, never enlarged."""
+    images, scales = {}, {}
+    for name, key, longest in (("hires", ScaleFactor.HIRES, HIRES_PX), ("lowres", ScaleFactor.LOWRES, LOWRES_PX)):
+        picture, scale = given.get("images", {}).get(name), given.get("scalefactors", {}).get(key)
+        if picture is None or scale is None:
+            picture, shrinkage = _shrunk(thumbnail, longest)
+            scale = shrinkage / px_per_thumbnail_px
+        images[name], scales[key.value] = _as_uint8(np.asarray(picture)), float(scale)
+    return images, scales
+
+
+def _shrunk(thumbnail: NDArray[np.uint8], longest: int) -> tuple[NDArray[np.uint8], float]:
+    from PIL import Image
+
+    shrinkage = min(1.0, longest / max(thumbnail.shape[:2]))
+    rows, columns = (max(round(n * shrinkage), 1) for n in thumbnail.shape[:2])
+    picture = Image.fromarray(thumbnail).resize((columns, rows), Image.Resampling.BOX)
+    return np.asarray(picture), shrinkage
+
+
+def _as_uint8(picture: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a picture as RGB uint8; readers that go through matplotlib give floats between 0 and 1."""
+    rgb = picture[..., :3]
+    return rgb if rgb.dtype == np.uint8 else np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,104 @@
+"""The genes of every simulated section: names, abundance and what drives each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spamcaf.names import GENE_IDS
+from spamcaf.sections.simulation.domains import DOMAINS
+from spamcaf.sections.simulation.landscape import N_HIDDEN
+
+BIOLOGY = 20240
+"""Seed of the genes: the same biology in every simulated section, so that one can be predicted from another."""
+
+DRIVER = "driver"
+"""`var` column: visible | hidden | both | flat | silent."""
+
+SHARES = {"visible": 0.22, "hidden": 0.15, "both": 0.13, "flat": 0.47, "silent": 0.03}
+
+DOMAIN_MARKERS = {
+    "tumour": "ERBB2 KRT19 EPCAM KRT8 KRT18 MUC1 CDH1 GATA3 CLDN4 AGR2",
+    "stroma": "COL1A1 COL3A1 COL1A2 DCN LUM FN1 POSTN SPARC COL6A1 FBN1",
+    "adipose": "PLIN1 ADIPOQ FABP4 LEP PLIN4 CIDEC LPL G0S2",
+    "lymphoid": "PTPRC CD3E MS4A1 CD79A IL7R CXCL13 CCL19 CD2 TRAC LTB",
+    "gland": "KRT5 KRT14 KRT17 SCGB2A2 LTF PIGR ELF5 MYLK",
+}
+HIDDEN_MARKERS = "MT-CO1 MT-CO2 MT-CO3 MT-ND1 MT-ND4 MT-CYB MT-ATP6 VEGFA CA9 ISG15 MX1 IFI6 FOS JUN EGR1"
+FLAT_MARKERS = "RPLP0 RPS6 RPL13 RPS18 RPL10 RPS27 RPL41 RPS2 ACTB GAPDH EEF1A1 TPT1"
+ABUNDANT = ("MT-", "RP", "ACTB", "GAPDH", "EEF1A1", "TPT1")
+
+N_VISIBLE = len(DOMAINS) + 3  # memberships, cellularity, grade, gradient
+STRONG = 1.7
+
+
+@dataclass(frozen=True)
+class Genes:
+    """`table` (symbol: gene_ids, driver), and per gene `abundance`, `dispersion` (gene,) and `effects` (latent, gene).
+
+    The latents are the domains' memberships, cellularity, grade, gradient, then the hidden fields; effects are in
+    natural-log units per unit of a latent.
+    """
+
+    table: pd.DataFrame
+    abundance: NDArray[np.float64]
+    dispersion: NDArray[np.float64]
+    effects: NDArray[np.float64]
+
+
+def simulated_genes(n_genes: int) -> Genes:
+    """Return the first `n_genes` genes' names and natures: known markers first, then made-up symbols and ids."""
+    rng = np.random.default_rng(BIOLOGY)
+    known = _markers()[:n_genes]
+    symbols = [symbol for symbol, _, _ in known] + [f"SIM{i:05d}" for i in range(1, n_genes - len(known) + 1)]
+    drivers = [driver for _, driver, _ in known] + list(_drivers(n_genes - len(known), rng))
+    effects = np.stack([_effects(driver, rng) for driver in drivers], axis=1)
+    for i, (_, _, domain) in enumerate(known):
+        if domain is not None:
+            effects[:N_VISIBLE, i] = STRONG * (np.arange(N_VISIBLE) == domain)
+    ids = [f"ENSG{99_900_000_001 + i}" for i in range(n_genes)]  # a range that Ensembl does not use
+    table = pd.DataFrame({GENE_IDS: ids, DRIVER: pd.Categorical(drivers, list(SHARES))}, index=pd.Index(symbols))
+    abundance = np.where(table[DRIVER] == "silent", 0.0, _abundance(symbols, len(known), rng))
+    return Genes(table, abundance, rng.lognormal(np.log(0.35), 0.5, n_genes), effects)
+
+
+def _markers() -> list[tuple[str, str, int | None]]:
+    """Return (symbol, driver, domain or None), the kinds taking turns so that a short list holds all of them."""
+    kinds: list[list[tuple[str, str, int | None]]] = [
+        [(symbol, "visible", index) for symbol in DOMAIN_MARKERS[domain.name].split()]
+        for index, domain in enumerate(DOMAINS)
+    ]
+    kinds.append([(symbol, "hidden", None) for symbol in HIDDEN_MARKERS.split()])
+    kinds.append([(symbol, "flat", None) for symbol in FLAT_MARKERS.split()])
+    return [marker for marker in chain.from_iterable(zip_longest(*kinds)) if marker is not None]
+
+
+def _drivers(n_genes: int, rng: np.random.Generator) -> NDArray[np.str_]:
+    edges = np.round(np.cumsum([0.0, *SHARES.values()]) * n_genes).astype(int)
+    return rng.permutation(np.repeat(list(SHARES), np.diff(edges)))
+
+
+def _effects(driver: str, rng: np.random.Generator) -> NDArray[np.float64]:
+    effects = np.zeros(N_VISIBLE + N_HIDDEN)
+    if driver in {"visible", "both"}:
+        chosen = rng.choice(len(DOMAINS), 2, replace=False)
+        effects[chosen] = rng.choice([1, 1, -1]) * rng.uniform(0.8, 1.8) * np.array([1.0, rng.choice([0.0, 0.6])])
+        effects[len(DOMAINS) : N_VISIBLE] = rng.normal(0, 0.3, 3) * (rng.random(3) < 0.4)  # noqa: PLR2004
+    if driver in {"hidden", "both"}:
+        chosen = N_VISIBLE + rng.choice(N_HIDDEN, 2, replace=False)
+        effects[chosen] = rng.choice([-1, 1], 2) * rng.uniform(0.4, 0.8) * np.array([1.0, rng.choice([0.0, 0.6])])
+    return effects
+
+
+def _abundance(symbols: list[str], n_known: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return log-normal abundances over about four decades; markers well expressed, housekeeping genes most."""
+    logs = rng.normal(-0.3, 2.2, len(symbols))
+    logs[:n_known] = rng.normal(2.2, 0.9, n_known)
+    is_abundant = np.array([symbol.startswith(ABUNDANT) for symbol in symbols])
+    logs = np.minimum(logs, 6.2)
+    logs[is_abundant] = rng.normal(7.3, 0.4, is_abundant.sum())
+    return np.exp(logs)

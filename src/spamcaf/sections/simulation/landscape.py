@@ -1,0 +1,119 @@
+"""The simulated tissue as functions of place: outline, domains, visible and hidden fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spamcaf.parameters import SimulationSettings
+from spamcaf.sections.simulation.domains import DOMAINS, domain_values
+from spamcaf.sections.simulation.fields import Floats, FourierFields
+
+N_HIDDEN = 6
+TISSUE_SHARE = 0.80
+BORDER_SHARPNESS = 10.0  # makes the transition between two domains about 12 um wide
+
+
+class Stream(IntEnum):
+    """Independent random streams of one seed, so that changing one thing leaves the others alone."""
+
+    LANDSCAPE = 0
+    TEXTURE = 1
+    COUNTS = 2
+    BARCODES = 3
+
+
+def generator(settings: SimulationSettings, stream: Stream) -> np.random.Generator:
+    """Return the generator of one stream."""
+    return np.random.default_rng([settings.seed, int(stream)])
+
+
+@dataclass(frozen=True)
+class Visible:
+    """What the picture shows at each place: `membership` (domain, ...) sums to 1, the others (...) have unit scale."""
+
+    membership: Floats
+    cellularity: Floats
+    grade: Floats
+    gradient: Floats
+
+
+class Landscape:
+    """A tissue section known everywhere. All methods take `x` and `y` as `FourierFields` does, in micrometres."""
+
+    def __init__(self, settings: SimulationSettings) -> None:
+        rng = generator(settings, Stream.LANDSCAPE)
+        self._width, self._height = settings.width_um, settings.height_um
+        side = min(self._width, self._height)
+        self._outline = FourierFields.draw(rng, 1, 0.25 * side, 0.7 * side)
+        self._edge = FourierFields.draw(rng, 1, 60, 200)
+        self._domains = FourierFields.draw(rng, len(DOMAINS), 150, 700)
+        self._local = FourierFields.draw(rng, 2, 140, 500)
+        self._warp = FourierFields.draw(rng, 2, 260, 700)
+        self._hidden = FourierFields.draw(rng, N_HIDDEN, 800, 1700)
+        self._towards, self._flow = rng.uniform(0, 2 * np.pi, 2)
+        self._calibrate(rng)
+
+    def _calibrate(self, rng: np.random.Generator) -> None:
+        """Fix the tissue's share, the domains' shares and the scale of the hidden fields, on random places."""
+        x, y = rng.uniform(0, self._width, 4000), rng.uniform(0, self._height, 4000)
+        self._glass_level = float(np.quantile(self._height_above_glass(x, y), 1 - TISSUE_SHARE))
+        inside = self.depth_um(x, y) > 0
+        x, y = x[inside], y[inside]
+        self._bias = self._balanced_bias(self._domains(x, y))
+        raw = self._hidden(x, y).T  # (site, field)
+        known = np.stack([np.ones_like(x), self.gradient(x, y)], axis=1)
+        self._hidden_drift = np.linalg.lstsq(known, raw, rcond=None)[0]
+        covariance = np.cov(raw - known @ self._hidden_drift, rowvar=False)
+        self._hidden_mixing = np.linalg.inv(np.linalg.cholesky(covariance)).T
+
+    @staticmethod
+    def _balanced_bias(fields: Floats) -> NDArray[np.float64]:
+        share, bias = domain_values("share"), np.zeros(len(DOMAINS))
+        for _ in range(60):
+            winner = np.argmax(fields + bias[:, None], axis=0)
+            found = np.bincount(winner, minlength=len(DOMAINS)) / fields.shape[1]
+            bias += 0.4 * np.clip(np.log(share / np.maximum(found, 1e-3)), -1, 1)
+        return bias
+
+    def _height_above_glass(self, x: Floats, y: Floats) -> Floats:
+        u, v = np.abs(2 * x / self._width - 1), np.abs(2 * y / self._height - 1)
+        return 1 - (u**4 + v**4) ** 0.25 + 0.075 * self._outline(x, y)[0] + 0.012 * self._edge(x, y)[0]
+
+    def depth_um(self, x: Floats, y: Floats) -> Floats:
+        """Return roughly how far inside the tissue's outline a place lies; negative on glass."""
+        return (self._height_above_glass(x, y) - self._glass_level) * min(self._width, self._height) / 2
+
+    def gradient(self, x: Floats, y: Floats) -> Floats:
+        """Return the trend across the section, about -1.7 ... 1.7 from side to side."""
+        u, v = x / self._width - 0.5, y / self._height - 0.5
+        return (u * np.cos(self._towards) + v * np.sin(self._towards)) * np.sqrt(12)
+
+    def membership(self, x: Floats, y: Floats) -> Floats:
+        """Return (domain, ...) shares of each domain at a place: one of them is near 1 away from borders."""
+        fields = self._domains(x, y)
+        score = fields + self._bias.astype(fields.dtype).reshape(-1, *[1] * (fields.ndim - 1))
+        weight = np.exp(BORDER_SHARPNESS * (score - score.max(axis=0)))
+        return weight / weight.sum(axis=0)
+
+    def visible(self, x: Floats, y: Floats) -> Visible:
+        """Return what the picture shows."""
+        cellularity, grade = self._local(x, y)
+        return Visible(self.membership(x, y), cellularity, grade, self.gradient(x, y))
+
+    def hidden(self, x: Floats, y: Floats) -> Floats:
+        """Return (field, site) values that the picture does not show, correlated over 250-500 um.
+
+        Mutually uncorrelated, and uncorrelated with the gradient, over the tissue.
+        """
+        known = np.stack([np.ones_like(x), self.gradient(x, y)], axis=1)
+        return ((self._hidden(x, y).T - known @ self._hidden_drift) @ self._hidden_mixing).T
+
+    def fibre_coordinates(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Return coordinates across and along the collagen fibres, micrometres; fibres follow lines of equal first."""
+        across, along = self._warp(x, y)
+        cos, sin = np.cos(self._flow), np.sin(self._flow)
+        return x * cos + y * sin + 55 * across, y * cos - x * sin + 55 * along

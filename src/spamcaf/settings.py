@@ -1,0 +1,14 @@
+"""Project settings of Kedro."""
+
+from kedro.config import OmegaConfigLoader
+
+from spamcaf.hooks import SettingsGuard
+
+CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    # an environment overrides single settings, not the whole of parameters.yml
+    "merge_strategy": {"parameters": "soft", "globals": "soft"},
+}
+HOOKS = (SettingsGuard(),)

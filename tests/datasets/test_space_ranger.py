@@ -1,0 +1,298 @@
+"""Every layout of a Visium section reads the same; every defect is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.io import DatasetError
+from PIL import Image
+from scipy.io import mmwrite
+from scipy.sparse import csr_matrix
+
+from spamcaf.datasets.space_ranger import SpaceRangerSectionDataset
+from spamcaf.errors import InputError
+from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Position
+
+SPOTS, GENES, PITCH_PX = 24, 6, 137.5
+SPOT_PX = 65 / (100 / PITCH_PX)
+SYMBOLS = ["A", "B", "NA", "B", "B", "CD3"]
+IDS = [f"ENSG{i}" for i in range(GENES)]
+KINDS = ["Gene Expression"] * (GENES - 1) + ["Antibody Capture"]
+BARCODES = [f"{''.join('ACGT'[(i >> 2 * k) % 4] for k in range(8))}-1" for i in range(SPOTS)]
+COUNTS = np.random.default_rng(0).poisson(2.0, (SPOTS, GENES))
+COUNTS[:, 0] += 1
+
+
+def positions() -> pd.DataFrame:
+    """One spot more than in the matrix, in another order, and one off the tissue."""
+    row, column = np.divmod(np.arange(SPOTS + 1), 6)
+    table = pd.DataFrame(
+        {
+            Position.BARCODE: [*BARCODES, "TTTTTTTT-1"],
+            Position.IN_TISSUE: (np.arange(SPOTS + 1) != 3).astype(int),
+            Position.ARRAY_ROW: row,
+            Position.ARRAY_COL: 2 * column + row % 2,
+            Position.PXL_ROW: 700 + row * PITCH_PX * np.sqrt(3) / 2,
+            Position.PXL_COL: 300 + (2 * column + row % 2) * PITCH_PX / 2,
+        }
+    )
+    return table.iloc[::-1]
+
+
+def write_h5(path: Path, counts: np.ndarray = COUNTS, barcodes: list[str] = BARCODES) -> None:
+    by_spot = csr_matrix(counts)
+    with h5py.File(path, "w") as file:
+        matrix = file.create_group("matrix")
+        matrix["barcodes"] = np.array(barcodes, "S")
+        matrix["data"] = by_spot.data.astype(np.int32 if counts.dtype.kind == "i" else np.float32)
+        matrix["indices"], matrix["indptr"] = by_spot.indices, by_spot.indptr
+        matrix["shape"] = np.array([counts.shape[1], counts.shape[0]], np.int32)
+        features = matrix.create_group("features")
+        for name, values in (("id", IDS), ("name", SYMBOLS), ("feature_type", KINDS), ("genome", ["G"] * GENES)):
+            features[name] = np.array(values, "S")
+
+
+def write_mtx(folder: Path, zipped: bool, columns: int) -> None:
+    folder.mkdir()
+    mmwrite(folder / "matrix.mtx", csr_matrix(COUNTS.T), field="integer")
+    rows = [(IDS, SYMBOLS, KINDS)[i] for i in range(columns)]
+    names = "features.tsv" if columns > 2 else "genes.tsv"
+    (folder / names).write_text("\n".join("\t".join(row) for row in zip(*rows, strict=True)) + "\n")
+    (folder / "barcodes.tsv").write_text("\n".join(BARCODES) + "\n")
+    for path in list(folder.iterdir()) if zipped else []:
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+
+
+def write_positions(outs: Path, name: str = "tissue_positions.csv", header: bool = True, **changes: object) -> None:
+    positions().assign(**changes).to_csv(outs / "spatial" / name, header=header, index=False)
+
+
+def only_mtx(outs: Path, zipped: bool, columns: int) -> None:
+    (outs / "filtered_feature_bc_matrix.h5").unlink()
+    write_mtx(outs / "filtered_feature_bc_matrix", zipped, columns)
+
+
+def other_positions(outs: Path, name: str, header: bool) -> None:
+    (outs / "spatial/tissue_positions.csv").unlink()
+    write_positions(outs, name, header)
+
+
+def edit_scalefactors(outs: Path, **changes: object) -> None:
+    path = outs / "spatial/scalefactors_json.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def outs(tmp_path: Path) -> Path:
+    folder = tmp_path / "S1" / "outs"
+    (folder / "spatial").mkdir(parents=True)
+    write_h5(folder / "filtered_feature_bc_matrix.h5")
+    write_positions(folder)
+    factors = {"spot_diameter_fullres": SPOT_PX, "tissue_hires_scalef": 0.1, "tissue_lowres_scalef": 0.03}
+    (folder / "spatial/scalefactors_json.json").write_text(json.dumps(factors | {"fiducial_diameter_fullres": 180.0}))
+    image = np.full((90, 120, 3), (200, 120, 160), np.uint8)
+    for name in ("hires", "lowres"):
+        Image.fromarray(image).save(folder / f"spatial/tissue_{name}_image.png")
+    return folder
+
+
+def read(outs: Path) -> object:
+    return SpaceRangerSectionDataset(filepath=str(outs.parents[1]), section="S1").load()
+
+
+Edit = Callable[[Path], object]
+VARIANTS: dict[str, Edit] = {
+    "as version 2 and later writes it": lambda outs: None,
+    "prefix": lambda o: (o / "filtered_feature_bc_matrix.h5").rename(o / "S1_filtered_feature_bc_matrix.h5"),
+    "foreign prefix": lambda o: (o / "filtered_feature_bc_matrix.h5").rename(o / "V1_filtered_feature_bc_matrix.h5"),
+    "own prefix beside another": lambda o: (
+        write_h5(o / "S10_filtered_feature_bc_matrix.h5", COUNTS * 2),
+        (o / "filtered_feature_bc_matrix.h5").rename(o / "S1_filtered_feature_bc_matrix.h5"),
+    ),
+    "mtx gz": lambda o: only_mtx(o, zipped=True, columns=3),
+    "mtx plain": lambda o: only_mtx(o, zipped=False, columns=3),
+    "h5 beside mtx": lambda o: write_mtx(o / "filtered_feature_bc_matrix", zipped=True, columns=3),
+    "version 1, no header": lambda o: other_positions(o, "tissue_positions_list.csv", header=False),
+    "old name with header": lambda o: other_positions(o, "tissue_positions_list.csv", header=True),
+    "new name without header": lambda o: other_positions(o, "tissue_positions.csv", header=False),
+    "DLPFC's text file": lambda o: other_positions(o, "tissue_positions_list.txt", header=False),
+    "both, equal": lambda o: write_positions(o, "tissue_positions_list.csv", header=False),
+    "parquet alone": lambda o: (
+        (o / "spatial/tissue_positions.csv").unlink(),
+        positions().to_parquet(o / "spatial/tissue_positions.parquet"),
+    ),
+    "byte order mark": lambda o: (o / "spatial/tissue_positions.csv").write_bytes(
+        b"\xef\xbb\xbf" + (o / "spatial/tissue_positions.csv").read_bytes()
+    ),
+    "floats written for indices": lambda o: write_positions(o, array_row=positions()["array_row"].map("{:.1f}".format)),
+    "flat": lambda o: ([p.rename(o / p.name) for p in list((o / "spatial").iterdir())], (o / "spatial").rmdir()),
+}
+
+
+@pytest.mark.parametrize("edit", VARIANTS.values(), ids=VARIANTS)
+def test_every_layout_gives_the_same_section(outs: Path, edit: Edit) -> None:
+    edit(outs)
+    section = read(outs)
+    where = positions().set_index(Position.BARCODE).loc[BARCODES]
+    assert section.obs_names.tolist() == BARCODES
+    assert section.var_names.tolist() == ["A", "B", "NA", "B_ENSG3", "B_ENSG4"]
+    assert section.var[GENE_IDS].tolist() == IDS[:-1]
+    assert section.X.dtype == np.int32
+    np.testing.assert_array_equal(section.X.toarray(), COUNTS[:, :-1])
+    np.testing.assert_allclose(section.obsm[SPATIAL], where[[Position.PXL_COL, Position.PXL_ROW]], rtol=1e-12)
+    assert section.obsm[SPATIAL].dtype == np.float64
+    for column in (Position.IN_TISSUE, Position.ARRAY_ROW, Position.ARRAY_COL):
+        assert section.obs[column].dtype == np.int64
+        assert section.obs[column].tolist() == where[column].tolist()
+
+
+def test_feature_table_of_two_columns_keeps_all(outs: Path) -> None:
+    only_mtx(outs, zipped=False, columns=2)
+    assert read(outs).var_names.tolist() == ["A", "B", "NA", "B_ENSG3", "B_ENSG4", "CD3"]
+
+
+def test_facts_and_thumbnails(outs: Path) -> None:
+    section = read(outs)
+    expected = {"name": "S1", "lattice": "hexagonal", "pitch_um": 100.0, "spot_diameter_um": 55.0, "n_unmatched": 0}
+    assert section.uns[FACTS] == expected | {"mpp": pytest.approx(100 / PITCH_PX)}
+    record = section.uns[SPATIAL]["S1"]
+    assert record["scalefactors"]["spot_diameter_fullres"] == SPOT_PX
+    assert record["images"]["hires"].shape == (90, 120, 3)
+    assert record["images"]["lowres"][0, 0].tolist() == [200, 120, 160]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_the_folder_may_be_named_at_any_depth(outs: Path, depth: int) -> None:
+    root = [outs, *outs.parents][depth]
+    assert SpaceRangerSectionDataset(filepath=str(root), section="S1").load().n_obs == SPOTS
+
+
+def test_barcodes_without_position_are_counted_and_dropped(outs: Path) -> None:
+    kept = positions().set_index(Position.BARCODE).drop(BARCODES[:3]).reset_index()
+    kept.to_csv(outs / "spatial/tissue_positions.csv", index=False)
+    section = read(outs)
+    assert section.uns[FACTS]["n_unmatched"] == 3
+    assert section.obs_names.tolist() == BARCODES[3:]
+    np.testing.assert_array_equal(section.X.toarray(), COUNTS[3:, :-1])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\nx")])
+def test_missing_or_damaged_thumbnail_only_warns(
+    outs: Path, damage: Edit, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(outs / "spatial/tissue_hires_image.png")
+    with caplog.at_level(logging.WARNING):
+        section = read(outs)
+    assert list(section.uns[SPATIAL]["S1"]["images"]) == ["lowres"]
+    assert "tissue_hires_image.png" in caplog.text
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_suffix(outs: Path) -> None:
+    write_positions(outs, barcode=positions()[Position.BARCODE].str.removesuffix("-1"))
+
+
+def foreign(outs: Path) -> None:
+    write_positions(outs, barcode="X" + positions()[Position.BARCODE])
+
+
+DEFECTS: dict[str, tuple[Edit, str]] = {
+    "truncated h5": (lambda o: truncate(o / "filtered_feature_bc_matrix.h5"), "cannot be read"),
+    "h5 of something else": (
+        lambda o: h5py.File(o / "filtered_feature_bc_matrix.h5", "w").close(), "no matrix/barcodes",
+    ),
+    "no matrix": (lambda o: (o / "filtered_feature_bc_matrix.h5").unlink(), "0 count matrices.*spatial/"),
+    "several matrices": (
+        lambda o: (
+            write_h5(o / "P_filtered_feature_bc_matrix.h5"),
+            write_h5(o / "Q_filtered_feature_bc_matrix.h5"),
+            (o / "filtered_feature_bc_matrix.h5").unlink(),
+        ),
+        "2 count matrices.*P_filtered.*Q_filtered",
+    ),
+    "fractional": (lambda o: write_h5(o / "filtered_feature_bc_matrix.h5", COUNTS + 0.5), "fractional"),
+    "duplicate barcode": (
+        lambda o: write_h5(o / "filtered_feature_bc_matrix.h5", barcodes=[*BARCODES[:-1], BARCODES[0]]), "twice",
+    ),
+    "mtx folder without barcodes": (
+        lambda o: (only_mtx(o, True, 3), (o / "filtered_feature_bc_matrix/barcodes.tsv.gz").unlink()),
+        "no barcodes.tsv",
+    ),
+    "no scale factors": (
+        lambda o: (o / "spatial/scalefactors_json.json").unlink(), "no scalefactors_json.json.*tissue_positions.csv",
+    ),
+    "scale factors not JSON": (
+        lambda o: (o / "spatial/scalefactors_json.json").write_text("{"), "scalefactors_json.json cannot be read",
+    ),
+    "scale factor missing": (
+        lambda o: (o / "spatial/scalefactors_json.json").write_text("{}"), "spot_diameter_fullres",
+    ),
+    "scale factor 0": (lambda o: edit_scalefactors(o, spot_diameter_fullres=0), "above 0"),
+    "scale factor text": (lambda o: edit_scalefactors(o, spot_diameter_fullres="wide"), "cannot be read"),
+    "no positions": (lambda o: (o / "spatial/tissue_positions.csv").unlink(), "no position file.*scalefactors_json"),
+    "positions disagree": (
+        lambda o: write_positions(
+            o, "tissue_positions_list.csv", pxl_row_in_fullres=positions()["pxl_row_in_fullres"] + np.eye(SPOTS + 1)[2]
+        ),
+        "tissue_positions.csv and tissue_positions_list.csv .* disagree",
+    ),
+    "text for a coordinate": (lambda o: write_positions(o, pxl_row_in_fullres="12,5"), "'12,5' as pxl_row"),
+    "empty coordinate": (lambda o: write_positions(o, pxl_col_in_fullres=np.nan), "'nan' as pxl_col"),
+    "infinite coordinate": (lambda o: write_positions(o, pxl_col_in_fullres=np.inf), "'inf' as pxl_col"),
+    "fractional index": (lambda o: write_positions(o, array_row=0.5), "'0.5' as array_row"),
+    "in_tissue 2": (lambda o: write_positions(o, in_tissue=2), "'2' as in_tissue"),
+    "column missing": (
+        lambda o: positions().drop(columns="array_row").to_csv(o / "spatial/tissue_positions.csv", index=False),
+        "also array_row",
+    ),
+    "five columns, no header": (
+        lambda o: positions().iloc[:, :5].to_csv(o / "spatial/tissue_positions.csv", index=False, header=False),
+        "5 columns without a header",
+    ),
+    "duplicate position": (
+        lambda o: pd.concat([positions(), positions()[:1]]).to_csv(o / "spatial/tissue_positions.csv", index=False),
+        "twice",
+    ),
+    "empty positions": (lambda o: (o / "spatial/tissue_positions.csv").write_text(""), "cannot be read"),
+    "barcodes lack -1": (without_suffix, "lack the '-1'.*They agree without it"),
+    "barcodes of another section": (foreign, "If not, they are of two sections"),
+    "Visium HD": (lambda o: (o / "binned_outputs").mkdir(), "Visium HD"),
+    "a bin folder of Visium HD": (lambda o: edit_scalefactors(o, bin_size_um=8.0), "Visium HD"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "message"), DEFECTS.values(), ids=DEFECTS)
+def test_every_defect_is_named(outs: Path, edit: Edit, message: str) -> None:
+    edit(outs)
+    with pytest.raises(DatasetError) as caught:
+        read(outs)
+    error = InputError.within(caught.value)
+    assert error is not None, caught.value
+    assert re.fullmatch(f"Found: .*{message}.*", str(error), re.DOTALL), error
+
+
+def test_unknown_section_lists_the_folder(outs: Path) -> None:
+    dataset = SpaceRangerSectionDataset(filepath=str(outs.parents[1]), section="S2")
+    assert not dataset.exists()
+    with pytest.raises(DatasetError, match="no Space Ranger output of section 'S2' in .*, but S1/"):
+        dataset.load()
+
+
+def test_raw_data_are_never_written(outs: Path) -> None:
+    dataset = SpaceRangerSectionDataset(filepath=str(outs), section="S1")
+    section = dataset.load()
+    with pytest.raises(DatasetError, match="read-only"):
+        dataset.save(section)

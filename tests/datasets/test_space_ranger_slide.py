@@ -1,0 +1,75 @@
+"""The full-resolution image is found beside a Space Ranger folder, or the candidates are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from kedro.io import DatasetError
+
+from spamcaf.datasets.space_ranger_slide import SpaceRangerSlideDataset
+from spamcaf.errors import InputError
+
+SHAPE = (40, 60)
+
+
+def lay(folder: Path, *names: str) -> None:
+    """Images of which only the first has the expected shape."""
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.full((SHAPE[0] + number, SHAPE[1], 3), 200, np.uint8)
+        if path.suffix in {".tif", ".btf", ".TIF"}:
+            tifffile.imwrite(path, image, photometric="rgb")
+        else:
+            imagecodecs.imwrite(str(path), image)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    lay(tmp_path / "S1/outs/spatial", "thumbnail/tissue_hires_image.png")
+    return tmp_path
+
+
+FOUND = {
+    "full image": ["S1/outs/S1_full_image.tif"],
+    "10x's name": ["S1/outs/V1_Breast_Cancer_image.tif"],
+    "only the section's name": ["S1/outs/S1.tif"],
+    "upper case": ["S1/outs/S1.TIF"],
+    "JPEG": ["S1/outs/image.jpg"],
+    "BigTIFF suffix": ["S1/outs/S1_tissue_image.btf"],
+    "beside outs": ["S1/histology_image.tif"],
+    "thumbnails beside it": ["S1/outs/image.tif", "S1/outs/tissue_hires_image.png", "S1/outs/tissue_lowres_image.png"],
+    "CytAssist's own image beside it": ["S1/outs/CytAssist_tissue_image.tif", "S1/outs/CytAssist_image.tif"],
+    "inner before outer": ["S1/outs/image.tif", "S1/image.tif"],
+}
+
+
+@pytest.mark.parametrize("names", FOUND.values(), ids=FOUND)
+def test_the_image_is_found(root: Path, names: list[str]) -> None:
+    lay(root, *names)
+    assert SpaceRangerSlideDataset(filepath=str(root), section="S1").load().shape == SHAPE
+
+
+def test_above_a_flat_section_only_its_own_image_counts(tmp_path: Path) -> None:
+    lay(tmp_path, "S1_image.tif", "S10_image.tif", "S2_image.tif", "S1/spatial/tissue_hires_image.png")
+    assert SpaceRangerSlideDataset(filepath=str(tmp_path), section="S1").load().shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["S1/outs/a_image.tif", "S1/outs/b_image.tif"], "2 images .*a_image.tif, b_image.tif"),
+        (["S1/outs/tissue_hires_image.png"], "no full-resolution image .*tissue_hires_image.png"),
+        (["S10_image.tif"], "no full-resolution image"),
+        (["S1/outs/notes.txt.png"], "no full-resolution image"),
+    ],
+)
+def test_none_or_several_images_are_named(root: Path, names: list[str], message: str) -> None:
+    lay(root, *names)
+    with pytest.raises(DatasetError, match=message) as caught:
+        SpaceRangerSlideDataset(filepath=str(root), section="S1").load()
+    assert InputError.within(caught.value) is not None

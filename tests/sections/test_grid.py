@@ -1,0 +1,80 @@
+"""The grid holds exactly k x k sites per spot: unique, evenly spaced, the spot itself among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy.spatial import cKDTree
+
+from spamcaf.sections.checks import lattice_of
+from spamcaf.sections.grid import lay_grid
+
+PITCH_PX = 140.0
+
+
+def square(section: AnnData) -> AnnData:
+    """The same spots on a square lattice."""
+    section.obs["array_col"] //= 2
+    section.obsm["spatial"] = section.obs[["array_col", "array_row"]].to_numpy(float) * PITCH_PX + (500, 200)
+    section.uns["section"]["lattice"] = "square"
+    return section
+
+
+@pytest.fixture(params=["hexagonal", "square"])
+def section(make_section: Callable[..., AnnData], request: pytest.FixtureRequest) -> AnnData:
+    return make_section() if request.param == "hexagonal" else square(make_section())
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_factor_is_exact_and_sites_are_unique(section: AnnData, k: int) -> None:
+    grid = lay_grid(section, lattice_of(section), k)
+    assert len(grid) == k * k * section.n_obs
+    assert grid["site_id"].is_unique
+    assert not grid[["array_row", "array_col"]].duplicated().any()
+    xy = grid[["x_px", "y_px"]].to_numpy()
+    nearest = cKDTree(xy).query(xy, k=2)[0][:, 1]
+    np.testing.assert_allclose(nearest, PITCH_PX / k, rtol=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_site_0_is_the_spot(section: AnnData, k: int) -> None:
+    grid = lay_grid(section, lattice_of(section), k)
+    spots = grid[grid["sub_index"] == 0]
+    assert spots["site_id"].tolist() == [f"{name}_s0" for name in section.obs_names]
+    assert spots["parent_barcode"].tolist() == section.obs_names.tolist()
+    np.testing.assert_array_equal(spots[["x_px", "y_px"]], section.obsm["spatial"])
+    np.testing.assert_array_equal(spots[["array_row", "array_col"]], section.obs[["array_row", "array_col"]] * k)
+
+
+def test_k_2_lays_the_midpoints_of_neighbours(section: AnnData) -> None:
+    grid = lay_grid(section, lattice_of(section), 2)
+    xy = section.obsm["spatial"]
+    neighbours = np.array(sorted(cKDTree(xy).query_pairs(PITCH_PX * 1.01)))
+    midpoints = cKDTree((xy[neighbours[:, 0]] + xy[neighbours[:, 1]]) / 2)
+    one_step = grid["sub_index"].isin((1, 2)).to_numpy()
+    distance = midpoints.query(grid.loc[one_step, ["x_px", "y_px"]].to_numpy())[0]
+    inside = grid.loc[one_step, ["x_px", "y_px"]].to_numpy() < xy.max(axis=0) - PITCH_PX
+    assert inside.all(axis=1).sum() > 50
+    np.testing.assert_allclose(distance[inside.all(axis=1)], 0, atol=1e-8)
+
+
+def test_array_indices_lie_on_the_same_lattice_k_times_finer(section: AnnData) -> None:
+    lattice, k = lattice_of(section), 3
+    grid = lay_grid(section, lattice, k)
+    fine = section[[0] * len(grid)].copy()
+    fine.obs_names = grid["site_id"]
+    fine.obs[["array_row", "array_col"]] = grid[["array_row", "array_col"]].to_numpy()
+    fine.obsm["spatial"] = grid[["x_px", "y_px"]].to_numpy()
+    refitted = lattice_of(fine)
+    assert refitted.residual < 1e-9
+    np.testing.assert_allclose(refitted.basis_px, lattice.basis_px / k, atol=1e-9)
+
+
+def test_sites_follow_a_spot_that_wobbles(section: AnnData) -> None:
+    section.obsm["spatial"][7] += (9.0, -4.0)
+    grid = lay_grid(section, lattice_of(section), 2).set_index("site_id")
+    spot = section.obs_names[7]
+    np.testing.assert_array_equal(grid.loc[f"{spot}_s0", ["x_px", "y_px"]].to_numpy(float), section.obsm["spatial"][7])
