@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -42,11 +43,13 @@ def short_message(error: BaseException) -> str | None:
         return str(ours)
     if isinstance(error, MissingConfigException):
         return f"{error} Expected: an environment that has a folder in conf/. Next step: check --env."
-    if isinstance(error, ValueError) and "Failed to find the pipeline" in str(error):
-        return f"{error} Next step: `kedro registry list` shows the pipelines."
+    unknown = re.search(r"importing the 'spamcaf\.pipelines\.(\w+)' module\.$", str(error))
+    if isinstance(error, ImportError) and error.__cause__ is None and unknown:
+        return f"Found: no pipeline '{unknown[1]}'. Expected: one of the project's. Next step: `kedro registry list`."
     return None
 
 
 run = copy.copy(kedro_run)
-run.callback = with_short_errors(kedro_run.callback)
+if kedro_run.callback is not None:
+    run.callback = with_short_errors(kedro_run.callback)
 cli.add_command(run)

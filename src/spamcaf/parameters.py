@@ -48,7 +48,7 @@ class PanelSettings(_Settings):
     """Which genes are predicted."""
 
     n_genes: int = Field(1000, ge=2, description="highly variable genes, chosen on training spots only")
-    min_spots: int = Field(3, ge=1, description="fewest training spots that express a gene of the panel")
+    min_spots: int = Field(10, ge=1, description="fewest training spots that express a gene of the panel")
 
 
 class TissueSettings(_Settings):
@@ -86,7 +86,7 @@ class NetworkSettings(_Settings):
     width: int = Field(64, ge=8, description="width of every token")
     heads: int = Field(4, ge=1, description="heads of encoder and cross-attention")
     depth: int = Field(1, ge=1, description="blocks of each encoder")
-    dropout: Share = Field(0.2, description="dropout inside the blocks")
+    dropout: Share = Field(0.4, description="dropout inside the blocks")
     n_summary: int = Field(8, ge=1, description="learned summary tokens that stand for the whole section")
     image_components: int = Field(64, ge=2, description="principal components kept of the backbone's features")
     n_context: int = Field(12, ge=1, description="nearest visible measured spots given as context")
@@ -96,8 +96,8 @@ class FitSettings(_Settings):
     """How the model is trained."""
 
     n_programs: int = Field(8, ge=1, description="gene programs that the decoder combines")
-    epochs: int = Field(60, ge=1, description="passes over the visible spots, per fold")
-    batch: int = Field(256, ge=2, description="spots per step")
+    epochs: int = Field(40, ge=1, description="passes over the visible spots, per fold")
+    batch: int = Field(128, ge=2, description="spots per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak of the warm-up and cosine schedule of AdamW")
     weight_decay: float = Field(0.05, ge=0, description="of AdamW")
     warmup_share: Share = Field(0.1, description="share of the steps spent warming up")
@@ -108,6 +108,7 @@ class FitSettings(_Settings):
     )
     hide_share: Share = Field(0.5, description="share of context spots hidden at random in a training step")
     blind_share: Share = Field(0.15, description="share of training steps without any context or position")
+    section_sample: int = Field(512, ge=2, description="spots of the section that the global branch sees in a step")
     max_hyper_spots: int = Field(800, ge=20, description="spots on which kernel weights are learned")
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-SCHEMA_VERSION = 1
-
 
 def text_hash(text: str) -> str:
     """Return a short hash of a text."""
@@ -32,5 +30,5 @@ def names_hash(names: Iterable[str]) -> str:
 
 
 def certificate(**facts: Any) -> dict[str, Any]:  # noqa: ANN401  plain data of any kind
-    """Return the facts with the versions of schema and package."""
-    return {"schema_version": SCHEMA_VERSION, "package_version": __version__, **facts}
+    """Return the facts with the version of the package."""
+    return {"package_version": __version__, **facts}

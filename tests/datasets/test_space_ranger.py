@@ -187,9 +187,7 @@ def test_barcodes_without_position_are_counted_and_dropped(outs: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\nx")])
-def test_missing_or_damaged_thumbnail_only_warns(
-    outs: Path, damage: Edit, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_or_damaged_thumbnail_only_warns(outs: Path, damage: Edit, caplog: pytest.LogCaptureFixture) -> None:
     damage(outs / "spatial/tissue_hires_image.png")
     with caplog.at_level(logging.WARNING):
         section = read(outs)
@@ -287,7 +285,7 @@ def test_every_defect_is_named(outs: Path, edit: Edit, message: str) -> None:
 def test_unknown_section_lists_the_folder(outs: Path) -> None:
     dataset = SpaceRangerSectionDataset(filepath=str(outs.parents[1]), section="S2")
     assert not dataset.exists()
-    with pytest.raises(DatasetError, match="no Space Ranger output of section 'S2' in .*, but S1/"):
+    with pytest.raises(DatasetError, match=r"no Space Ranger output of section 'S2' in .*, but S1/"):
         dataset.load()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spamcaf.scoring.scores import Between, HeldOut, Setting, build_scores
+from spamcaf.scoring.scores import Between, HeldOut, Setting, build_scores, score_between
 
 N_SPOTS, N_GENES = 120, 40
 
@@ -33,11 +33,19 @@ def run() -> dict[str, Any]:
         "held_out": HeldOut(genes, xy_um, truth, counts, depth),
         "predictions": predictions,
         "sd": np.full_like(truth, 0.35),
-        "between": Between(4, genes, xy_um, truth, {**predictions, "nearest_spot": truth[::-1]}),
     }
 
 
 @pytest.fixture
-def scored(run: dict[str, Any]) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Return the record of scores and the gene scores of `run`."""
-    return build_scores(**run)
+def between(run: dict[str, Any]) -> Between:
+    """Return the same places as sites between the spots, with one baseline more."""
+    held_out: HeldOut = run["held_out"]
+    predictions = {**run["predictions"], "nearest_spot": held_out.expression[::-1]}
+    return Between(4, held_out.genes, held_out.xy_um, held_out.expression, predictions)
+
+
+@pytest.fixture
+def scored(run: dict[str, Any], between: Between) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Return the record of scores, super-resolution included, and the gene scores of `run`."""
+    scores, gene_scores = build_scores(**run)
+    return {**scores, "super_resolution": score_between(between, run["setting"].lattice)}, gene_scores

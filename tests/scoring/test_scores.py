@@ -55,10 +55,9 @@ def test_share_of_the_ceiling_is_one_for_the_true_expression(scored) -> None:
     assert shares["gene_mean"] == 0
 
 
-def test_without_deviations_or_truth_between_the_spots(run) -> None:
-    scores, _ = build_scores(**{**run, "sd": None, "between": None})
+def test_without_deviations(run) -> None:
+    scores, _ = build_scores(**{**run, "sd": None})
     assert scores["coverage_90"] is None
-    assert "super_resolution" not in scores
 
 
 def test_coverage_uses_spamcaf(run) -> None:

@@ -25,13 +25,13 @@ def make_section() -> Callable[..., AnnData]:
             {"in_tissue": 1, "array_row": row, "array_col": column}, index=[f"spot{i}-1" for i in range(len(row))]
         )
         rates = rng.gamma(1.0, 4.0, (len(row), n_genes))
-        section = AnnData(csr_matrix(rng.poisson(rates).astype(np.int32)), obs=obs)
-        section.X[:, 0] = 1
-        section.X = csr_matrix(section.X)
+        counts = rng.poisson(rates).astype(np.int32)
+        counts[:, 0] = 1
+        section = AnnData(csr_matrix(counts), obs=obs)
         section.var_names = [f"gene{i}" for i in range(n_genes)]
         section.var["gene_ids"] = [f"ENSG{i}" for i in range(n_genes)]
         xy = np.column_stack([column * PITCH_PX / 2, row * PITCH_PX * np.sqrt(3) / 2])
-        section.obsm["spatial"] = xy + (500.0, 200.0)
+        section.obsm["spatial"] = xy + np.array([500.0, 200.0])
         facts = {"name": "S1", "lattice": "hexagonal", "pitch_um": 100.0, "mpp": 100 / PITCH_PX, "n_unmatched": 0}
         section.uns["section"] = facts
         return section

@@ -81,7 +81,7 @@ def test_thumbnail_of_the_image_passes(raw: AnnData, rows: int, columns: int) ->
     check_section(raw, IMAGE, SETTINGS)
 
 
-def facts(**changes: Any) -> Callable[[AnnData], None]:  # noqa: ANN401  facts are of any type
+def facts(**changes: Any) -> Callable[[AnnData], None]:
     return lambda raw: raw.uns["section"].update(changes)
 
 
@@ -126,10 +126,10 @@ DEFECTS: dict[str, tuple[Callable[[AnnData], None], str]] = {
     "too few spots": (lambda raw: raw.obs.__setitem__("in_tissue", [1] * 5 + [0] * 75), "5 spots .*at least 20"),
     "unmatched": (facts(n_unmatched=5), "5 of 85 barcodes .*-1"),
     "rows and columns swapped": (swap_axes, "Check array_row, array_col"),
-    "coordinates shuffled": (shuffle, "pitches from a hexagonal lattice"),
+    "coordinates shuffled": (shuffle, "pitches off a hexagonal lattice"),
     "stated scale is another": (facts(mpp=MPP * 1.05), "um per pixel by the scale factors"),
-    "thumbnail of another image": (lambda raw: thumbnail(raw, 200, 200), "implies 2000 x 2000"),
-    "thumbnail turned": (lambda raw: thumbnail(raw, 210, 140), "implies 1400 x 2100"),
+    "thumbnail of another image": (lambda raw: thumbnail(raw, 200, 200), "thumbnail of one of 2000 x 2000"),
+    "thumbnail turned": (lambda raw: thumbnail(raw, 210, 140), "thumbnail of one of 1400 x 2100"),
 }
 
 
@@ -164,4 +164,7 @@ def test_one_row_of_spots_stops(raw: AnnData) -> None:
 def test_a_dense_matrix_is_checked_too(raw: AnnData) -> None:
     raw.X = raw.X.toarray()
     section, _ = check_section(raw, IMAGE, SETTINGS)
-    assert section.n_obs == 80
+    np.testing.assert_array_equal(section.X.toarray(), raw.X)
+    raw.X[3, 3] = -1
+    with pytest.raises(InputError, match="negative"):
+        check_section(raw, IMAGE, SETTINGS)

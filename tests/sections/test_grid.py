@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 
 from spamcaf.sections.checks import lattice_of
 from spamcaf.sections.grid import lay_grid
+from spamcaf.sections.lattice import fit_lattice
 
 PITCH_PX = 140.0
 
@@ -64,11 +65,7 @@ def test_k_2_lays_the_midpoints_of_neighbours(section: AnnData) -> None:
 def test_array_indices_lie_on_the_same_lattice_k_times_finer(section: AnnData) -> None:
     lattice, k = lattice_of(section), 3
     grid = lay_grid(section, lattice, k)
-    fine = section[[0] * len(grid)].copy()
-    fine.obs_names = grid["site_id"]
-    fine.obs[["array_row", "array_col"]] = grid[["array_row", "array_col"]].to_numpy()
-    fine.obsm["spatial"] = grid[["x_px", "y_px"]].to_numpy()
-    refitted = lattice_of(fine)
+    refitted = fit_lattice(grid[["x_px", "y_px"]].to_numpy(), grid[["array_col", "array_row"]].to_numpy(), lattice.kind)
     assert refitted.residual < 1e-9
     np.testing.assert_allclose(refitted.basis_px, lattice.basis_px / k, atol=1e-9)
 

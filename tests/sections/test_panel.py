@@ -31,7 +31,7 @@ def with_gene(section: AnnData, gene: int, values: np.ndarray) -> AnnData:
 
 
 def test_most_variable_genes_first_with_their_ids(section: AnnData) -> None:
-    bursts = np.where(np.arange(section.n_obs) % 10 == 0, 200, 1)
+    bursts = np.where(np.arange(section.n_obs) % 10 == 0, 40, 0)
     panel = choose_gene_panel(with_gene(section, 5, bursts), PanelSettings(n_genes=10))
     assert len(panel) == 10
     assert panel["gene"].is_unique
@@ -52,12 +52,10 @@ def test_hidden_spots_change_nothing(section: AnnData) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [lambda n: np.zeros(n), lambda n: np.full(n, 3), lambda n: np.where(np.arange(n) < 4, 90, 0)],
+    [np.zeros, lambda n: np.full(n, 3), lambda n: np.where(np.arange(n) < 4, 90, 0)],
     ids=["never", "constant", "too rare"],
 )
-def test_genes_that_end_the_process_are_no_candidates(
-    section: AnnData, values: Callable[[int], np.ndarray]
-) -> None:
+def test_genes_that_end_the_process_are_no_candidates(section: AnnData, values: Callable[[int], np.ndarray]) -> None:
     changed = with_gene(section, 0, np.arange(section.n_obs) % 7)
     changed = with_gene(changed, 5, values(section.n_obs).astype(np.int32))
     panel = choose_gene_panel(changed, PanelSettings(n_genes=N_GENES - 1, min_spots=5))
@@ -66,7 +64,6 @@ def test_genes_that_end_the_process_are_no_candidates(
 
 def test_stored_zeros_do_not_count_as_expressed(section: AnnData) -> None:
     changed = with_gene(section, 0, np.arange(section.n_obs) % 7)
-    changed.X[:, 5].data[:] = 0
     stored = changed.X.tocsc()
     stored.data[stored.indptr[5] + 2 : stored.indptr[6]] = 0
     changed.X = stored.tocsr()

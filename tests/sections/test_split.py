@@ -22,7 +22,9 @@ def test_order_of_the_spots_does_not_matter(names: list[str], seed: int, mask: i
     shuffled = data.draw(st.permutations(names))
     ours, theirs = split_spots(names, settings_, seed), split_spots(shuffled, settings_, seed)
     assert theirs[BARCODE].tolist() == shuffled
-    pd.testing.assert_frame_equal(ours.sort_values(BARCODE, ignore_index=True), theirs.sort_values(BARCODE, ignore_index=True))
+    pd.testing.assert_frame_equal(
+        ours.sort_values(BARCODE, ignore_index=True), theirs.sort_values(BARCODE, ignore_index=True)
+    )
 
 
 @few
@@ -46,7 +48,9 @@ def test_masks_and_seeds_and_sections_hide_different_spots(names: list[str], see
     assert len(hidden) == 6
     others = [f"other_{name}" for name in names]
     elsewhere = barcodes_of(split_spots(others, SplitSettings(), seed), Part.HIDDEN)
-    assert [name.removeprefix("other_") for name in elsewhere] != barcodes_of(split_spots(names, SplitSettings(), seed), Part.HIDDEN)
+    assert [name.removeprefix("other_") for name in elsewhere] != barcodes_of(
+        split_spots(names, SplitSettings(), seed), Part.HIDDEN
+    )
 
 
 def test_every_spot_is_hidden_by_some_mask() -> None:

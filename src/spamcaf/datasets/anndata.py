@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.datasets.base import StoredDataset
-from spamcaf.datasets.base import not_stored as not_stored
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 HUB = "hf-hub:"
 PACKAGE = "package:"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+NO_ACCESS = {401, 403, 404}
+"""HTTP: not logged in, logged in but not allowed, not there (or not to be seen)."""
 
 
 class BackboneSpec(BaseModel):
@@ -85,7 +87,7 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
             return BackboneSpec.model_validate(dict(self._backbones[self._name]))
         except ValidationError as error:
             raise InputError(
-                f"the entry '{self._name}' of `backbones` is wrong: {error.errors()[0]['loc']} {error.errors()[0]['msg']}.",
+                f"a wrong entry '{self._name}' of `backbones`: {error.errors()[0]['loc']} {error.errors()[0]['msg']}.",
                 "the keys that the shipped entries have.",
                 "Correct it in globals.yml.",
             ) from error
@@ -124,40 +126,51 @@ def _packaged(place: str) -> Path:
 
 def _from_hub(repository: str, token: str | None) -> Path:
     """Download (or find in the hub's cache) the weights; say in one message what stands in the way."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-    from requests import RequestException
+    from huggingface_hub.errors import HTTPError
 
     page = f"https://huggingface.co/{repository}"
     try:
-        for name in WEIGHT_FILES:
-            try:
-                return Path(hf_hub_download(repository, name, token=token))
-            except LocalEntryNotFoundError:
-                raise
-            except EntryNotFoundError:
-                continue
-    except (GatedRepoError, RepositoryNotFoundError) as error:
-        raise _no_access(repository, page, _status(error)) from error
-    except (LocalEntryNotFoundError, RequestException, OSError) as error:
+        path = _download(repository, token)
+    except (OSError, HTTPError) as error:
+        status = _status(error)
+        if status in NO_ACCESS:
+            raise _no_access(repository, page, status) from error
         raise InputError(
             f"{repository} is not in the hub's cache and the hub cannot be reached.",
             f"a connection to the hub, or the file {' or '.join(WEIGHT_FILES)} on this machine.",
             f"Download it from {page} and pass its folder: --params backbone_source=<folder>. "
             "Without UNI, the packaged backbone works: --params backbone=efficientnet_lite0.",
         ) from error
-    raise InputError(
-        f"no {' or '.join(WEIGHT_FILES)} in {repository}.", "one of them.", "Check the entry in globals.yml."
-    )
+    if path is None:
+        raise InputError(
+            f"no {' or '.join(WEIGHT_FILES)} in {repository}.", "one of them.", "Check the entry in globals.yml."
+        )
+    return path
 
 
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _download(repository: str, token: str | None) -> Path | None:
+    """Return the first weight file that the repository has."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in WEIGHT_FILES:
+        try:
+            return Path(hf_hub_download(repository, name, token=token))
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            continue
+    return None
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Return the HTTP status behind `error`: the hub's client wraps a refusal as a file that it could not find."""
+    while error is not None:
+        status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            return status
+        error = error.__cause__
+    return None
 
 
 def _no_access(repository: str, page: str, status: int | None) -> InputError:
@@ -167,6 +180,12 @@ def _no_access(repository: str, page: str, status: int | None) -> InputError:
             f"your token may not read {repository} (403).",
             "an account that was granted access, and a token with the scope 'read gated repositories'.",
             f"Ask for access at {page} and check the token's scope. {otherwise}",
+        )
+    if status == 404:  # noqa: PLR2004  HTTP: not there, or hidden from this account
+        return InputError(
+            f"the hub shows no {repository} to you (404).",
+            "a repository that exists and that your account may see.",
+            f"Check the entry in globals.yml, and open {page} in a browser. {otherwise}",
         )
     return InputError(
         f"{repository} is gated or does not exist, and no valid token was given ({status}).",
@@ -196,24 +215,37 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _build(spec: BackboneSpec, path: Path) -> nn.Module:
-    import timm
+    from pickle import UnpicklingError
 
-    classes = {} if spec.match_by_order else {"num_classes": 0}
-    network: nn.Module = timm.create_model(spec.architecture, pretrained=False, **classes, **spec.init)
+    import timm
+    from safetensors import SafetensorError
+
+    classes: dict[str, Any] = {} if spec.match_by_order else {"num_classes": 0}
     try:
+        network: nn.Module = timm.create_model(spec.architecture, pretrained=False, **classes, **spec.init)
         tensors = _read_tensors(path)
         if spec.match_by_order:
             tensors = dict(zip(network.state_dict(), tensors.values(), strict=True))
         network.load_state_dict(tensors, strict=True)
-    except (RuntimeError, ValueError, OSError, KeyError, AttributeError) as error:
+    except (RuntimeError, ValueError, OSError, KeyError, AttributeError, TypeError, EOFError) as error:
+        raise _misfit(spec, path, error) from error
+    except (UnpicklingError, SafetensorError) as error:
         raise InputError(
-            f"{path} does not fit {spec.architecture}: {str(error).splitlines()[0]}",
-            "the weights of exactly this architecture.",
-            "Check source, architecture and init of the entry in globals.yml.",
+            f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]}",
+            "tensors alone; nothing else is unpickled, since that would run the file's code.",
+            "Fetch the file again, or convert it to safetensors where you trust it.",
         ) from error
     if spec.match_by_order:
         network.reset_classifier(0)  # type: ignore[operator]
     return _checked(network.eval().requires_grad_(False), spec)
+
+
+def _misfit(spec: BackboneSpec, path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} does not fit {spec.architecture}: {(str(error).splitlines() or [type(error).__name__])[0]}",
+        "the weights of exactly this architecture.",
+        "Check source, architecture and init of the entry in globals.yml.",
+    )
 
 
 def _checked(network: nn.Module, spec: BackboneSpec) -> nn.Module:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from kedro.io import AbstractDataset, DatasetError
 
-from spamcaf.datasets.anndata import not_stored
 from spamcaf.datasets.atomic import replacing
+from spamcaf.datasets.base import not_stored
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKSUM = "checksum"
+BLOCKS = "block_*.safetensors"
 
 
 class FeaturesDataset(AbstractDataset[Features, Features]):
@@ -38,7 +39,7 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
     def save(self, data: Features) -> None:
         folder = self._folder / data.key.short()
         _write_block(folder / f"block_{data.start:08d}.safetensors", data)
-        if sum(len(block.ids) for block in _blocks(folder)) == data.n_total:
+        if _n_stored(folder) == data.n_total:
             _remove_others(folder)
 
     def load(self) -> Features:
@@ -82,6 +83,20 @@ def _is_whole(blocks: list[Features]) -> bool:
     return bool(blocks) and sum(len(block.ids) for block in blocks) == blocks[0].n_total
 
 
+def _n_stored(folder: Path) -> int:
+    """Count the sites stored in `folder` by the records alone: a save must not read all blocks before it again."""
+    from safetensors import SafetensorError, safe_open
+
+    n_sites = 0
+    for path in folder.glob(BLOCKS):
+        try:
+            with safe_open(path, "numpy") as file:
+                n_sites += len(json.loads((file.metadata() or {})["ids"]))
+        except (SafetensorError, OSError, ValueError, KeyError):
+            return 0
+    return n_sites
+
+
 def _remove_others(folder: Path) -> None:
     for other in folder.parent.iterdir():
         if other != folder and other.is_dir():
@@ -91,7 +106,7 @@ def _remove_others(folder: Path) -> None:
 def _write_block(path: Path, block: Features) -> None:
     from safetensors.numpy import save_file
 
-    arrays = {"windows": np.ascontiguousarray(block.windows), "n_px_padded": block.n_px_padded}
+    arrays: dict[str, np.ndarray] = {"windows": np.ascontiguousarray(block.windows), "n_px_padded": block.n_px_padded}
     record = {
         "key": block.key.text(),
         "ids": json.dumps(block.ids),
@@ -104,7 +119,7 @@ def _write_block(path: Path, block: Features) -> None:
 
 
 def _blocks(folder: Path) -> Iterator[Features]:
-    for path in sorted(folder.glob("block_*.safetensors")):
+    for path in sorted(folder.glob(BLOCKS)):
         try:
             block = _read_block(path)
         except InputError as error:

@@ -47,7 +47,7 @@ class LegacySTSectionDataset(AbstractDataset["AnnData", "AnnData"]):
 
 
 def section_file(root: Path, section: str, kind: LegacyST) -> Path:
-    """Return the file of `section` in the folder `kind` of a legacy ST root, or raise InputError naming what is there."""
+    """Return the file of `section` in the folder `kind` of a legacy ST root; raise InputError naming what is there."""
     folder = root / kind
     if not folder.is_dir():
         raise InputError(
@@ -89,13 +89,20 @@ def _read_counts(path: Path) -> pd.DataFrame:
             "raw UMI counts, spots in rows and genes in columns.",
             "Use the count table as published, not a normalised one.",
         )
+    if not table.index.is_unique:
+        raise InputError(
+            f"spot {table.index[table.index.duplicated()][0]} twice in {path}.", "each once.", "Remove the wrong row."
+        )
     return table
 
 
 def _read_spots(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    spots = pd.read_csv(path, sep="\t")
+    try:
+        spots = pd.read_csv(path, sep="\t")
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", "a tab-separated table.", "Fetch it again.") from error
     require_columns(list(spots.columns), [LegacyST.X, LegacyST.Y, LegacyST.PIXEL_X, LegacyST.PIXEL_Y], str(path))
     for column in (LegacyST.PIXEL_X, LegacyST.PIXEL_Y):
         spots[column] = pd.to_numeric(spots[column], errors="coerce").astype("float64")
@@ -115,6 +122,12 @@ def _join(counts: pd.DataFrame, spots: pd.DataFrame, section: str) -> AnnData:
     from scipy.sparse import csr_matrix
 
     kept = [name for name in counts.index if name in spots.index]
+    if not kept:
+        raise InputError(
+            f"no spot of {section} in common: {counts.index[0]} in the counts, {spots.index[0]} in the spot file.",
+            "the same spots, named <x>x<y>.",
+            "Check that both files are of one section.",
+        )
     where = spots.loc[kept]
     obs = pd.DataFrame(
         {Obs.IN_TISSUE: 1, Obs.ARRAY_ROW: where[LegacyST.Y].to_numpy(), Obs.ARRAY_COL: where[LegacyST.X].to_numpy()},

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 N_RGB, N_RGBA = 3, 4
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf"}
-PLAIN_SUFFIXES = {".jpg", ".jpeg", ".png"}
+JPEG_SUFFIXES = {".jpg", ".jpeg"}
+PLAIN_SUFFIXES = JPEG_SUFFIXES | {".png"}
+JPEG_END, JPEG_TAIL = b"\xff\xd9", 1024
 
 
 class SlideDataset(AbstractDataset[Slide, Slide]):
@@ -125,11 +127,22 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     import imagecodecs
 
     try:
+        _require_jpeg_end(path)
         image = np.asarray(imagecodecs.imread(str(path)))
     except (ValueError, RuntimeError, OSError) as error:
         raise _damaged(path, error) from error
     _refuse_unless_rgb(path, image.shape, image.dtype, "YXS"[: image.ndim])
     return image if image.shape[2] == N_RGB else _over_white(image)
+
+
+def _require_jpeg_end(path: Path) -> None:
+    """Raise ValueError for a truncated JPEG: the decoder fills what is missing with gray and says nothing."""
+    if path.suffix.lower() not in JPEG_SUFFIXES:
+        return
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - JPEG_TAIL, 0))
+        if JPEG_END not in file.read():
+            raise ValueError("it is truncated")
 
 
 def _over_white(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

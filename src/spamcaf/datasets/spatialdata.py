@@ -25,11 +25,15 @@ class SpatialDataDataset(StoredDataset["SpatialData", "SpatialData"]):
         return SpatialData.read(path)
 
     def _write(self, data: SpatialData, path: Path) -> None:
+        import anndata
         import dask
 
         backing = data.path
+        workers = dask.config.set(scheduler="threads", num_workers=WRITERS)
+        # left open, anndata warns once per array that its default will change
+        sharding = anndata.settings.override(auto_shard_zarr_v3=False)
         try:
-            with dask.config.set(scheduler="threads", num_workers=WRITERS):
+            with workers, sharding:
                 data.write(path)
         finally:
             # writing makes the object refer to `path`, which is about to move

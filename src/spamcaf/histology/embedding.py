@@ -28,11 +28,12 @@ class Embedder:
     def __init__(self, backbone: Backbone, device: torch.device, dtype: torch.dtype, batch: int) -> None:
         import torch
 
-        self._network = backbone.network.to(device, memory_format=torch.channels_last)
+        self._network = backbone.network.to(device).to(memory_format=torch.channels_last)
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(backbone.mean, device=device).reshape(shape) * 255
         self._std = torch.tensor(backbone.std, device=device).reshape(shape) * 255
         self._device, self._dtype, self._batch = device, dtype, batch
+        self.sites_at_once = max(batch // N_TILES, 1)
 
     def embed(self, windows: Tensor) -> NDArray[np.float32]:
         """Return (site, 9, feature) for (site, 3, 672, 672) windows in 0..255."""
@@ -86,12 +87,19 @@ def embed_sites(
     starts = [start for start in range(0, len(ids), block) if start not in done]
     for start in tqdm(starts, desc="tiles", unit="block", disable=None):
         rows = slice(start, min(start + block, len(ids)))
-        windows, n_padded = _read_block(slide, xy_px[rows], geometry)
-        yield Features(tuple(ids[rows]), embedder.embed(windows), n_padded, key, len(ids), start)
+        features, n_padded = _embed_block(slide, embedder, xy_px[rows], geometry)
+        yield Features(tuple(ids[rows]), features, n_padded, key, len(ids), start)
 
 
-def _read_block(slide: Slide, xy_px: NDArray[np.float64], geometry: WindowGeometry) -> tuple[Tensor, NDArray[np.int64]]:
+def _embed_block(
+    slide: Slide, embedder: Embedder, xy_px: NDArray[np.float64], geometry: WindowGeometry
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Embed a few sites at a time: a window is 5 MB, and fresh memory for a whole block costs more than reading it."""
     import torch
 
-    read = [read_window(slide, xy, geometry) for xy in xy_px]
-    return torch.stack([pixels for pixels, _ in read]), np.array([n for _, n in read], np.int64)
+    features, n_padded = [], []
+    for start in range(0, len(xy_px), embedder.sites_at_once):
+        read = [read_window(slide, xy, geometry) for xy in xy_px[start : start + embedder.sites_at_once]]
+        features.append(embedder.embed(torch.stack([pixels for pixels, _ in read])))
+        n_padded += [n for _, n in read]
+    return np.concatenate(features), np.array(n_padded, np.int64)

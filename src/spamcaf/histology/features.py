@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class FeatureKey:
     """Everything that features depend on; features of equal keys are interchangeable.
 
-    `sites` hashes the site ids and their pixel coordinates, `view` the tile settings, micrometres per pixel and precision.
+    `sites` hashes the site ids and their pixel coordinates, `view` says how wide tiles
+    are and how precisely they were computed.
     """
 
     slide: str

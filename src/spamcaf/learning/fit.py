@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spamcaf.learning.compute import Machine, computing, seeded
+from spamcaf.compute import Machine, computing, seeded
+from spamcaf.errors import InputError
 from spamcaf.learning.kernels import Kernels, Pictures
 from spamcaf.learning.mixing import Mix, gene_noise, mixing_weights
 from spamcaf.learning.model import Memory, Mode, SpamcafModel, Tensors, network_shape
@@ -145,7 +146,8 @@ class _School:
 
     def train(self) -> tuple[tuple[Tensors, ...], list[dict[str, Any]], _OutOfFold]:
         """Return the networks' weights, the log's rows, and the scores out of fold."""
-        networks, rows = [], []
+        networks: list[Tensors] = []
+        rows: list[dict[str, Any]] = []
         out = _OutOfFold(np.empty_like(self.visible.scores), np.empty_like(self.visible.scores))
         for fold in np.unique(self.visible.folds):
             is_held = self.visible.folds == fold
@@ -200,9 +202,11 @@ def _listed(values: Array) -> str:
 
 def _check(measured: Measured, folds: NDArray[np.integer]) -> None:
     if len(folds) != len(measured):
-        raise ValueError(f"Expected a fold per spot, found {len(folds)} folds and {len(measured)} spots. Join by id.")
+        raise InputError(
+            f"{len(folds)} folds and {len(measured)} spots.", "a fold per spot.", "Join folds and spots by id."
+        )
     if len(np.unique(folds)) < 2:  # noqa: PLR2004
-        raise ValueError(f"Expected at least 2 folds, found {np.unique(folds).tolist()}. Set n_folds to 2 or more.")
+        raise InputError(f"folds {np.unique(folds).tolist()}.", "at least 2 folds.", "Set split.n_folds to 2 or more.")
     for name, values in (("expression", measured.expression), ("target features", measured.sites.target)):
         if not np.isfinite(values).all():
-            raise ValueError(f"Expected finite {name}, found NaN or Inf. Drop those spots before the fit.")
+            raise InputError(f"NaN or Inf in {name}.", "finite numbers.", "Drop those spots before the fit.")

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Mix:
-    """`weights` (program,) in [0, 1] is the network's share; `gene_noise` (gene,) the variance that neither explains."""
+    """`weights` (program,) in [0, 1], the network's share, and `gene_noise` (gene,), the variance neither explains."""
 
     weights: Array
     gene_noise: Array

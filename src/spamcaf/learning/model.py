@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spamcaf.errors import InputError
 from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS, Pictures
 from spamcaf.learning.mixing import Mix
 from spamcaf.learning.process import Hyperparameters
@@ -126,11 +127,13 @@ class SpamcafModel:
     def from_tensors(cls, tensors: Tensors, metadata: dict[str, str]) -> SpamcafModel:
         """Return the model of `to_tensors()` and `metadata()`.
 
-        Raises ValueError if a tensor is missing, unknown, of the wrong shape or not finite, or the format is another.
+        Raises InputError if a tensor is missing, unknown, of the wrong shape or not finite, or the format is another.
         """
         if metadata.get("spamcaf_model") != FORMAT:
             found = metadata.get("spamcaf_model")
-            raise ValueError(f"Expected a SpaMCAF model of format {FORMAT}, found {found!r}. Fit the model again.")
+            raise InputError(
+                f"a model of format {found!r}.", f"a SpaMCAF model of format {FORMAT}.", "Fit the model again."
+            )
         sizes = Sizes(**json.loads(metadata["sizes"]))
         fit = FitSettings.model_validate_json(metadata["fit"])
         network = NetworkSettings.model_validate_json(metadata["network"])
@@ -209,15 +212,17 @@ def _network_shapes(sizes: Sizes, network: NetworkSettings) -> dict[str, tuple[i
 def _check(tensors: Tensors, shapes: dict[str, tuple[int, ...]]) -> None:
     missing, unknown = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
     if missing or unknown:
-        raise ValueError(
-            f"Expected the {len(shapes)} tensors of this model, found missing {missing[:5]} and unknown {unknown[:5]}. "
-            "The file is incomplete or not of this version: fit the model again."
+        raise InputError(
+            f"tensors missing {missing[:5]} and unknown {unknown[:5]}.",
+            f"the {len(shapes)} tensors of this model.",
+            "The file is incomplete or not of this version: fit the model again.",
         )
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
-            raise ValueError(
-                f"Expected tensor {name} of shape {shape}, found {tensors[name].shape}. "
-                "Weights and settings do not belong together: fit the model again."
+            raise InputError(
+                f"tensor {name} of shape {tensors[name].shape}.",
+                f"shape {shape}.",
+                "Weights and settings do not belong together: fit the model again.",
             )
         if not np.isfinite(tensors[name]).all():
-            raise ValueError(f"Expected finite numbers in tensor {name}, found NaN or Inf. Fit the model again.")
+            raise InputError(f"NaN or Inf in tensor {name}.", "finite numbers.", "Fit the model again.")

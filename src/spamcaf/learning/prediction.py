@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spamcaf.learning.compute import Machine, computing
+from spamcaf.compute import Machine, computing
+from spamcaf.errors import InputError
 from spamcaf.learning.kernels import Kernels, Pictures
 from spamcaf.learning.model import Memory, Mode, SpamcafModel, Tensors, network_shape
 from spamcaf.learning.process import Process, condition
@@ -30,7 +31,8 @@ Array = NDArray[np.float64]
 class Predicted:
     """Expression at sites, each (site, gene) float32, log1p of counts per 10 000.
 
-    `mean` is the prediction, `sd` the standard deviation of a measurement there, `process` the Gaussian process alone.
+    `mean` is the prediction, `sd` the standard deviation of a measurement there, `process` the Gaussian process alone;
+    none is below 0.
     """
 
     mean: NDArray[np.float32]
@@ -63,8 +65,12 @@ def predict(model: SpamcafModel, context: Measured | None, sites: Sites, compute
 
 def _decoded(model: SpamcafModel, mode: Mode, mixed: Array, variance: Array, alone: Array) -> Predicted:
     sd = np.sqrt(model.programs.decode_variance(variance) + mode.mix.gene_noise)
-    decode = model.programs.decode
-    return Predicted(decode(mixed).astype(np.float32), sd.astype(np.float32), decode(alone).astype(np.float32))
+    return Predicted(_expression(model, mixed), sd.astype(np.float32), _expression(model, alone))
+
+
+def _expression(model: SpamcafModel, scores: Array) -> NDArray[np.float32]:
+    # The decoder is linear and knows no zero, below which there is no expression.
+    return np.maximum(model.programs.decode(scores), 0).astype(np.float32)
 
 
 def _blocks(n_sites: int, n_spots: int) -> list[slice]:
@@ -86,9 +92,10 @@ def _condition_on(model: SpamcafModel, context: Measured) -> Process:
 def _check_features(model: SpamcafModel, sites: Sites) -> None:
     expected, found = model.sizes.features, sites.target.shape[-1]
     if found != expected:
-        raise ValueError(
-            f"Expected {expected} features per tile, as the model was fitted with, found {found}. "
-            "Embed the sites with the model's own backbone."
+        raise InputError(
+            f"{found} features per tile.",
+            f"{expected} features, as the model was fitted with.",
+            "Embed the sites with the model's own backbone.",
         )
 
 
@@ -96,8 +103,8 @@ def _check_context(model: SpamcafModel, context: Measured) -> None:
     _check_features(model, context.sites)
     expected, found = model.sizes.genes, context.expression.shape[-1]
     if found != expected:
-        raise ValueError(
-            f"Expected {expected} genes, the model's panel, found {found}. Select the panel's genes in its order."
+        raise InputError(
+            f"{found} genes.", f"the {expected} genes of the model's panel.", "Select the panel's genes in its order."
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spamcaf.learning.compute import Machine
+from spamcaf.compute import Machine
 from spamcaf.learning.losses import Losses, spamcaf_losses
 from spamcaf.learning.sampling import first_seen, nearest_others
 from spamcaf.learning.views import SpotView
@@ -47,18 +47,29 @@ class Lesson:
         train, held = np.flatnonzero(~is_held), np.flatnonzero(is_held)
         # Four times the context is enough to find it among candidates of which most are hidden.
         candidates = nearest_others(xy_um, train, 4 * n_context)
-        tensors = (torch.from_numpy(part).to(machine.device) for part in (candidates, train, held))
-        return cls(spots, *tensors, importance, n_context, machine)
 
-    def answer(self, network: SpamcafNetwork, rows: Tensor, is_visible: Tensor, is_blind: bool) -> SpamcafOutput:
-        """Return the network's output for spots `rows`, whose context may be the train spots that are `is_visible` (spot,).
+        def tensor(index: NDArray[np.intp]) -> Tensor:
+            return torch.from_numpy(index).to(machine.device)
 
-        Blind: no context and no positions, as on a section that was never measured.
+        return cls(spots, tensor(candidates), tensor(train), tensor(held), importance, n_context, machine)
+
+    def answer(
+        self,
+        network: SpamcafNetwork,
+        rows: Tensor,
+        is_visible: Tensor,
+        is_blind: bool,
+        section: Tensor | slice = slice(None),
+    ) -> SpamcafOutput:
+        """Return the network's output for spots `rows`.
+
+        Their context may be the train spots that are `is_visible` (spot,); the global branch is shown the spots
+        `section`. Blind: no context and no positions, as on a section that was never measured.
         """
         index, seen = first_seen(self.candidates[rows], is_visible & (not is_blind), self.n_context)
         spots = self.spots.blind() if is_blind else self.spots
         with self.machine.autocast():
-            return network(spots.around(spots.sites, rows, index, seen))
+            return network(spots.around(spots.sites, rows, index, seen, section))
 
     @torch.no_grad()
     def held_scores(self, network: SpamcafNetwork, is_blind: bool) -> Tensor:
@@ -104,7 +115,9 @@ def _step_losses(network: SpamcafNetwork, lesson: Lesson, rows: Tensor, fit: Fit
     n = len(lesson.spots.scores)
     is_visible = torch.rand(n, device=rows.device) >= fit.hide_share
     is_blind = bool(torch.rand(()) < fit.blind_share)
-    out = lesson.answer(network, rows, is_visible, is_blind)
+    # A part of a large section is enough for its mean, and a step then costs the same on any section.
+    section = torch.randperm(n, device=rows.device)[: fit.section_sample]
+    out = lesson.answer(network, rows, is_visible, is_blind, section)
     return spamcaf_losses(out, lesson.spots.scores[rows], lesson.importance, fit.pearson_weight, fit.branch_weights)
 
 
@@ -117,7 +130,7 @@ def train_fold(
     the epoch and the mean total, L1, L2, L3 and L4. The last weights are kept, never the best ones on the validation
     fold: that fold decides the mixing weight and must not have been chosen on.
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay, fused=True)
     steps_per_epoch = max(1, round(len(lesson.train) / fit.batch))
     schedule = _schedule(optimizer, fit.epochs * steps_per_epoch, fit.warmup_share)
     good = _copy(network)

@@ -43,18 +43,21 @@ class SpotView:
     sites: SiteView
     scores: Tensor
 
-    def around(self, sites: SiteView, rows: Tensor | slice, index: Tensor, seen: Tensor) -> SpamcafInput:
+    def around(
+        self, sites: SiteView, rows: Tensor | slice, index: Tensor, seen: Tensor, section: Tensor | slice = slice(None)
+    ) -> SpamcafInput:
         """Return the input for `rows` of `sites`, with this section's spots `index` (site, neighbour) as context.
 
-        Scores that are not `seen` (site, neighbour) are blanked too, so nothing depends on the attention's mask alone.
+        The global branch is shown the spots `section`. Scores that are not `seen` (site, neighbour) are blanked, so
+        nothing depends on the attention's mask alone.
         """
         xy_um = sites.xy_um[rows]
         return SpamcafInput(
             target=sites.target[rows],
             neighbours=sites.neighbours[rows],
             xy_um=xy_um,
-            section_target=self.sites.target,
-            section_xy_um=self.sites.xy_um,
+            section_target=self.sites.target[section],
+            section_xy_um=self.sites.xy_um[section],
             context_scores=self.scores[index] * seen[..., None],
             context_target=self.sites.target[index],
             context_offset_um=self.sites.xy_um[index] - xy_um[:, None],

@@ -15,7 +15,7 @@ class CrossAttention(nn.Module):
         self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
 
     def forward(self, query: Tensor, tokens: Tensor, is_hidden: Tensor | None = None) -> Tensor:
-        """Return (site, width) for queries (site, width) over (site, token, width) but for `is_hidden` (site, token)."""
+        """Return (site, width) for queries (site, width) over `tokens` (site, token, width) not `is_hidden`."""
         keys = self.norm(tokens)
         out, _ = self.attention(query[:, None], keys, keys, key_padding_mask=is_hidden, need_weights=False)
         return out[:, 0]

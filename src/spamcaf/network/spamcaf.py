@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from spamcaf.errors import InputError
 from spamcaf.network.context import ContextBranch
 from spamcaf.network.encoder import Encoder
 from spamcaf.network.fusion import Fusion
@@ -29,9 +30,10 @@ class SpamcafShape:
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise ValueError(
-                f"Expected a width that `heads` divides, found width {self.width} and {self.heads} heads. "
-                f"Choose a multiple of {self.heads}."
+            raise InputError(
+                f"network width {self.width} and {self.heads} heads.",
+                "a width that heads divides.",
+                f"Choose a multiple of {self.heads}.",
             )
 
 

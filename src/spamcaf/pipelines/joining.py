@@ -45,7 +45,7 @@ def measured_spots(expression: AnnData, features: Features, barcodes: list[str])
 def grid_windows(
     grid: pd.DataFrame, spot_features: Features, grid_features: Features
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return windows (site, 9, feature) and padded pixels of a grid: spots' own where a site is one, else the grid's."""
+    """Return windows (site, 9, feature) and padded pixels of a grid; a site that is a spot has the spot's."""
     is_spot = (grid[SUB_INDEX] == 0).to_numpy()
     rows = spot_features.rows(grid.loc[is_spot, Obs.PARENT].tolist())
     windows = np.empty((len(grid), *spot_features.windows.shape[1:]), np.float32)

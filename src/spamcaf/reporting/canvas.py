@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.collections import EllipseCollection
@@ -22,7 +22,7 @@ _MARGIN = 0.04
 _MICROMETRES_PER_MM = 1000
 
 
-def library(section: AnnData) -> dict[str, dict[str, object]]:
+def library(section: AnnData) -> dict[str, dict[str, Any]]:
     """Return the images and scale factors of an AnnData's only library; an empty one where it has none."""
     libraries = section.uns.get(SPATIAL, {})
     return next(iter(libraries.values())) if libraries else {"images": {}, "scalefactors": {}}

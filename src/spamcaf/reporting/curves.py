@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -10,14 +10,20 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+
+class _Line(NamedTuple):
+    label: str
+    colour: str  # of the Okabe-Ito palette, told apart by colour-blind readers
+    width: float
+
+
 _LOSSES = {
-    "loss": ("total", "#222222", 2.0),
-    "l1": ("L1 target", "#0072b2", 1.2),
-    "l2": ("L2 neighbours", "#e69f00", 1.2),
-    "l3": ("L3 global", "#009e73", 1.2),
-    "l4": ("L4 fusion", "#cc79a7", 1.2),
+    "loss": _Line("total", "#222222", 2.0),
+    "l1": _Line("L1 target", "#0072b2", 1.2),
+    "l2": _Line("L2 neighbours", "#e69f00", 1.2),
+    "l3": _Line("L3 global", "#009e73", 1.2),
+    "l4": _Line("L4 fusion", "#cc79a7", 1.2),
 }
-"""Label, colour (Okabe-Ito, told apart by colour-blind readers) and line width."""
 
 _VALIDATION = "validation_pcc"
 
@@ -36,12 +42,13 @@ def plot_training_curves(log: pd.DataFrame) -> Figure:
         )
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for column, (label, colour, width) in _LOSSES.items():
-        _draw(left, log, column, label, colour, width)
+    for column, line in _LOSSES.items():
+        _draw(left, log, column, line)
     left.set(xlabel="epoch", ylabel="loss on training spots", title="Losses")
     left.legend(frameon=False, fontsize=8)
     n_folds = log["fold"].nunique()
-    _draw(right, log, _VALIDATION, f"mean of {n_folds} fold{'s' if n_folds > 1 else ''}", "#0072b2", 2.0)
+    mean = _Line(f"mean of {n_folds} fold{'s' if n_folds > 1 else ''}", "#0072b2", 2.0)
+    _draw(right, log, _VALIDATION, mean)
     right.set(xlabel="epoch", ylabel="mean PCC on validation spots", title="Validation")
     right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
@@ -50,8 +57,8 @@ def plot_training_curves(log: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, log: pd.DataFrame, column: str, label: str, colour: str, width: float) -> None:
+def _draw(axes: Axes, log: pd.DataFrame, column: str, line: _Line) -> None:
     by_epoch = log.dropna(subset=[column]).groupby("epoch")[column].agg(["mean", "min", "max"])
     epochs = by_epoch.index.to_numpy()
-    axes.plot(epochs, by_epoch["mean"], color=colour, linewidth=width, label=label)
-    axes.fill_between(epochs, by_epoch["min"], by_epoch["max"], color=colour, alpha=0.15, linewidth=0)
+    axes.plot(epochs, by_epoch["mean"], color=line.colour, linewidth=line.width, label=line.label)
+    axes.fill_between(epochs, by_epoch["min"], by_epoch["max"], color=line.colour, alpha=0.15, linewidth=0)

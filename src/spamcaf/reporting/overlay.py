@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-_SPOTS = "#0072b2"
+_SPOTS = "#00a040"  # green stands out on pink, purple and white
 _OUTLINE = "#d55e00"
 _INCHES = 7.0
 
@@ -29,7 +29,7 @@ def plot_overlay(
     axes = figure.subplots()
     axes.imshow(thumbnail, extent=(0, width, height, 0))
     x, y = (spots_xy_px * thumbnail_scale).T
-    axes.scatter(x, y, s=14, facecolors="none", edgecolors=_SPOTS, linewidths=0.8)
+    axes.scatter(x, y, s=14, facecolors="none", edgecolors=_SPOTS, linewidths=1.1)
     handles = [Line2D([], [], marker="o", linestyle="", markerfacecolor="none", color=_SPOTS, label="spots")]
     if tissue_outline is not None and tissue_outline.any() and not tissue_outline.all():
         rows, columns = tissue_outline.shape

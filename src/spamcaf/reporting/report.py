@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,8 @@ from spamcaf.reporting.words import FIGURES, METRICS, MODELS, PROTOCOLS
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 _TEMPLATE = "report.html.jinja"
-_DPI = 130
 _N_BEST = 12
 _N_WORST = 5
 
@@ -24,15 +21,15 @@ _N_WORST = 5
 def render_report(
     scores: Mapping[str, Any],
     section_report: Mapping[str, Any],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, bytes],
     provenance: Mapping[str, Any],
     gene_scores: pd.DataFrame,
 ) -> str:
     """Return a self-contained HTML page on one run.
 
-    `scores` is the record of `scores.json`; `figures` may hold overlay, training_curves and maps, others are added at
-    the end; `section_report` and `provenance` are shown as tables, nested keys joined by dots; `gene_scores` has one
-    row per model and gene. Everything is escaped, pictures are embedded, nothing is fetched.
+    `scores` is the record of `scores.json`; `figures` are PNG pictures and may hold overlay, training_curves and maps,
+    others are added at the end; `section_report` and `provenance` are shown as tables, nested keys joined by dots;
+    `gene_scores` has one row per model and gene. Everything is escaped, pictures are embedded, nothing is fetched.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -121,32 +118,29 @@ def _flatten(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
         if isinstance(value, Mapping):
             rows += _flatten(value, f"{name} · ")
         elif isinstance(value, list | tuple):
-            rows.append((name, ", ".join(_text(item) for item in value) or "none"))
+            rows.append((name, ", ".join(_fact(item) for item in value) or "none"))
         else:
-            rows.append((name, _text(value)))
+            rows.append((name, _fact(value)))
     return rows
 
 
 def _text(value: object) -> str:
     if value is None:
-        return "–"
+        return "n/a"
     if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"  # noqa: PLR2004
+        return f"{value:.3f}"
     return str(value)
 
 
-def _picture(name: str, figure: Figure) -> dict[str, str]:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+def _fact(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else _text(value)
+
+
+def _picture(name: str, png: bytes) -> dict[str, str]:
     label, meaning = FIGURES.get(name, (name.replace("_", " ").capitalize(), ""))
     return {
-        "png": base64.b64encode(buffer.getvalue()).decode("ascii"),
+        "png": base64.b64encode(png).decode("ascii"),
         "title": label,
         "caption": meaning,
-        "alt": f"{label}. {meaning} {_axes_titles(figure)}".strip(),
+        "alt": f"{label}. {meaning or 'A figure of this run.'}",
     }
-
-
-def _axes_titles(figure: Figure) -> str:
-    titles = [" ".join(axes.get_title().split()) for axes in figure.axes if axes.get_title().strip()]
-    return f"Panels: {'; '.join(titles)}." if titles else ""

@@ -56,7 +56,6 @@ def build_scores(
     held_out: HeldOut,
     predictions: Mapping[str, NDArray[np.float32]],
     sd: NDArray[np.float32] | None = None,
-    between: Between | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Score every model on the same hidden spots and genes.
 
@@ -78,12 +77,11 @@ def build_scores(
         "coverage_90": None if sd is None else interval_coverage(truth, predictions[Model.SPAMCAF], sd),
         "verdict": verdict(models, "hidden spots"),
     }
-    if between is not None:
-        scores["super_resolution"] = _score_between(between, setting.lattice)
     return scores, _tidy(by_gene, ceiling)
 
 
-def _score_between(between: Between, lattice: str) -> dict[str, Any]:
+def score_between(between: Between, lattice: str) -> dict[str, Any]:
+    """Score every model between the spots, where the truth is known; the record's `super_resolution`."""
     by_gene = {
         name: score_genes(between.expression, values, between.genes, f"{name} between the spots")
         for name, values in between.predictions.items()

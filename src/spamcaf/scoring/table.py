@@ -7,6 +7,17 @@ from typing import Any
 
 from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric
 
+PRINTED = (
+    Metric.PCC_MEAN,
+    Metric.PCC_MEDIAN,
+    Metric.PCC_TOP50,
+    Metric.SPEARMAN_MEAN,
+    Metric.MSE,
+    Metric.MAE,
+    Metric.VARIANCE_RATIO,
+)
+"""What fits a terminal; `scores.json` and the report hold every metric."""
+
 
 def format_table(scores: Mapping[str, Any]) -> str:
     """Return the table of models x metrics, best first and a star at each column's best, for `build_scores`' record.
@@ -23,7 +34,7 @@ def format_table(scores: Mapping[str, Any]) -> str:
         lines.append(f"90 % intervals of spamcaf cover {scores['coverage_90']:.1%} of the hidden values.")
     between = scores.get("super_resolution")
     if between:
-        lines += ["", f"Super-resolution {between['factor']:g} x, {between['n_sites']} sites with a known truth"]
+        lines += ["", f"Super-resolution {between['factor']:.2f} x, {between['n_sites']} sites with a known truth"]
         lines += [*_rows(between["models"]), between["verdict"]]
     return "\n".join([*lines, "", scores["verdict"]])
 
@@ -31,7 +42,7 @@ def format_table(scores: Mapping[str, Any]) -> str:
 def _rows(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     order = sorted(models, key=lambda name: -models[name][Metric.PCC_MEAN])
     columns = [["model", *order]]
-    for metric in Metric:
+    for metric in PRINTED:
         values = [models[name].get(metric) for name in order]
         best = _best(metric, values)
         columns.append([str(metric), *(_cell(value, value == best) for value in values)])

@@ -26,13 +26,16 @@ def check_section(
     """Return the section that is safe to compute with, and the report of what was checked.
 
     `image_shape` is (rows, columns) of the full-resolution image. Spots off the tissue or without counts are dropped
-    and counted. Raises InputError at the first thing that does not fit.
+    and counted. Counts are returned as CSR. Raises InputError at the first thing that does not fit.
     """
+    from scipy.sparse import csr_matrix
+
     _require_counts(raw)
     section = raw[raw.obs[Obs.IN_TISSUE].to_numpy(int) == 1]
     depth = np.asarray(section.X.sum(axis=1)).ravel()
     n_empty, n_off_tissue = int((depth == 0).sum()), raw.n_obs - section.n_obs
     section = section[depth > 0].copy()
+    section.X = csr_matrix(section.X)
     _require_spots(section, settings)
     facts = dict(section.uns[FACTS])
     _require_matched(facts, raw.n_obs, settings)
@@ -55,7 +58,7 @@ def _require_counts(raw: AnnData) -> None:
     for what, names in (("barcode", raw.obs_names), ("gene", raw.var_names)):
         if not names.is_unique:
             raise InputError(f"{what} {names[names.duplicated()][0]} twice.", "each once.", "Correct the input matrix.")
-    values = raw.X.data
+    values = raw.X.data if hasattr(raw.X, "tocsr") else np.asarray(raw.X)
     if values.size == 0 or not np.isfinite(values).all() or (values < 0).any() or (values % 1).any():
         raise InputError(
             "a matrix that is empty, or holds negative, missing or fractional values.",
@@ -92,7 +95,7 @@ def _require_matched(facts: dict[str, Any], n_matched: int, settings: SectionSet
 def _require_lattice(lattice: Lattice, settings: SectionSettings) -> None:
     if lattice.residual > settings.max_lattice_residual or lattice.skew > settings.max_lattice_residual:
         raise InputError(
-            f"spots {lattice.residual:.2f} pitches from a {lattice.kind} lattice on average, its sides {lattice.skew:.0%} apart.",
+            f"spots {lattice.residual:.2f} pitches off a {lattice.kind} lattice with sides {lattice.skew:.0%} apart.",
             f"at most {settings.max_lattice_residual:.2f}.",
             "Check array_row, array_col and pixel coordinates; are rows and columns swapped?",
         )
@@ -133,14 +136,14 @@ def _require_image(
             "spots inside the image.",
             "Image and coordinates do not belong together: give the full-resolution image, not hires or CytAssist.",
         )
-    for library, record in section.uns.get(SPATIAL, {}).items():
+    for record in section.uns.get(SPATIAL, {}).values():
         scale = record.get("scalefactors", {}).get(ScaleFactor.HIRES)
         if scale is None or "hires" not in record.get("images", {}):
             continue
         implied = np.array(record["images"]["hires"].shape[:2]) / float(scale)
         if np.abs(implied - image_shape).max() > IMAGE_TOLERANCE_PX / float(scale):
             raise InputError(
-                f"an image of {columns} x {rows} px; the thumbnail of {library} implies {implied[1]:.0f} x {implied[0]:.0f}.",
+                f"an image of {columns} x {rows} px, and a thumbnail of one of {implied[1]:.0f} x {implied[0]:.0f} px.",
                 "one size.",
                 "Give the image that Space Ranger was run on.",
             )

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from spamcaf.errors import InputError
+
 LatticeKind = Literal["hexagonal", "square"]
 
 # how array columns and rows advance along the two shortest lattice vectors; Visium counts columns in half pitches
@@ -54,13 +56,13 @@ def fit_lattice(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: Latt
     """Fit the lattice by least squares.
 
     `xy_px` is (spot, 2); `index` (spot, 2) holds (array_col, array_row). Any rotation, mirror and scale is found, since
-    the fit is affine. Spots must not all lie on one line.
+    the fit is affine. Raises InputError when all spots lie on one line.
     """
     steps = np.linalg.solve(INDEX_STEPS[kind].T.astype(float), index.T.astype(float)).T
     design = np.column_stack([steps, np.ones(len(steps))])
     coefficients, _, rank, _ = np.linalg.lstsq(design, xy_px, rcond=None)
     if rank < design.shape[1]:
-        raise ValueError("Found spots on one line; expected spots in two dimensions; check array_row and array_col.")
+        raise InputError("spots on one line.", "spots in two dimensions.", "Check array_row and array_col.")
     lattice = Lattice(kind, coefficients[2], coefficients[:2], 0.0)
     rms_px = float(np.sqrt(np.mean(np.sum((design @ coefficients - xy_px) ** 2, axis=1))))
     return Lattice(kind, lattice.origin_px, lattice.basis_px, rms_px / max(lattice.pitch_px, np.finfo(float).tiny))

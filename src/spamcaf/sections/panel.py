@@ -54,9 +54,9 @@ def choose_gene_panel(training: AnnData, settings: PanelSettings) -> pd.DataFram
 
 
 def _usable(training: AnnData, min_spots: int) -> NDArray[np.bool_]:
-    counts = training.X.tocsc()
-    n_expressing = np.diff(counts.indptr)
+    counts = training.X.tocsc().astype(np.float64)
+    n_expressing = np.asarray((counts > 0).sum(axis=0)).ravel()
     total = np.asarray(counts.sum(axis=0)).ravel()
     squares = np.asarray(counts.multiply(counts).sum(axis=0)).ravel()
-    usable: NDArray[np.bool_] = (n_expressing >= min_spots) & (squares * training.n_obs > total.astype(float) ** 2)
+    usable: NDArray[np.bool_] = (n_expressing >= min_spots) & (squares * training.n_obs > total**2)
     return usable

@@ -27,7 +27,7 @@ HIRES_PX, LOWRES_PX = 2000, 600
 """Longer sides that the two pictures of a Space Ranger folder have at most."""
 
 
-def build_prediction(  # noqa: PLR0917  each a thing of its own
+def build_prediction(
     mean: NDArray[np.floating],
     sd: NDArray[np.floating] | None,
     genes: pd.DataFrame,
@@ -45,8 +45,9 @@ def build_prediction(  # noqa: PLR0917  each a thing of its own
     per gene (index symbol, column gene_ids), `sites` a row per site as `lay_grid` gives them, `n_px_padded` (site,)
     counts pixels off the image. `section` gives scale, name and, where it has them, the pictures; else they come from
     `thumbnail` (row, column, 3), one of whose pixels covers `px_per_thumbnail_px` full-resolution pixels. A spot is
-    divided into `subdivide` x `subdivide` sites. `origin` is "measured" at the spots themselves, whose expression is
-    predicted as well, and "predicted" between them. `provenance` is stored as JSON text. Raises ValueError where the
+    divided into `subdivide` x `subdivide` sites. `origin` says what X holds:
+    "predicted" everywhere, at the spots (sub_index 0) too; "measured" is a category so that measured spots can be
+    joined on. `provenance` is stored as JSON text. Raises ValueError where the
     arguments disagree.
     """
     from anndata import AnnData
@@ -99,7 +100,6 @@ def _check(
 def _obs(sites: pd.DataFrame, n_px_padded: NDArray[np.integer], library: str) -> pd.DataFrame:
     import pandas as pd
 
-    is_spot = sites[Obs.SUB_INDEX].to_numpy() == 0
     # no booleans: squidpy fails on them
     columns = {
         Obs.PARENT: sites[Obs.PARENT].to_numpy(str).astype(object),
@@ -108,7 +108,7 @@ def _obs(sites: pd.DataFrame, n_px_padded: NDArray[np.integer], library: str) ->
         Obs.ARRAY_ROW: sites[Obs.ARRAY_ROW].to_numpy(np.int64),
         Obs.ARRAY_COL: sites[Obs.ARRAY_COL].to_numpy(np.int64),
         Obs.LIBRARY: pd.Categorical([library] * len(sites)),
-        Obs.ORIGIN: pd.Categorical(np.where(is_spot, MEASURED, PREDICTED), categories=[MEASURED, PREDICTED]),
+        Obs.ORIGIN: pd.Categorical([PREDICTED] * len(sites), categories=[MEASURED, PREDICTED]),
         Obs.PADDED: np.asarray(n_px_padded, np.int64),
     }
     index = pd.Index(sites[SITE_ID].to_numpy(str).astype(object))

@@ -92,8 +92,11 @@ def score_predictions(
         truth.layers[COUNTS].toarray(),
         truth.obs[DEPTH].to_numpy(),
     )
-    predictions = {Model.SPAMCAF: np.asarray(recovered.X), Model.PROGRAM_GP: recovered.layers[Model.PROGRAM_GP]}
-    predictions |= {Model(name): baseline_predictions.layers[name] for name in baseline_predictions.layers}
+    predictions = {
+        str(Model.SPAMCAF): np.asarray(recovered.X),
+        str(Model.PROGRAM_GP): np.asarray(recovered.layers[Model.PROGRAM_GP]),
+        **baseline_predictions.layers,
+    }
     name = str(expression.uns[FACTS][Fact.NAME])
     setting = Setting(name, settings.protocol, len(spot_split) - len(hidden), _lattice(expression), seed)
     scores, gene_scores = build_scores(setting, held_out, predictions, recovered.layers["sd"])

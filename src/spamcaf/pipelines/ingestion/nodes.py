@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from spamcaf.histology import tissue as histology
 from spamcaf.histology.placement import require_on_tissue
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
-from spamcaf.histology.tissue import find_tissue as find
 from spamcaf.names import SPATIAL, Part
 from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, SplitSettings, TissueSettings
 from spamcaf.pipelines.joining import mpp_of
@@ -21,25 +21,29 @@ from spamcaf.sections import checks, expression, grid, panel, split
 logger = logging.getLogger(__name__)
 
 
-def check_section(raw_section: AnnData, slide: Slide, settings: SectionSettings) -> tuple[AnnData, dict[str, Any]]:
-    """Return the section that is safe to compute with, and the report of what was checked."""
+def check_section(
+    raw_section: AnnData, slide: Slide, settings: SectionSettings, tissue: TissueSettings
+) -> tuple[AnnData, dict[str, Any]]:
+    """Return the section that is safe to compute with, and the report of what was checked.
+
+    The image is checked too, before anything is stored: it must show tissue where the spots are.
+    """
     section, report = checks.check_section(raw_section, slide.shape, settings)
     logger.info(
         "section %s: %d spots, %d genes, %.4f um/px, lattice %s within %.3f pitches, image %d x %d px",
         report["section"], report["n_spots"], report["n_genes"], report["mpp"], report["lattice"],
         report["lattice_residual_pitches"], report["image_px"]["width"], report["image_px"]["height"],
     )  # fmt: skip
-    return section, {**report, **certificate(slide=slide.fingerprint, image=slide.name)}
+    mask = histology.find_tissue(slide, mpp_of(section), tissue)
+    share = require_on_tissue(mask, np.asarray(section.obsm[SPATIAL]), checks.lattice_of(section))
+    logger.info("%.1f%% of the spots lie on tissue", share * 100)
+    origin = certificate(slide=slide.fingerprint, image=slide.name)
+    return section, {**report, "share_of_spots_on_tissue": round(share, 4), **origin}
 
 
 def find_tissue(section: AnnData, slide: Slide, settings: TissueSettings) -> Tissue:
-    """Return the tissue mask, after making sure that the spots lie on it."""
-    tissue = find(slide, mpp_of(section), settings)
-    share = require_on_tissue(tissue, np.asarray(section.obsm[SPATIAL]), checks.lattice_of(section))
-    logger.info(
-        "%.1f%% of the spots lie on tissue, which covers %.1f%% of the image", share * 100, tissue.mask.mean() * 100
-    )
-    return tissue
+    """Return the tissue mask."""
+    return histology.find_tissue(slide, mpp_of(section), settings)
 
 
 def plot_overlay(section: AnnData, tissue: Tissue) -> Figure:

@@ -13,7 +13,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 nodes.check_section,
-                ["raw_section", "slide", "params:section_checks"],
+                ["raw_section", "slide", "params:section_checks", "params:tissue"],
                 ["section", "section_report"],
                 name="check_section",
             ),

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
+from spamcaf.histology.features import Features
 from spamcaf.names import FACTS, GENE_IDS, Fact, Part
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.pipelines.joining import measured_spots, pitch_um_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, TrainedModel
 from spamcaf.provenance import certificate, configuration_hash, names_hash
 from spamcaf.sections.split import BARCODE, FOLD, barcodes_of
-
-if TYPE_CHECKING:
-    from spamcaf.histology.features import Features
 
 logger = logging.getLogger(__name__)
 

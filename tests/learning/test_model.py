@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spamcaf.errors import InputError
+from spamcaf.learning.fit import Fitted
+from spamcaf.learning.model import SpamcafModel
+from spamcaf.learning.prediction import predict
+from spamcaf.parameters import ComputeSettings
+from spamcaf.sections.places import Measured
+
+
+def _parts(fitted: Fitted) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    return fitted.model.to_tensors(), fitted.model.metadata()
+
+
+def test_a_model_read_back_predicts_the_same(
+    fitted: Fitted, visible: Measured, section: Measured, cpu: ComputeSettings
+) -> None:
+    again = SpamcafModel.from_tensors(*_parts(fitted))
+    for context in (visible, None):
+        before = predict(fitted.model, context, section.sites, cpu)
+        after = predict(again, context, section.sites, cpu)
+        np.testing.assert_array_equal(before.mean, after.mean)
+        np.testing.assert_array_equal(before.sd, after.sd)
+
+
+def test_tensors_are_plain_arrays_and_metadata_texts(fitted: Fitted) -> None:
+    tensors, metadata = _parts(fitted)
+    assert all(isinstance(t, np.ndarray) and t.dtype.kind == "f" for t in tensors.values())
+    assert all(isinstance(value, str) for value in metadata.values())
+
+
+def test_a_missing_tensor_is_named(fitted: Fitted) -> None:
+    tensors, metadata = _parts(fitted)
+    del tensors["recovery.mix"]
+    with pytest.raises(InputError, match=r"missing \['recovery.mix'\]"):
+        SpamcafModel.from_tensors(tensors, metadata)
+
+
+def test_an_unknown_tensor_is_named(fitted: Fitted) -> None:
+    tensors, metadata = _parts(fitted)
+    tensors["network.0.gate"] = np.zeros(3)
+    with pytest.raises(InputError, match=r"unknown \['network.0.gate'\]"):
+        SpamcafModel.from_tensors(tensors, metadata)
+
+
+@pytest.mark.parametrize("name", ["programs.loadings", "network.1.fusion_head.1.weight", "memory.depth"])
+def test_a_wrong_shape_is_named(fitted: Fitted, name: str) -> None:
+    tensors, metadata = _parts(fitted)
+    tensors[name] = tensors[name][1:]
+    with pytest.raises(InputError, match=f"tensor {name} of shape"):
+        SpamcafModel.from_tensors(tensors, metadata)
+
+
+def test_numbers_must_be_finite(fitted: Fitted) -> None:
+    tensors, metadata = _parts(fitted)
+    tensors["programs.shrink"] = tensors["programs.shrink"] * np.nan
+    with pytest.raises(InputError, match="NaN or Inf in tensor"):
+        SpamcafModel.from_tensors(tensors, metadata)
+
+
+def test_another_format_is_refused(fitted: Fitted) -> None:
+    tensors, metadata = _parts(fitted)
+    with pytest.raises(InputError, match="format '0'"):
+        SpamcafModel.from_tensors(tensors, metadata | {"spamcaf_model": "0"})

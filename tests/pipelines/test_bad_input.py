@@ -1,0 +1,51 @@
+"""Bad input ends in one short error: found, expected, next step; exit code not 0; nothing half-written."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+CASES = {
+    "unknown group": ("--params", "splt.mask=1", "Did you mean 'split'?"),
+    "unknown setting": ("--params", "split.maks=1", "Did you mean 'mask'?"),
+    "out of range": ("--params", "panel.n_genes=1", "greater than or equal to 2"),
+    "wrong type": ("--params", "fit.epochs=many", "fit.epochs = 'many'"),
+    "no such section": ("--params", "section=nobody", "no section 'nobody'"),
+    "section that leaves the folder": ("--params", "section=../up", "the section name '../up'"),
+    "no such environment": ("--env", "nowhere", "check --env"),
+    "no such pipeline": ("--pipeline", "nothing", "kedro registry list"),
+    "no such backbone": ("--params", "backbone=nobody", "backbone 'nobody'"),
+    "no such folder of weights": ("--params", "backbone_source=/nowhere", "no weights in /nowhere"),
+    "no access to the hub": ("--params", "backbone=uni", "backbone=efficientnet_lite0"),
+    "too many genes": ("--params", "panel.n_genes=100000", "Lower it"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_short_error(kedro: Run, case: str) -> None:
+    option, value, expected = CASES[case]
+    done = kedro("run", option, value)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr + done.stdout
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert expected in last
+    assert len(last) < 700
+
+
+def test_missing_raw_data_are_named(kedro: Run, tmp_path: Path) -> None:
+    for env in ("her2st", "dlpfc", "own", "bc1", "bc2", "mouse_brain"):
+        done = kedro("run", "--params", f"raw_root={tmp_path}", env=env)
+        assert done.returncode == 1
+        assert done.stderr.strip().splitlines()[-1].startswith("Error: Found: ")
+        assert str(tmp_path) in done.stderr
+
+
+def test_nothing_is_written_for_a_refused_section(kedro: Run, project: Path) -> None:
+    kedro("run", "--params", "section=nobody")
+    assert not list((project / "data").rglob("nobody"))

@@ -1,0 +1,139 @@
+"""One command does everything, and each pipeline works alone on what others stored."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from spamcaf.names import Model
+from spamcaf.pipeline_registry import CHAIN
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+REPORTING = "data/08_reporting/simulated"
+OUTPUT = "data/07_model_output/simulated"
+MODELS = {"spamcaf", "program_gp", "gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs"}
+METRICS = {"pcc_mean", "pcc_median", "pcc_top50", "spearman_mean", "mse", "mae"}
+
+pytestmark = pytest.mark.usefixtures("first_run")
+
+
+def test_prints_the_table_last(first_run: subprocess.CompletedProcess[str]) -> None:
+    lines = [line for line in first_run.stdout.splitlines() if line.strip()]
+    assert "mean PCC" in lines[-1]
+    assert all(any(line.startswith(f"{model} ") for line in lines) for model in MODELS)
+
+
+def test_scores_are_of_hidden_spots_only(project: Path) -> None:
+    scores = json.loads((project / REPORTING / "scores.json").read_text())
+    split = pd.read_csv(project / "data/03_primary/simulated/spot_split.csv")
+    assert scores["section"] == "simulated"
+    assert scores["protocol"] == "random"
+    assert scores["n_hidden"] == (split["part"] == "hidden").sum()
+    assert scores["n_train"] == (split["part"] == "train").sum()
+    assert scores["n_genes"] == 60
+    assert set(scores["models"]) == MODELS
+    assert all(set(row) >= METRICS for row in scores["models"].values())
+    assert set(scores["super_resolution"]["models"]) == MODELS | {"nearest_spot"}
+
+
+def test_scores_can_be_computed_again_from_what_is_stored(project: Path) -> None:
+    recovered = anndata.read_h5ad(project / OUTPUT / "recovered.h5ad")
+    truth = anndata.read_h5ad(project / "data/03_primary/simulated/expression.h5ad")[recovered.obs["parent_barcode"]]
+    a, b = (x - x.mean(axis=0) for x in (np.asarray(recovered.X, float), np.asarray(truth.X, float)))
+    with np.errstate(invalid="ignore"):
+        pcc = np.nan_to_num((a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0)))
+    scores = json.loads((project / REPORTING / "scores.json").read_text())
+    assert scores["models"]["spamcaf"]["pcc_mean"] == pytest.approx(pcc.mean(), abs=1e-4)
+
+
+def test_prediction_keeps_the_contract(project: Path) -> None:
+    prediction = anndata.read_h5ad(project / OUTPUT / "super_resolved.h5ad")
+    grid = pd.read_csv(project / "data/03_primary/simulated/grid.csv")
+    assert prediction.obs_names.tolist() == grid["site_id"].tolist()
+    assert prediction.obs_names.is_unique
+    assert all(re.fullmatch(r"[ACGT]{16}-1_s[0-3]", name) for name in prediction.obs_names)
+    assert prediction.X.dtype == np.float32
+    assert np.isfinite(prediction.X).all()
+    assert (prediction.layers["sd"] > 0).all()
+    record = json.loads(prediction.uns["spamcaf"])
+    assert {"schema_version", "package_version", "configuration", "seed", "backbone", "slide"} <= set(record)
+
+
+def test_every_result_is_there(project: Path) -> None:
+    for name in ("maps.png", "training_curves.png", "section_overlay.png", "report.html", "gene_scores.csv"):
+        assert (project / REPORTING / name).stat().st_size > 1000
+    assert (project / OUTPUT / "simulated.zarr" / "zarr.json").is_file()
+    assert not list((project / "data").rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize("pipeline", CHAIN)
+def test_each_pipeline_works_alone(kedro: Run, pipeline: str) -> None:
+    done = kedro("run", "--pipeline", pipeline)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_stored_features_are_not_computed_again(kedro: Run, project: Path) -> None:
+    blocks = sorted((project / "data/04_feature/simulated").rglob("*.safetensors"))
+    before = [path.stat().st_mtime_ns for path in blocks]
+    assert kedro("run", "--pipelines", "feature_extraction").returncode == 0
+    assert [path.stat().st_mtime_ns for path in blocks] == before
+
+
+def test_same_seed_gives_the_same_predictions(kedro: Run, project: Path) -> None:
+    path = project / OUTPUT / "recovered.h5ad"
+    before = anndata.read_h5ad(path).X
+    assert kedro("run", "--pipelines", "training,inference").returncode == 0
+    np.testing.assert_array_equal(anndata.read_h5ad(path).X, before)
+
+
+def test_a_killed_run_goes_on_where_it_stopped(kedro: Run, project: Path) -> None:
+    store = project / "data/04_feature/simulated"
+    whole = {path.relative_to(store): path.read_bytes() for path in store.rglob("*.safetensors")}
+    shutil.rmtree(store)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kedro", "run", "--pipelines", "feature_extraction", "--env", "tiny"],
+        cwd=project,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not list(store.rglob("block_*.safetensors")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(list(store.rglob("block_*.safetensors"))) < len(whole)
+    assert kedro("run", "--pipelines", "feature_extraction").returncode == 0
+    assert {path.relative_to(store): path.read_bytes() for path in store.rglob("*.safetensors")} == whole
+
+
+def test_a_model_of_another_split_is_refused(kedro: Run) -> None:
+    assert kedro("run", "--pipelines", "ingestion", "--params", "split.mask=1").returncode == 0
+    done = kedro("run", "--pipelines", "inference")
+    assert done.returncode == 1
+    assert "Run the pipeline training again" in done.stderr
+    assert kedro("run", "--pipelines", "ingestion").returncode == 0
+
+
+def test_the_simulated_section_reads_back_as_an_own_section(kedro: Run, project: Path) -> None:
+    assert kedro("run", "--pipelines", "simulation").returncode == 0
+    words = ("run", "--pipelines", "ingestion", "--params")
+    own = kedro(*words, "section=simulated,raw_root=data/01_raw,panel.n_genes=60", env="own")
+    assert own.returncode == 0, own.stdout + own.stderr
+    report = json.loads((project / REPORTING / "section_report.json").read_text())
+    assert report["n_genes"] == 300
+    assert report["mpp"] == pytest.approx(0.8, rel=0.01)
+
+
+def test_models_have_names() -> None:
+    assert MODELS < {model.value for model in Model}

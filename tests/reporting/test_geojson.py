@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from spamcaf.reporting.geojson import to_geojson
+
+
+def test_measurements_are_the_values_of_the_genes_asked_for(make_section: Callable[..., ad.AnnData]) -> None:
+    section = make_section()
+    collection = to_geojson(section, ["B", "A"])
+    assert collection["features"][3]["properties"]["measurements"] == {"B": 1.0, "A": 4.0}
+
+
+def test_a_value_that_is_not_finite_is_left_out(make_section: Callable[..., ad.AnnData]) -> None:
+    section = make_section()
+    section.X[0, 0] = np.nan
+    first, second = (f["properties"]["measurements"] for f in to_geojson(section, ["A", "B"])["features"][:2])
+    assert set(first) == {"B"}
+    assert set(second) == {"A", "B"}
+
+
+def test_an_unknown_gene_is_refused_by_name(make_section: Callable[..., ad.AnnData]) -> None:
+    with pytest.raises(ValueError, match="NOPE"):
+        to_geojson(make_section(), ["A", "NOPE"])

@@ -1,0 +1,97 @@
+"""The project itself: imports are free, nodes are typed, settings are complete, the README's commands are true."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import yaml
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from pydantic import BaseModel
+
+from spamcaf.cli import run as run_command
+from spamcaf.parameters import RunSettings
+from spamcaf.pipeline_registry import CHAIN
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "timm", "scanpy", "torchvision", "spatialdata")
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^(?:.*&& )?(kedro [^\n#&]+?) *(?:#.*)?$", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["registry", "list"], ["run", "--help"]])
+def test_commands_that_compute_nothing_import_nothing_heavy(project: Path, words: list[str]) -> None:
+    code = (
+        "import sys, json\n"
+        "from kedro.framework.cli.cli import main\n"
+        f"sys.argv = ['kedro', *{words!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize("name", [*CHAIN, "simulation"])
+def test_annotations_of_nodes_resolve(name: str) -> None:
+    """Kedro skips the typed parameters of a node whose annotations it cannot resolve."""
+    for node in import_module(f"spamcaf.pipelines.{name}").create_pipeline().nodes:
+        hints = get_type_hints(node.func)
+        typed = [entry for entry in node.inputs if entry.startswith("params:") and "." not in entry]
+        settings = [hint for hint in hints.values() if isinstance(hint, type) and issubclass(hint, BaseModel)]
+        assert len(settings) == len([entry for entry in typed if entry != "params:seed"])
+
+
+def test_the_configuration_shows_every_setting_with_its_default() -> None:
+    shown = yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())
+    assert RunSettings.model_validate(shown) == RunSettings()
+    assert json.loads(json.dumps(shown)) == RunSettings().model_dump(mode="json")
+
+
+@pytest.mark.parametrize("env", sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir()))
+def test_every_environment_makes_a_catalog(project: Path, env: str) -> None:
+    bootstrap_project(project)
+    with KedroSession.create(project, env=env) as session:
+        catalog = session.load_context().catalog
+        for name in ("raw_section", "slide", "truth", "backbone", "scores"):
+            assert catalog.get(name) is not None
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_readme_are_understood(project: Path, command: str) -> None:
+    words = shlex.split(command)
+    if words[1] != "run":
+        done = subprocess.run([sys.executable, "-m", *words, "--help"], cwd=project, capture_output=True, check=False)
+        assert done.returncode == 0
+        return
+    options = run_command.make_context("run", [w.replace("<folder>", "folder") for w in words[2:]]).params
+    bootstrap_project(project)
+    with KedroSession.create(project, env=options["env"], runtime_params=options["params"]) as session:
+        assert session.load_context().catalog.get("raw_section") is not None
+
+
+def test_the_readme_holds_both_commands() -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    assert any("pip install" in block and re.search(r"kedro run$", block.strip()) for block in blocks)
+    assert any("pip install" in block and "pytest" in block for block in blocks)
+    assert len(COMMANDS) >= 8
+
+
+def test_the_default_pipeline_is_the_chain(kedro: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    described = yaml.safe_load(kedro("registry", "describe", "__default__").stdout)
+    names = [re.sub(r" \(.*", "", node) for node in described["Nodes"]]
+    assert {name.split(".")[0] for name in names} == set(CHAIN)
+
+
+def test_no_telemetry() -> None:
+    assert yaml.safe_load((ROOT / ".telemetry").read_text()) == {"consent": False}
