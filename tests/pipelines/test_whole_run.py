@@ -114,7 +114,8 @@ def test_a_killed_run_goes_on_where_it_stopped(kedro: Run, project: Path) -> Non
     process.wait()
     assert len(list(store.rglob("block_*.safetensors"))) < len(whole)
     assert kedro("run", "--pipelines", "feature_extraction").returncode == 0
-    assert {path.relative_to(store): path.read_bytes() for path in store.rglob("*.safetensors")} == whole
+    again = {path.relative_to(store): path.read_bytes() for path in store.rglob("*.safetensors")}
+    assert again == whole
 
 
 def test_a_model_of_another_split_is_refused(kedro: Run) -> None:

@@ -77,7 +77,8 @@ def fit_spamcaf(
         measured, folds, pitch_um, programs, programs.scores(measured.expression), Pictures.of(measured.sites)
     )
     say(f"{len(programs)} gene programs, signal shares {_listed(programs.shrink)}")
-    with computing(compute) as machine:
+    # A step's tensors are small: a second thread saves little, and on busy cores waiting for it costs many times more.
+    with computing(compute.model_copy(update={"threads": compute.threads or 1})) as machine:
         school = _School(visible, fit, network, machine, seed, say)
         networks, rows, by_network = school.train()
     recovery = _mode(visible, by_network.recovery, fit, seed, with_space=True)
