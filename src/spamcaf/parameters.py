@@ -69,7 +69,7 @@ class TileSettings(_Settings):
 
     unit: Literal["um", "pixels"] = Field("um", description="pixels reproduces the released code's windows")
     tile_um: Micrometres = Field(112.0, description="width of a tile: 224 px at 0.5 um/px, what UNI was trained on")
-    batch: int = Field(64, ge=1, description="tiles per forward pass; halved by itself when memory runs out")
+    batch: int = Field(64, ge=1, description="tiles per forward pass on a GPU; halved by itself when memory runs out")
 
 
 class ComputeSettings(_Settings):
@@ -95,7 +95,7 @@ class NetworkSettings(_Settings):
 class FitSettings(_Settings):
     """How the model is trained."""
 
-    n_programs: int = Field(8, ge=1, description="gene programs that the decoder combines")
+    n_programs: int = Field(16, ge=1, description="gene programs at most; those within the noise are dropped")
     epochs: int = Field(40, ge=1, description="passes over the visible spots, per fold")
     batch: int = Field(128, ge=2, description="spots per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak of the warm-up and cosine schedule of AdamW")

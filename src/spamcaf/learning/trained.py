@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class TrainedModel:
     """What the catalog keeps of a training.
 
-    `record` is plain data: the section, its split, backbone and view of the features, settings, seed and version.
+    `record` is plain data: the section, its spots, backbone and view of the features, settings, seed and version.
     """
 
     model: SpamcafModel
@@ -46,11 +46,11 @@ class TrainedModel:
                 "Run the pipeline training again: the panel or the split has changed since.",
             )
 
-    def require_split(self, split_hash: str) -> None:
-        """Raise InputError when the split has changed: the model would have seen spots that are now hidden."""
-        if self.record["split"] != split_hash:
+    def require_spots(self, spots_hash: str) -> None:
+        """Raise InputError unless it was trained on these very spots: on another split it has seen hidden ones."""
+        if self.record["spots"] != spots_hash:
             raise InputError(
-                "a model that was trained on another split of the spots.",
+                "a model that was trained on other spots.",
                 "the split that is stored now.",
                 "Run the pipeline training again.",
             )

@@ -38,6 +38,14 @@ def split_spots(barcodes: list[str], settings: SplitSettings, seed: int) -> pd.D
     return table.loc[barcodes].reset_index()
 
 
+def fold_all(split: pd.DataFrame) -> pd.DataFrame:
+    """Return barcode and fold of every spot; the hidden ones, which have none, are dealt out over the folds."""
+    folded = split[[BARCODE, FOLD]].copy()
+    hidden = (split[PART] == Part.HIDDEN).to_numpy()
+    folded.loc[hidden, FOLD] = np.arange(hidden.sum()) % (split[FOLD].max() + 1)
+    return folded
+
+
 def barcodes_of(split: pd.DataFrame, part: Part) -> list[str]:
     """Return the barcodes of one part, in the split's order."""
     return split.loc[split[PART] == part.value, BARCODE].tolist()

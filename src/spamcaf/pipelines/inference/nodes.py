@@ -42,7 +42,7 @@ def predict_hidden_spots(
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
     _require_match(model, expression, spot_features.key)
-    model.require_split(names_hash(visible))
+    model.require_spots(names_hash(visible))
     spots = section[hidden]
     table = subdivide(spots, lattice_of(section), 1)
     sites = sites_of(hidden, table[[X_PX, Y_PX]].to_numpy() * mpp_of(section), spot_features)
@@ -53,7 +53,7 @@ def predict_hidden_spots(
 
 
 def predict_grid(
-    model: TrainedModel,
+    full_model: TrainedModel,
     expression: AnnData,
     spot_features: Features,
     grid_features: Features,
@@ -63,18 +63,19 @@ def predict_grid(
     settings: GridSettings,
     compute: ComputeSettings,
 ) -> AnnData:
-    """Predict the sites between the spots, looking at every measured spot, the hidden ones included."""
+    """Predict the sites between the spots with the model of all measured spots, looking at all of them."""
     from spamcaf.learning.prediction import predict
     from spamcaf.sections.places import Sites
 
-    _require_match(model, expression, spot_features.key)
-    model.require_features(grid_features.key)
+    _require_match(full_model, expression, spot_features.key)
+    full_model.require_features(grid_features.key)
+    full_model.require_spots(names_hash(expression.obs_names))
     windows, n_padded = grid_windows(grid, spot_features, grid_features)
     sites = Sites(grid[[X_PX, Y_PX]].to_numpy() * mpp_of(section), Features.target_of(windows), windows)
     context = measured_spots(expression, spot_features, expression.obs_names.tolist())
-    predicted = predict(model.model, context, sites, compute)
+    predicted = predict(full_model.model, context, sites, compute)
     logger.info("%d sites predicted, %d of them between the spots", len(grid), (grid[SUB_INDEX] > 0).sum())
-    return _as_anndata(predicted, model, grid, n_padded, section, tissue, settings.subdivide)
+    return _as_anndata(predicted, full_model, grid, n_padded, section, tissue, settings.subdivide)
 
 
 def write_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> SpatialData:

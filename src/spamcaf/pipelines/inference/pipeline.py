@@ -21,7 +21,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             Node(
                 nodes.predict_grid,
                 [
-                    "model",
+                    "full_model",
                     "expression",
                     "spot_features",
                     "grid_features",

@@ -10,7 +10,7 @@ from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.pipelines.joining import measured_spots, pitch_um_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, TrainedModel
 from spamcaf.provenance import certificate, configuration_hash, names_hash
-from spamcaf.sections.split import BARCODE, FOLD, barcodes_of
+from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
 
 logger = logging.getLogger(__name__)
 
@@ -24,22 +24,53 @@ def fit_spamcaf(
     compute: ComputeSettings,
     seed: int,
 ) -> tuple[TrainedModel, DataFrame]:
-    """Fit SpaMCAF to the visible spots; return the model and its log, one row per fold and epoch."""
+    """Fit the model that is scored, to the visible spots; return it and its log, one row per fold and epoch."""
     import pandas as pd
 
+    visible = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
+    model, log = _fit(expression, visible, spot_features, fit, network, compute, seed)
+    return model, pd.DataFrame(log)
+
+
+def fit_on_all_spots(
+    expression: AnnData,
+    spot_split: DataFrame,
+    spot_features: Features,
+    fit: FitSettings,
+    network: NetworkSettings,
+    compute: ComputeSettings,
+    seed: int,
+) -> TrainedModel:
+    """Fit the model that draws the map, to every measured spot: for the map nothing needs to be hidden.
+
+    No score on hidden spots is ever taken from it.
+    """
+    model, _ = _fit(expression, fold_all(spot_split), spot_features, fit, network, compute, seed)
+    return model
+
+
+def _fit(
+    expression: AnnData,
+    spots: DataFrame,
+    spot_features: Features,
+    fit: FitSettings,
+    network: NetworkSettings,
+    compute: ComputeSettings,
+    seed: int,
+) -> tuple[TrainedModel, list[dict[str, float]]]:
     from spamcaf.learning import fit as learning
     from spamcaf.learning.trained import TrainedModel
 
-    visible = barcodes_of(spot_split, Part.TRAIN)
-    folds = spot_split.set_index(BARCODE).loc[visible, FOLD].to_numpy()
-    measured = measured_spots(expression, spot_features, visible)
+    barcodes = spots[BARCODE].tolist()
+    measured = measured_spots(expression, spot_features, barcodes)
+    logger.info("fitting to %d spots", len(barcodes))
     fitted = learning.fit_spamcaf(
-        measured, folds, pitch_um_of(expression), fit, network, compute, seed, log=logger.info
+        measured, spots[FOLD].to_numpy(), pitch_um_of(expression), fit, network, compute, seed, log=logger.info
     )
     record = certificate(
         section=str(expression.uns[FACTS][Fact.NAME]),
-        split=names_hash(visible),
-        n_train=len(visible),
+        spots=names_hash(barcodes),
+        n_train=len(barcodes),
         backbone=spot_features.key.backbone,
         view=spot_features.key.view,
         slide=spot_features.key.slide,
@@ -47,7 +78,7 @@ def fit_spamcaf(
         configuration=configuration_hash(fit, network, compute),
     )
     genes, gene_ids = expression.var_names.tolist(), expression.var[GENE_IDS].astype(str).tolist()
-    return TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record), pd.DataFrame(fitted.log)
+    return TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record), fitted.log
 
 
 def plot_training(training_log: DataFrame) -> Figure:

@@ -9,23 +9,19 @@ from spamcaf.pipelines.training import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
+    inputs = [
+        "expression",
+        "spot_split",
+        "spot_features",
+        "params:fit",
+        "params:network",
+        "params:compute",
+        "params:seed",
+    ]
     return Pipeline(
         [
-            Node(
-                nodes.fit_spamcaf,
-                [
-                    "expression",
-                    "spot_split",
-                    "spot_features",
-                    "params:fit",
-                    "params:network",
-                    "params:compute",
-                    "params:seed",
-                ],
-                ["model", "training_log"],
-                name="fit_spamcaf",
-                tags="gpu",
-            ),
+            Node(nodes.fit_spamcaf, inputs, ["model", "training_log"], name="fit_spamcaf", tags="gpu"),
+            Node(nodes.fit_on_all_spots, inputs, "full_model", name="fit_on_all_spots", tags="gpu"),
             Node(nodes.plot_training, "training_log", "training_curves", name="plot_training"),
         ],
         namespace="training",
