@@ -48,6 +48,7 @@ class PanelSettings(_Settings):
     """Which genes are predicted."""
 
     n_genes: int = Field(1000, ge=2, description="highly variable genes, chosen on training spots only")
+    include: list[str] = Field(default_factory=list, description="symbols that the panel holds in any case")
     min_spots: int = Field(10, ge=1, description="fewest training spots that express a gene of the panel")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,20 @@ def test_a_new_key_replaces_the_old_once_it_is_complete(store: FeaturesDataset, 
     assert store.load().key == OTHER
     np.testing.assert_array_equal(store.load().windows, WINDOWS * 2)
     assert {block.key for block in stored.load()} == {OTHER}
+
+
+@pytest.mark.parametrize("newest", [KEY, OTHER])
+def test_of_two_wholes_the_newest_is_loaded(store: FeaturesDataset, tmp_path: Path, newest: FeatureKey) -> None:
+    """A kill between the last block and the removal of older keys leaves both."""
+    for key in (KEY, OTHER):
+        apart = FeaturesDataset(filepath=str(tmp_path / key.short()))
+        for block in blocks(key):
+            apart.save(block)
+        (tmp_path / "features").mkdir(exist_ok=True)
+        (tmp_path / key.short() / key.short()).rename(tmp_path / "features" / key.short())
+    for path in (tmp_path / "features" / newest.short()).iterdir():
+        os.utime(path, (2e9, 2e9))
+    assert store.load().key == newest
 
 
 def test_a_block_moved_to_another_key_is_not_trusted(store: FeaturesDataset, tmp_path: Path) -> None:

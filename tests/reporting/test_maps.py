@@ -48,11 +48,14 @@ def test_discs_lie_where_the_spots_are_and_carry_their_values(make_section, spar
     assert set(discs.get_widths()) == {55.0}
 
 
-def test_axes_are_equal_with_y_down_and_one_colour_range_per_row(make_section) -> None:
-    figure = plot_gene_maps(make_section(), make_section(2), make_section(), {"A": 0.5}, 0.5)
+def test_axes_are_equal_with_y_down_and_both_predictions_share_their_colours(make_section) -> None:
+    faint, fainter = make_section(2), make_section()
+    faint.X, fainter.X = faint.X / 2, fainter.X / 4
+    figure = plot_gene_maps(make_section(), faint, fainter, {"A": 0.5}, 0.5)
     maps = [axes for axes in figure.axes if axes.get_title()]
-    limits = {_discs(axes).get_clim() for axes in maps}
-    assert len(limits) == 1
+    measured, *predicted = [_discs(axes).get_clim() for axes in maps]
+    assert predicted[0] == predicted[1]
+    assert predicted[0][1] < measured[1]
     for axes in maps:
         assert axes.get_aspect() == 1
         assert axes.get_ylim()[0] > axes.get_ylim()[1]

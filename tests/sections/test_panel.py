@@ -36,10 +36,25 @@ def test_most_variable_genes_first_with_their_ids(section: AnnData) -> None:
     assert len(panel) == 10
     assert panel["gene"].is_unique
     assert panel["gene"].iloc[0] == "gene5"
-    assert panel["rank"].tolist() == list(range(10))
+    assert set(panel["chosen_by"]) == {"variability"}
     assert panel["gene_ids"].tolist() == section.var.loc[panel["gene"], "gene_ids"].tolist()
     assert panel["mean"].iloc[0] == pytest.approx(bursts.mean())
-    assert panel["variance"].iloc[0] == pytest.approx(bursts.var(ddof=1))
+    assert panel["variance"].iloc[0] == pytest.approx(bursts.var())
+
+
+def test_genes_asked_for_take_the_place_of_the_least_variable(
+    section: AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = choose_gene_panel(section, PanelSettings(n_genes=10))["gene"].tolist()
+    asked = next(gene for gene in section.var_names if gene not in plain)
+    settings = PanelSettings(n_genes=10, include=[asked, plain[0], "NOT_A_GENE"])
+    panel = choose_gene_panel(section, settings).set_index("gene")
+    assert len(panel) == 10
+    assert set(panel.index) == {*plain[:9], asked}
+    assert panel["chosen_by"].to_dict() == {
+        g: "request" if g in settings.include else "variability" for g in panel.index
+    }
+    assert "NOT_A_GENE" in caplog.text
 
 
 def test_hidden_spots_change_nothing(section: AnnData) -> None:

@@ -44,16 +44,18 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
 
     def load(self) -> Features:
         """Return the whole; raise InputError when it is not complete."""
-        folders = [f for f in self._folder.glob("*") if f.is_dir()] if self._folder.is_dir() else []
-        wholes = [blocks for folder in folders if _is_whole(blocks := list(_blocks(folder)))]
-        if not wholes:
-            raise not_stored(self._folder)
-        if len(wholes) > 1:
-            raise DatasetError(f"Found {len(wholes)} complete sets of features in {self._folder}; remove the older.")
-        return join_blocks(wholes[0])
+        # the newest first: a kill between the last block and the removal of older keys leaves two wholes
+        for folder in sorted(self._folders(), key=_last_written, reverse=True):
+            blocks = list(_blocks(folder))
+            if _is_whole(blocks):
+                return join_blocks(blocks)
+        raise not_stored(self._folder)
 
     def _exists(self) -> bool:
-        return self._folder.is_dir() and any(_is_whole(list(_blocks(f))) for f in self._folder.glob("*") if f.is_dir())
+        return any(_is_whole(list(_blocks(folder))) for folder in self._folders())
+
+    def _folders(self) -> list[Path]:
+        return sorted(f for f in self._folder.iterdir() if f.is_dir()) if self._folder.is_dir() else []
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": PurePosixPath(self._folder)}
@@ -68,9 +70,7 @@ class StoredBlocksDataset(FeaturesDataset):
 
     def load(self) -> list[Features]:  # type: ignore[override]
         """Return the sound blocks of every key."""
-        if not self._folder.is_dir():
-            return []
-        return [block for folder in sorted(self._folder.glob("*")) if folder.is_dir() for block in _blocks(folder)]
+        return [block for folder in self._folders() for block in _blocks(folder)]
 
     def save(self, data: Features) -> None:
         raise DatasetError("Save through the feature store's own entry.")
@@ -95,6 +95,10 @@ def _n_stored(folder: Path) -> int:
         except (SafetensorError, OSError, ValueError, KeyError):
             return 0
     return n_sites
+
+
+def _last_written(folder: Path) -> int:
+    return max((path.stat().st_mtime_ns for path in folder.glob(BLOCKS)), default=0)
 
 
 def _remove_others(folder: Path) -> None:

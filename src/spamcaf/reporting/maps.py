@@ -15,6 +15,8 @@ from spamcaf.reporting.canvas import draw_discs, draw_scale_bar, draw_tissue, fr
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
 
 _PANEL_INCHES = 3.5
 _PERCENTILES = (1, 99)
@@ -42,27 +44,36 @@ def plot_gene_maps(
     """Draw a row per gene: measured spots, prediction at hidden spots, super-resolved map where there is one.
 
     `genes` maps each gene to its held-out PCC. X of each AnnData is log1p CP10k, `obsm["spatial"]` in full-resolution
-    pixels of `mpp` micrometres. A row shares its colours: the 1st to 99th percentile of the measured values.
+    pixels of `mpp` micrometres. Colours span the 1st to 99th percentile, of the measured values in the first map and of
+    the predicted ones in the others: a prediction varies less than noisy counts, and would look flat in their range.
     """
     sections = {"measured": measured, "predicted at hidden spots": recovered}
     if super_resolved is not None:
         sections["super-resolved"] = super_resolved
     _check(sections, genes)
-    figure = Figure(figsize=(_PANEL_INCHES * len(sections) + 0.8, _PANEL_INCHES * len(genes)), layout="constrained")
+    figure = Figure(figsize=(_PANEL_INCHES * len(sections) + 1.6, _PANEL_INCHES * len(genes)), layout="constrained")
     grid = figure.subplots(len(genes), len(sections), squeeze=False)
     xy_px = np.asarray(measured.obsm[SPATIAL], dtype=float)
     for row, (gene, pcc) in zip(grid, genes.items(), strict=True):
-        limits = _limits(_values(measured, gene))
-        for axes, (title, section) in zip(row, sections.items(), strict=True):
+        values = {title: _values(section, gene) for title, section in sections.items()}
+        predicted = _limits(np.concatenate([values[title] for title in list(sections)[1:]]))
+        ranges = [_limits(values["measured"])] + [predicted] * (len(sections) - 1)
+        drawn = []
+        for axes, (title, section), limits in zip(row, sections.items(), ranges, strict=True):
             draw_tissue(axes, measured)
-            discs = draw_discs(axes, section, _values(section, gene), limits)
+            drawn.append(draw_discs(axes, section, values[title], limits))
             frame(axes, xy_px)
             axes.set_title(_title(gene, title, pcc), fontsize=10)
         draw_scale_bar(row[0], mpp)
-        bar = figure.colorbar(discs, ax=list(row), shrink=0.75, pad=0.01, extend="both")
-        bar.set_label(f"{gene}, log1p CP10k", fontsize=9)
-        bar.outline.set_visible(False)
+        _add_bar(figure, drawn[0], [row[0]], "measured")
+        _add_bar(figure, drawn[-1], list(row[1:]), "predicted")
     return figure
+
+
+def _add_bar(figure: Figure, discs: ScalarMappable, axes: list[Axes], what: str) -> None:
+    bar = figure.colorbar(discs, ax=axes, shrink=0.75, pad=0.01, extend="both")
+    bar.set_label(f"{what}, log1p CP10k", fontsize=9)
+    bar.outline.set_visible(False)
 
 
 def _title(gene: str, what: str, pcc: float) -> str:

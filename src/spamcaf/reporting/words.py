@@ -56,6 +56,6 @@ FIGURES: dict[str, Wording] = {
     "maps": Wording(
         "Gene maps",
         "Per gene: measured spots, prediction at hidden spots, and the super-resolved map where there is one. "
-        "A row shares one colour range.",
+        "The two predictions share one colour range, the measured spots have their own.",
     ),
 }

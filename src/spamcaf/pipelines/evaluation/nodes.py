@@ -117,7 +117,7 @@ def plot_maps(
     from spamcaf.reporting.maps import choose_genes, plot_gene_maps
 
     measured = expression.copy()
-    measured.uns[SPATIAL] = super_resolved.uns[SPATIAL]
+    measured.uns[SPATIAL] = recovered.uns[SPATIAL]
     genes = choose_genes(gene_scores, settings.genes, settings.n_genes)
     return plot_gene_maps(measured, recovered, super_resolved, genes, mpp_of(expression))
 
