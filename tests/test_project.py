@@ -65,6 +65,9 @@ def test_every_environment_makes_a_catalog(project: Path, env: str) -> None:
         catalog = session.load_context().catalog
         for name in ("raw_section", "slide", "truth", "backbone", "scores"):
             assert catalog.get(name) is not None
+        assert catalog.get("backbone")._describe()["name"] == (
+            "efficientnet_lite0" if env in {"base", "local"} else "uni"
+        )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,12 +1,10 @@
-"""Hooks: a wrong setting stops the run before any work, and a hub token is found in every environment."""
+"""Hooks: a wrong setting stops the run before any work."""
 
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.framework.hooks import hook_impl
 from pydantic import BaseModel, ValidationError
 
@@ -22,7 +20,7 @@ class SettingsGuard:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Check the settings and provide the hub's credentials."""
+        """Check the settings and the section's name."""
         settings = dict(context.config_loader["parameters"])
         check_settings(settings)
         section = settings.get("section")
@@ -32,7 +30,6 @@ class SettingsGuard:
                 "letters, digits, '_', '-' and '.', since it names files.",
                 "Rename the section's folder, or say where it lies with raw_root=<folder>.",
             )
-        context.config_loader["credentials"] = {"huggingface": {"token": None}, **_credentials(context)}
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -65,18 +62,3 @@ def _nearest(place: tuple[int | str, ...]) -> tuple[str, list[str]]:
 
 def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
-
-
-def _credentials(context: KedroContext) -> dict[str, Any]:
-    """Read the environment's credentials and conf/local's: a named environment would not see the latter."""
-    found: dict[str, Any] = {}
-    for loader in (_local_loader(context), context.config_loader):
-        try:
-            found |= loader["credentials"]
-        except MissingConfigException:
-            continue
-    return found
-
-
-def _local_loader(context: KedroContext) -> OmegaConfigLoader:
-    return OmegaConfigLoader(str(Path(context.project_path) / "conf"), base_env="base", default_run_env="local")

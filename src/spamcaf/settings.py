@@ -1,10 +1,9 @@
 """Project settings of Kedro."""
 
-from kedro.config import OmegaConfigLoader
-
+from spamcaf.config_loader import ProjectConfigLoader
 from spamcaf.hooks import SettingsGuard
 
-CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -43,6 +44,7 @@ def test_scores_are_of_hidden_spots_only(project: Path) -> None:
     assert scores["n_hidden"] == (split["part"] == "hidden").sum()
     assert scores["n_train"] == (split["part"] == "train").sum()
     assert scores["n_genes"] == 60
+    assert len(split) < 120, "the environment's small simulation was not used"
     assert set(scores["models"]) == MODELS
     assert all(set(row) >= METRICS for row in scores["models"].values())
     assert set(scores["super_resolution"]["models"]) == MODELS | {"nearest_spot"}
@@ -105,6 +107,7 @@ def test_a_killed_run_goes_on_where_it_stopped(kedro: Run, project: Path) -> Non
     process = subprocess.Popen(
         [sys.executable, "-m", "kedro", "run", "--pipelines", "feature_extraction", "--env", "tiny"],
         cwd=project,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -46,7 +46,7 @@ def test_genes_asked_for_take_the_place_of_the_least_variable(
     section: AnnData, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = choose_gene_panel(section, PanelSettings(n_genes=10))["gene"].tolist()
-    asked = next(gene for gene in section.var_names if gene not in plain)
+    asked = next(gene for gene in reversed(section.var_names) if gene not in plain)
     settings = PanelSettings(n_genes=10, include=[asked, plain[0], "NOT_A_GENE"])
     panel = choose_gene_panel(section, settings).set_index("gene")
     assert len(panel) == 10

@@ -13,6 +13,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from spamcaf.datasets.atomic import replacing
 from spamcaf.datasets.base import not_stored
+from spamcaf.datasets.tensors import read_tensors, read_texts, write_tensors
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
 
@@ -85,16 +86,10 @@ def _is_whole(blocks: list[Features]) -> bool:
 
 def _n_stored(folder: Path) -> int:
     """Count the sites stored in `folder` by the records alone: a save must not read all blocks before it again."""
-    from safetensors import SafetensorError, safe_open
-
-    n_sites = 0
-    for path in folder.glob(BLOCKS):
-        try:
-            with safe_open(path, "numpy") as file:
-                n_sites += len(json.loads((file.metadata() or {})["ids"]))
-        except (SafetensorError, OSError, ValueError, KeyError):
-            return 0
-    return n_sites
+    try:
+        return sum(len(json.loads(read_texts(path)["ids"])) for path in folder.glob(BLOCKS))
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _last_written(folder: Path) -> int:
@@ -108,9 +103,7 @@ def _remove_others(folder: Path) -> None:
 
 
 def _write_block(path: Path, block: Features) -> None:
-    from safetensors.numpy import save_file
-
-    arrays: dict[str, np.ndarray] = {"windows": np.ascontiguousarray(block.windows), "n_px_padded": block.n_px_padded}
+    arrays: dict[str, np.ndarray] = {"windows": block.windows, "n_px_padded": block.n_px_padded}
     record = {
         "key": block.key.text(),
         "ids": json.dumps(block.ids),
@@ -119,7 +112,7 @@ def _write_block(path: Path, block: Features) -> None:
         CHECKSUM: _checksum(arrays),
     }
     with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata=record)
+        write_tensors(temporary, arrays, record)
 
 
 def _blocks(folder: Path) -> Iterator[Features]:
@@ -134,18 +127,14 @@ def _blocks(folder: Path) -> Iterator[Features]:
 
 
 def _read_block(path: Path) -> Features:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "numpy") as file:
-            record = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        arrays, record = read_tensors(path)
         if _checksum(arrays) != record[CHECKSUM]:
             raise ValueError("its checksum does not match")
         key = FeatureKey(**json.loads(record["key"]))
         ids, start, n_total = tuple(json.loads(record["ids"])), int(record["start"]), int(record["n_total"])
         return Features(ids, arrays["windows"], arrays["n_px_padded"], key, n_total, start)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}).", "a whole block of features.", "None.") from error
 
 
