@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kedro.io import DatasetError
 
 from spamcaf.datasets.model import ModelDataset
 from spamcaf.errors import InputError
@@ -55,7 +56,7 @@ def test_a_damaged_model_is_refused(trained: TrainedModel, tmp_path: Path, damag
     dataset = ModelDataset(filepath=str(path))
     dataset.save(trained)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match="Next step"):
+    with pytest.raises(DatasetError, match="Next step"):
         dataset.load()
 
 

@@ -1,0 +1,50 @@
+"""What a GPU computes agrees with the CPU; on a machine with CUDA: `pytest tests/gpu`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from spamcaf.histology.backbone import Backbone, BackboneIdentity
+from spamcaf.histology.embedding import Embedder
+from spamcaf.learning.fit import fit_spamcaf
+from spamcaf.learning.prediction import predict
+from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
+from spamcaf.sections.places import Measured, Sites
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+CPU, CUDA = ComputeSettings(device="cpu", precision="float32"), ComputeSettings(device="cuda")
+
+
+def backbone() -> Backbone:
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_vit", pretrained=False, num_classes=0, img_size=224).eval()
+    return Backbone(network, (0.5,) * 3, (0.5,) * 3, BackboneIdentity("test_vit", "random", "0", 64, "none"))
+
+
+@pytest.mark.parametrize(("dtype", "lowest"), [(torch.float32, 0.99999), (torch.bfloat16, 0.999)])
+def test_features_point_the_same_way(dtype: torch.dtype, lowest: float) -> None:
+    windows = torch.randint(0, 256, (3, 3, 672, 672), generator=torch.Generator().manual_seed(1)).float()
+    on_cpu = Embedder(backbone(), torch.device("cpu"), torch.float32, 18).embed(windows)
+    on_gpu = Embedder(backbone(), torch.device("cuda"), dtype, 64).embed(windows)
+    lengths = np.linalg.norm(on_cpu, axis=-1) * np.linalg.norm(on_gpu, axis=-1)
+    assert ((on_cpu * on_gpu).sum(axis=-1) / lengths).min() > lowest
+
+
+def test_a_model_fitted_on_the_gpu_predicts_like_one_of_the_cpu() -> None:
+    rng = np.random.default_rng(0)
+    xy = np.stack(np.meshgrid(np.arange(12), np.arange(10)), axis=-1).reshape(-1, 2) * 100.0
+    windows = rng.normal(size=(120, 9, 32)).astype(np.float32)
+    rate = np.exp(1 + np.sin(xy[:, :1] / 300) * rng.uniform(0, 1, size=(1, 40)) + 0.3 * windows[:, 4, :1])
+    expression = np.log1p(rng.poisson(rate)).astype(np.float32)
+    measured = Measured(Sites(xy, windows[:, 4], windows), expression, np.full(120, 5000.0))
+    means = []
+    for compute in (CPU, CUDA):
+        fit, network = FitSettings(epochs=10), NetworkSettings(image_components=8)
+        model = fit_spamcaf(measured, np.arange(120) % 3, 100.0, fit, network, compute, 0).model
+        means.append(predict(model, measured, measured.sites, compute).mean)
+    assert np.corrcoef(means[0].ravel(), means[1].ravel())[0, 1] > 0.99
