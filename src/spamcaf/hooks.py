@@ -45,9 +45,9 @@ def check_settings(settings: dict[str, Any]) -> None:
             raise InputError(
                 f"the unknown parameter '{place}'.", f"one of {', '.join(known)}.", f"Did you mean '{nearest}'?"
             ) from error
-        raise InputError(
-            f"{place} = {first['input']!r}.", f"{_lower(first['msg'])}.", "Correct it in parameters.yml or in --params."
-        ) from error
+        found = f"{place} = {first['input']!r}." if not isinstance(first["input"], dict) else f"settings of {place}."
+        message = _lower(first["msg"].removeprefix("Value error, "))
+        raise InputError(found, f"{message}.", "Correct it in parameters.yml or in --params.") from error
 
 
 def _nearest(place: tuple[int | str, ...]) -> tuple[str, list[str]]:

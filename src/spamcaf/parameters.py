@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Micrometres = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -91,6 +91,12 @@ class NetworkSettings(_Settings):
     n_summary: int = Field(8, ge=1, description="learned summary tokens that stand for the whole section")
     image_components: int = Field(64, ge=2, description="principal components kept of the backbone's features")
     n_context: int = Field(12, ge=1, description="nearest visible measured spots given as context")
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width should be a multiple of heads ({self.heads}), found {self.width}")
+        return self
 
 
 class FitSettings(_Settings):

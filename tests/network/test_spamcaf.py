@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spamcaf.errors import InputError
 from spamcaf.network.spamcaf import SpamcafInput, SpamcafNetwork, SpamcafShape
 
 SHAPE = SpamcafShape(n_components=6, n_programs=3, width=16, heads=4, depth=1, dropout=0.1, n_summary=4)
@@ -91,8 +90,3 @@ def test_order_of_tiles_matters(network: SpamcafNetwork, given: SpamcafInput) ->
 def test_a_site_is_predicted_alike_alone_and_in_company(network: SpamcafNetwork, given: SpamcafInput) -> None:
     per_site = {f: getattr(given, f)[2:3] for f in given._fields if not f.startswith("section_")}
     torch.testing.assert_close(network(given._replace(**per_site)).fusion, network(given).fusion[2:3])
-
-
-def test_a_width_that_heads_do_not_divide_is_refused() -> None:
-    with pytest.raises(InputError, match="width 10 and 4 heads"):
-        SpamcafShape(n_components=6, n_programs=3, width=10, heads=4, depth=1, dropout=0.0, n_summary=2)

@@ -15,6 +15,7 @@ CASES = {
     "unknown setting": ("--params", "split.maks=1", "Did you mean 'mask'?"),
     "out of range": ("--params", "panel.n_genes=1", "greater than or equal to 2"),
     "wrong type": ("--params", "fit.epochs=many", "fit.epochs = 'many'"),
+    "settings that do not fit": ("--params", "network.width=65", "width should be a multiple of heads (4), found 65"),
     "no such section": ("--params", "section=nobody", "no section 'nobody'"),
     "section that leaves the folder": ("--params", "section=../up", "the section name '../up'"),
     "no such environment": ("--env", "nowhere", "check --env"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.datasets.base import StoredDataset
+from spamcaf.datasets.hdf5 import refuse_foreign_content
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,6 +29,7 @@ class AnnDataDataset(StoredDataset["AnnData", "AnnData"]):
     def _read(self, path: Path) -> AnnData:
         import anndata
 
+        refuse_foreign_content(path)
         return anndata.read_h5ad(path)
 
     def _write(self, data: AnnData, path: Path) -> None:

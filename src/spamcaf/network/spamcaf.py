@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from spamcaf.errors import InputError
 from spamcaf.network.context import ContextBranch
 from spamcaf.network.encoder import Encoder
 from spamcaf.network.fusion import Fusion
@@ -27,14 +26,6 @@ class SpamcafShape:
     depth: int
     dropout: float
     n_summary: int
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise InputError(
-                f"network width {self.width} and {self.heads} heads.",
-                "a width that heads divides.",
-                f"Choose a multiple of {self.heads}.",
-            )
 
 
 class SpamcafInput(NamedTuple):
