@@ -103,7 +103,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(slide: Slide, caplog: pytest
     with caplog.at_level(logging.WARNING):
         (found,) = run(slide, network, batch=40)
     np.testing.assert_array_equal(found.windows, run(slide, MeanColour(), batch=40)[0].windows)
-    assert "10 tiles at a time" in caplog.text
+    assert "9 tiles at a time" in caplog.text
     assert max(network.sizes[3:]) == 10
 
 
