@@ -55,7 +55,12 @@ CASES = [
         lambda: AnnData(np.eye(3, dtype=np.float32)),
         lambda: AnnData(np.ones((3, 3), np.float32), uns={"unwritable": object()}),
     ),
-    Case(CSVDataset, ".csv", lambda: pd.DataFrame({"a": [1]}), lambda: pd.DataFrame({"a": ["b", NOT_UTF8]})),
+    Case(
+        CSVDataset,
+        ".csv",
+        lambda: pd.DataFrame({"a": [1]}),
+        lambda: pd.DataFrame({"a": pd.Series(["b", NOT_UTF8], dtype=object)}),
+    ),
     Case(AtomicJSONDataset, ".json", lambda: {"a": 1}, lambda: {"a": NOT_UTF8}),
     Case(HTMLDataset, ".html", lambda: "<p>good</p>", lambda: NOT_UTF8),
     Case(FigureDataset, ".png", lambda: figure("good"), lambda: figure(r"$\frac{$")),
