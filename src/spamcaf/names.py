@@ -52,7 +52,6 @@ class LegacyST(StrEnum):
     Y = "y"
     PIXEL_X = "pixel_x"
     PIXEL_Y = "pixel_y"
-    SELECTED = "selected"
 
 
 SPATIAL = "spatial"

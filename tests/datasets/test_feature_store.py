@@ -14,7 +14,7 @@ from spamcaf.datasets.features import FeaturesDataset, StoredBlocksDataset
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features
 
-KEY, OTHER = FeatureKey("slide", "b:1", "v", "i"), FeatureKey("slide", "b:2", "v", "i")
+KEY, OTHER = FeatureKey("slide", "b:1", "v", "i", 400), FeatureKey("slide", "b:2", "v", "i", 400)
 N, BLOCK = 7, 3
 WINDOWS = np.random.default_rng(0).normal(size=(N, 9, 4)).astype(np.float32)
 

@@ -23,7 +23,7 @@ def backbone() -> Backbone:
 
     torch.manual_seed(0)
     network = timm.create_model("test_vit", pretrained=False, num_classes=0, img_size=224).eval()
-    return Backbone(network, (0.5,) * 3, (0.5,) * 3, BackboneIdentity("test_vit", "random", "0", 64, "none"))
+    return Backbone(network, (0.5,) * 3, (0.5,) * 3, BackboneIdentity("test_vit", "random", "0", "c", 64, "none"))
 
 
 @pytest.mark.parametrize(("dtype", "lowest"), [(torch.float32, 0.99999), (torch.bfloat16, 0.999)])

@@ -40,7 +40,7 @@ class MeanColour(nn.Module):
 
 
 def backbone(network: nn.Module) -> Backbone:
-    return Backbone(network, MEAN, STD, BackboneIdentity("mean", "here", "0" * 64, 3, "MIT"))
+    return Backbone(network, MEAN, STD, BackboneIdentity("mean", "here", "0" * 64, "c", 3, "MIT"))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def slide() -> Slide:
 
 def run(slide: Slide, network: nn.Module, batch: int, block: int = 64, done: set[int] | None = None) -> list[Features]:
     embedder = Embedder(backbone(network), CPU, torch.float32, batch)
-    key = FeatureKey("s", "b", "v", "i")
+    key = FeatureKey("s", "b", "v", "i", 400)
     return list(embed_sites(slide, embedder, GEOMETRY, IDS, XY, key, done or set(), block))
 
 

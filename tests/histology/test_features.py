@@ -11,29 +11,31 @@ from spamcaf.errors import InputError
 from spamcaf.histology.backbone import BackboneIdentity
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
 
-IDENTITY = BackboneIdentity("tiny", "package:tiny/x", "a" * 64, 4, "MIT")
+IDENTITY = BackboneIdentity("tiny", "package:tiny/x", "a" * 64, "c", 4, "MIT")
 VIEW: dict[str, object] = {"tile_um": 112.0, "mpp": 0.5}
 XY = np.array([[1.0, 2.0], [3.0, 4.0]])
-KEY = FeatureKey.of("slide", IDENTITY, VIEW, ["a", "b"], XY)
+KEY = FeatureKey.of("slide", IDENTITY, VIEW, 400, ["a", "b"], XY)
 
 
 def test_equal_inputs_have_equal_keys() -> None:
-    assert FeatureKey.of("slide", IDENTITY, dict(reversed(VIEW.items())), ["a", "b"], XY.copy()) == KEY
-    assert FeatureKey.of("slide", IDENTITY, VIEW, ["a", "b"], np.asfortranarray(XY)).short() == KEY.short()
+    assert FeatureKey.of("slide", IDENTITY, dict(reversed(VIEW.items())), 400, ["a", "b"], XY.copy()) == KEY
+    assert FeatureKey.of("slide", IDENTITY, VIEW, 400, ["a", "b"], np.asfortranarray(XY)).short() == KEY.short()
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        FeatureKey.of("other", IDENTITY, VIEW, ["a", "b"], XY),
-        FeatureKey.of("slide", replace(IDENTITY, weights_sha256="b" * 64), VIEW, ["a", "b"], XY),
-        FeatureKey.of("slide", replace(IDENTITY, name="big"), VIEW, ["a", "b"], XY),
-        FeatureKey.of("slide", IDENTITY, {**VIEW, "tile_um": 113.0}, ["a", "b"], XY),
-        FeatureKey.of("slide", IDENTITY, VIEW, ["b", "a"], XY),
-        FeatureKey.of("slide", IDENTITY, VIEW, ["a", "b"], XY[:, ::-1]),
-        FeatureKey.of("slide", IDENTITY, VIEW, ["a", "b"], XY + 1e-9),
+        FeatureKey.of("other", IDENTITY, VIEW, 400, ["a", "b"], XY),
+        FeatureKey.of("slide", replace(IDENTITY, weights_sha256="b" * 64), VIEW, 400, ["a", "b"], XY),
+        FeatureKey.of("slide", IDENTITY, VIEW, 401, ["a", "b"], XY),
+        FeatureKey.of("slide", replace(IDENTITY, configuration="d"), VIEW, 400, ["a", "b"], XY),
+        FeatureKey.of("slide", replace(IDENTITY, name="big"), VIEW, 400, ["a", "b"], XY),
+        FeatureKey.of("slide", IDENTITY, {**VIEW, "tile_um": 113.0}, 400, ["a", "b"], XY),
+        FeatureKey.of("slide", IDENTITY, VIEW, 400, ["b", "a"], XY),
+        FeatureKey.of("slide", IDENTITY, VIEW, 400, ["a", "b"], XY[:, ::-1]),
+        FeatureKey.of("slide", IDENTITY, VIEW, 400, ["a", "b"], XY + 1e-9),
     ],
-    ids=["slide", "weights", "backbone", "view", "ids", "swapped axes", "coordinates"],
+    ids=["slide", "weights", "window", "configuration", "backbone", "view", "ids", "swapped axes", "coordinates"],
 )
 def test_whatever_differs_makes_another_key(other: FeatureKey) -> None:
     assert other.text() != KEY.text()
@@ -51,6 +53,13 @@ def test_blocks_join_by_start_in_any_order() -> None:
     np.testing.assert_array_equal(whole.windows.ravel(), np.arange(5 * 36))
     np.testing.assert_array_equal(whole.n_px_padded, np.arange(5))
     np.testing.assert_array_equal(Features.target_of(whole.windows), whole.windows[:, 4])
+
+
+def test_places_are_compared_not_names_alone() -> None:
+    features = Features(("a", "b"), np.zeros((2, 9, 4), np.float32), np.zeros(2, np.int64), KEY, 2)
+    features.require_sites(["a", "b"], XY.copy())
+    with pytest.raises(InputError, match="other places"):
+        features.require_sites(["a", "b"], XY + 0.5)
 
 
 def test_rows_follow_the_ids_asked_for() -> None:

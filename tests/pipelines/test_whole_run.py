@@ -129,6 +129,17 @@ def test_a_model_of_another_split_is_refused(kedro: Run) -> None:
     assert kedro("run", "--pipelines", "ingestion").returncode == 0
 
 
+def test_features_of_another_grid_are_refused(kedro: Run) -> None:
+    """With k = 2 after k = 3 every site's name has features, but of another place."""
+    finer = ("--params", "grid.subdivide=3")
+    assert kedro("run", "--pipelines", "ingestion,feature_extraction", *finer).returncode == 0
+    assert kedro("run", "--pipelines", "ingestion").returncode == 0
+    done = kedro("run", "--pipelines", "inference")
+    assert done.returncode == 1
+    assert "features of other places" in done.stderr
+    assert kedro("run", "--pipelines", "feature_extraction").returncode == 0
+
+
 def test_the_simulated_section_reads_back_as_an_own_section(kedro: Run, project: Path) -> None:
     assert kedro("run", "--pipelines", "simulation").returncode == 0
     words = ("run", "--pipelines", "ingestion", "--params")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
+from spamcaf.provenance import configuration_hash
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,7 +71,7 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
                 "Fetch the file again, or change the entry in globals.yml if you trust this one.",
             )
         network = _build(spec, path)
-        identity = BackboneIdentity(self._name, source, sha256, spec.width, spec.licence)
+        identity = BackboneIdentity(self._name, source, sha256, configuration_hash(spec), spec.width, spec.licence)
         return Backbone(network, spec.mean, spec.std, identity)
 
     def save(self, data: Backbone) -> None:

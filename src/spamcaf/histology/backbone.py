@@ -19,8 +19,14 @@ class BackboneIdentity:
     name: str
     source: str
     weights_sha256: str
+    configuration: str
     width: int
     licence: str
+
+    @property
+    def key(self) -> str:
+        """Name, weights and configuration (architecture, its arguments, normalisation) as one short text."""
+        return f"{self.name}:{self.weights_sha256[:16]}:{self.configuration}"
 
 
 @dataclass(frozen=True)

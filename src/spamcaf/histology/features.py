@@ -21,23 +21,29 @@ if TYPE_CHECKING:
 class FeatureKey:
     """Everything that features depend on; features of equal keys are interchangeable.
 
-    `sites` hashes the site ids and their pixel coordinates, `view` says how wide tiles
-    are and how precisely they were computed.
+    `backbone` names weights and configuration, `view` says how wide tiles are and how precisely they were computed;
+    both can be compared between sections. `sites` hashes the site ids and their pixel coordinates.
     """
 
     slide: str
     backbone: str
     view: str
     sites: str
+    window_px: int
 
     @classmethod
     def of(
-        cls, slide: str, backbone: BackboneIdentity, view: dict[str, object], ids: list[str], xy_px: NDArray[np.float64]
+        cls,
+        slide: str,
+        backbone: BackboneIdentity,
+        view: dict[str, object],
+        window_px: int,
+        ids: list[str],
+        xy_px: NDArray[np.float64],
     ) -> Self:
-        """Return the key of the features of `ids` at `xy_px`, cut from `slide` as `view` says."""
+        """Return the key of the features of `ids` at `xy_px`, cut from `slide` as `view` says, `window_px` wide."""
         look = json.dumps(view, sort_keys=True)
-        place = hashlib.sha256("\n".join(ids).encode() + np.ascontiguousarray(xy_px, np.float64).tobytes())
-        return cls(slide, f"{backbone.name}:{backbone.weights_sha256[:16]}", look, place.hexdigest()[:16])
+        return cls(slide, backbone.key, look, _sites_hash(ids, xy_px), window_px)
 
     def text(self) -> str:
         """Return the key as one line of JSON."""
@@ -68,6 +74,15 @@ class Features:
         """Return (site, feature), the tile at the site itself, of (site, 9, feature)."""
         return windows[:, CENTRE]
 
+    def require_sites(self, ids: list[str], xy_px: NDArray[np.float64]) -> None:
+        """Raise InputError unless these are the features of `ids` at `xy_px`: names alone may outlive a change."""
+        if _sites_hash(ids, xy_px) != self.key.sites:
+            raise InputError(
+                "stored features of other places than the section or grid has now.",
+                "features of the same places.",
+                "Run the pipeline feature_extraction again for this section.",
+            )
+
     def rows(self, ids: list[str]) -> NDArray[np.intp]:
         """Return the rows of `ids`; raise InputError when one has no features."""
         index = {name: i for i, name in enumerate(self.ids)}
@@ -91,3 +106,8 @@ def join_blocks(blocks: list[Features]) -> Features:
         ordered[0].key,
         ordered[0].n_total,
     )
+
+
+def _sites_hash(ids: list[str], xy_px: NDArray[np.float64]) -> str:
+    place = hashlib.sha256("\n".join(ids).encode() + np.ascontiguousarray(xy_px, np.float64).tobytes())
+    return place.hexdigest()[:16]

@@ -8,7 +8,7 @@ import numpy as np
 
 from spamcaf.names import FACTS, SPATIAL, Fact, Obs
 from spamcaf.sections.expression import DEPTH
-from spamcaf.sections.grid import SITE_ID, SUB_INDEX
+from spamcaf.sections.grid import SITE_ID, SUB_INDEX, X_PX, Y_PX
 from spamcaf.sections.places import Measured, Sites
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def sites_of(ids: list[str], xy_um: NDArray[np.float64], features: Features) -> 
 
 def measured_spots(expression: AnnData, features: Features, barcodes: list[str]) -> Measured:
     """Return the spots `barcodes` with features, expression and depth, in that order."""
+    features.require_sites(expression.obs_names.tolist(), np.asarray(expression.obsm[SPATIAL], np.float64))
     spots = expression[barcodes]
     xy_um = np.asarray(spots.obsm[SPATIAL], np.float64) * mpp_of(expression)
     return Measured(sites_of(barcodes, xy_um, features), np.asarray(spots.X), spots.obs[DEPTH].to_numpy(np.float64))
@@ -52,6 +53,8 @@ def grid_windows(
     n_padded = np.empty(len(grid), np.int64)
     windows[is_spot], n_padded[is_spot] = spot_features.windows[rows], spot_features.n_px_padded[rows]
     if not is_spot.all():
-        rows = grid_features.rows(grid.loc[~is_spot, SITE_ID].tolist())
+        between = grid.loc[~is_spot]
+        grid_features.require_sites(between[SITE_ID].tolist(), between[[X_PX, Y_PX]].to_numpy(np.float64))
+        rows = grid_features.rows(between[SITE_ID].tolist())
         windows[~is_spot], n_padded[~is_spot] = grid_features.windows[rows], grid_features.n_px_padded[rows]
     return windows, n_padded

@@ -129,15 +129,15 @@ def write_report(
     section_overlay: bytes,
     training_curves: bytes,
     maps: bytes,
-    super_resolved: AnnData,
+    recovered: AnnData,
 ) -> str:
-    """Return the HTML report of the run."""
+    """Return the HTML report of the run; its provenance is that of the model that was scored."""
     import json
 
     from spamcaf.reporting.report import render_report
 
     figures = {"overlay": section_overlay, "training_curves": training_curves, "maps": maps}
-    return render_report(scores, section_report, figures, json.loads(super_resolved.uns[PROVENANCE]), gene_scores)
+    return render_report(scores, section_report, figures, json.loads(recovered.uns[PROVENANCE]), gene_scores)
 
 
 def _require_same_spots(hidden: list[str], recovered: AnnData, baselines: AnnData) -> None:

@@ -52,7 +52,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "section_overlay",
                     "training_curves",
                     "maps",
-                    "super_resolved",
+                    "recovered",
                 ],
                 "report",
                 name="write_report",

@@ -69,7 +69,7 @@ def _embed(
         dtype = choose_precision(compute, machine.device)
         geometry = WindowGeometry.of(tiles, mpp)
         view = {**geometry.view(), "precision": str(dtype).removeprefix("torch.")}
-        key = FeatureKey.of(slide.fingerprint, backbone.identity, view, ids, xy_px)
+        key = FeatureKey.of(slide.fingerprint, backbone.identity, view, geometry.window_px, ids, xy_px)
         done = {block.start for block in stored if block.key == key}
         logger.info(
             "%d %s through %s on %s; %d blocks are stored",
