@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from spamcaf.histology import slide
 from spamcaf.histology.slide import GLASS, ArrayPixels, Slide
 
 ROWS, COLUMNS = 30, 50
@@ -64,3 +66,21 @@ def test_thumbnail_does_not_depend_on_strips(scale: float, strip: int) -> None:
 def test_thumbnail_of_whole_factor_is_the_mean_of_its_pixels() -> None:
     expected = IMAGE.reshape(6, 5, 10, 5, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(SLIDE.thumbnail(5, strip=7), expected, atol=1)
+
+
+def test_a_thumbnail_of_a_wide_image_is_read_in_thin_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    heights = []
+
+    class Watched(ArrayPixels):
+        def crop(self, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
+            heights.append(height)
+            return super().crop(x0, y0, width, height)
+
+    monkeypatch.setattr(slide, "STRIP_PX", 10 * COLUMNS)
+    thumbnail = Slide(Watched(IMAGE, "f"), "s").thumbnail(5)
+    assert heights == [10, 10, 10]
+    np.testing.assert_array_equal(thumbnail, SLIDE.thumbnail(5, strip=10))
+
+
+def test_a_slide_states_nothing_by_itself() -> None:
+    assert (SLIDE.mpp, SLIDE.reader, SLIDE.notes) == (None, "", ())

@@ -71,6 +71,12 @@ def test_one_colour_is_refused() -> None:
         find_tissue(Slide(ArrayPixels(np.full((300, 300, 3), 240, np.uint8), "f"), "s"), 4.0, SETTINGS)
 
 
+def test_gray_tissue_is_refused() -> None:
+    gray = np.repeat(picture(4.0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    with pytest.raises(InputError, match="without colour"):
+        find_tissue(Slide(ArrayPixels(gray, "f"), "s"), 4.0, SETTINGS)
+
+
 def test_a_mask_is_never_finer_than_the_image() -> None:
     tissue = find_tissue(Slide(ArrayPixels(picture(20.0), "f"), "s"), 20.0, SETTINGS)
     assert tissue.px_per_mask_px == 1

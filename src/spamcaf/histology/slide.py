@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 GLASS = 255
 """What lies outside the image: white, as glass is."""
+STRIP_PX = 1 << 24
+"""Pixels read at once for a thumbnail."""
 
 
 class Pixels(Protocol):
@@ -24,7 +26,10 @@ class Pixels(Protocol):
         """A short text that changes whenever the pixels may have changed."""
 
     def crop(self, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return the pixels of a window that lies wholly inside the image, (row, column, 3) RGB."""
+        """Return the pixels of a window that lies wholly inside the image, (row, column, 3) RGB.
+
+        May be called from several threads at once.
+        """
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,17 @@ class ArrayPixels:
 
 @dataclass(frozen=True)
 class Slide:
-    """A full-resolution H&E image; windows may reach beyond its borders."""
+    """A full-resolution H&E image; windows may reach beyond its borders.
+
+    `mpp` is the micrometres per pixel that the file itself states, None where it does not or cannot be relied on;
+    `reader` and `notes` say who reads it and what was chosen or converted.
+    """
 
     pixels: Pixels
     name: str
+    mpp: float | None = None
+    reader: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,6 +97,7 @@ class Slide:
         rows, columns = self.shape
         height, width = max(round(rows / px_per_thumbnail_px), 1), max(round(columns / px_per_thumbnail_px), 1)
         out = np.empty((height, width, 3), np.uint8)
+        strip = min(strip, max(STRIP_PX // columns, 1))
         step = max(int(strip / px_per_thumbnail_px), 1)
         for top in range(0, height, step):
             bottom = min(top + step, height)

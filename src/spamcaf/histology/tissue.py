@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
+from spamcaf.histology.stain import require_h_and_e
 
 if TYPE_CHECKING:
     from spamcaf.histology.slide import Slide
@@ -40,12 +41,13 @@ def find_tissue(slide: Slide, mpp: float, settings: TissueSettings) -> Tissue:
     """Return the tissue mask of an H&E slide: Otsu's threshold on saturation, small pieces and holes removed.
 
     Saturation tells stained tissue from glass of any brightness; fat and lumina inside the tissue are filled up to
-    `min_area_um2`. Raises InputError when nothing on the slide is stained.
+    `min_area_um2`. Raises InputError when nothing on the slide is stained, see `require_h_and_e`.
     """
     from skimage import color, filters, morphology
 
     scale = max(settings.um_per_px / mpp, 1.0)
     thumbnail = slide.thumbnail(scale)
+    require_h_and_e(thumbnail)
     saturation = filters.gaussian(color.rgb2hsv(thumbnail)[..., 1], sigma=2)
     if np.ptp(saturation) < np.finfo(np.float32).eps:
         raise InputError("an image of one colour.", "stained tissue on glass.", "Check that this is the H&E image.")

@@ -1,0 +1,158 @@
+"""Strips and tiles of a TIFF, decoded when a window needs them and kept for the next one."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from spamcaf.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CACHE_BYTES = 128 << 20
+"""Decoded strips and tiles that are kept: neighbouring windows share them."""
+N_LOCKS = 32
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where the strips or tiles of some channels lie in the file, row by row.
+
+    `offsets` and `counts` are int64 bytes, one per chunk; a chunk of 0 bytes was never written. `first` is the index
+    of the first of them in its page, `decoding` what the page's decoder needs beside the bytes.
+    """
+
+    offsets: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    first: int
+    channels: int
+    decoding: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How an image of `shape` (rows, columns) is divided into chunks of `chunk` (rows, columns)."""
+
+    shape: tuple[int, int]
+    chunk: tuple[int, int]
+
+    @property
+    def across(self) -> int:
+        """Chunks in a row."""
+        return -(-self.shape[1] // self.chunk[1])
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks in the image."""
+        return self.across * -(-self.shape[0] // self.chunk[0])
+
+    def corner(self, index: int) -> tuple[int, int]:
+        """Return the upper left pixel (x, y) of a chunk."""
+        return index % self.across * self.chunk[1], index // self.across * self.chunk[0]
+
+    def touched(self, x0: int, y0: int, width: int, height: int) -> Iterator[int]:
+        """Yield the chunks that a window touches, row by row."""
+        rows, columns = self.chunk
+        for row in range(y0 // rows, -(-(y0 + height) // rows)):
+            for column in range(x0 // columns, -(-(x0 + width) // columns)):
+                yield row * self.across + column
+
+
+class ChunkedRaster:
+    """Samples in compressed strips or tiles. `decode(data, index, **decoding)` is that of a tifffile page."""
+
+    def __init__(
+        self, path: Path, grid: Grid, planes: list[Plane], decode: Callable[..., Any], dtype: np.dtype[Any]
+    ) -> None:
+        self._grid, self._n_planes, self._dtype = grid, len(planes), dtype
+        self._channels = planes[0].channels
+        file = path.open("rb", buffering=0)
+        weakref.finalize(self, file.close)
+        self._locks = [threading.Lock() for _ in range(N_LOCKS)]
+        chunk_bytes = int(np.prod(grid.chunk)) * self._channels * dtype.itemsize
+        # all chunks are of one size: a bound on their number is a bound on bytes
+        self._decoded = lru_cache(max(CACHE_BYTES // chunk_bytes, 1))(_Decoder(path, file, grid, planes, decode))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(rows, columns, channels)."""
+        return *self._grid.shape, self._n_planes * self._channels
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As decoded."""
+        return self._dtype
+
+    def read(self, x0: int, y0: int, width: int, height: int) -> NDArray[Any]:
+        """Return the window; chunks that were never written are white."""
+        window = np.empty((height, width, self.shape[2]), self._dtype)
+        self.read_into(window, x0, y0)
+        return window
+
+    def read_into(self, window: NDArray[Any], x0: int, y0: int) -> None:
+        """Fill `window` with the samples from (x0, y0) on."""
+        height, width = window.shape[:2]
+        for plane in range(self._n_planes):
+            channels = slice(plane * self._channels, (plane + 1) * self._channels)
+            for index in self._grid.touched(x0, y0, width, height):
+                self._paste(self._chunk(plane, index), self._grid.corner(index), window[..., channels], (x0, y0))
+
+    def _chunk(self, plane: int, index: int) -> NDArray[Any] | None:
+        # threads that want the same chunk wait for the first instead of decoding it again
+        with self._locks[index % N_LOCKS]:
+            return self._decoded(plane, index)
+
+    def _paste(
+        self, chunk: NDArray[Any] | None, at: tuple[int, int], window: NDArray[Any], origin: tuple[int, int]
+    ) -> None:
+        (x, y), (x0, y0) = at, origin
+        rows, columns = self._grid.chunk if chunk is None else chunk.shape[:2]
+        left, right = max(x, x0), min(x + columns, x0 + window.shape[1])
+        top, bottom = max(y, y0), min(y + rows, y0 + window.shape[0])
+        target = window[top - y0 : bottom - y0, left - x0 : right - x0]
+        target[...] = np.iinfo(self._dtype).max if chunk is None else chunk[top - y : bottom - y, left - x : right - x]
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Reads and decodes one chunk, None where it was never written."""
+
+    path: Path
+    file: BinaryIO
+    grid: Grid
+    planes: list[Plane]
+    decode: Callable[..., Any]
+    seeking: Any = field(default_factory=threading.Lock)
+
+    def __call__(self, plane: int, index: int) -> NDArray[Any] | None:
+        where = self.planes[plane]
+        count = int(where.counts[index])
+        if count == 0:
+            return None
+        data = self._bytes(int(where.offsets[index]), count)
+        try:
+            segment = self.decode(data, where.first + index, **where.decoding)[0]
+        except Exception as error:  # a codec may fail in any way on damaged bytes
+            x, y = self.grid.corner(index)
+            raise InputError(
+                f"{self.path.name} is damaged in tile or strip {index}, at pixel ({x}, {y}): {error}.",
+                "an image that can be decoded everywhere.",
+                "Fetch or export the image again.",
+            ) from error
+        return np.asarray(segment[0])
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        if hasattr(os, "pread"):  # no shared position: safe among threads, and in forked workers
+            return os.pread(self.file.fileno(), count, offset)
+        with self.seeking:
+            self.file.seek(offset)
+            return self.file.read(count)

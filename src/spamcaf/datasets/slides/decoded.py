@@ -1,0 +1,109 @@
+"""JPEG and PNG, which have no windows: decoded once, in memory or, when large, into a temporary file."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spamcaf.datasets.slides.channels import N_RGB, Alpha, conversion_of
+from spamcaf.datasets.slides.mapped import spool
+from spamcaf.datasets.slides.pixels import ArrayRaster, FilePixels, Opened, Raster, damaged, not_h_and_e
+from spamcaf.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+JPEG_END, JPEG_TAIL = b"\xff\xd9", 1024
+IN_MEMORY_BYTES = 500 << 20
+JPEG_KINDS = {1: "grayscale", 4: "a CMYK image"}
+PNG_RGB, PNG_RGBA = 2, 6
+PNG_KINDS = {0: "grayscale", 3: "a palette image", 4: "grayscale"}
+FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""JPEG markers that begin a frame and say its size."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+
+
+def open_jpeg(path: Path) -> Opened:
+    """Open a JPEG; raise InputError unless it is whole and in colour."""
+    import imagecodecs
+
+    return _open(path, "imagecodecs (JPEG)", _jpeg_header, imagecodecs.jpeg_decode)
+
+
+def open_png(path: Path) -> Opened:
+    """Open a PNG; raise InputError unless it is whole and in colour."""
+    import imagecodecs
+
+    return _open(path, "imagecodecs (PNG)", _png_header, imagecodecs.png_decode)
+
+
+def _open(path: Path, reader: str, read_header: Callable[[Path, bytes], _Header], decode: Callable[..., Any]) -> Opened:
+    try:
+        data = path.read_bytes()
+        header = read_header(path, data)
+        raster, notes = _decode(path, header, lambda out: decode(data, out=out))
+    except InputError:
+        raise
+    except Exception as error:  # a codec may fail in any way on damaged bytes
+        raise damaged(path, str(error) or type(error).__name__) from error
+    alpha = Alpha.STRAIGHT if header.shape[2] > N_RGB else Alpha.NONE
+    conversion, converted = conversion_of(raster, alpha)
+    return Opened(FilePixels(path, raster, conversion), reader, (*notes, *converted))
+
+
+def _decode(path: Path, header: _Header, write: Callable[[NDArray[Any]], object]) -> tuple[Raster, list[str]]:
+    if int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize > IN_MEMORY_BYTES:
+        raster, note = spool(path, header.shape, header.dtype, write)
+        return raster, [note]
+    samples = np.empty(header.shape, header.dtype)
+    write(samples)
+    return ArrayRaster(samples), []
+
+
+def _jpeg_header(path: Path, data: bytes) -> _Header:
+    # the decoder fills what is missing with gray and says nothing
+    if JPEG_END not in data[-JPEG_TAIL:]:
+        raise ValueError("it is truncated")
+    bits, rows, columns, channels = _jpeg_frame(data)
+    if channels != N_RGB:
+        raise not_h_and_e(path, JPEG_KINDS.get(channels, f"an image of {channels} channels"))
+    if bits != 8:  # noqa: PLR2004
+        raise not_h_and_e(path, f"a JPEG of {bits} bits")
+    return _Header((rows, columns, channels), np.dtype(np.uint8))
+
+
+def _jpeg_frame(data: bytes) -> tuple[int, int, int, int]:
+    """Return bits, rows, columns and channels, as the frame header says."""
+    at = 2
+    while at + 10 <= len(data):
+        if data[at] != 0xFF:  # noqa: PLR2004  every marker begins so
+            break
+        marker = data[at + 1]
+        if marker == 0xFF:  # noqa: PLR2004  a fill byte
+            at += 1
+            continue
+        if marker in FRAMES:
+            bits, rows, columns, channels = struct.unpack(">BHHB", data[at + 4 : at + 10])
+            return bits, rows, columns, channels
+        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    raise ValueError("it has no frame header")
+
+
+def _png_header(path: Path, data: bytes) -> _Header:
+    columns, rows, bits, kind = struct.unpack(">IIBB", data[16:26])
+    if kind not in {PNG_RGB, PNG_RGBA}:
+        raise not_h_and_e(path, PNG_KINDS.get(kind, "of an unknown kind"))
+    # a colour that stands for transparent is decoded into a fourth channel
+    is_opaque = kind == PNG_RGB and b"tRNS" not in data[: data.find(b"IDAT")]
+    return _Header((rows, columns, N_RGB if is_opaque else N_RGB + 1), np.dtype(f"uint{bits}"))

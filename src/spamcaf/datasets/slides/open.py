@@ -1,0 +1,76 @@
+"""Opening the full-resolution image of a section as a lazy slide: the reader is chosen by content."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from spamcaf.datasets.slides import decoded, extents, scanner, tiff
+from spamcaf.datasets.slides.pixels import Opened, damaged
+from spamcaf.errors import InputError
+from spamcaf.histology.slide import Slide
+
+logger = logging.getLogger(__name__)
+
+SCANNER_SUFFIXES = frozenset({".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide"})
+IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8", ".jpg", ".jpeg", ".png"}) | SCANNER_SUFFIXES
+"""What an image that is read may be called, for those who look for one. The content decides how it is read."""
+IN_A_FOLDER = {".mrxs", ".vms", ".vmu"}
+"""Files whose pixels lie in a folder beside them: alone they are a preview, often a whole JPEG, or an index."""
+
+
+def open_slide(path: Path) -> Slide:
+    """Open the image at `path`, lazily where its format allows it, and say who reads it.
+
+    Raises InputError when it is missing, damaged, or not an RGB image of 8 or 16 bits.
+    """
+    if not path.is_file():
+        raise InputError(f"no image {path}.", "the full-resolution H&E image.", "Check raw_root and the image's name.")
+    opened = _open(path)
+    rows, columns = opened.pixels.shape
+    notes = "".join(f"; {note}" for note in opened.notes)
+    logger.info("%s: %d x %d px, read by %s%s", path.name, columns, rows, opened.reader, notes)
+    return Slide(opened.pixels, path.name, opened.mpp, opened.reader, opened.notes)
+
+
+def _open(path: Path) -> Opened:
+    vendor = scanner.vendor_of(path)
+    with path.open("rb") as file:
+        head = file.read(16)
+    is_tiff = head.startswith(tiff.MAGIC)
+    if vendor not in {None, scanner.GENERIC}:
+        if is_tiff:
+            extents.require_first_page(path, is_ndpi=vendor == "hamamatsu")
+        return scanner.open_scanned(path, str(vendor))
+    if is_tiff:
+        return _open_tiff(path, vendor)
+    if head.startswith(decoded.PNG_MAGIC):
+        return decoded.open_png(path)
+    _require_no_scanner(path)
+    if head.startswith(decoded.JPEG_MAGIC):
+        return decoded.open_jpeg(path)
+    raise InputError(
+        f"{path.name} of a kind that is not read.",
+        "a TIFF, JPEG or PNG, or a slide of a scanner that OpenSlide reads.",
+        "Convert the image, for example to a tiled TIFF.",
+    )
+
+
+def _open_tiff(path: Path, vendor: str | None) -> Opened:
+    if not scanner.is_installed() and extents.is_of_scanner(path):
+        raise scanner.MissingLibraryError(path)
+    try:
+        return tiff.open_tiff(path)
+    except tiff.UndecodableError:
+        if vendor is None:
+            raise
+        return scanner.open_scanned(path, vendor)
+
+
+def _require_no_scanner(path: Path) -> None:
+    """Raise InputError for a slide of a scanner that OpenSlide, if it is installed at all, did not recognise."""
+    suffix = path.suffix.lower()
+    if suffix in SCANNER_SUFFIXES and not scanner.is_installed():
+        raise scanner.MissingLibraryError(path)
+    if suffix in IN_A_FOLDER:
+        raise damaged(path, "OpenSlide does not find the files that belong to it in the folder beside it")

@@ -1,0 +1,225 @@
+"""What is not RGB, or is damaged, ends in an error that names the file and says why; never in wrong pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from spamcaf.datasets.slides.open import open_slide
+from spamcaf.errors import InputError
+
+Picture = NDArray[np.uint8]
+Write = Callable[[Path, Picture], object]
+RGB = {"photometric": "rgb"}
+TILED = {**RGB, "tile": (64, 64)}
+GRAY = {"photometric": "minisblack"}
+APERIO = "Aperio Image Library v12 \n|AppMag = 20|MPP = 0.5"
+
+
+def refused(path: Path) -> str:
+    """Open and read whole; return what was said."""
+    try:
+        slide = open_slide(path)
+        slide.read(0, 0, *slide.shape[::-1])
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def three_pages(path: Path, image: Picture) -> None:
+    with tifffile.TiffWriter(path) as tiff:
+        for channel in range(3):
+            tiff.write(image[..., channel], **GRAY, metadata=None)
+
+
+def small_rgb_beside_large_gray(path: Path, image: Picture) -> None:
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(image[..., 0], **GRAY, metadata=None)
+        tiff.write(image[::2, ::2], **RGB, metadata=None)
+
+
+def two_pictures(path: Path, image: Picture) -> None:
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(image, **RGB, metadata=None)
+        tiff.write(image, **TILED, metadata=None)
+
+
+def channels(image: Picture, n: int) -> Picture:
+    return np.ascontiguousarray(np.moveaxis(image[..., np.arange(n) % 3], 2, 0))
+
+
+REFUSED: dict[str, tuple[str, Write]] = {
+    "gray TIFF": ("grayscale", lambda p, i: tifffile.imwrite(p, i[..., 0], **GRAY)),
+    "gray PNG": ("grayscale", lambda p, i: Image.fromarray(i).convert("L").save(p, "png")),
+    "gray JPEG": ("grayscale", lambda p, i: Image.fromarray(i).convert("L").save(p, "jpeg")),
+    "gray and alpha": ("grayscale", lambda p, i: Image.fromarray(i).convert("LA").save(p, "png")),
+    "palette TIFF": (
+        "palette",
+        lambda p, i: tifffile.imwrite(p, i[..., 0], photometric="palette", colormap=np.zeros((3, 256), np.uint16)),
+    ),
+    "palette PNG": ("palette", lambda p, i: Image.fromarray(i).convert("P").save(p, "png")),
+    "CMYK TIFF": (
+        "CMYK",
+        lambda p, i: tifffile.imwrite(p, np.moveaxis(channels(i, 4), 0, 2), photometric="separated"),
+    ),
+    "CMYK JPEG": ("CMYK", lambda p, i: Image.fromarray(i).convert("CMYK").save(p, "jpeg")),
+    "CIELAB": ("CIELAB", lambda p, i: tifffile.imwrite(p, i, photometric="cielab")),
+    "floats": ("float32", lambda p, i: tifffile.imwrite(p, i.astype(np.float32), **RGB)),
+    "32 bits": ("uint32", lambda p, i: tifffile.imwrite(p, i.astype(np.uint32), **RGB)),
+    "2 channels": (
+        "2 channels",
+        lambda p, i: tifffile.imwrite(p, channels(i, 2), **GRAY, metadata={"axes": "CYX"}),
+    ),
+    "4 channels": (
+        "4 channels .* fluorescence",
+        lambda p, i: tifffile.imwrite(p, channels(i, 4), **GRAY, metadata={"axes": "CYX"}),
+    ),
+    "5 channels in each pixel": (
+        "5 channels",
+        lambda p, i: tifffile.imwrite(p, np.moveaxis(channels(i, 5), 0, 2), **GRAY, planarconfig="contig"),
+    ),
+    "a stack of unnamed axis": ("axes QYX", lambda p, i: tifffile.imwrite(p, channels(i, 3), **GRAY)),
+    "a time series": ("stack", lambda p, i: tifffile.imwrite(p, np.stack([i, i]), **RGB, metadata={"axes": "TYXS"})),
+    "three pages": ("stack", three_pages),
+    "small RGB beside large gray": ("grayscale", small_rgb_beside_large_gray),
+    "two pictures": ("2 colour images of the same size", two_pictures),
+    "text": ("kind that is not read", lambda p, i: p.write_bytes(b"no image" * 100)),
+    "nothing": ("kind that is not read", lambda p, i: p.touch()),
+}
+
+
+@pytest.mark.parametrize(("why", "write"), REFUSED.values(), ids=REFUSED)
+def test_what_is_not_rgb_is_refused_with_the_reason(tmp_path: Path, image: Picture, why: str, write: Write) -> None:
+    write(tmp_path / "a.tif", image)
+    with pytest.raises(InputError, match=why) as caught:
+        open_slide(tmp_path / "a.tif")
+    assert "a.tif" in str(caught.value)
+
+
+WHOLE: dict[str, Write] = {
+    "strips": lambda p, i: tifffile.imwrite(p, i, **RGB, rowsperstrip=16),
+    "one strip": lambda p, i: tifffile.imwrite(p, i, **RGB),
+    "compressed strips": lambda p, i: tifffile.imwrite(p, i, **RGB, rowsperstrip=8, compression="lzw"),
+    "tiles": lambda p, i: tifffile.imwrite(p, i, **TILED),
+    "planar tiles": lambda p, i: tifffile.imwrite(p, channels(i, 3), **TILED, planarconfig="separate"),
+    "JPEG tiles": lambda p, i: tifffile.imwrite(p, i, **TILED, compression="jpeg"),
+    "BigTIFF": lambda p, i: tifffile.imwrite(p, i, **TILED, bigtiff=True, compression="zlib"),
+    "OME": lambda p, i: tifffile.imwrite(p, i, **TILED, ome=True),
+    "16 bits": lambda p, i: tifffile.imwrite(p, i.astype(np.uint16), **RGB),
+    "svs": lambda p, i: tifffile.imwrite(
+        p,
+        i,
+        **TILED,
+        compression="jpeg",
+        description="Aperio Image Library v12 \n|AppMag = 20|MPP = 0.5",
+        metadata=None,
+    ),
+    "JPEG": lambda p, i: p.write_bytes(imagecodecs.jpeg_encode(i)),
+    "PNG": lambda p, i: p.write_bytes(imagecodecs.png_encode(i)),
+}
+
+
+@pytest.mark.parametrize("share", [0.02, 0.6, 0.97])
+@pytest.mark.parametrize("write", WHOLE.values(), ids=WHOLE)
+def test_a_truncated_file_is_refused_when_it_is_opened(
+    tmp_path: Path, image: Picture, write: Write, share: float
+) -> None:
+    path = tmp_path / "a.tif"
+    write(path, image)
+    open_slide(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: max(int(len(content) * share), 12)])
+    with pytest.raises(InputError, match=r"a\.tif"):
+        open_slide(path)
+
+
+def test_the_first_missing_tile_is_named(tmp_path: Path, image: Picture) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, **TILED, compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        begin = tiff.pages.first.dataoffsets[13]
+    path.write_bytes(path.read_bytes()[: begin + 1])
+    assert "truncated: 7 of 20 tiles or strips lie beyond its end, from 13 on" in refused(path)
+
+
+@pytest.mark.parametrize(("tag", "value"), [("StripByteCounts", 100), ("StripOffsets", 0)])
+def test_a_strip_that_was_not_written_whole_is_refused(tmp_path: Path, image: Picture, tag: str, value: int) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, **RGB)
+    with path.open("ab") as file:
+        file.write(bytes(image.nbytes))
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages.first.tags[tag].overwrite(value)
+    assert "never written" in refused(path)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "zstd", "webp", "jpeg"])
+def test_a_damaged_tile_is_named_and_the_others_are_read(tmp_path: Path, image: Picture, compression: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, **TILED, compression=compression)
+    with tifffile.TiffFile(path) as tiff:
+        begin, count = tiff.pages.first.dataoffsets[7], tiff.pages.first.databytecounts[7]
+    content = bytearray(path.read_bytes())
+    content[begin : begin + count] = bytes(count)
+    path.write_bytes(content)
+    slide = open_slide(path)
+    assert np.abs(slide.read(0, 0, 320, 64)[0].astype(int) - image[:64]).mean() < 2
+    with pytest.raises(InputError, match=r"a\.tif is damaged in tile or strip 7, at pixel \(128, 64\)"):
+        slide.read(150, 100, 10, 10)
+
+
+def test_damage_that_only_openslide_meets_is_an_input_error_too(tmp_path: Path, image: Picture) -> None:
+    path = tmp_path / "a.svs"
+    WHOLE["svs"](path, image)
+    with tifffile.TiffFile(path) as tiff:
+        begin, count = tiff.pages.first.dataoffsets[7], tiff.pages.first.databytecounts[7]
+    content = bytearray(path.read_bytes())
+    content[begin : begin + count] = bytes(count)
+    path.write_bytes(content)
+    assert "a.svs" in refused(path)
+
+
+@pytest.mark.parametrize("write", WHOLE.values(), ids=WHOLE)
+def test_a_garbled_header_ends_in_an_input_error_or_an_image(tmp_path: Path, image: Picture, write: Write) -> None:
+    path = tmp_path / "a.tif"
+    write(path, image)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(25):
+        content = bytearray(whole)
+        for at in rng.integers(4, min(len(whole), 600), 3):
+            content[at] = rng.integers(256)
+        path.write_bytes(content)
+        said = ""
+        try:
+            window, _ = open_slide(path).read(0, 0, 50, 50)
+        except InputError as error:
+            said = str(error)
+        assert "a.tif" in said or window.shape == (50, 50, 3)
+
+
+def test_a_preview_of_a_slide_in_a_folder_is_not_taken_for_it(tmp_path: Path, image: Picture) -> None:
+    (tmp_path / "a.mrxs").write_bytes(imagecodecs.jpeg_encode(image))
+    assert "does not find the files that belong to it" in refused(tmp_path / "a.mrxs")
+
+
+def test_planes_in_another_file_are_never_filled_in(tmp_path: Path, image: Picture) -> None:
+    # an OME-TIFF may list planes that lie in other files, here one that is missing
+    tifffile.imwrite(tmp_path / "a.ome.tif", channels(image, 3), **GRAY, tile=(64, 64), metadata={"axes": "CYX"})
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as tiff:
+        xml = tiff.ome_metadata
+    parts = "".join(
+        f'<TiffData IFD="0" FirstC="{c}" PlaneCount="1"><UUID FileName="{"ab"[c > 0]}.ome.tif">'
+        f"urn:uuid:0000000{int(c > 0)}-0000-0000-0000-000000000000</UUID></TiffData>"
+        for c in range(3)
+    )
+    start, end = xml.index("<TiffData"), xml.index("</Pixels>")
+    xml = xml[:start] + parts + xml[end:]
+    tifffile.imwrite(tmp_path / "a.ome.tif", image[..., 0], **GRAY, tile=(64, 64), description=xml, metadata=None)
+    assert "a.ome.tif" in refused(tmp_path / "a.ome.tif")
