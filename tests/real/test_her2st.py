@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from spamcaf.datasets.legacy_st import LegacySTSectionDataset
-from spamcaf.datasets.slide import LegacySTSlideDataset
+from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
 from spamcaf.errors import InputError
 from spamcaf.histology.placement import require_on_tissue
 from spamcaf.histology.slide import Slide
@@ -31,12 +30,12 @@ pytestmark = pytest.mark.skipif(not REAL, reason="SPAMCAF_REAL_DATA names no fol
 
 @cache
 def slide(name: str) -> Slide:
-    return LegacySTSlideDataset(filepath=str(ROOT), section=name).load()
+    return SectionSlideDataset(filepath=str(ROOT), section=name).load()
 
 
 @cache
 def section(name: str) -> AnnData:
-    raw = LegacySTSectionDataset(filepath=str(ROOT), section=name).load()
+    raw = SectionDataset(filepath=str(ROOT), section=name).load()
     return check_section(raw, slide(name).shape, SectionSettings())[0]
 
 

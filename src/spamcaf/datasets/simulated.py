@@ -91,7 +91,7 @@ class SimulatedOutsDataset(AbstractDataset["SimulatedTissue", None]):
         self.metadata = metadata
 
     def save(self, data: SimulatedTissue) -> None:
-        from spamcaf.datasets.space_ranger_writer import write_space_ranger
+        from spamcaf.datasets.layouts.space_ranger.writer import write_space_ranger
 
         write_space_ranger(data, self._filepath)
 

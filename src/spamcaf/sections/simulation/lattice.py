@@ -10,9 +10,8 @@ from spamcaf.errors import InputError
 from spamcaf.names import Position
 from spamcaf.parameters import SimulationSettings
 from spamcaf.sections.simulation.landscape import Stream, generator
+from spamcaf.sections.visium import PITCH_UM, SPOT_UM
 
-PITCH_UM = 100.0
-SPOT_UM = 55.0
 TURN_DEGREES = 1.0
 """How far the lattice is rotated against the picture."""
 

@@ -16,9 +16,10 @@ from spamcaf.sections.simulation.domains import DOMAINS
 from spamcaf.sections.simulation.expression import Expression
 from spamcaf.sections.simulation.genes import simulated_genes
 from spamcaf.sections.simulation.landscape import Landscape
-from spamcaf.sections.simulation.lattice import PITCH_UM, SPOT_UM, visium_spots
+from spamcaf.sections.simulation.lattice import visium_spots
 from spamcaf.sections.simulation.picture import BLOCK, Picture
 from spamcaf.sections.simulation.shrink import shrunk
+from spamcaf.sections.visium import PITCH_UM, SPOT_UM, THEORETICAL_SPOT_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,8 +30,8 @@ DOMAIN = "domain"
 
 GLASS = -1
 HIRES_PX, LOWRES_PX = 2000, 600
-THEORETICAL_SPOT_UM, FIDUCIAL_UM = 65.0, 105.0
-"""What 10x's scale factors take a spot and a fiducial to be."""
+FIDUCIAL_UM = 105.0
+"""What 10x's scale factors take a fiducial to be."""
 
 
 class SimulatedTissue:

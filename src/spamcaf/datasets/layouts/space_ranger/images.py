@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spamcaf.datasets.space_ranger_folder import hd_error, listing
+from spamcaf.datasets.layouts.listing import listing
 from spamcaf.errors import InputError
 from spamcaf.names import ScaleFactor, SpaceRanger
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-THUMBNAILS = {"hires": SpaceRanger.HIRES, "lowres": SpaceRanger.LOWRES}
+THUMBNAILS = {"hires": (SpaceRanger.HIRES, ScaleFactor.HIRES), "lowres": (SpaceRanger.LOWRES, ScaleFactor.LOWRES)}
 
 
 def read_scalefactors(spatial: Path) -> dict[str, float]:
@@ -36,22 +36,23 @@ def read_scalefactors(spatial: Path) -> dict[str, float]:
         factors = {key.value: float(record[key]) for key in ScaleFactor if key in record}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({error}).", "numbers by name.", "Copy the file again.") from error
-    if ScaleFactor.BIN in factors:
-        raise hd_error(spatial)
     if not all(np.isfinite(value) and value > 0 for value in factors.values()) or ScaleFactor.SPOT not in factors:
         raise InputError(f"{factors} in {path}.", f"{ScaleFactor.SPOT}, and all above 0.", "Copy the file again.")
     return factors
 
 
-def read_thumbnails(spatial: Path) -> dict[str, NDArray[np.uint8]]:
-    """Return the hires and lowres images that can be read, (row, column, 3) uint8; warn of the others."""
-    from PIL import Image, UnidentifiedImageError
+def read_thumbnails(spatial: Path, factors: dict[str, float]) -> dict[str, NDArray[np.uint8]]:
+    """Return the thumbnails of known scale that can be read, (row, column, 3) uint8; warn of the others."""
+    from PIL import Image
 
     images: dict[str, NDArray[np.uint8]] = {}
-    for name, file in THUMBNAILS.items():
+    for name, (file, factor) in THUMBNAILS.items():
+        if factor not in factors:
+            logger.warning("No %s in %s: maps are drawn without %s", factor.value, spatial, file.value)
+            continue
         try:
             with Image.open(spatial / file) as image:
                 images[name] = np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            logger.warning("No %s in %s (%s): maps are drawn without it", file, spatial, type(error).__name__)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            logger.warning("No %s in %s (%s): maps are drawn without it", file.value, spatial, type(error).__name__)
     return images

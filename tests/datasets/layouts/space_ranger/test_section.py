@@ -13,12 +13,15 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from kedro.io import DatasetError
+from anndata import AnnData
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
-from spamcaf.datasets.space_ranger import SpaceRangerSectionDataset
+from spamcaf.datasets.layouts import space_ranger
+from spamcaf.datasets.layouts.layout import Wanted
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Position
 
@@ -87,6 +90,21 @@ def other_positions(outs: Path, name: str, header: bool) -> None:
     write_positions(outs, name, header)
 
 
+def edit_h5(outs: Path, edit: Callable[[h5py.File], object]) -> None:
+    with h5py.File(outs / "filtered_feature_bc_matrix.h5", "r+") as file:
+        edit(file)
+
+
+def recast(file: h5py.File, name: str, kind: type) -> None:
+    values = file[f"matrix/{name}"][:].astype(kind)
+    del file[f"matrix/{name}"]
+    file[f"matrix/{name}"] = values
+
+
+def change(outs: Path, name: str, place: object, value: object) -> None:
+    edit_h5(outs, lambda file: file[f"matrix/{name}"].__setitem__(place, value))
+
+
 def edit_scalefactors(outs: Path, **changes: object) -> None:
     path = outs / "spatial/scalefactors_json.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -106,11 +124,15 @@ def outs(tmp_path: Path) -> Path:
     return folder
 
 
-def read(outs: Path) -> object:
-    return SpaceRangerSectionDataset(filepath=str(outs.parents[1]), section="S1").load()
+def read(outs: Path, section: str = "S1") -> AnnData:
+    layout = space_ranger.find(Wanted(outs.parents[1], section))
+    assert layout is not None
+    assert layout.kind == "Space Ranger"
+    return layout.read()
 
 
 Edit = Callable[[Path], object]
+# fmt: off
 VARIANTS: dict[str, Edit] = {
     "as version 2 and later writes it": lambda outs: None,
     "prefix": lambda o: (o / "filtered_feature_bc_matrix.h5").rename(o / "S1_filtered_feature_bc_matrix.h5"),
@@ -131,12 +153,34 @@ VARIANTS: dict[str, Edit] = {
         (o / "spatial/tissue_positions.csv").unlink(),
         positions().to_parquet(o / "spatial/tissue_positions.parquet"),
     ),
+    "parquet beside text": lambda o: positions().to_parquet(o / "spatial/tissue_positions.parquet"),
+    "positions gz": lambda o: (
+        write_positions(o, "tissue_positions.csv.gz"), (o / "spatial/tissue_positions.csv").unlink()
+    ),
+    "columns in another order": lambda o: positions().iloc[:, [0, 1, 3, 2, 5, 4]].to_csv(
+        o / "spatial/tissue_positions.csv", index=False
+    ),
+    "library ids": lambda o: edit_h5(o, lambda file: file.attrs.update(library_ids=np.array(["other"], "S"))),
+    "no genome": lambda o: edit_h5(o, lambda file: file.pop("matrix/features/genome")),
+    "counts as int64": lambda o: edit_h5(o, lambda file: recast(file, "data", np.int64)),
+    "whole numbers as floats": lambda o: write_h5(o / "filtered_feature_bc_matrix.h5", COUNTS * 1.0),
+    "raw matrix beside it": lambda o: write_h5(o / "raw_feature_bc_matrix.h5", COUNTS * 2),
+    "twins of macOS": lambda o: [
+        (o / name).write_bytes(b"\0\5")
+        for name in ("._filtered_feature_bc_matrix.h5", "spatial/._tissue_positions.csv")
+    ],
+    "mtx with prefix": lambda o: (
+        only_mtx(o, zipped=True, columns=3),
+        (o / "filtered_feature_bc_matrix").rename(o / "S1_filtered_feature_bc_matrix"),
+    ),
+    "analysis folders beside it": lambda o: [(o / name).mkdir() for name in ("analysis", "filtered_feature")],
     "byte order mark": lambda o: (o / "spatial/tissue_positions.csv").write_bytes(
         b"\xef\xbb\xbf" + (o / "spatial/tissue_positions.csv").read_bytes()
     ),
     "floats written for indices": lambda o: write_positions(o, array_row=positions()["array_row"].map("{:.1f}".format)),
     "flat": lambda o: ([p.rename(o / p.name) for p in list((o / "spatial").iterdir())], (o / "spatial").rmdir()),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("edit", VARIANTS.values(), ids=VARIANTS)
@@ -174,7 +218,9 @@ def test_facts_and_thumbnails(outs: Path) -> None:
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_the_folder_may_be_named_at_any_depth(outs: Path, depth: int) -> None:
     root = [outs, *outs.parents][depth]
-    assert SpaceRangerSectionDataset(filepath=str(root), section="S1").load().n_obs == SPOTS
+    layout = space_ranger.find(Wanted(root, "S1"))
+    assert layout is not None
+    assert layout.outs == outs
 
 
 def test_barcodes_without_position_are_counted_and_dropped(outs: Path) -> None:
@@ -199,6 +245,12 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def corrupt(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[20:40] = b"\xff" * 20
+    path.write_bytes(content)
+
+
 def without_suffix(outs: Path) -> None:
     write_positions(outs, barcode=positions()[Position.BARCODE].str.removesuffix("-1"))
 
@@ -212,14 +264,14 @@ DEFECTS: dict[str, tuple[Edit, str]] = {
     "h5 of something else": (
         lambda o: h5py.File(o / "filtered_feature_bc_matrix.h5", "w").close(), "no matrix/barcodes",
     ),
-    "no matrix": (lambda o: (o / "filtered_feature_bc_matrix.h5").unlink(), "0 count matrices.*spatial/"),
+    "no matrix": (lambda o: (o / "filtered_feature_bc_matrix.h5").unlink(), "0 filtered count matrices.*spatial/"),
     "several matrices": (
         lambda o: (
             write_h5(o / "P_filtered_feature_bc_matrix.h5"),
             write_h5(o / "Q_filtered_feature_bc_matrix.h5"),
             (o / "filtered_feature_bc_matrix.h5").unlink(),
         ),
-        "2 count matrices.*P_filtered.*Q_filtered",
+        "2 filtered count matrices.*P_filtered.*Q_filtered",
     ),
     "fractional": (lambda o: write_h5(o / "filtered_feature_bc_matrix.h5", COUNTS + 0.5), "fractional"),
     "duplicate barcode": (
@@ -267,30 +319,126 @@ DEFECTS: dict[str, tuple[Edit, str]] = {
     "empty positions": (lambda o: (o / "spatial/tissue_positions.csv").write_text(""), "cannot be read"),
     "barcodes lack -1": (without_suffix, "lack the '-1'.*They agree without it"),
     "barcodes of another section": (foreign, "If not, they are of two sections"),
-    "Visium HD": (lambda o: (o / "binned_outputs").mkdir(), "Visium HD"),
-    "a bin folder of Visium HD": (lambda o: edit_scalefactors(o, bin_size_um=8.0), "Visium HD"),
+    "negative": (lambda o: write_h5(o / "filtered_feature_bc_matrix.h5", COUNTS - 2), "negative"),
+    "nothing counted": (lambda o: write_h5(o / "filtered_feature_bc_matrix.h5", COUNTS * 0), "no gene expression"),
+    "no spots": (lambda o: write_h5(o / "filtered_feature_bc_matrix.h5", COUNTS[:0], []), "no gene expression"),
+    "missing values": (
+        lambda o: write_h5(o / "filtered_feature_bc_matrix.h5", np.where(COUNTS > 3, np.nan, COUNTS)), "missing",
+    ),
+    "gene that is not there": (lambda o: change(o, "indices", 4, 1_000_000), "names genes that it does not have"),
+    "negative index": (lambda o: change(o, "indices", 0, -7), "names genes that it does not have"),
+    "columns end nowhere": (lambda o: change(o, "indptr", -1, 10**6), "do not end where the next begin"),
+    "columns run backwards": (lambda o: change(o, "indptr", 2, 0), "do not end where the next begin"),
+    "shape of another matrix": (lambda o: change(o, "shape", 1, SPOTS + 5), "24 barcodes where 29 belong"),
+    "gene id twice": (lambda o: change(o, "features/id", 1, b"ENSG0"), "gene ENSG0 twice"),
+    "content of another file": (
+        lambda o: edit_h5(
+            o, lambda f: (f["matrix"].pop("data"), f["matrix"].update(data=h5py.ExternalLink("/etc/hosts", "x")))
+        ),
+        "another file",
+    ),
+    "only the raw matrix": (
+        lambda o: (o / "filtered_feature_bc_matrix.h5").rename(o / "raw_feature_bc_matrix.h5"),
+        "copy the filtered one",
+    ),
+    "packed matrix": (
+        lambda o: (o / "filtered_feature_bc_matrix.h5").rename(o / "filtered_feature_bc_matrix.tar.gz"),
+        "unpack it",
+    ),
+    "truncated mtx gz": (
+        lambda o: (only_mtx(o, True, 3), truncate(o / "filtered_feature_bc_matrix/matrix.mtx.gz")), "cannot be read",
+    ),
+    "corrupt gz of barcodes": (
+        lambda o: (only_mtx(o, True, 3), corrupt(o / "filtered_feature_bc_matrix/barcodes.tsv.gz")), "cannot be read",
+    ),
+    "barcodes fewer than columns": (
+        lambda o: (
+            only_mtx(o, False, 3), (o / "filtered_feature_bc_matrix/barcodes.tsv").write_text("AAAAAAAA-1\n"),
+        ),
+        "cannot be read",
+    ),
+    "features of one column": (lambda o: only_mtx(o, False, 1), "a feature table of one column"),
+    "truncated parquet": (
+        lambda o: (
+            (o / "spatial/tissue_positions.csv").unlink(),
+            positions().to_parquet(o / "spatial/tissue_positions.parquet"),
+            truncate(o / "spatial/tissue_positions.parquet"),
+        ),
+        "tissue_positions.parquet cannot be read",
+    ),
+    "truncated gz of positions": (
+        lambda o: (
+            (o / "spatial/tissue_positions.csv").unlink(),
+            write_positions(o, "tissue_positions.csv.gz"),
+            truncate(o / "spatial/tissue_positions.csv.gz"),
+        ),
+        "tissue_positions.csv.gz cannot be read",
+    ),
+    "parquet disagrees": (
+        lambda o: positions().assign(array_row=7).to_parquet(o / "spatial/tissue_positions.parquet"),
+        "tissue_positions.csv and tissue_positions.parquet .* disagree",
+    ),
+    "header alone": (
+        lambda o: positions()[:0].to_csv(o / "spatial/tissue_positions.csv", index=False), "no positions in",
+    ),
+    "binary positions": (
+        lambda o: (o / "spatial/tissue_positions.csv").write_bytes(b"\x89PNG\xff\xfe\0\0"), "tissue_positions.csv",
+    ),
+    "semicolons": (
+        lambda o: positions().to_csv(o / "spatial/tissue_positions.csv", index=False, sep=";"),
+        "1 columns without a header",
+    ),
+    "scale factors of a list": (
+        lambda o: (o / "spatial/scalefactors_json.json").write_text("[1, 2]"), "spot_diameter_fullres",
+    ),
+    "scale factor NaN": (lambda o: edit_scalefactors(o, spot_diameter_fullres=float("nan")), "above 0"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("edit", "message"), DEFECTS.values(), ids=DEFECTS)
 def test_every_defect_is_named(outs: Path, edit: Edit, message: str) -> None:
     edit(outs)
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(InputError) as caught:
         read(outs)
-    error = InputError.within(caught.value)
-    assert error is not None, caught.value
-    assert re.fullmatch(f"Found: .*{message}.*", str(error), re.DOTALL), error
+    assert re.fullmatch(f"Found: .*{message}.*", str(caught.value), re.DOTALL), caught.value
 
 
-def test_unknown_section_lists_the_folder(outs: Path) -> None:
-    dataset = SpaceRangerSectionDataset(filepath=str(outs.parents[1]), section="S2")
-    assert not dataset.exists()
-    with pytest.raises(DatasetError, match=r"no Space Ranger output of section 'S2' in .*, but S1/"):
-        dataset.load()
+@pytest.mark.parametrize("part", ["binned_outputs/square_016um", "segmented_outputs", "feature_slice.h5"])
+def test_visium_hd_is_left_to_its_own_reader(outs: Path, part: str) -> None:
+    (outs / "filtered_feature_bc_matrix.h5").unlink()
+    (outs / part).mkdir(parents=True)
+    assert space_ranger.find(Wanted(outs.parents[1], "S1")) is None
 
 
-def test_raw_data_are_never_written(outs: Path) -> None:
-    dataset = SpaceRangerSectionDataset(filepath=str(outs), section="S1")
-    section = dataset.load()
-    with pytest.raises(DatasetError, match="read-only"):
-        dataset.save(section)
+def test_bins_of_visium_hd_are_told_by_their_scale_factors(outs: Path) -> None:
+    edit_scalefactors(outs, bin_size_um=8.0)
+    assert space_ranger.find(Wanted(outs.parents[1], "S1")) is None
+
+
+def test_a_section_that_is_not_there_is_none(outs: Path) -> None:
+    assert space_ranger.find(Wanted(outs.parents[1], "S2")) is None
+    assert space_ranger.find(Wanted(outs / "filtered_feature_bc_matrix.h5", "S1")) is None
+
+
+def test_a_thumbnail_of_unknown_scale_is_left_out(outs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    factors = {"spot_diameter_fullres": SPOT_PX, "tissue_lowres_scalef": 0.03}
+    (outs / "spatial/scalefactors_json.json").write_text(json.dumps(factors))
+    with caplog.at_level(logging.WARNING):
+        assert list(read(outs).uns[SPATIAL]["S1"]["images"]) == ["lowres"]
+    assert "tissue_hires_scalef" in caplog.text
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(spots=st.permutations(range(SPOTS)), rows=st.permutations(range(SPOTS + 1)))
+def test_order_of_rows_does_not_matter(outs: Path, spots: list[int], rows: list[int]) -> None:
+    write_h5(outs / "filtered_feature_bc_matrix.h5")
+    write_positions(outs)
+    expected = read(outs)
+    write_h5(outs / "filtered_feature_bc_matrix.h5", COUNTS[spots], [BARCODES[i] for i in spots])
+    positions().iloc[rows].to_csv(outs / "spatial/tissue_positions.csv", index=False)
+    shuffled = read(outs)
+    assert shuffled.obs_names.tolist() == [BARCODES[i] for i in spots]
+    sorted_again = shuffled[expected.obs_names]
+    np.testing.assert_array_equal(sorted_again.X.toarray(), expected.X.toarray())
+    np.testing.assert_array_equal(sorted_again.obsm[SPATIAL], expected.obsm[SPATIAL])
+    pd.testing.assert_frame_equal(sorted_again.obs, expected.obs)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from spamcaf.datasets.space_ranger_writer import IMAGE, write_space_ranger
+from spamcaf.datasets.layouts.space_ranger.writer import IMAGE, write_space_ranger
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
 from spamcaf.sections.simulation.tissue import SimulatedTissue

@@ -8,9 +8,9 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from kedro.io import DatasetError
 
-from spamcaf.datasets.space_ranger_slide import SpaceRangerSlideDataset
+from spamcaf.datasets.layouts import space_ranger
+from spamcaf.datasets.layouts.layout import Wanted
 from spamcaf.errors import InputError
 
 SHAPE = (40, 60)
@@ -26,6 +26,12 @@ def lay(folder: Path, *names: str) -> None:
             tifffile.imwrite(path, image, photometric="rgb")
         else:
             imagecodecs.imwrite(str(path), image)
+
+
+def shape_found(root: Path, image: Path | None = None) -> tuple[int, int]:
+    layout = space_ranger.find(Wanted(root, "S1", image))
+    assert layout is not None
+    return layout.open_slide().shape
 
 
 @pytest.fixture
@@ -44,6 +50,9 @@ FOUND = {
     "beside outs": ["S1/histology_image.tif"],
     "thumbnails beside it": ["S1/outs/image.tif", "S1/outs/tissue_hires_image.png", "S1/outs/tissue_lowres_image.png"],
     "CytAssist's own image beside it": ["S1/outs/CytAssist_tissue_image.tif", "S1/outs/CytAssist_image.tif"],
+    "above the section, by name": ["S1_full_image.tif", "S10_full_image.tif", "S2_full_image.tif"],
+    "OME-TIFF": ["S1/outs/V1_image.ome.tif"],
+    "twin of macOS": ["S1/outs/image.tif", "S1/outs/._image.tif"],
     "inner before outer": ["S1/outs/image.tif", "S1/image.tif"],
 }
 
@@ -51,12 +60,12 @@ FOUND = {
 @pytest.mark.parametrize("names", FOUND.values(), ids=FOUND)
 def test_the_image_is_found(root: Path, names: list[str]) -> None:
     lay(root, *names)
-    assert SpaceRangerSlideDataset(filepath=str(root), section="S1").load().shape == SHAPE
+    assert shape_found(root) == SHAPE
 
 
 def test_above_a_flat_section_only_its_own_image_counts(tmp_path: Path) -> None:
     lay(tmp_path, "S1_image.tif", "S10_image.tif", "S2_image.tif", "S1/spatial/tissue_hires_image.png")
-    assert SpaceRangerSlideDataset(filepath=str(tmp_path), section="S1").load().shape == SHAPE
+    assert shape_found(tmp_path) == SHAPE
 
 
 @pytest.mark.parametrize(
@@ -70,6 +79,16 @@ def test_above_a_flat_section_only_its_own_image_counts(tmp_path: Path) -> None:
 )
 def test_none_or_several_images_are_named(root: Path, names: list[str], message: str) -> None:
     lay(root, *names)
-    with pytest.raises(DatasetError, match=message) as caught:
-        SpaceRangerSlideDataset(filepath=str(root), section="S1").load()
-    assert InputError.within(caught.value) is not None
+    with pytest.raises(InputError, match=message):
+        shape_found(root)
+
+
+def test_a_given_image_wins(root: Path, tmp_path: Path) -> None:
+    lay(root, "elsewhere/slide.tif", "S1/outs/a_image.tif", "S1/outs/b_image.tif")
+    assert shape_found(root, tmp_path / "elsewhere/slide.tif") == SHAPE
+
+
+def test_a_given_image_that_is_missing_is_an_error(root: Path) -> None:
+    lay(root, "S1/outs/image.tif")
+    with pytest.raises(InputError, match=r"no image .*nowhere\.tif"):
+        shape_found(root, root / "nowhere.tif")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spamcaf.datasets.space_ranger_folder import listing
+from spamcaf.datasets.layouts.damage import UNREADABLE
+from spamcaf.datasets.layouts.listing import listing
+from spamcaf.datasets.layouts.space_ranger.folder import visible
 from spamcaf.errors import InputError, require_columns
 from spamcaf.names import Position, SpaceRanger
 
@@ -20,21 +22,21 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = [column.value for column in Position]
 INDICES = [Position.IN_TISSUE.value, Position.ARRAY_ROW.value, Position.ARRAY_COL.value]
-TEXT_SUFFIXES = (".csv", ".txt", ".csv.gz", ".txt.gz")
+SUFFIXES = (".csv", ".txt", ".csv.gz", ".txt.gz", ".parquet")
+ROUNDING_PX = 0.01
 
 
 def read_positions(spatial: Path) -> pd.DataFrame:
     """Return the positions in `spatial`, indexed by barcode.
 
     Columns are in_tissue, array_row, array_col (int64) and pxl_row_in_fullres, pxl_col_in_fullres (float64, px).
-    Whether there is a header is seen from the first cell, not from the file's name; parquet is read where there is no
-    text file.
-    Raises InputError when there is none, when several disagree, or when one holds anything but numbers.
+    Whether there is a header is seen from the first cell, not from the file's name. Raises InputError when there is no
+    file, when several disagree, or when one holds anything but numbers.
     """
     paths = _find(spatial)
     first = _read(paths[0])
     for path in paths[1:]:
-        if not _read(path).sort_index().equals(first.sort_index()):
+        if not _agree(_read(path), first):
             raise InputError(
                 f"{paths[0].name} and {path.name} in {spatial} disagree.",
                 "one position file, or equal ones.",
@@ -46,19 +48,27 @@ def read_positions(spatial: Path) -> pd.DataFrame:
 
 
 def _find(spatial: Path) -> list[Path]:
-    every = sorted(p for p in spatial.glob(f"*{SpaceRanger.POSITIONS_STEM}*") if p.is_file())
-    found = [p for p in every if p.name.endswith(TEXT_SUFFIXES)] or [p for p in every if p.suffix == ".parquet"]
+    every = [p for p in visible(spatial, f"*{SpaceRanger.POSITIONS_STEM}*") if p.is_file()]
+    found = [p for suffix in SUFFIXES for p in every if p.name.endswith(suffix)]
     if not found:
         raise InputError(
             f"no position file in {spatial}, but {listing(spatial)}.",
             f"{SpaceRanger.POSITIONS}, {SpaceRanger.POSITIONS_V1} or a parquet file of that name.",
-            "Copy it from the Space Ranger output of this section.",
+            "Copy it from the Space Ranger output of this section; unpack it where it is a tar.gz.",
         )
     return found
 
 
+def _agree(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    one, other = one.sort_index(), other.sort_index()
+    # text is rounded, parquet is not
+    return one.index.equals(other.index) and np.allclose(one, other, rtol=0, atol=ROUNDING_PX)
+
+
 def _read(path: Path) -> pd.DataFrame:
     table = _read_cells(path)
+    if table.empty:
+        raise InputError(f"no positions in {path}.", "one row per spot.", "Fetch the position file again.")
     positions = _as_numbers(table, path).set_index(table[Position.BARCODE].astype(str))
     if not positions.index.is_unique:
         twice = positions.index[positions.index.duplicated()][0]
@@ -72,13 +82,13 @@ def _read_cells(path: Path) -> pd.DataFrame:
 
     try:
         if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
+            table = _read_parquet(path)
             require_columns(list(table.columns), COLUMNS, str(path))
             return table[COLUMNS]
         table = pd.read_csv(path, header=None, dtype=str, encoding="utf-8-sig")
     except InputError:
         raise
-    except (OSError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be read ({error}).", "a table of positions.", "Fetch it again.") from error
     if table.iloc[0, 0] == Position.BARCODE:
         table = table.iloc[1:].set_axis(table.iloc[0].tolist(), axis=1).reset_index(drop=True)
@@ -91,6 +101,16 @@ def _read_cells(path: Path) -> pd.DataFrame:
             "Copy the position file as Space Ranger wrote it.",
         )
     return table.set_axis(COLUMNS, axis=1)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow
+
+    try:
+        return pd.read_parquet(path)
+    except pyarrow.ArrowException as error:  # not all of them are ValueErrors
+        raise ValueError(str(error)) from error
 
 
 def _as_numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:

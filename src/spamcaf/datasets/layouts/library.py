@@ -1,0 +1,176 @@
+"""`uns["spatial"]` of an AnnData: which library a section is, its thumbnails, and what its scale factors mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spamcaf.errors import InputError
+from spamcaf.names import PROVENANCE, SPATIAL, Fact, Obs, ScaleFactor
+from spamcaf.sections.visium import PITCH_UM, SPOT_UM, THEORETICAL_SPOT_UM
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+WRITTEN_BY_SPACE_RANGER = (ScaleFactor.HIRES, ScaleFactor.LOWRES, ScaleFactor.FIDUCIAL)
+"""Other tools write `spot_diameter_fullres` too, and mean 55 um by it."""
+THUMBNAILS = ("hires", "lowres")
+WHITE = 255
+N_RGB, N_RGBA = 3, 4
+
+
+@dataclass(frozen=True)
+class Library:
+    """The rows of one section in a file that may hold several, and its record in `uns["spatial"]` (may be empty)."""
+
+    rows: NDArray[np.bool_]
+    record: Mapping[str, Any]
+
+
+def refuse_prediction(uns: Mapping[str, Any], source: str) -> None:
+    """Raise InputError for a file that spamcaf wrote: a prediction is no measurement."""
+    if PROVENANCE in uns:
+        raise InputError(
+            f"a prediction of spamcaf in {source}.",
+            "a measured section with raw counts.",
+            "Pass the data that the prediction was made from.",
+        )
+
+
+def choose_library(obs: pd.DataFrame, uns: Mapping[str, Any], section: str, source: str) -> Library:
+    """Return the library called `section`, or the only one; raise InputError listing several."""
+    records = _records(uns)
+    column = _library_column(obs, records)
+    if column is None and len(records) > 1:
+        raise _which(list(records), source, "and no column of obs says which spot is of which")
+    if column is None:
+        return Library(np.ones(len(obs), bool), next(iter(records.values()), {}))
+    labels = obs[column].astype(object).astype(str)
+    names = list(dict.fromkeys(labels))
+    if len(names) > 1 and section not in names:
+        raise _which(names, source, f"by obs['{column}']")
+    name = section if section in names else names[0]
+    only = len(names) == 1 and len(records) == 1
+    record = next(iter(records.values())) if only else records.get(name, {})
+    return Library((labels == name).to_numpy(), record)
+
+
+def scale_factors(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scale factors of a library that are numbers above 0."""
+    factors = record.get("scalefactors", {})
+    numbers = {str(k): _number(v) for k, v in factors.items()} if isinstance(factors, Mapping) else {}
+    return {key: value for key, value in numbers.items() if value is not None}
+
+
+def scale_facts(record: Mapping[str, Any], spots: pd.DataFrame) -> dict[str, Any]:
+    """Return lattice, pitch, spot diameter and micrometres per pixel, each only where the record says it.
+
+    `spots` has the columns of `spot_columns`. Array indices tell a Visium section from others, and where there are
+    none, the chemistry that Space Ranger wrote down.
+    """
+    factors = scale_factors(record)
+    metadata = record.get("metadata", {})
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    facts: dict[str, Any] = {}
+    if ScaleFactor.BIN in factors or ScaleFactor.MPP in factors:
+        facts = bin_facts(factors.get(ScaleFactor.BIN), factors.get(ScaleFactor.MPP))
+    elif _is_visium(factors, metadata, spots):
+        facts = visium_facts(THEORETICAL_SPOT_UM / factors[ScaleFactor.SPOT])
+    mpp = _number(metadata.get("mpp"))
+    return facts if mpp is None else {**facts, Fact.MPP.value: mpp}
+
+
+def visium_facts(mpp: float | None) -> dict[str, Any]:
+    """Return the facts of the Visium array."""
+    facts = {Fact.LATTICE.value: "hexagonal", Fact.PITCH_UM.value: PITCH_UM, Fact.SPOT_UM.value: SPOT_UM}
+    return facts if mpp is None else {**facts, Fact.MPP.value: mpp}
+
+
+def bin_facts(bin_um: float | None, mpp: float | None) -> dict[str, Any]:
+    """Return the facts of Visium HD in bins of `bin_um`."""
+    facts: dict[str, Any] = {}
+    if bin_um is not None:
+        facts = {Fact.LATTICE.value: "square", Fact.PITCH_UM.value: bin_um, Fact.SPOT_UM.value: bin_um}
+    return facts if mpp is None else {**facts, Fact.MPP.value: mpp}
+
+
+def is_visium_array(spots: pd.DataFrame) -> bool:
+    """Tell whether array indices are there and count as Visium's do: columns in half pitches, odd ones in odd rows."""
+    if Obs.ARRAY_ROW not in spots:
+        return False
+    row, column = spots[Obs.ARRAY_ROW].to_numpy(), spots[Obs.ARRAY_COL].to_numpy()
+    return bool(((row + column) % 2 == 0).all() and (row % 2).any() and not (row % 2).all())
+
+
+def library_entry(record: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return images and scale factors as `uns["spatial"][<section>]` of a raw section holds them."""
+    images = record.get("images", {})
+    images = images if isinstance(images, Mapping) else {}
+    pictures = {name: thumbnail(images[name], f"{name} of {source}") for name in THUMBNAILS if name in images}
+    return {
+        "images": {name: picture for name, picture in pictures.items() if picture is not None},
+        "scalefactors": scale_factors(record),
+    }
+
+
+def thumbnail(values: Any, what: str) -> NDArray[np.uint8] | None:  # noqa: ANN401  whatever a file holds there
+    """Return a picture (row, column, 3) uint8 from uint8 or from floats of 0 to 1; warn and return None for others."""
+    picture = np.asarray(values)
+    is_rgb = picture.ndim == N_RGB and picture.shape[2] in (N_RGB, N_RGBA) and picture.size > 0
+    if is_rgb and picture.dtype.kind == "f" and picture.min() >= 0 and picture.max() <= 1:
+        picture = np.rint(picture * WHITE).astype(np.uint8)
+    if not is_rgb or picture.dtype != np.uint8:
+        logger.warning("%s is no picture (%s, %s): maps are drawn without it", what, picture.shape, picture.dtype)
+        return None
+    if picture.shape[2] == N_RGB:
+        return picture
+    alpha = picture[..., N_RGB:].astype(np.float32) / WHITE
+    return np.rint(picture[..., :N_RGB] * alpha + WHITE * (1 - alpha)).astype(np.uint8)
+
+
+def _records(uns: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    spatial = uns.get(SPATIAL, {})
+    items = spatial.items() if isinstance(spatial, Mapping) else ()
+    return {str(name): record for name, record in items if isinstance(record, Mapping)}
+
+
+def _library_column(obs: pd.DataFrame, records: Mapping[str, Any]) -> str | None:
+    """Return the column that names each spot's library: the usual one, else one whose values are all libraries."""
+    if Obs.LIBRARY in obs:
+        return Obs.LIBRARY.value
+    if len(records) < 2:  # noqa: PLR2004  nothing to tell apart
+        return None
+    texts = (name for name in obs.columns if obs[name].dtype.kind == "O")  # categories are of this kind too
+    return next((name for name in texts if set(obs[name].astype(object).astype(str)) <= set(records)), None)
+
+
+def _is_visium(factors: Mapping[str, float], metadata: Mapping[str, Any], spots: pd.DataFrame) -> bool:
+    if ScaleFactor.SPOT not in factors or not any(key in factors for key in WRITTEN_BY_SPACE_RANGER):
+        return False
+    if Obs.ARRAY_ROW in spots:
+        return is_visium_array(spots)
+    chemistry = metadata.get("chemistry_description", "")
+    return "HD" not in str(chemistry) and str(chemistry).startswith(("Spatial", "Visium"))
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401  whatever a file holds there
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) and number > 0 else None
+
+
+def _which(names: list[str], source: str, how: str) -> InputError:
+    return InputError(
+        f"{len(names)} libraries in {source}, {', '.join(names[:20])}, {how}.",
+        "one section.",
+        "Name the library: --params section=<library>, or write each to a file of its own.",
+    )

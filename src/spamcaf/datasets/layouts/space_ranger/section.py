@@ -1,0 +1,97 @@
+"""A Visium section as Space Ranger 1 to 4 wrote it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spamcaf.datasets.layouts.space_ranger.folder import find_outs, image_folders, spatial_folder
+from spamcaf.datasets.layouts.space_ranger.images import read_scalefactors, read_thumbnails
+from spamcaf.datasets.layouts.space_ranger.matrix import read_matrix
+from spamcaf.datasets.layouts.space_ranger.picture import find_image
+from spamcaf.datasets.layouts.space_ranger.positions import read_positions
+from spamcaf.datasets.slides.open import open_slide
+from spamcaf.errors import InputError
+from spamcaf.names import FACTS, SPATIAL, Fact, Position, ScaleFactor
+from spamcaf.sections.visium import PITCH_UM, SPOT_UM, THEORETICAL_SPOT_UM
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from spamcaf.datasets.layouts.layout import Wanted
+    from spamcaf.histology.slide import Slide
+
+GEM_SUFFIX = "-1"
+
+
+@dataclass(frozen=True)
+class SpaceRangerSection:
+    """One Visium section: a hexagonal lattice of 55 um spots, 100 um apart. `outs` holds matrix and `spatial`."""
+
+    outs: Path
+    wanted: Wanted
+    kind: str = "Space Ranger"
+
+    def read(self) -> AnnData:
+        """Return the section, see `Layout`: all spots of the matrix that have a position, on and off the tissue."""
+        section = read_spots(self.outs, self.wanted.section)
+        factors = section.uns[SPATIAL][self.wanted.section]["scalefactors"]
+        section.uns[FACTS] |= {
+            Fact.LATTICE.value: "hexagonal",
+            Fact.PITCH_UM.value: PITCH_UM,
+            Fact.SPOT_UM.value: SPOT_UM,
+            Fact.MPP.value: THEORETICAL_SPOT_UM / factors[ScaleFactor.SPOT],
+        }
+        return section
+
+    def open_slide(self) -> Slide:
+        """Return the full-resolution image, see `Layout` and `find_image`."""
+        return open_slide(self.wanted.image or find_image(image_folders(self.outs), self.wanted.section))
+
+
+def find(wanted: Wanted) -> SpaceRangerSection | None:
+    """Return the Visium section that is wanted, or None where there is no Space Ranger folder of it."""
+    outs = find_outs(wanted)
+    return SpaceRangerSection(outs, wanted) if outs else None
+
+
+def read_spots(folder: Path, name: str) -> AnnData:
+    """Return what Visium and Visium HD have in common: counts joined with positions by barcode.
+
+    Scale factors and thumbnails are in `uns["spatial"][name]`; the facts hold the name and how many barcodes had no
+    position. Raises InputError.
+    """
+    spatial = spatial_folder(folder)
+    factors = read_scalefactors(spatial)
+    section, n_unmatched = _join(read_matrix(folder, name), read_positions(spatial), folder)
+    section.uns[FACTS] = {Fact.NAME.value: name, Fact.UNMATCHED.value: n_unmatched}
+    section.uns[SPATIAL] = {name: {"images": read_thumbnails(spatial, factors), "scalefactors": factors}}
+    return section
+
+
+def _join(matrix: AnnData, positions: pd.DataFrame, folder: Path) -> tuple[AnnData, int]:
+    placed = matrix.obs_names.isin(positions.index)
+    if not placed.any():
+        raise _no_overlap(matrix.obs_names, positions.index, folder)
+    # a copy of the counts of Visium HD takes gigabytes
+    section = matrix if placed.all() else matrix[placed].copy()
+    where = positions.loc[section.obs_names]
+    section.obs = where[[Position.IN_TISSUE, Position.ARRAY_ROW, Position.ARRAY_COL]].rename_axis(None)
+    section.obsm[SPATIAL] = where[[Position.PXL_COL, Position.PXL_ROW]].to_numpy(np.float64)
+    return section, int((~placed).sum())
+
+
+def _no_overlap(in_matrix: pd.Index, in_positions: pd.Index, folder: Path) -> InputError:
+    bare = [names.str.removesuffix(GEM_SUFFIX) for names in (in_matrix, in_positions)]
+    differs_by_suffix = bool(bare[0].isin(bare[1]).any())
+    example = in_positions[0] if len(in_positions) else "none"
+    return InputError(
+        f"no barcode in common in {folder}: {in_matrix[0]} in the matrix, {example} in the position file.",
+        "the same barcodes.",
+        f"Does one of the files lack the '{GEM_SUFFIX}' at the end of its barcodes? "
+        + ("They agree without it: add it." if differs_by_suffix else "If not, they are of two sections."),
+    )

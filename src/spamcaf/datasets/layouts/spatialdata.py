@@ -1,0 +1,148 @@
+"""A section in a SpatialData store: a table of counts, the shapes of its spots, and the image."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spamcaf.datasets.layouts.library import refuse_prediction
+from spamcaf.datasets.layouts.spots import as_coordinates, spot_columns
+from spamcaf.datasets.layouts.store import elements
+from spamcaf.datasets.layouts.store.open import is_store, read_store
+from spamcaf.datasets.layouts.store.pictures import slide_of, thumbnails_of
+from spamcaf.datasets.layouts.store.placement import outlines_of, to_pixels
+from spamcaf.datasets.layouts.table import readable, table_of
+from spamcaf.errors import InputError
+from spamcaf.names import FACTS, SPATIAL, Fact, ScaleFactor
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from spamcaf.datasets.layouts.layout import Wanted
+    from spamcaf.histology.slide import Slide
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".zarr"
+EXPECTED = "a SpatialData with a table that annotates shapes"
+
+
+@dataclass(frozen=True)
+class SpatialDataLayout:
+    """One section in the SpatialData store at `path`, or one region of several in it."""
+
+    path: Path
+    wanted: Wanted
+    kind: str = "SpatialData"
+
+    def read(self) -> AnnData:
+        """Return the raw section; see `Layout`. Raises InputError.
+
+        The spots' centres are the shapes that the table annotates, joined by id, in pixels of the full-resolution
+        image of the store. Where an image of its own was named, they are in the shapes' own coordinates.
+        """
+        data = read_store(self.path)
+        with readable(self.path, EXPECTED):
+            return self._section(data)
+
+    def open_slide(self) -> Slide:
+        """Return the image that was named, else the full-resolution image of the store; see `Layout`."""
+        if self.wanted.image is not None:
+            from spamcaf.datasets.slides.open import open_slide
+
+            return open_slide(self.wanted.image)
+        data = read_store(self.path)
+        with readable(self.path, EXPECTED):
+            _, table = elements.choose_table(data, self.wanted)
+            refuse_prediction(table.uns, self.path.name)
+            region, _ = elements.choose_region(data, table, self.wanted)
+            return slide_of(data, elements.choose_image(data, region, self.wanted.section), self.path)
+
+    def _section(self, data: SpatialData) -> AnnData:
+        from anndata import AnnData
+
+        source, name = self.path.name, self.wanted.section
+        table_name, table = elements.choose_table(data, self.wanted)
+        refuse_prediction(table.uns, source)
+        region, rows = elements.choose_region(data, table, self.wanted)
+        shapes = data.shapes[region]
+        matrix = self._to_pixels(data, region)
+        place = _join(table.obs[rows][table.uns[elements.ATTRIBUTES][elements.INSTANCE_KEY]], shapes, source)
+        outlines = outlines_of(shapes).mapped(matrix).at(place[place >= 0])
+        counts = table_of(table).counts(source)
+        kept = np.flatnonzero(rows)[place >= 0]
+        spots = spot_columns(table.obs.iloc[kept], source)
+        xy = as_coordinates(outlines.xy, source)
+        section = AnnData(counts.values[kept], obs=spots, var=counts.var, obsm={SPATIAL: xy})
+        section.uns[FACTS] = {
+            Fact.NAME.value: name,
+            Fact.UNMATCHED.value: int((place < 0).sum()),
+            Fact.COUNTS.value: counts.origin,
+            **outlines.facts(spots, elements.bin_um(table_name, region)),
+        }
+        images, scales = thumbnails_of(data, region, matrix, source)
+        factors = {ScaleFactor.SPOT.value: float(np.median(outlines.width)), **scales}
+        section.uns[SPATIAL] = {name: {"images": images, "scalefactors": factors}}
+        return section
+
+    def _to_pixels(self, data: SpatialData, region: str) -> NDArray[np.float64]:
+        if self.wanted.image is not None:
+            logger.info("the image is %s: coordinates of %s are taken for its pixels", self.wanted.image, region)
+            return np.eye(3)
+        image = elements.choose_image(data, region, self.wanted.section)
+        return to_pixels(data.shapes[region], data.images[image], self.path.name)
+
+
+def find(wanted: Wanted) -> SpatialDataLayout | None:
+    """Return the section in the store that was named, in `<section>.zarr`, or in the only store of the folder.
+
+    Raises InputError when there are several.
+    """
+    path = wanted.root if is_store(wanted.root) else _find(wanted)
+    if path is None:
+        return None
+    logger.info("section %s is read from %s", wanted.section, path)
+    return SpatialDataLayout(path, wanted)
+
+
+def _find(wanted: Wanted) -> Path | None:
+    for folder in wanted.folders:
+        own = folder / f"{wanted.section}{SUFFIX}"
+        if is_store(own):
+            return own
+        stores = [p for p in sorted(folder.glob(f"*{SUFFIX}")) if is_store(p)] if folder.is_dir() else []
+        if len(stores) > 1:
+            raise InputError(
+                f"{len(stores)} SpatialData stores in {folder}: {', '.join(p.name for p in stores[:20])}.",
+                f"one, or one named {own.name}.",
+                "Name the section as its store is named: --params section=<name>.",
+            )
+        if stores:
+            return stores[0]
+    return None
+
+
+def _join(ids: pd.Series, shapes: pd.DataFrame, source: str) -> NDArray[np.int64]:
+    """Return each spot's row in `shapes`, -1 where it has none; raise InputError when none has, or ids repeat."""
+    index = shapes.index
+    if not index.is_unique:
+        raise InputError(
+            f"shape {index[index.duplicated()][0]} twice in {source}.", "each once.", "Write the store again."
+        )
+    place = index.get_indexer(ids.to_numpy())
+    if (place < 0).all():  # numbers in one, the same numbers as text in the other
+        place = index.astype(str).get_indexer(ids.astype(str).to_numpy())
+    if (place < 0).all():
+        raise InputError(
+            f"no spot in common in {source}: {ids.iloc[0]} in the table, {index[0]} in the shapes.",
+            "the same instance ids.",
+            "Set the table's instance ids to the shapes' index, and write the store again.",
+        )
+    return np.asarray(place, np.int64)

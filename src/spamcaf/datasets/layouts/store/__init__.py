@@ -1,0 +1,1 @@
+"""The parts of a SpatialData store that a section is made of."""

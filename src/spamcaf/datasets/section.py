@@ -1,0 +1,99 @@
+"""A section and its slide as catalog entries, whatever layout their files have."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from kedro.io import AbstractDataset, DatasetError
+
+from spamcaf.datasets.layouts.find import find_layout
+from spamcaf.datasets.layouts.labels import add_labels
+from spamcaf.datasets.layouts.layout import Wanted
+from spamcaf.errors import InputError
+from spamcaf.names import FACTS, Fact
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from spamcaf.histology.slide import Slide
+
+
+class _SectionFiles(AbstractDataset[Any, Any]):
+    """What both entries share: where to look, and that raw data are read-only.
+
+    `filepath` is a folder that holds one section or several, or a file; `section` names the section. `image` (a path)
+    and `bin_um` (Visium HD) say what the files cannot.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        section: str | int,
+        image: str | None = None,
+        bin_um: float | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self._wanted = Wanted(Path(filepath), str(section), Path(image) if image else None, _whole(bin_um))
+        self.metadata = metadata
+
+    def save(self, data: Any) -> None:  # noqa: ANN401  nothing is accepted, whatever its type
+        raise DatasetError("Raw data are read-only. Save under another catalog entry.")
+
+    def _exists(self) -> bool:
+        try:
+            find_layout(self._wanted)
+        except InputError:
+            return False
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": PurePosixPath(self._wanted.root), "section": self._wanted.section}
+
+
+class SectionDataset(_SectionFiles):
+    """Load a raw section: Space Ranger, Visium HD, legacy ST, h5ad or SpatialData, told by content.
+
+    `labels` is the path of a table of spot labels, see `add_labels`.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        section: str | int,
+        image: str | None = None,
+        bin_um: float | None = None,
+        labels: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, section=section, image=image, bin_um=bin_um, metadata=metadata)
+        self._labels = Path(labels) if labels else None
+
+    def load(self) -> AnnData:
+        layout = find_layout(self._wanted)
+        section = layout.read()
+        section.uns[FACTS][Fact.LAYOUT.value] = layout.kind
+        if self._labels is not None:
+            add_labels(section, self._labels, self._wanted.section)
+        return section
+
+
+class SectionSlideDataset(_SectionFiles):
+    """Load the full-resolution H&E image that belongs to a section, lazily."""
+
+    def load(self) -> Slide:
+        return find_layout(self._wanted).open_slide()
+
+
+def _whole(bin_um: float | None) -> int | None:
+    if bin_um is None:
+        return None
+    try:
+        is_whole = float(bin_um) % 1 == 0
+    except (TypeError, ValueError):
+        is_whole = False
+    if not is_whole:
+        raise InputError(f"bin_um = {bin_um!r}.", "a whole number of micrometres.", "Correct it: --params bin_um=16.")
+    return int(float(bin_um))
