@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^(?:.*&& )?(kedro [^\n#&]+?) *(?:#.*)?$", README, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["registry", "list"], ["run", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["registry", "list"], ["run", "--help"], ["doctor", "--help"]])
 def test_commands_that_compute_nothing_import_nothing_heavy(project: Path, words: list[str]) -> None:
     code = (
         "import sys, json\n"
@@ -42,7 +42,7 @@ def test_commands_that_compute_nothing_import_nothing_heavy(project: Path, words
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
-@pytest.mark.parametrize("name", [*CHAIN, "simulation"])
+@pytest.mark.parametrize("name", [*CHAIN, "simulation", "download"])
 def test_annotations_of_nodes_resolve(name: str) -> None:
     """Kedro skips the typed parameters of a node whose annotations it cannot resolve."""
     for node in import_module(f"spamcaf.pipelines.{name}").create_pipeline().nodes:

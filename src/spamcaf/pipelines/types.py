@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from spatialdata import SpatialData
 
+    from spamcaf.datasets.remote.files import RemoteFiles
     from spamcaf.learning.trained import TrainedModel
     from spamcaf.sections.simulation.tissue import SimulatedTissue
 else:
-    AnnData = DataFrame = Figure = SimulatedTissue = SpatialData = TrainedModel = Any
+    AnnData = DataFrame = Figure = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any
 
-__all__ = ["AnnData", "DataFrame", "Figure", "SimulatedTissue", "SpatialData", "TrainedModel"]
+__all__ = ["AnnData", "DataFrame", "Figure", "RemoteFiles", "SimulatedTissue", "SpatialData", "TrainedModel"]

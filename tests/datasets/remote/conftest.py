@@ -1,0 +1,119 @@
+"""A server on this machine that misbehaves on demand, and a data set that lies on it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spamcaf.datasets.remote import RemoteFilesDataset, mirrors, transfer
+from spamcaf.datasets.remote.files import RemoteFiles
+
+
+@dataclass
+class Page:
+    """One path of the server, and how it behaves."""
+
+    content: bytes
+    status: int = 200
+    ranges: bool = True
+    heeds_if_range: bool = True
+    headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"v1"', "Content-Type": "application/x-tar"})
+    cuts: list[int] = field(default_factory=list)  # the nth GET ends after so many bytes
+    says_length: bool = True
+    pause_s: float = 0.0
+
+
+@dataclass
+class Site:
+    """What the server has, and what it was asked."""
+
+    address: str = ""
+    pages: dict[str, Page] = field(default_factory=dict)
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+
+    def url(self, name: str) -> str:
+        return f"{self.address}/{name}"
+
+    def put(self, name: str, content: bytes, **how: Any) -> str:
+        self.pages[f"/{name}"] = Page(content, **how)
+        return self.url(name)
+
+    @property
+    def gets(self) -> list[tuple[str, str | None]]:
+        return [(path, span) for method, path, span in self.asked if method == "GET"]
+
+
+class Handler(BaseHTTPRequestHandler):
+    site: Site
+
+    def do_HEAD(self) -> None:
+        self.answer("HEAD")
+
+    def do_GET(self) -> None:
+        self.answer("GET")
+
+    def answer(self, method: str) -> None:
+        span = self.headers.get("Range")
+        self.site.asked.append((method, self.path, span))
+        page = self.site.pages.get(self.path, Page(b"", status=404))
+        body, status, extra = page.content, page.status, {}
+        if method == "GET" and status == 200 and span and page.ranges and self.same_version(page):
+            start = int(span.removeprefix("bytes=").rstrip("-"))
+            whole = len(page.content)
+            status, body = (206, body[start:]) if start < whole else (416, b"")
+            extra["Content-Range"] = f"bytes {start}-{whole - 1}/{whole}" if status == 206 else f"bytes */{whole}"
+        self.send_response(status)
+        for name, value in {**page.headers, **extra}.items():
+            self.send_header(name, value)
+        if page.says_length:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if method == "GET":
+            time.sleep(page.pause_s)
+            self.wfile.write(body[: page.cuts.pop(0)] if page.cuts else body)
+
+    def same_version(self, page: Page) -> bool:
+        mark = self.headers.get("If-Range")
+        known = (page.headers.get("ETag"), page.headers.get("Last-Modified"))
+        return not page.heeds_if_range or mark is None or mark in known
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Return an empty server on loopback."""
+    site = Site()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"site": site}))
+    site.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield site
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(transfer, "PIECE", 500)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Callable[..., RemoteFiles]:
+    """Return a function that makes the handle of entries, in the folder `raw`."""
+
+    def make(*entries: dict[str, Any], section: str = "S1") -> RemoteFiles:
+        return RemoteFilesDataset(filepath=str(tmp_path / "raw"), section=section, files=list(entries)).load()
+
+    return make
