@@ -1,4 +1,4 @@
-"""Command line: Kedro's own `run`, whose errors are one paragraph instead of a traceback."""
+"""Command line: Kedro's own `run`, whose errors are one paragraph instead of a traceback, and `doctor`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import copy
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.config import MissingConfigException
+from kedro.framework.cli.project import CONF_SOURCE_HELP, PARAMS_ARG_HELP
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.cli.utils import _split_params, env_option, validate_conf_source
+from kedro.utils import find_kedro_project
 
 from spamcaf.errors import InputError
+
+if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
 
 
 @click.group(name="spamcaf")
@@ -53,3 +60,35 @@ run = copy.copy(kedro_run)
 if kedro_run.callback is not None:
     run.callback = with_short_errors(kedro_run.callback)
 cli.add_command(run)
+
+
+@cli.command()
+@env_option
+@click.option("--conf-source", callback=validate_conf_source, help=CONF_SOURCE_HELP)
+@click.option("--params", type=click.UNPROCESSED, default="", help=PARAMS_ARG_HELP, callback=_split_params)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.pass_context
+def doctor(
+    context: click.Context, env: str | None, conf_source: str | None, params: dict[str, Any], as_json: bool
+) -> None:
+    """Check in seconds whether `kedro run` with the same options can work.
+
+    Looks at configuration, section, slide, backbone access, device, memory, disk and software; computes, downloads and
+    writes nothing. Ends with code 1 when a check says FAIL.
+    """
+    from kedro.framework.session import KedroSession
+
+    from spamcaf.doctor import doctor as checks
+    from spamcaf.doctor import report
+    from spamcaf.doctor.check import Status, worst
+    from spamcaf.doctor.quiet import quiet
+
+    root = find_kedro_project(Path.cwd()) or Path.cwd()
+
+    def load_context() -> KedroContext:
+        return KedroSession.create(root, env=env, conf_source=conf_source, runtime_params=params).load_context()
+
+    with quiet():
+        found = checks.examine(load_context, root)
+    click.echo(report.as_json(found) if as_json else report.as_text(found))
+    context.exit(1 if worst(found) is Status.FAIL else 0)

@@ -1,0 +1,120 @@
+"""Weight files on the Hugging Face hub: fetched, found in its cache, or asked for; every refusal in plain words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spamcaf.errors import InputError
+
+NO_ACCESS = {401, 403, 404}
+"""HTTP: not logged in, logged in but not allowed, not there (or not to be seen)."""
+
+
+def fetch(repository: str, files: tuple[str, ...], token: str | None) -> Path:
+    """Return the first of `files` that the repository has, from the hub or its cache; raise InputError otherwise."""
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        path = _download(repository, files, token)
+    except (OSError, HTTPError) as error:
+        # offline, the client gives up at the first of the files, though another may be in the cache
+        kept = cached(repository, files) if _status(error) is None else None
+        if kept is None:
+            raise _refusal(repository, files, error) from error
+        return kept
+    if path is None:
+        raise _no_file(repository, files)
+    return path
+
+
+def cached(repository: str, files: tuple[str, ...]) -> Path | None:
+    """Return the first of `files` that lies in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in files:
+        path = try_to_load_from_cache(repository, name)
+        if isinstance(path, str) and Path(path).is_file():
+            return Path(path)
+    return None
+
+
+def ask_size(repository: str, files: tuple[str, ...], token: str | None, timeout_s: float) -> int | None:
+    """Return the size in bytes of the first of `files` on the hub, by its header; raise InputError without access."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, HTTPError
+
+    for name in files:
+        url = hf_hub_url(repository, name)
+        try:
+            return get_hf_file_metadata(url, token=token, timeout=timeout_s).size
+        except EntryNotFoundError:
+            continue
+        except (OSError, HTTPError) as error:
+            raise _refusal(repository, files, error) from error
+    raise _no_file(repository, files)
+
+
+def _download(repository: str, files: tuple[str, ...], token: str | None) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in files:
+        try:
+            return Path(hf_hub_download(repository, name, token=token))
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            continue
+    return None
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Return the HTTP status behind `error`: the hub's client wraps a refusal as a file that it could not find."""
+    while error is not None:
+        status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            return status
+        error = error.__cause__
+    return None
+
+
+def _refusal(repository: str, files: tuple[str, ...], error: BaseException) -> InputError:
+    from huggingface_hub import constants
+
+    page = f"https://huggingface.co/{repository}"
+    status = _status(error)
+    if status in NO_ACCESS:
+        return _no_access(repository, page, status)
+    offline = ", since HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    return InputError(
+        f"{repository} is not in the hub's cache and the hub cannot be reached{offline}.",
+        f"a connection to the hub, or the file {' or '.join(files)} on this machine.",
+        f"Download it from {page} and pass its folder: --params backbone_source=<folder>. "
+        "Without it, the packaged backbone works: --params backbone=efficientnet_lite0.",
+    )
+
+
+def _no_file(repository: str, files: tuple[str, ...]) -> InputError:
+    return InputError(f"no {' or '.join(files)} in {repository}.", "one of them.", "Check the entry in globals.yml.")
+
+
+def _no_access(repository: str, page: str, status: int | None) -> InputError:
+    otherwise = "Without it, the packaged backbone works: --params backbone=efficientnet_lite0."
+    if status == 403:  # noqa: PLR2004  HTTP: known, but not allowed
+        return InputError(
+            f"your token may not read {repository} (403).",
+            "an account that was granted access, and a token with the scope 'read gated repositories'.",
+            f"Ask for access at {page} and check the token's scope. {otherwise}",
+        )
+    if status == 404:  # noqa: PLR2004  HTTP: not there, or hidden from this account
+        return InputError(
+            f"the hub shows no {repository} to you (404).",
+            "a repository that exists and that your account may see.",
+            f"Check the entry in globals.yml, and open {page} in a browser. {otherwise}",
+        )
+    return InputError(
+        f"{repository} is gated or does not exist, and no valid token was given ({status}).",
+        "a Hugging Face token of an account with access.",
+        f"Ask for access at {page}, then run `hf auth login` or put `huggingface: {{token: ...}}` into "
+        f"conf/local/credentials.yml. {otherwise}",
+    )

@@ -1,0 +1,1 @@
+"""Preflight: does everything that a run needs exist and fit, before the heavy work starts?"""

@@ -1,0 +1,82 @@
+"""Do the section and its image exist, belong together, and hold enough to learn from?"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from spamcaf.datasets.slides.pixels import ArrayRaster
+from spamcaf.doctor.check import Check, attempt, passed, unchecked, warned
+from spamcaf.doctor.need import Inputs
+from spamcaf.histology.slide import ArrayPixels, Slide
+from spamcaf.names import Obs, Part
+from spamcaf.sections.split import PART
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from spamcaf.doctor.configuration import Asked
+    from spamcaf.parameters import RunSettings
+
+SECTION, SLIDE, IDENTITY, PANEL = "section", "slide", "identity", "gene panel"
+
+
+def check_inputs(asked: Asked) -> tuple[list[Check], Inputs | None]:
+    """Check the section, its slide, whether they belong together, and the gene panel; return their size, if known."""
+    fetch = f"Or fetch it: `kedro run --pipeline download {asked.words}`." if asked.can_download else ""
+    section_read, raw = attempt(SECTION, partial(_read_section, asked), fetch)
+    slide_opened, slide = attempt(SLIDE, partial(_open_slide, asked), fetch)
+    if raw is None or slide is None:
+        first = SECTION if raw is None else SLIDE
+        return [section_read, slide_opened, unchecked(IDENTITY, first), unchecked(PANEL, first)], None
+    identified, section = attempt(IDENTITY, partial(_check_identity, raw, slide, asked.settings))
+    if section is None:
+        return [section_read, slide_opened, identified, unchecked(PANEL, IDENTITY)], None
+    enough, _ = attempt(PANEL, partial(_check_panel, section, asked.settings))
+    size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide))
+    return [section_read, slide_opened, identified, enough], size
+
+
+def _read_section(asked: Asked) -> tuple[Check, AnnData]:
+    raw: AnnData = asked.catalog["raw_section"].load()
+    n_in_tissue = int((raw.obs[Obs.IN_TISSUE].to_numpy(int) == 1).sum())
+    return passed(SECTION, f"{raw.n_obs} spots ({n_in_tissue} under tissue), {raw.n_vars} genes"), raw
+
+
+def _open_slide(asked: Asked) -> tuple[Check, Slide]:
+    slide: Slide = asked.catalog["slide"].load()
+    rows, columns = slide.shape
+    how = "held in memory whole" if _is_held_whole(slide) else "read in windows"
+    by = f" by {slide.reader}" if slide.reader else ""
+    return passed(SLIDE, "; ".join([f"{slide.name}, {columns} x {rows} px, {how}{by}", *slide.notes])), slide
+
+
+def _is_held_whole(slide: Slide) -> bool:
+    raster = getattr(slide.pixels, "raster", None)
+    return isinstance(slide.pixels, ArrayPixels) or isinstance(raster, ArrayRaster)
+
+
+def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> tuple[Check, AnnData]:
+    from spamcaf.sections.checks import check_section
+
+    section, report = check_section(raw, slide.shape, settings.section_checks, slide.mpp)
+    found = (
+        f"{report['n_spots']} spots with counts, {report['mpp']:.4f} um per pixel, {report['lattice']} lattice within "
+        f"{report['lattice_residual_pitches']:.3f} pitches"
+    )
+    n_outside = sum(report["n_spots_outside_image"].values())
+    if n_outside:
+        fix = "Check that the image is the full one: what lies outside is taken for white glass."
+        return warned(IDENTITY, f"{found}; {n_outside} spots lie outside the image", fix), section
+    return passed(IDENTITY, found), section
+
+
+def _check_panel(section: AnnData, settings: RunSettings) -> tuple[Check, None]:
+    from spamcaf.pipelines.ingestion.nodes import choose_gene_panel, split_spots
+
+    split = split_spots(section, settings.split, settings.tiles, settings.seed)
+    # both methods choose from the same genes; the ranking of moran takes longer
+    ranked = settings.panel.model_copy(update={"method": "seurat_v3"})
+    panel = choose_gene_panel(section, split, ranked)
+    n_training = (split[PART] == Part.TRAIN).sum()
+    return passed(PANEL, f"{len(panel)} genes can be learned from {n_training} training spots"), None

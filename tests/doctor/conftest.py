@@ -1,0 +1,66 @@
+"""A stand-in for what a run was asked to do: catalog entries that give, or raise, what a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+
+from spamcaf.doctor.configuration import Asked
+from spamcaf.histology.slide import ArrayPixels, Slide
+from spamcaf.parameters import RunSettings
+
+PITCH_PX = 100.0
+SIDE = 12
+IMAGE_PX = 1300
+
+
+class Entry:
+    """A catalog entry that loads a value, or raises it where it is an exception."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def load(self) -> object:
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+
+def make_section(n_genes: int = 40) -> AnnData:
+    rng = np.random.default_rng(0)
+    row, column = (a.ravel() for a in np.mgrid[:SIDE, :SIDE])
+    obs = pd.DataFrame(
+        {"in_tissue": 1, "array_row": row, "array_col": column}, index=[f"spot{i}" for i in range(SIDE**2)]
+    )
+    section = AnnData(csr_matrix(rng.poisson(rng.gamma(1, 4, (SIDE**2, n_genes))).astype(np.int32)), obs=obs)
+    section.var_names = [f"gene{i}" for i in range(n_genes)]
+    section.var["gene_ids"] = [f"ENSG{i}" for i in range(n_genes)]
+    section.obsm["spatial"] = np.column_stack([column, row]) * PITCH_PX + 100
+    section.uns["section"] = {
+        "name": "S1", "lattice": "square", "pitch_um": 200.0, "spot_diameter_um": 100.0, "n_unmatched": 0
+    }  # fmt: skip
+    return section
+
+
+def make_slide(side: int = IMAGE_PX) -> Slide:
+    return Slide(ArrayPixels(np.full((side, side, 3), 200, np.uint8), "f"), "S1.png")
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., Asked]:
+    """Return a maker of `Asked`: catalog entries by name, and settings."""
+
+    def make(settings: dict[str, Any] | None = None, can_download: bool = False, **entries: object) -> Asked:
+        values = {"raw_section": make_section(), "slide": make_slide(), **entries}
+        catalog: Any = {name: Entry(value) for name, value in values.items()}
+        chosen = RunSettings.model_validate({"panel": {"n_genes": 20}, **(settings or {})})
+        return Asked(chosen, catalog, tmp_path, "--env e --params section=S1", can_download)
+
+    return make

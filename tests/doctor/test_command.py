@@ -1,0 +1,55 @@
+"""`kedro doctor` in a small project: exit codes, one JSON object on standard output, nothing written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def files(project: Path) -> set[Path]:
+    return {path for path in project.rglob("*") if "__pycache__" not in path.parts}
+
+
+def test_a_run_that_can_work_passes_and_nothing_is_written(kedro: Run, project: Path) -> None:
+    before = files(project)
+    done = kedro("doctor", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["status"] == "PASS", report
+    assert {tuple(check) for check in report["checks"]} == {("name", "status", "found", "fix")}
+    assert files(project) == before
+
+
+def test_a_missing_section_is_one_failure_and_exit_code_1(kedro: Run) -> None:
+    done = kedro("doctor", "--params", "section=nobody")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("FAIL")] == [
+        next(line for line in lines if "nobody" in line and "FAIL" in line)
+    ]
+    assert "\x1b[" not in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_environment_is_a_failure_and_exit_code_1(kedro: Run) -> None:
+    done = kedro("doctor", "--env", "nope", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["checks"][0]["status"] == "FAIL"
+
+
+def test_help_imports_nothing_heavy(project: Path) -> None:
+    code = (
+        "import sys\n"
+        "from kedro.framework.cli.cli import main\n"
+        "sys.argv = ['kedro', 'doctor', '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'timm', 'scanpy', 'anndata', 'spatialdata') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

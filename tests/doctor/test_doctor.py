@@ -1,0 +1,125 @@
+"""All checks are made, whichever of them fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kedro.config import MissingConfigException
+
+from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.doctor import doctor
+from spamcaf.doctor.check import Check, Status
+from spamcaf.doctor.configuration import Asked
+from spamcaf.errors import InputError
+
+Ask = Callable[..., Asked]
+ALL = [
+    "configuration", "section", "slide", "identity", "gene panel", "backbone", "device", "memory", "disk", "software"
+]  # fmt: skip
+MISSING = InputError("nothing.", "something.", "Do it.")
+
+
+def context_of(asked: Asked, parameters: dict[str, Any], **chosen: object) -> Any:
+    return SimpleNamespace(
+        config_loader={"globals": {"section": "S1", "backbone": "it", **chosen}},
+        params={**asked.settings.model_dump(), **parameters},
+        catalog=asked.catalog,
+        env="e",
+        project_path=asked.root,
+    )
+
+
+def examine(asked: Asked, folder: Path, parameters: dict[str, Any] | None = None, **chosen: object) -> dict[str, Check]:
+    entry = {"source": str(folder), "architecture": "test_vit", "width": 64}
+    asked.catalog["backbone"] = BackboneDataset(name="it", backbones={"it": entry})
+    checks = doctor.examine(lambda: context_of(asked, parameters or {}, **chosen), asked.root)
+    return {check.name: check for check in checks}
+
+
+@pytest.fixture
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / "model.safetensors").write_bytes(b"0")
+    return folder
+
+
+def failures(checks: dict[str, Check]) -> list[str]:
+    return [name for name, check in checks.items() if check.status is Status.FAIL]
+
+
+def test_all_pass_and_nothing_is_written(ask: Ask, weights: Path, tmp_path: Path) -> None:
+    checks = examine(ask(), weights)
+    assert list(checks) == ALL
+    assert not failures(checks)
+    assert "up to 576 sites" in checks["memory"].found
+    assert "features take up to 1 MB" in checks["disk"].found
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_section_leaves_the_rest_checked(ask: Ask, weights: Path) -> None:
+    checks = examine(ask(raw_section=MISSING), weights)
+    assert list(checks) == ALL
+    assert failures(checks) == ["section"]
+    assert checks["disk"].status is Status.PASS
+
+
+def test_everything_may_fail_at_once(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("no software")
+
+    monkeypatch.setattr(doctor, "check_software", broken)
+    checks = examine(ask(raw_section=MISSING, slide=ZeroDivisionError("odd")), tmp_path)
+    assert list(checks) == ALL
+    assert failures(checks) == ["section", "slide", "backbone", "software"]
+    assert checks["slide"].found == "ZeroDivisionError: odd"
+    assert checks["software"].found == "RuntimeError: no software"
+
+
+def test_an_unknown_backbone_is_named_once(ask: Ask) -> None:
+    asked = ask()
+    asked.catalog["backbone"] = BackboneDataset(name="unni", backbones={"it": {}})
+    checks = {c.name: c for c in doctor.examine(lambda: context_of(asked, {}), asked.root)}
+    assert failures(checks) == ["backbone"]
+    assert "one of it" in checks["backbone"].found
+
+
+def raising(error: Exception) -> Callable[[], Any]:
+    def load() -> Any:
+        raise error
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MissingConfigException("Given configuration path does not exist: conf/nope"), "conf/nope"),
+        (InputError("grid.subdivide = 99.", "at most 8.", "Correct it."), "grid.subdivide = 99"),
+        (ValueError("bad\nYAML"), "ValueError: bad YAML"),
+    ],
+)
+def test_without_a_configuration_the_machine_is_checked_all_the_same(
+    tmp_path: Path, error: Exception, message: str
+) -> None:
+    checks = {check.name: check for check in doctor.examine(raising(error), tmp_path)}
+    assert failures(checks) == ["configuration"]
+    assert message in checks["configuration"].found
+    assert checks["configuration"].fix
+    assert {"device", "memory", "disk", "software"} < set(checks)
+    assert checks["section"].status is checks["backbone"].status is Status.WARN
+
+
+def test_settings_out_of_range_are_a_failure(ask: Ask, weights: Path) -> None:
+    checks = examine(ask(), weights, {"grid": {"subdivide": 99}})
+    assert "grid.subdivide = 99" in checks["configuration"].found
+
+
+def test_what_to_download_is_named_by_the_same_words(ask: Ask, weights: Path) -> None:
+    parameters = {"section": "S9", "raw_root": "/raw"}
+    checks = examine(ask(raw_section=MISSING), weights, parameters, downloads={"S9": []})
+    assert "--pipeline download --env e --params section=S9,raw_root=/raw`" in checks["section"].fix
+    assert "environment e, section S9" in checks["configuration"].found

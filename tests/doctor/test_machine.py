@@ -1,0 +1,159 @@
+"""Device, memory and disk are compared with what the run needs; numbers are said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spamcaf.datasets.backbone import BackboneSpec
+from spamcaf.doctor.check import Status
+from spamcaf.doctor.machine import check_device, check_disk, check_memory
+from spamcaf.doctor.memory import available_bytes
+from spamcaf.doctor.need import Inputs, in_words, need_of
+from spamcaf.errors import InputError
+from spamcaf.parameters import ComputeSettings, RunSettings
+
+SETTINGS = RunSettings.model_validate({"grid": {"subdivide": 3}, "panel": {"n_genes": 100}})
+INPUTS = Inputs(n_spots=1000, image_px=(2000, 3000), is_held_whole=True)
+WIDTH = 500
+FEATURES = 1000 * 9 * 9 * WIDTH * 4
+IMAGE = 2000 * 3000 * 3
+VIT = BackboneSpec(source="x", architecture="vit_large_patch16_224", width=1024)
+SMALL = BackboneSpec(source="x", architecture="tf_efficientnet_lite0", width=1280)
+
+
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_what_is_needed_follows_from_spots_subdivision_and_width() -> None:
+    need = need_of(SETTINGS, INPUTS, WIDTH)
+    assert (need.n_sites, need.n_tiles) == (9000, 81_000)
+    assert need.memory_bytes == FEATURES + IMAGE
+    assert need.output_bytes == 9000 * 100 * 4 * 3 * 2 + IMAGE * 4 // 3
+    assert need_of(SETTINGS, Inputs(1000, (2000, 3000), False), WIDTH).memory_bytes == FEATURES
+
+
+def test_genes_named_by_the_user_count_instead_of_n_genes() -> None:
+    named = RunSettings.model_validate({"grid": {"subdivide": 3}, "panel": {"genes": ["a", "b"]}})
+    assert need_of(named, INPUTS, WIDTH).output_bytes == 9000 * 2 * 4 * 3 * 2 + IMAGE * 4 // 3
+
+
+def test_sizes_in_words() -> None:
+    assert (in_words(2_340_000), in_words(1.26e9)) == ("2 MB", "1.3 GB")
+
+
+def test_enough_memory_passes() -> None:
+    check, _ = check_memory(3 * FEATURES, SETTINGS, INPUTS, WIDTH)
+    assert check.status is Status.PASS
+    assert in_words(FEATURES) in check.found and in_words(IMAGE) in check.found
+
+
+def test_memory_for_one_copy_only_warns_with_the_subdivision_that_fits() -> None:
+    check, _ = check_memory(FEATURES + IMAGE + 1, SETTINGS, INPUTS, WIDTH)
+    assert check.status is Status.WARN
+    assert "grid.subdivide=2" in check.fix
+
+
+def test_too_little_memory_fails_with_both_numbers() -> None:
+    windowed = Inputs(1000, (2000, 3000), False)
+    with pytest.raises(InputError, match=r"40 MB available.*at least 162 MB.*grid\.subdivide=1"):
+        check_memory(40_000_000, SETTINGS, windowed, WIDTH)
+    with pytest.raises(InputError, match="more memory"):
+        check_memory(1000, SETTINGS, INPUTS, WIDTH)
+
+
+def test_memory_without_inputs_says_what_there_is() -> None:
+    assert "5.0 GB available" in check_memory(5_000_000_000, SETTINGS, None, None)[0].found
+    assert check_memory(None, SETTINGS, INPUTS, WIDTH)[0].status is Status.WARN
+
+
+def meminfo(folder: Path, kib: int) -> Path:
+    path = folder / "meminfo"
+    path.write_text(f"MemTotal:  99999 kB\nMemAvailable:  {kib} kB\n")
+    return path
+
+
+def test_available_memory_is_the_systems_or_the_containers(tmp_path: Path) -> None:
+    system = meminfo(tmp_path, 1000)
+    assert available_bytes(system, tmp_path / "none") == 1_024_000
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("100\n")
+    assert available_bytes(system, tmp_path) == 1_024_000
+    (tmp_path / "memory.max").write_text("5100\n")
+    assert available_bytes(system, tmp_path) == 5000
+
+
+def test_without_meminfo_the_memory_built_in_counts(tmp_path: Path) -> None:
+    assert available_bytes(tmp_path / "none", tmp_path) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
+    usage: Any = shutil.disk_usage("/")._replace(free=n_bytes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+
+def test_disk_passes_warns_and_fails_by_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need = need_of(SETTINGS, INPUTS, WIDTH)
+    free(monkeypatch, 2 * need.disk_bytes)
+    assert check_disk(tmp_path, need)[0].status is Status.PASS
+    free(monkeypatch, need.disk_bytes)
+    assert check_disk(tmp_path, need)[0].status is Status.WARN
+    free(monkeypatch, need.disk_bytes - 1)
+    with pytest.raises(InputError, match="Make room"):
+        check_disk(tmp_path, need)
+    assert check_disk(tmp_path, None)[0].status is Status.PASS
+
+
+def test_a_data_folder_that_does_not_exist_is_not_made(tmp_path: Path) -> None:
+    assert check_disk(tmp_path / "a" / "data", None)[0].status is Status.PASS
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="cannot be written to"):
+        check_disk(tmp_path, None)
+
+
+def test_a_file_in_the_place_of_the_data_folder_fails(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(InputError, match="cannot be written to"):
+        check_disk(tmp_path / "data", None)
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_cuda_asked_for_and_missing_fails() -> None:
+    with pytest.raises(InputError, match="no CUDA device"):
+        check_device(ComputeSettings(device="cuda"), VIT, None)
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_a_large_vit_on_a_cpu_warns_with_the_number_of_tiles() -> None:
+    check, _ = check_device(ComputeSettings(), VIT, need_of(SETTINGS, INPUTS, 1024))
+    assert check.status is Status.WARN
+    assert "81000 tiles (9000 sites x 9)" in check.found
+    assert check_device(ComputeSettings(), VIT, None)[0].status is Status.WARN
+
+
+@pytest.mark.usefixtures("no_cuda")
+@pytest.mark.parametrize("spec", [SMALL, None, VIT.model_copy(update={"width": 384})])
+def test_a_small_network_on_a_cpu_passes(spec: BackboneSpec | None) -> None:
+    check, _ = check_device(ComputeSettings(threads=3, precision="float32"), spec, None)
+    assert check.status is Status.PASS
+    assert check.found == "CPU, 3 threads, backbone in float32"
+
+
+def test_a_cuda_device_is_named_with_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10_000_000_000, 80_000_000_000))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    check, _ = check_device(ComputeSettings(), VIT, None)
+    assert check.status is Status.PASS
+    assert check.found == "Some GPU, 10.0 GB of 80.0 GB free, backbone in bfloat16"
