@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Micrometres = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -33,23 +34,55 @@ class SectionSettings(_Settings):
     max_outside: Share = Field(0.5, description="largest share of spots outside the image")
     max_lattice_residual: Share = Field(0.25, description="largest RMS distance from the lattice, in pitches")
     min_spots: int = Field(20, ge=4, description="fewest spots worth learning from")
+    pitch_um: Micrometres | None = Field(
+        None, description="nominal distance of neighbouring spots, where the source does not say"
+    )
 
 
 class SplitSettings(_Settings):
     """Which spots are hidden, and how the visible ones are folded."""
 
-    protocol: Literal["random"] = Field("random", description="random: spots hidden uniformly")
-    hidden_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of spots hidden")
+    protocol: Literal["random", "block", "section"] = Field(
+        "random", description="random: spots hidden uniformly; block: a block of tissue; section: all spots"
+    )
+    hidden_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of spots hidden by random")
+    n_blocks: Literal[2, 4] = Field(4, description="blocks that block chooses from: halves or quadrants")
     n_folds: int = Field(5, ge=2, le=20, description="folds of the visible spots, each validation once")
-    mask: int = Field(0, ge=0, description="which of the random masks; the headline figure averages five")
+    mask: int = Field(0, ge=0, description="which random mask, or which block; the headline figure averages five")
+
+
+def _as_names(genes: object) -> object:
+    return re.split(r"[\s,;]+", genes.strip(" \t\r\n,;")) if isinstance(genes, str) and genes.strip() else genes
+
+
+GeneNames = Annotated[list[str], BeforeValidator(_as_names)]
+"""A list of names, or a text of them as pasted from a table: `genes: |` and a line for each in an environment's
+parameters.yml, or --params "panel.genes=ERBB2 COL1A1"."""
 
 
 class PanelSettings(_Settings):
     """Which genes are predicted."""
 
-    n_genes: int = Field(1000, ge=2, description="highly variable genes, chosen on training spots only")
-    include: list[str] = Field(default_factory=list, description="symbols that the panel holds in any case")
-    min_spots: int = Field(10, ge=1, description="fewest training spots that express a gene of the panel")
+    method: Literal["seurat_v3", "moran"] = Field(
+        "seurat_v3", description="seurat_v3: highly variable genes; moran: spatially variable ones"
+    )
+    n_genes: int = Field(1000, ge=2, description="genes chosen by method, on training spots only")
+    genes: GeneNames = Field(
+        default_factory=list,
+        description="exactly these, in this order, by symbol or Ensembl id; then method and n_genes are not used",
+    )
+    include: GeneNames = Field(
+        default_factory=list, description="symbols or Ensembl ids that the panel holds beside those chosen by method"
+    )
+    min_spots: int = Field(10, ge=1, description="fewest training spots that express a gene chosen by method")
+
+    @model_validator(mode="after")
+    def _one_way_to_name_genes(self) -> Self:
+        if self.genes and self.include:
+            raise ValueError("give genes (exactly these) or include (beside those chosen by method), not both")
+        if len(self.genes) == 1:
+            raise ValueError("genes should be at least 2, found 1; for a single gene use include")
+        return self
 
 
 class TissueSettings(_Settings):
@@ -142,5 +175,5 @@ class RunSettings(_Settings):
     report: ReportSettings = ReportSettings()
 
 
-RUN_CHOICES = ("section", "raw_root", "backbone", "backbone_source")
+RUN_CHOICES = ("section", "raw_root", "image", "bin_um", "backbone", "backbone_source")
 """What a command line may choose beside the settings: these go into paths and names, not into a node."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.histology.placement import require_on_tissue
+from spamcaf.histology.orientation import orientations
+from spamcaf.histology.placement import require_handedness, require_on_tissue
 from spamcaf.histology.tissue import Tissue
 from spamcaf.sections.lattice import Lattice, fit_lattice
 
@@ -29,10 +32,18 @@ def corner() -> NDArray[np.bool_]:
     return shape
 
 
+def index_of(shape: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.argwhere(shape)[:, ::-1]
+
+
 def spots(shape: NDArray[np.bool_]) -> tuple[NDArray[np.float64], Lattice]:
-    row, column = np.nonzero(shape)
-    xy = (np.column_stack([column, row]) + 0.5) * PITCH_PX
-    return xy, fit_lattice(xy, np.column_stack([column, row]), "square")
+    xy = (index_of(shape) + 0.5) * PITCH_PX
+    return xy, fit_lattice(xy, index_of(shape), "square")
+
+
+def mirror(lattice: Lattice) -> Lattice:
+    origin = lattice.origin_px * (-1, 1) + (SIZE * PITCH_PX, 0)
+    return Lattice(lattice.kind, origin, lattice.basis_px * (-1, 1), lattice.residual)
 
 
 def test_spots_on_their_own_tissue_pass() -> None:
@@ -54,18 +65,55 @@ def test_torn_tissue_passes_with_its_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "name"),
     [
-        lambda shape: shape.T,
-        lambda shape: shape[::-1],
-        lambda shape: shape[:, ::-1],
-        lambda shape: shape[::-1, ::-1],
-        lambda shape: np.roll(shape, 2, axis=1),
-        lambda shape: np.roll(shape, (2, -1), axis=(0, 1)),
-        np.zeros_like,
+        (lambda shape: shape.T, "x and y swapped"),
+        (lambda shape: shape[::-1], "top and bottom exchanged"),
+        (lambda shape: shape[:, ::-1], "left and right exchanged"),
+        (lambda shape: shape[::-1, ::-1], "a turn by 180 degrees"),
+        (np.rot90, "a turn by (90|270) degrees"),
+        (lambda shape: np.rot90(shape, 3), "a turn by (90|270) degrees"),
+        (lambda shape: shape[::-1, ::-1].T, "x and y swapped, and a turn by 180 degrees"),
+        (lambda shape: np.roll(shape[:, ::-1], -4, axis=1), "left and right exchanged about the middle of the spots"),
     ],
-    ids=["transposed", "upside down", "mirrored", "turned", "2 right", "1 left, 2 down", "no tissue"],
 )
-def test_tissue_elsewhere_is_refused(other: object) -> None:
+def test_another_orientation_is_refused_by_name(
+    other: Callable[[NDArray[np.bool_]], NDArray[np.bool_]], name: str
+) -> None:
+    with pytest.raises(InputError, match=rf"of the spots lie on tissue, but 100% with {name};.*one orientation"):
+        require_on_tissue(tissue(other(corner())), *spots(corner()))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [lambda shape: np.roll(shape, 2, axis=1), lambda shape: np.roll(shape, (2, -1), axis=(0, 1)), np.zeros_like],
+    ids=["2 right", "1 left, 2 down", "no tissue"],
+)
+def test_tissue_elsewhere_is_refused(other: Callable[[NDArray[np.bool_]], NDArray[np.bool_]]) -> None:
     with pytest.raises(InputError, match=r"of the spots lie on tissue.*another section"):
         require_on_tissue(tissue(other(corner())), *spots(corner()))
+
+
+def test_mirrored_coordinates_are_refused_only_where_exchanging_x_and_y_fits_better() -> None:
+    shape = corner() | corner().T
+    shape[5:8, 20:24] = True
+    xy, lattice = spots(shape)
+    swapped, mirrored = fit_lattice(xy[:, ::-1], index_of(shape), "square"), mirror(lattice)
+    assert swapped.mirrored and mirrored.mirrored
+    with pytest.raises(InputError, match=r"mirrored.*0\.\d\d, and 1\.00 .*x and y seem swapped"):
+        require_handedness(tissue(shape), xy[:, ::-1], swapped)
+    require_handedness(tissue(shape[:, ::-1]), xy * (-1, 1) + (SIZE * PITCH_PX, 0), mirrored)
+
+
+def test_orientations_return_after_their_inverse() -> None:
+    xy = np.random.default_rng(0).uniform(0, 300, (20, 2))
+    found = orientations(xy, (500.0, 300.0))
+    assert len(found) == 14
+    for name, orientation in found.items():
+        moved = orientation(xy)
+        assert abs(np.linalg.det(orientation.turn)) == 1
+        assert not np.allclose(moved, xy)
+        if name.endswith("middle of the spots"):
+            np.testing.assert_allclose(np.ptp(np.sort(moved, axis=0), axis=0).sum(), np.ptp(xy, axis=0).sum())
+    np.testing.assert_allclose(found["left and right exchanged"](xy), np.column_stack([500 - xy[:, 0], xy[:, 1]]))
+    np.testing.assert_allclose(found["x and y swapped"](xy), xy[:, ::-1])

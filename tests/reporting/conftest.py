@@ -59,6 +59,7 @@ def scores() -> dict[str, Any]:
         "protocol": "random",
         "n_train": 90,
         "n_hidden": 91,
+        "n_buffer": 0,
         "n_genes": 3,
         "models": models,
         "noise_ceiling": {"pcc_mean": 0.8, "share_reached": {"spamcaf": 0.5}},

@@ -36,4 +36,5 @@ def test_protocol_and_undefined_genes(scores) -> None:
     scores["protocol"] = "block"
     scores["models"]["spamcaf"]["n_undefined"] = 2
     assert "Hidden spots lie among visible ones" not in _all(scores)
+    assert "how well the model extrapolates" in _all(scores)
     assert "For 2 of 3 genes the correlation is undefined" in _all(scores)

@@ -18,6 +18,7 @@ def test_structure(scored) -> None:
         "protocol",
         "n_train",
         "n_hidden",
+        "n_buffer",
         "n_genes",
         "models",
         "noise_ceiling",

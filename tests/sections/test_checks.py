@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from anndata import AnnData
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
 from spamcaf.parameters import SectionSettings
-from spamcaf.sections.checks import check_section
+from spamcaf.sections.checks import check_section, lattice_of
 
 PITCH_PX, MPP = 140.0, 100 / 140
 IMAGE = (1400, 2100)
@@ -61,6 +63,76 @@ def test_the_input_stays_as_it_was(raw: AnnData) -> None:
     assert raw.uns["section"]["mpp"] == MPP * 1.01
 
 
+def bare(raw: AnnData) -> AnnData:
+    """Take away what a generic h5ad does not say: indices, lattice and scale."""
+    raw.obs = raw.obs[["in_tissue"]]
+    raw.uns["section"] = {"name": "S1"}
+    return raw
+
+
+def test_what_the_source_does_not_say_is_found(raw: AnnData) -> None:
+    index = raw.obs[["array_row", "array_col"]].copy()
+    section, report = check_section(bare(raw), IMAGE, SETTINGS)
+    assert (section.obs[["array_row", "array_col"]].to_numpy() == index.to_numpy()).all()
+    found = section.uns["section"]
+    assert found == {
+        "name": "S1", "lattice": "hexagonal", "pitch_um": 100.0, "spot_diameter_um": pytest.approx(55.0),
+        "mpp": pytest.approx(MPP),
+    }  # fmt: skip
+    assert report["lattice_from"] == "coordinates"
+    assert lattice_of(section).residual < 1e-9
+
+
+def test_a_square_array_needs_its_pitch(raw: AnnData) -> None:
+    square(bare(raw))
+    with pytest.raises(InputError, match="--params section_checks.pitch_um=<um>"):
+        check_section(raw, IMAGE, SETTINGS)
+    section, report = check_section(raw, IMAGE, SectionSettings(pitch_um=200))
+    assert (report["lattice"], report["mpp"]) == ("square", pytest.approx(200 / PITCH_PX, abs=1e-5))
+    assert section.uns["section"]["spot_diameter_um"] == pytest.approx(110)
+
+
+def test_indices_and_tissue_flags_may_be_text_categories_or_booleans(raw: AnnData) -> None:
+    expected, _ = check_section(raw, IMAGE, SETTINGS)
+    raw.obs["in_tissue"] = raw.obs["in_tissue"].astype(bool)
+    raw.obs["array_row"] = raw.obs["array_row"].astype(str).astype("category")
+    raw.obs["array_col"] = raw.obs["array_col"].astype(str)
+    section, _ = check_section(raw, IMAGE, SETTINGS)
+    for column in ("in_tissue", "array_row", "array_col"):
+        np.testing.assert_array_equal(section.obs[column].to_numpy(), expected.obs[column].to_numpy())
+
+
+def test_constant_genes_and_sources_of_the_scale_are_reported(raw: AnnData) -> None:
+    dense = raw.X.toarray()
+    dense[:, 1] = 0
+    raw.X = csr_matrix(dense)
+    raw.uns["section"] |= {"layout": "Space Ranger", "counts_from": "layers['counts']"}
+    _, report = check_section(raw, IMAGE, SETTINGS, image_mpp=0.25)
+    assert report["n_genes_constant"] == 2
+    assert report["mpp_by"] == {"lattice": round(MPP, 5), "scale factors": round(MPP, 5), "image": 0.25}
+    assert (report["layout"], report["counts_from"]) == ("Space Ranger", "layers['counts']")
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_a_mirrored_array_is_reported(raw: AnnData) -> None:
+    assert check_section(raw, IMAGE, SETTINGS)[1]["mirrored"] is False
+    raw.obsm["spatial"][:, 0] = 2100 - raw.obsm["spatial"][:, 0]
+    assert check_section(raw, IMAGE, SETTINGS)[1]["mirrored"] is True
+
+
+def test_a_few_spots_out_of_place_do_no_harm(make_section: Callable[..., AnnData]) -> None:
+    raw = make_section(n_rows=20, n_columns=20)
+    raw.obsm["spatial"][7] += (60.0, 40.0)
+    check_section(raw, (3000, 3500), SETTINGS)
+
+
+def test_half_of_a_large_section_moved_by_a_pitch_stops(make_section: Callable[..., AnnData]) -> None:
+    raw = make_section(n_rows=30, n_columns=40)
+    move_half(-1)(raw)
+    with pytest.raises(InputError, match="600 of 1200 spots lie elsewhere"):
+        check_section(raw, (4000, 6200), SETTINGS)
+
+
 def test_spots_outside_are_counted_by_side(raw: AnnData) -> None:
     raw.obsm["spatial"] -= (600.0, 300.0)
     x, y = raw.obsm["spatial"].T
@@ -91,6 +163,27 @@ def swap_axes(raw: AnnData) -> None:
 
 def shuffle(raw: AnnData) -> None:
     raw.obsm["spatial"] = np.random.default_rng(0).permutation(raw.obsm["spatial"])
+
+
+def square(raw: AnnData) -> None:
+    row, column = np.divmod(np.arange(raw.n_obs), 10)
+    raw.obsm["spatial"] = np.column_stack([column, row]) * PITCH_PX + 100.0
+
+
+def place(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Callable[[AnnData], None]:
+    return lambda raw: raw.obsm.__setitem__("spatial", change(raw.obsm["spatial"]))
+
+
+def move_half(by: float) -> Callable[[AnnData], None]:
+    """Move the lower rows along the lattice, by pitches."""
+    return place(lambda xy: xy + np.where(xy[:, 1:] > xy[:, 1].mean(), PITCH_PX * by * np.array([1.0, 0.0]), 0.0))
+
+
+def index(column: str, change: Callable[[Any], Any]) -> Callable[[AnnData], None]:
+    def edit(raw: AnnData) -> None:
+        raw.obs[column] = change(raw.obs[column])
+
+    return edit
 
 
 def put(value: float) -> Callable[[AnnData], None]:
@@ -127,6 +220,28 @@ DEFECTS: dict[str, tuple[Callable[[AnnData], None], str]] = {
     "unmatched": (facts(n_unmatched=5), "5 of 85 barcodes .*-1"),
     "rows and columns swapped": (swap_axes, "Check array_row, array_col"),
     "coordinates shuffled": (shuffle, "pitches off a hexagonal lattice"),
+    "indices shuffled": (index("array_col", lambda c: c.sample(frac=1, random_state=0).to_numpy()), "3 spots with"),
+    "index is text": (index("array_row", lambda row: row.astype(str) + "a"), "array_row '0a' of spot0-1"),
+    "index is missing": (index("array_row", lambda row: row.where(row > 0)), "array_row 'nan' of spot0-1"),
+    "index twice": (index("array_row", lambda row: row.replace(2, 0)), "2 spots with array_row 0 and array_col 0"),
+    "no tissue flag": (lambda raw: raw.obs.drop(columns="in_tissue", inplace=True), "no column in_tissue"),
+    "tissue flag of 2": (index("in_tissue", lambda flag: flag + 1), "in_tissue of 2"),
+    "no coordinates at all": (lambda raw: raw.obsm.__delitem__("spatial"), "no coordinates"),
+    "three coordinates": (place(lambda xy: np.column_stack([xy, xy[:, 0]])), r"shape \(80, 3\)"),
+    "coordinates are text": (place(lambda xy: xy.astype(str).astype(object) + "px"), "no numbers"),
+    "one point": (place(lambda xy: xy * 0 + 700), "80 of 80 spots at the place of another"),
+    "one line": (place(lambda xy: np.column_stack([xy[:, 0] + xy[:, 1] * 0.37, xy[:, 0] * 0 + 9])), "on one line"),
+    "coordinates doubled": (place(lambda xy: np.vstack([xy[:40], xy[:40]])), "80 of 80 spots at the place of another"),
+    "one spot twice": (place(lambda xy: np.vstack([xy[:1], xy[:-1]])), "2 of 80 spots at the place of another"),
+    "half moved by a pitch": (move_half(1), "stretched by 20%"),
+    "half moved by half a pitch": (move_half(0.5), "Check .*array_row"),
+    "half moved far": (move_half(9), "pitches off a hexagonal lattice"),
+    "stretched": (place(lambda xy: xy * (1.2, 1.0)), "stretched by 17%"),
+    "negative coordinates": (place(lambda xy: -xy), "x from -18.. to -500 .*do not belong together"),
+    "hires coordinates": (place(lambda xy: xy / 10), "um per pixel by the scale factors, 7.1429 by the lattice"),
+    "micrometres": (place(lambda xy: xy * MPP), "um per pixel by the scale factors, 1.0000 by the lattice"),
+    "scaled by 2": (place(lambda xy: xy * 2), "um per pixel by the scale factors, 0.3571 by the lattice"),
+    "stated lattice is another": (facts(lattice="square"), "off a square lattice, stretched"),
     "stated scale is another": (facts(mpp=MPP * 1.05), "um per pixel by the scale factors"),
     "thumbnail of another image": (lambda raw: thumbnail(raw, 200, 200), "thumbnail of one of 2000 x 2000"),
     "thumbnail turned": (lambda raw: thumbnail(raw, 210, 140), "thumbnail of one of 1400 x 2100"),
@@ -141,6 +256,34 @@ def test_every_defect_stops(raw: AnnData, edit: Callable[[AnnData], None], messa
         check_section(raw, IMAGE, SETTINGS)
     assert " Expected: " in str(caught.value)
     assert " Next step: " in str(caught.value)
+
+
+def moved(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Callable[[AnnData], None]:
+    """Change the coordinates of a section that says nothing of its indices and scale."""
+    return lambda raw: place(change)(bare(raw))
+
+
+WITHOUT_FACTS: dict[str, tuple[Callable[[AnnData], None], str]] = {
+    "one point": (moved(lambda xy: xy * 0), "at the place of another"),
+    "disorder": (moved(lambda xy: np.random.default_rng(1).random(xy.shape) * 1400), "spots"),
+    "one spot twice": (moved(lambda xy: np.vstack([xy[:1], xy[:-1]])), "2 of 80 spots at the place of another"),
+    "half moved by half a pitch": (lambda raw: move_half(0.5)(bare(raw)), "lattice"),
+    "hires coordinates": (moved(lambda xy: xy / 10), "7.143 um per pixel"),
+    "micrometres": (moved(lambda xy: xy * MPP), "seem to be in micrometres"),
+    "scaled by 2": (moved(lambda xy: xy * 2), "do not belong together"),
+    "negative": (moved(lambda xy: -xy), "do not belong together"),
+    "stretched": (moved(lambda xy: xy * (1.2, 1.0)), "stretched by 17%"),
+    "stated lattice is another": (
+        lambda raw: bare(raw).uns["section"].update(lattice="square"), "spots on a hexagonal lattice",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "message"), WITHOUT_FACTS.values(), ids=WITHOUT_FACTS)
+def test_every_defect_of_a_silent_source_stops(raw: AnnData, edit: Callable[[AnnData], None], message: str) -> None:
+    edit(raw)
+    with pytest.raises(InputError, match=f"^Found: .*{message}"):
+        check_section(raw, IMAGE, SETTINGS, image_mpp=MPP)
 
 
 @pytest.mark.parametrize("shape", [(140, 210), (500, 700)])

@@ -45,7 +45,8 @@ def test_pitch_basis_and_residual_survive_any_placement(
     tolerance = 0.15 * jitter + 1e-9
     assert lattice.pitch_px == pytest.approx(pitch_px, rel=tolerance + 0.3 * jitter)
     assert lattice.residual <= jitter * np.sqrt(2) * 1.5 + 1e-9
-    assert lattice.skew <= 1.5 * jitter + 1e-9
+    assert lattice.skew <= 2 * jitter + 1e-9
+    assert lattice.mirrored == mirror
     first = np.array([1.0, 0.0]) @ turn * pitch_px
     np.testing.assert_allclose(lattice.basis_px[0], first, atol=pitch_px * (0.3 * jitter + 1e-9))
 
@@ -70,6 +71,16 @@ def test_nonsense_coordinates_leave_a_large_residual(kind: str) -> None:
 def test_stretched_lattice_is_skewed() -> None:
     index, places = ideal("square")
     assert fit_lattice(places * (100, 150), index, "square").skew == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_angle_and_swapped_indices_are_skewed(kind: str) -> None:
+    index, places = ideal(kind)
+    leaning = places @ np.array([[1.0, 0.0], [np.tan(np.deg2rad(10)), 1.0]])
+    assert fit_lattice(leaning, index, kind).skew > 0.15
+    swapped = fit_lattice(places, index[:, ::-1], kind)
+    assert swapped.mirrored
+    assert swapped.skew == pytest.approx(2 / 3 if kind == "hexagonal" else 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

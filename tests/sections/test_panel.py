@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from pydantic import ValidationError
 from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
-from spamcaf.parameters import PanelSettings
+from spamcaf.parameters import PanelSettings, SplitSettings, TileSettings
+from spamcaf.pipelines.ingestion.nodes import choose_gene_panel as choose_panel_node
+from spamcaf.pipelines.ingestion.nodes import split_spots
 from spamcaf.sections.panel import choose_gene_panel
 
 N_GENES = 60
@@ -65,6 +68,24 @@ def test_hidden_spots_change_nothing(section: AnnData) -> None:
     pd.testing.assert_frame_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("method", ["seurat_v3", "moran"])
+def test_counts_of_hidden_spots_change_nothing_in_the_pipeline(section: AnnData, method: str) -> None:
+    """The nodes split and choose: whatever is counted at hidden spots, panel, means and variances stay the same."""
+    section.uns["section"]["spot_diameter_um"] = 55.0
+    settings = PanelSettings.model_validate({"n_genes": 10, "method": method})
+    spots = split_spots(section, SplitSettings(), TileSettings(), 1)
+    other = section.copy()
+    hidden = (spots["part"] == "hidden").to_numpy()
+    counts = section.X.toarray()
+    counts[hidden] = np.random.default_rng(5).poisson(50, (hidden.sum(), N_GENES))
+    other.X = csr_matrix(counts)
+    ours = choose_panel_node(section, spots, settings)
+    pd.testing.assert_frame_equal(ours, choose_panel_node(other, spots, settings))
+    counts[~hidden] = np.random.default_rng(6).poisson(50, ((~hidden).sum(), N_GENES))
+    other.X = csr_matrix(counts)
+    assert not ours.equals(choose_panel_node(other, spots, settings))
+
+
 @pytest.mark.parametrize(
     "values",
     [np.zeros, lambda n: np.full(n, 3), lambda n: np.where(np.arange(n) < 4, 90, 0)],
@@ -89,6 +110,59 @@ def test_stored_zeros_do_not_count_as_expressed(section: AnnData) -> None:
 def test_too_few_candidates_name_the_setting(section: AnnData) -> None:
     with pytest.raises(InputError, match=r"Found: 59 of 60 genes .*panel.n_genes=59"):
         choose_gene_panel(section, PanelSettings(n_genes=N_GENES))
+
+
+def test_genes_by_symbol_or_id_are_exactly_the_panel(section: AnnData) -> None:
+    settings = PanelSettings(genes=["gene7", "ENSG3", "gene50", "ENSG7"], n_genes=1000, min_spots=10**6)
+    panel = choose_gene_panel(section, settings)
+    assert panel["gene"].tolist() == ["gene7", "gene3", "gene50"]
+    assert panel["gene_ids"].tolist() == ["ENSG7", "ENSG3", "ENSG50"]
+    assert set(panel["chosen_by"]) == {"request"}
+    np.testing.assert_allclose(panel["variance"], section.X[:, [7, 3, 50]].toarray().var(axis=0))
+
+
+def test_genes_that_the_section_has_not_are_named_with_likely_ones(section: AnnData) -> None:
+    asked = ["gene7", "GENE55X", "ENSG300", *(f"absent{i}" for i in range(6))]
+    expected = r"8 of 9 genes of panel.genes are not in the section: GENE55X \(like gene55 .*absent2 and 3 more\."
+    with pytest.raises(InputError, match=expected):
+        choose_gene_panel(section, PanelSettings(genes=asked))
+
+
+def test_genes_that_cannot_be_learned_are_named(section: AnnData) -> None:
+    never = with_gene(section, 5, np.zeros(section.n_obs, np.int32))
+    with pytest.raises(InputError, match=r"2 of 3 genes of panel.genes are absent .*: gene5, gene0\. "):
+        choose_gene_panel(never, PanelSettings(genes=["gene5", "gene1", "gene0"]))
+    with pytest.raises(InputError, match="1 different gene"):
+        choose_gene_panel(section, PanelSettings(genes=["gene1", "ENSG1"]))
+
+
+def test_include_takes_ids_and_no_more_than_fit(section: AnnData) -> None:
+    panel = choose_gene_panel(section, PanelSettings(n_genes=4, include=["ENSG9", "gene9", "gene8"]))
+    assert panel["gene"].tolist()[2:] == ["gene9", "gene8"]
+    assert panel["chosen_by"].tolist() == ["variability"] * 2 + ["request"] * 2
+    with pytest.raises(InputError, match=r"3 genes in panel.include.*at most 2 \(panel.n_genes\)"):
+        choose_gene_panel(section, PanelSettings(n_genes=2, include=["gene7", "gene8", "gene9"]))
+
+
+@pytest.mark.parametrize("genes", [["A", "B"], "A\nB\n", " A, B", "A;B"])
+def test_names_may_be_pasted_as_text(genes: list[str] | str) -> None:
+    assert PanelSettings.model_validate({"genes": genes}).genes == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"genes": ["A", "B"], "include": ["C"]}, {"genes": ["A"]}, {"genes": ""}, {"method": "cell_ranger"}]
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        PanelSettings.model_validate(settings)
+
+
+@pytest.mark.parametrize("settings", [PanelSettings(), PanelSettings(genes=["gene1", "gene2"])])
+def test_no_training_spots(section: AnnData, settings: PanelSettings) -> None:
+    with pytest.raises(
+        InputError, match="split.protocol=section .* other_sections .* Train on other sections and apply"
+    ):
+        choose_gene_panel(section[[]], settings)
 
 
 def test_empty_training_counts_are_refused(section: AnnData) -> None:

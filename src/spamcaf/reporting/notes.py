@@ -11,6 +11,17 @@ from spamcaf.reporting.words import METRICS, MODELS
 _SMOOTH = 0.9
 _COVERAGE_TOLERANCE = 0.03
 _NOMINAL_COVERAGE = 0.9
+PROTOCOLS = {
+    "random": "These are the figures of one choice of hidden spots; another choice gives slightly different ones. "
+    "Hidden spots lie among visible ones, so a neighbour was nearly always measured. The figures say nothing "
+    "about tissue far from any measured spot, or about another section.",
+    "block": "One block of tissue was hidden, without a measured neighbour in sight; the other blocks (split.mask) "
+    "give figures of their own, which may differ much. They say how well the model extrapolates, not how well it "
+    "interpolates.",
+    "section": "Nothing was measured on this section as far as the model knows. The figures say nothing about other "
+    "donors or tissues.",
+}
+"""What the figures of each protocol can and cannot show."""
 
 
 def honest_notes(scores: Mapping[str, Any]) -> list[str]:
@@ -71,12 +82,7 @@ def _coverage(coverage: float | None) -> list[str]:
 
 def _protocol(scores: Mapping[str, Any]) -> list[str]:
     undefined = scores["models"].get(Model.SPAMCAF, {}).get(Metric.UNDEFINED, 0)
-    notes = ["These are the figures of one choice of hidden spots; another choice gives slightly different ones."]
-    if scores["protocol"] == "random":
-        notes.append(
-            "Hidden spots lie among visible ones, so a neighbour was nearly always measured. The figures say nothing "
-            "about tissue far from any measured spot, or about another section."
-        )
+    notes = [PROTOCOLS[scores["protocol"]]] if scores["protocol"] in PROTOCOLS else []
     if undefined:
         notes.append(
             f"For {undefined} of {scores['n_genes']} genes the correlation is undefined, since measured or predicted "

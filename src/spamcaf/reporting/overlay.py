@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 _SPOTS = "#00a040"  # green stands out on pink, purple and white
 _OUTLINE = "#d55e00"
 _INCHES = 7.0
+_MANY = 1500  # spots from which circles are drawn smaller, lest they cover the picture
 
 
 def plot_overlay(
@@ -29,7 +30,8 @@ def plot_overlay(
     axes = figure.subplots()
     axes.imshow(thumbnail, extent=(0, width, height, 0))
     x, y = (spots_xy_px * thumbnail_scale).T
-    axes.scatter(x, y, s=14, facecolors="none", edgecolors=_SPOTS, linewidths=1.1)
+    size = min(1.0, _MANY / max(len(x), 1))
+    axes.scatter(x, y, s=14 * size, facecolors="none", edgecolors=_SPOTS, linewidths=1.1 * size**0.5)
     handles = [Line2D([], [], marker="o", linestyle="", markerfacecolor="none", color=_SPOTS, label="spots")]
     if tissue_outline is not None and tissue_outline.any() and not tissue_outline.all():
         rows, columns = tissue_outline.shape

@@ -70,7 +70,7 @@ def _key_figures(scores: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         best = max(baselines, key=baselines.__getitem__)
         tiles.append(("Best baseline, mean PCC", f"{baselines[best]:.3f}", MODELS.get(best, best)))
     tiles.append(("Noise ceiling", f"{ceiling['pcc_mean']:.3f}", "best mean PCC that counts this noisy allow"))
-    hidden = f"of {scores['n_train'] + scores['n_hidden']} spots, {scores['n_genes']} genes"
+    hidden = f"of {scores['n_train'] + scores['n_hidden'] + scores['n_buffer']} spots, {scores['n_genes']} genes"
     return [*tiles, ("Hidden spots", str(scores["n_hidden"]), hidden)]
 
 

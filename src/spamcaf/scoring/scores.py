@@ -20,11 +20,15 @@ from spamcaf.scoring.verdict import verdict
 
 @dataclass(frozen=True)
 class Setting:
-    """What was scored: the section's name, the protocol that hid the spots, how many were visible, the lattice."""
+    """What was scored: the section's name, the protocol that hid the spots, the lattice.
+
+    `n_train` spots were learned from; `n_buffer` spots are neither learned from nor scored, see `sections.split`.
+    """
 
     section: str
     protocol: str
     n_train: int
+    n_buffer: int
     lattice: str
     seed: int
 
@@ -71,6 +75,7 @@ def build_scores(
         "protocol": setting.protocol,
         "n_train": setting.n_train,
         "n_hidden": len(truth),
+        "n_buffer": setting.n_buffer,
         "n_genes": len(genes),
         "models": models,
         "noise_ceiling": _with_shares(summarise_ceiling(ceiling), models),

@@ -27,7 +27,8 @@ def format_table(scores: Mapping[str, Any]) -> str:
     ceiling = scores["noise_ceiling"]["pcc_mean"]
     lines = [
         f"Section {scores['section']}, protocol {scores['protocol']}: {scores['n_hidden']} hidden spots, "
-        f"{scores['n_train']} visible, {scores['n_genes']} genes; noise ceiling of the mean PCC {ceiling:.3f}",
+        f"{scores['n_train']} visible{_buffer(scores)}, {scores['n_genes']} genes; "
+        f"noise ceiling of the mean PCC {ceiling:.3f}",
         *_rows(scores["models"]),
     ]
     if scores["coverage_90"] is not None:
@@ -37,6 +38,10 @@ def format_table(scores: Mapping[str, Any]) -> str:
         lines += ["", f"Super-resolution {between['factor']:.2f} x, {between['n_sites']} sites with a known truth"]
         lines += [*_rows(between["models"]), between["verdict"]]
     return "\n".join([*lines, "", scores["verdict"]])
+
+
+def _buffer(scores: Mapping[str, Any]) -> str:
+    return f", {scores['n_buffer']} between them left out" if scores["n_buffer"] else ""
 
 
 def _rows(models: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -17,7 +17,12 @@ INDEX_STEPS: dict[str, NDArray[np.int64]] = {
     "hexagonal": np.array([[2, 0], [1, 1]], np.int64),
     "square": np.array([[1, 0], [0, 1]], np.int64),
 }
-CELL_AREA = {"hexagonal": np.sqrt(3) / 2, "square": 1.0}
+UNIT_BASIS: dict[str, NDArray[np.float64]] = {
+    "hexagonal": np.array([[1.0, 0.0], [0.5, np.sqrt(3) / 2]]),
+    "square": np.eye(2),
+}
+"""The two lattice vectors of a perfect lattice of pitch 1, as rows (x, y)."""
+CELL_AREA = {kind: float(np.linalg.det(basis)) for kind, basis in UNIT_BASIS.items()}
 """Area of a lattice cell in squared pitches."""
 
 
@@ -26,8 +31,7 @@ class Lattice:
     """A lattice in full-resolution pixels.
 
     `basis_px` (2, 2) holds the two lattice vectors as rows (x, y), `index_steps` (2, 2) what they add to
-    (array_col, array_row). `residual` is the RMS distance of the spots from it, in pitches; `skew` is how far the two
-    vectors are from equal length, 0 for a perfect lattice.
+    (array_col, array_row). `residual` is the RMS distance of the spots from it, in pitches.
     """
 
     kind: LatticeKind
@@ -47,9 +51,14 @@ class Lattice:
 
     @property
     def skew(self) -> float:
-        """See the class."""
-        first, second = np.linalg.norm(self.basis_px, axis=1)
-        return float(abs(first - second) / max(first, second))
+        """How much less it is stretched along one direction than along another, 0 for right lengths and angles."""
+        stretch = np.linalg.svd(np.linalg.solve(UNIT_BASIS[self.kind], self.basis_px), compute_uv=False)
+        return float(1 - stretch[1] / stretch[0])
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether columns and rows turn the other way round than x and y do."""
+        return bool(np.linalg.det(self.basis_px) < 0)
 
 
 def fit_lattice(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: LatticeKind) -> Lattice:

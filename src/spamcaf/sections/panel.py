@@ -9,6 +9,9 @@ import numpy as np
 
 from spamcaf.errors import InputError
 from spamcaf.names import GENE_IDS
+from spamcaf.sections.gene_names import closest, find_genes, named
+from spamcaf.sections.spatial_genes import most_spatial
+from spamcaf.sections.variable_genes import is_varying, most_variable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,70 +23,110 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GENE = "gene"
+CHOSEN_BY = {"seurat_v3": "variability", "moran": "spatial"}
+REQUEST = "request"
+FEWEST_GENES = 2
 
 
 def choose_gene_panel(training: AnnData, settings: PanelSettings) -> pd.DataFrame:
-    """Choose highly variable genes (seurat_v3) of the training spots' raw counts, and the genes asked for by name.
+    """Choose the genes to predict, from the training spots' raw counts.
 
-    Returns a table of `n_genes` rows with gene, gene_ids, mean, variance and chosen_by (variability | request), most
-    variable first; genes asked for take the place of the least variable. Genes expressed in fewer than `min_spots`
-    training spots, or constant there, are not candidates: seurat_v3's loess ends the process on them. Raises InputError
-    when fewer candidates than asked for are left.
+    Returns a table with gene, gene_ids, mean, variance and chosen_by (variability | spatial | request). With
+    `settings.genes` the panel is exactly those, in their order. Else it holds `n_genes`: the highest ranked by
+    `settings.method`, first, and those of `include`, which take the place of the lowest ranked. Genes expressed in
+    fewer than `min_spots` training spots, or constant there, are not chosen by a method. Raises InputError without
+    training spots, for genes that are unknown or cannot be learned, and when fewer genes are left than asked for.
     """
-    candidates = training[:, _usable(training, settings.min_spots)].copy()
-    if candidates.n_vars < settings.n_genes:
+    if training.n_obs == 0:
         raise InputError(
-            f"{candidates.n_vars} of {training.n_vars} genes are expressed in at least {settings.min_spots} training "
+            "no training spots in this section (split.protocol=section hides all of them).",
+            "other_sections to learn from, which this pipeline does not take yet.",
+            "Train on other sections and apply the model, or choose split.protocol=random or block.",
+        )
+    varying = is_varying(training)
+    if settings.genes:
+        return _table(training, _exactly(training, varying, settings.genes), REQUEST)
+    return _ranked(training, varying, settings)
+
+
+def _exactly(training: AnnData, varying: NDArray[np.bool_], asked: list[str]) -> list[str]:
+    genes, unknown = find_genes(asked, training.var)
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} of {len(asked)} genes of panel.genes are not in the section: "
+            f"{', '.join(_with_closest(gene, training.var) for gene in unknown[:5])}"
+            f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}.",  # noqa: PLR2004
+            f"symbols or Ensembl ids of its {training.n_vars} genes.",
+            "Correct panel.genes, or leave these out.",
+        )
+    flat = [gene for gene in genes if not varying[training.var_names.get_loc(gene)]]
+    if flat:
+        raise InputError(
+            f"{len(flat)} of {len(genes)} genes of panel.genes are absent from, or constant on, all training spots: "
+            f"{named(flat)}.",
+            "genes that vary over the training spots: others cannot be learned.",
+            "Leave them out of panel.genes.",
+        )
+    if len(genes) < FEWEST_GENES:
+        raise InputError(f"{len(genes)} different gene in panel.genes.", "at least 2.", "Name another gene.")
+    return genes
+
+
+def _with_closest(gene: str, var: pd.DataFrame) -> str:
+    close = closest(gene, var)
+    return f"{gene} (like {' or '.join(close)})" if close else gene
+
+
+def _ranked(training: AnnData, varying: NDArray[np.bool_], settings: PanelSettings) -> pd.DataFrame:
+    n_expressing = np.asarray((training.X > 0).sum(axis=0)).ravel()
+    usable = varying & (n_expressing >= settings.min_spots)
+    n_usable = int(usable.sum())
+    if n_usable < settings.n_genes:
+        lower = f"Lower it: --params panel.n_genes={n_usable}." if n_usable >= FEWEST_GENES else "Check the counts."
+        raise InputError(
+            f"{n_usable} of {training.n_vars} genes are expressed in at least {settings.min_spots} training "
             f"spots and vary.",
             f"{settings.n_genes} (panel.n_genes).",
-            f"Lower it: --params panel.n_genes={candidates.n_vars}.",
+            lower,
         )
-    asked = _known(candidates, settings.include)[: settings.n_genes]
-    variable = _by_variability(candidates, settings.n_genes)
-    room = settings.n_genes - len(asked)
-    by_variability = [gene for gene in variable.index if gene not in asked][:room]
-    return _table(candidates, by_variability, asked)
+    asked = _included(training, usable, settings)
+    if settings.method == "moran":
+        ranked = most_spatial(training, usable, settings.n_genes)
+    else:
+        ranked = most_variable(training[:, usable].copy(), settings.n_genes)
+    chosen = [gene for gene in ranked if gene not in set(asked)][: settings.n_genes - len(asked)]
+    return _table(training, chosen, CHOSEN_BY[settings.method], asked)
 
 
-def _known(candidates: AnnData, genes: list[str]) -> list[str]:
-    unknown = [gene for gene in genes if gene not in candidates.var_names]
-    if unknown:
-        logger.warning("asked for but absent, or in too few training spots to learn from: %s", ", ".join(unknown))
-    return list(dict.fromkeys(gene for gene in genes if gene in candidates.var_names))
+def _included(training: AnnData, usable: NDArray[np.bool_], settings: PanelSettings) -> list[str]:
+    genes, unknown = find_genes(settings.include, training.var)
+    rare = [gene for gene in genes if not usable[training.var_names.get_loc(gene)]]
+    if unknown or rare:
+        lost = named([*unknown, *rare])
+        logger.warning("asked for but absent, or in too few training spots to learn from: %s", lost)
+    kept = [gene for gene in genes if gene not in set(rare)]
+    if len(kept) > settings.n_genes:
+        raise InputError(
+            f"{len(kept)} genes in panel.include.",
+            f"at most {settings.n_genes} (panel.n_genes).",
+            "Raise panel.n_genes, or name exactly the genes to predict: panel.genes.",
+        )
+    return kept
 
 
-def _by_variability(candidates: AnnData, n_genes: int) -> pd.DataFrame:
-    import scanpy as sc
-
-    scored = sc.pp.highly_variable_genes(candidates, flavor="seurat_v3", n_top_genes=n_genes, inplace=False)
-    scored.index = candidates.var_names
-    chosen = scored[scored["highly_variable"]].sort_values("highly_variable_rank")
-    if len(chosen) != n_genes:
-        raise RuntimeError(f"Expected {n_genes} highly variable genes, scanpy returned {len(chosen)}.")
-    return chosen
-
-
-def _table(candidates: AnnData, by_variability: list[str], asked: list[str]) -> pd.DataFrame:
+def _table(training: AnnData, genes: list[str], chosen_by: str, requested: list[str] | None = None) -> pd.DataFrame:
     import pandas as pd
 
-    genes = [*by_variability, *asked]
-    counts = candidates[:, genes].X.astype(np.float64)
+    requested = requested or []
+    everything = [*genes, *requested]
+    counts = training[:, everything].X.astype(np.float64)
     mean = np.asarray(counts.mean(axis=0)).ravel()
     return pd.DataFrame(
         {
-            GENE: genes,
-            GENE_IDS: candidates.var.loc[genes, GENE_IDS].to_numpy(),
+            GENE: everything,
+            GENE_IDS: training.var.loc[everything, GENE_IDS].to_numpy(),
             "mean": mean,
             "variance": np.asarray(counts.multiply(counts).mean(axis=0)).ravel() - mean**2,
-            "chosen_by": ["variability"] * len(by_variability) + ["request"] * len(asked),
+            "chosen_by": [chosen_by] * len(genes) + [REQUEST] * len(requested),
         }
     )
-
-
-def _usable(training: AnnData, min_spots: int) -> NDArray[np.bool_]:
-    counts = training.X.tocsc().astype(np.float64)
-    n_expressing = np.asarray((counts > 0).sum(axis=0)).ravel()
-    total = np.asarray(counts.sum(axis=0)).ravel()
-    squares = np.asarray(counts.multiply(counts).sum(axis=0)).ravel()
-    usable: NDArray[np.bool_] = (n_expressing >= min_spots) & (squares * training.n_obs > total**2)
-    return usable

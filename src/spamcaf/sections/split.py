@@ -7,48 +7,122 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spamcaf.errors import InputError
 from spamcaf.names import Part
+from spamcaf.sections.blocks import HALVES, cut_blocks, fold_by_block, is_within_reach
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from spamcaf.parameters import SplitSettings
 
 BARCODE, PART, FOLD = "barcode", "part", "fold"
 NO_FOLD = -1
+FEWEST_HIDDEN = 3
+"""A correlation over fewer spots says nothing."""
+MAP_FOLDS = 5
+"""Folds of the model of all spots where the split itself has none."""
 
 
-def split_spots(barcodes: list[str], settings: SplitSettings, seed: int) -> pd.DataFrame:
-    """Hide spots uniformly and fold the visible ones.
+def split_spots(
+    barcodes: list[str], xy_um: NDArray[np.float64], reach_um: float, settings: SplitSettings, seed: int
+) -> pd.DataFrame:
+    """Hide spots and fold the visible ones.
 
-    Returns a table with barcode, part (train | hidden) and fold (0 .. n_folds - 1 for training spots, -1 for hidden
-    ones); each fold serves as the validation part once. The split follows from the barcodes, the seed and the mask
-    alone: the order of the spots does not matter, and another mask is another split.
+    `xy_um` is (spot, 2); `reach_um` is how far from its centre, along both image axes, a spot's window may touch
+    another spot. Returns a table with barcode, part (train | hidden | buffer) and fold (0 .. n_folds - 1 for training
+    spots, -1 for others); each fold serves as the validation part once.
+
+    - random: single spots are hidden uniformly, and folds are drawn at random.
+    - block: a block of tissue is hidden, see `blocks`. Its spots within reach of a visible one are the buffer: neither
+      learned from nor scored. Folds are pieces of tissue too.
+    - section: all spots are hidden; what predicts them was learned on other sections.
+
+    The split follows from the spots, the seed and the mask alone: their order does not matter. Raises InputError when
+    too few spots are left to learn from or to score.
     """
     import pandas as pd
 
-    names = sorted(barcodes)
-    order = np.random.default_rng([seed, settings.mask, _number(names)]).permutation(len(names))
-    n_hidden = min(max(round(len(names) * settings.hidden_share), 1), len(names) - settings.n_folds)
-    fold = np.full(len(names), NO_FOLD)
-    visible = order[n_hidden:]
-    fold[visible] = np.arange(len(visible)) % settings.n_folds
-    part = np.where(fold == NO_FOLD, Part.HIDDEN.value, Part.TRAIN.value)
+    order = sorted(range(len(barcodes)), key=barcodes.__getitem__)
+    names, xy_um = [barcodes[row] for row in order], np.asarray(xy_um, np.float64)[order]
+    if settings.protocol == "random":
+        part, fold = _hide_at_random(names, settings, seed)
+    elif settings.protocol == "block":
+        part, fold = _hide_block(xy_um, reach_um, settings)
+    else:
+        part, fold = np.full(len(names), Part.HIDDEN.value), np.full(len(names), NO_FOLD)
+    _require_enough(part, settings)
     table = pd.DataFrame({BARCODE: names, PART: part, FOLD: fold}).set_index(BARCODE)
     return table.loc[barcodes].reset_index()
 
 
 def fold_all(split: pd.DataFrame) -> pd.DataFrame:
-    """Return barcode and fold of every spot; the hidden ones, which have none, are dealt out over the folds."""
+    """Return barcode and fold of every spot, for the model that draws the map; those without a fold are dealt out.
+
+    Where whole blocks or the section were hidden, all spots are dealt out at random: that model predicts between
+    measured spots, and folds of far-off tissue would teach it the wrong mixing weights.
+    """
     folded = split[[BARCODE, FOLD]].copy()
-    hidden = (split[PART] == Part.HIDDEN).to_numpy()
-    folded.loc[hidden, FOLD] = np.arange(hidden.sum()) % (split[FOLD].max() + 1)
+    left_out = (split[PART] != Part.TRAIN).to_numpy()
+    if left_out.all() or (split[PART] == Part.BUFFER).any():
+        n_folds = MAP_FOLDS if left_out.all() else split[FOLD].max() + 1
+        names = sorted(split[BARCODE])
+        dealt = np.random.default_rng(_number(names)).permutation(len(names)) % n_folds
+        folded[FOLD] = folded[BARCODE].map(dict(zip(names, dealt, strict=True)))
+    else:
+        folded.loc[left_out, FOLD] = np.arange(left_out.sum()) % (split[FOLD].max() + 1)
     return folded
 
 
 def barcodes_of(split: pd.DataFrame, part: Part) -> list[str]:
     """Return the barcodes of one part, in the split's order."""
     return split.loc[split[PART] == part.value, BARCODE].tolist()
+
+
+def _hide_at_random(names: list[str], settings: SplitSettings, seed: int) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    order = np.random.default_rng([seed, settings.mask, _number(names)]).permutation(len(names))
+    n_hidden = max(min(max(round(len(names) * settings.hidden_share), 1), len(names) - settings.n_folds), 0)
+    fold = np.full(len(names), NO_FOLD)
+    visible = order[n_hidden:]
+    fold[visible] = np.arange(len(visible)) % settings.n_folds
+    return np.where(fold == NO_FOLD, Part.HIDDEN.value, Part.TRAIN.value), fold
+
+
+def _hide_block(
+    xy_um: NDArray[np.float64], reach_um: float, settings: SplitSettings
+) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    hidden = cut_blocks(xy_um, settings.n_blocks) == settings.mask % settings.n_blocks
+    if hidden.all() or not hidden.any():
+        raise _too_few(int(hidden.sum()), int((~hidden).sum()), 0, settings)
+    part = np.where(hidden, Part.HIDDEN.value, Part.TRAIN.value)
+    part[hidden] = np.where(
+        is_within_reach(xy_um[hidden], xy_um[~hidden], reach_um), Part.BUFFER.value, Part.HIDDEN.value
+    )
+    fold = np.full(len(xy_um), NO_FOLD)
+    fold[~hidden] = fold_by_block(xy_um[~hidden], settings.n_folds)
+    return part, fold
+
+
+def _require_enough(part: NDArray[np.str_], settings: SplitSettings) -> None:
+    n_hidden, n_train, n_buffer = (int((part == p.value).sum()) for p in (Part.HIDDEN, Part.TRAIN, Part.BUFFER))
+    needs_training = settings.protocol != "section"
+    if n_hidden < FEWEST_HIDDEN or (needs_training and n_train < settings.n_folds):
+        raise _too_few(n_hidden, n_train, n_buffer, settings)
+
+
+def _too_few(n_hidden: int, n_train: int, n_buffer: int, settings: SplitSettings) -> InputError:
+    larger = "Hide halves: split.n_blocks=2. " if settings.n_blocks > HALVES else ""
+    steps = {
+        "random": "Change split.hidden_share, or use a larger section.",
+        "block": f"{larger}Use smaller tiles (tiles.tile_um), a larger section, or split.protocol=random.",
+        "section": "Use a larger section.",
+    }
+    return InputError(
+        f"{n_train} spots to learn from, {n_hidden} to score and {n_buffer} too near to a visible one to be scored.",
+        f"at least {settings.n_folds} to learn from (split.n_folds) and {FEWEST_HIDDEN} to score.",
+        steps[settings.protocol],
+    )
 
 
 def _number(names: list[str]) -> int:

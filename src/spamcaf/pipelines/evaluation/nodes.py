@@ -98,7 +98,8 @@ def score_predictions(
         **baseline_predictions.layers,
     }
     name = str(expression.uns[FACTS][Fact.NAME])
-    setting = Setting(name, settings.protocol, len(spot_split) - len(hidden), _lattice(expression), seed)
+    n_train, n_buffer = (len(barcodes_of(spot_split, part)) for part in (Part.TRAIN, Part.BUFFER))
+    setting = Setting(name, settings.protocol, n_train, n_buffer, _lattice(expression), seed)
     scores, gene_scores = build_scores(setting, held_out, predictions, recovered.layers["sd"])
     if super_resolution_scores:
         scores["super_resolution"] = super_resolution_scores

@@ -8,15 +8,24 @@ from typing import Any
 import numpy as np
 
 from spamcaf.histology import tissue as histology
-from spamcaf.histology.placement import require_on_tissue
+from spamcaf.histology.placement import require_handedness, require_on_tissue
 from spamcaf.histology.slide import Slide
+from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import SPATIAL, Part
-from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, SplitSettings, TissueSettings
+from spamcaf.names import FACTS, SPATIAL, Fact, Part
+from spamcaf.parameters import (
+    GridSettings,
+    PanelSettings,
+    SectionSettings,
+    SplitSettings,
+    TileSettings,
+    TissueSettings,
+)
 from spamcaf.pipelines.joining import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure
 from spamcaf.provenance import certificate
 from spamcaf.sections import checks, expression, grid, panel, split
+from spamcaf.sections.report import as_table
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +37,21 @@ def check_section(
 
     The image is checked too, before anything is stored: it must show tissue where the spots are.
     """
-    section, report = checks.check_section(raw_section, slide.shape, settings)
-    logger.info(
-        "section %s: %d spots, %d genes, %.4f um/px, lattice %s within %.3f pitches, image %d x %d px",
-        report["section"], report["n_spots"], report["n_genes"], report["mpp"], report["lattice"],
-        report["lattice_residual_pitches"], report["image_px"]["width"], report["image_px"]["height"],
-    )  # fmt: skip
+    section, report = checks.check_section(raw_section, slide.shape, settings, slide.mpp)
     mask = histology.find_tissue(slide, mpp_of(section), tissue)
-    share = require_on_tissue(mask, np.asarray(section.obsm[SPATIAL]), checks.lattice_of(section))
-    logger.info("%.1f%% of the spots lie on tissue", share * 100)
-    origin = certificate(slide=slide.fingerprint, image=slide.name)
-    return section, {**report, "share_of_spots_on_tissue": round(share, 4), **origin}
+    xy, lattice = np.asarray(section.obsm[SPATIAL]), checks.lattice_of(section)
+    share = require_on_tissue(mask, xy, lattice)
+    if lattice.mirrored:
+        require_handedness(mask, xy, lattice)
+        logger.warning("the image shows the array mirrored: right only where the image was mirrored on purpose")
+    report |= {
+        "share_of_spots_on_tissue": round(share, 4),
+        "slide_reader": slide.reader,
+        "slide_notes": list(slide.notes),
+        **certificate(slide=slide.fingerprint, image=slide.name),
+    }
+    logger.info(as_table(report))
+    return section, report
 
 
 def find_tissue(section: AnnData, slide: Slide, settings: TissueSettings) -> Tissue:
@@ -53,9 +66,17 @@ def plot_overlay(section: AnnData, tissue: Tissue) -> Figure:
     return overlay.plot_overlay(tissue.thumbnail, section.obsm[SPATIAL], 1 / tissue.px_per_mask_px, tissue.mask)
 
 
-def split_spots(section: AnnData, settings: SplitSettings, seed: int) -> DataFrame:
-    """Hide spots and fold the visible ones."""
-    return split.split_spots(section.obs_names.tolist(), settings, seed)
+def split_spots(section: AnnData, settings: SplitSettings, tiles: TileSettings, seed: int) -> DataFrame:
+    """Hide spots and fold the visible ones; a hidden block is seen through windows without a visible spot."""
+    mpp = mpp_of(section)
+    # one pixel more: a window's corner is rounded to a whole pixel
+    window_um = (WindowGeometry.of(tiles, mpp).window_px + 1) * mpp
+    reach_um = (window_um + float(section.uns[FACTS][Fact.SPOT_UM])) / 2
+    xy_um = np.asarray(section.obsm[SPATIAL], np.float64) * mpp
+    table = split.split_spots(section.obs_names.tolist(), xy_um, reach_um, settings, seed)
+    counts = table[split.PART].value_counts()
+    logger.info("split by %s: %s", settings.protocol, ", ".join(f"{n} {part}" for part, n in counts.items()))
+    return table
 
 
 def choose_gene_panel(section: AnnData, spot_split: DataFrame, settings: PanelSettings) -> DataFrame:

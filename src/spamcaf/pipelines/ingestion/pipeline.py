@@ -19,7 +19,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(nodes.find_tissue, ["section", "slide", "params:tissue"], "tissue", name="find_tissue"),
             Node(nodes.plot_overlay, ["section", "tissue"], "section_overlay", name="plot_overlay"),
-            Node(nodes.split_spots, ["section", "params:split", "params:seed"], "spot_split", name="split_spots"),
+            Node(
+                nodes.split_spots,
+                ["section", "params:split", "params:tiles", "params:seed"],
+                "spot_split",
+                name="split_spots",
+            ),
             Node(
                 nodes.choose_gene_panel,
                 ["section", "spot_split", "params:panel"],

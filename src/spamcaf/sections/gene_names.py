@@ -1,0 +1,58 @@
+"""Genes as people name them, by symbol or Ensembl id, found among a section's genes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from spamcaf.names import GENE_IDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+N_CLOSE = 3
+LIKE_ENOUGH = 0.7
+"""Lowest similarity of a name that is offered in place of an unknown one."""
+
+
+def find_genes(asked: Iterable[str], var: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the names in `var` (index: unique symbols; gene_ids) of the genes asked for, and what `var` has not.
+
+    The order is kept and repeats are dropped. Of several genes that share a symbol the plain symbol means the first,
+    which alone bears it: the others are named `<symbol>_<gene id>`.
+    """
+    by_id = dict(zip(reversed(var[GENE_IDS].astype(str).tolist()), reversed(var.index.tolist()), strict=True))
+    genes = list(dict.fromkeys(asked))
+    names = [gene if gene in var.index else by_id.get(gene) for gene in genes]
+    found = list(dict.fromkeys(name for name in names if name is not None))
+    n_repeats = sum(name is not None for name in names) - len(found)
+    if n_repeats:
+        logger.info("%d genes are asked for twice, by symbol and by id: each is taken once", n_repeats)
+    _tell_shared_symbols(set(genes), var)
+    return found, [gene for gene, name in zip(genes, names, strict=True) if name is None]
+
+
+def closest(gene: str, var: pd.DataFrame) -> list[str]:
+    """Return up to three symbols and ids that look like `gene`, the most alike first; case does not count."""
+    from difflib import get_close_matches
+
+    known = {name.upper(): name for name in [*var[GENE_IDS].astype(str), *var.index]}
+    return [known[match] for match in get_close_matches(gene.upper(), known, N_CLOSE, LIKE_ENOUGH)]
+
+
+def named(genes: Sequence[str], most: int = 10) -> str:
+    """Return the first genes as text, and how many more there are."""
+    more = len(genes) - most
+    return ", ".join(genes[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _tell_shared_symbols(asked: set[str], var: pd.DataFrame) -> None:
+    for name, gene_id in zip(var.index, var[GENE_IDS].astype(str), strict=True):
+        symbol = name.removesuffix(f"_{gene_id}")
+        if symbol != name and symbol in asked and symbol in var.index:
+            first = var.loc[symbol, GENE_IDS]
+            logger.info("%s is the symbol of several genes: %s is taken, not %s", symbol, first, gene_id)

@@ -1,0 +1,122 @@
+"""The place of every spot on the array: by the source's indices, cross-checked, or found from the coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from spamcaf.errors import InputError
+from spamcaf.sections.lattice import INDEX_STEPS, Lattice, LatticeKind, fit_lattice
+from spamcaf.sections.lattice_search import FoundLattice, find_lattice, search_lattice
+from spamcaf.sections.spread import require_spread
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from spamcaf.parameters import SectionSettings
+
+MAX_SKEW = 0.1
+"""Largest stretch of a lattice along one direction. Real Visium has less than 0.01, her2st 0.01."""
+CLEAR_RESIDUAL = 0.15
+"""Up to this residual, in pitches, a lattice is so clear that coordinates alone must lead to the indices given."""
+MAX_MISPLACED = 0.05
+"""Largest share of spots whose index is not the one that their coordinates tell."""
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """The lattice, `index` (spot, 2) as (array_col, array_row), and where the index comes from."""
+
+    lattice: Lattice
+    index: NDArray[np.int64]
+    source: Literal["array indices", "coordinates"]
+
+
+def number_spots(
+    xy_px: NDArray[np.float64], index: NDArray[np.int64] | None, kind: LatticeKind | None, settings: SectionSettings
+) -> Numbering:
+    """Return the lattice of spots at `xy_px` (spot, 2) and the place of each.
+
+    `index` (spot, 2) holds array_col and array_row where the source gives them, `kind` what it says of the lattice.
+    Raises InputError when coordinates, index and kind contradict each other.
+    """
+    require_spread(xy_px)
+    if index is None:
+        found = find_lattice(xy_px)
+        _require_kind(found.lattice.kind, kind)
+        _require_regular(found.lattice, settings, "Check the pixel coordinates.")
+        return Numbering(found.lattice, found.index, "coordinates")
+    _require_unique(index)
+    lattice = fit_lattice(xy_px, index, kind or search_lattice(xy_px).lattice.kind)
+    _require_regular(
+        lattice, settings, "Check array_row, array_col and pixel coordinates; are rows and columns swapped?"
+    )
+    _require_same_places(index, xy_px)
+    return Numbering(lattice, index, "array indices")
+
+
+def _require_kind(found: LatticeKind, stated: LatticeKind | None) -> None:
+    if stated not in (None, found):
+        raise InputError(
+            f"spots on a {found} lattice.",
+            f"a {stated} one, as the source says.",
+            "Check that the coordinates are of this section, and that its files are of the kind that they seem.",
+        )
+
+
+def _require_unique(index: NDArray[np.int64]) -> None:
+    places, counts = np.unique(index, axis=0, return_counts=True)
+    if (counts > 1).any():
+        column, row = places[counts.argmax()]
+        raise InputError(
+            f"{counts.max()} spots with array_row {row} and array_col {column}.",
+            "one spot per place.",
+            "Correct array_row and array_col, or leave both out: they are found from the coordinates then.",
+        )
+
+
+def _require_regular(lattice: Lattice, settings: SectionSettings, next_step: str) -> None:
+    limit = settings.max_lattice_residual
+    if lattice.residual > limit or lattice.skew > MAX_SKEW:
+        raise InputError(
+            f"spots {lattice.residual:.2f} pitches off a {lattice.kind} lattice, stretched by {lattice.skew:.0%}.",
+            f"at most {limit:.2f} pitches and {MAX_SKEW:.0%}.",
+            next_step,
+        )
+
+
+def _require_same_places(index: NDArray[np.int64], xy_px: NDArray[np.float64]) -> None:
+    """Raise InputError where coordinates that lie on a clear lattice tell other indices."""
+    try:
+        found = search_lattice(xy_px)
+    except InputError:  # spots too irregular to tell anything, though within the limits that the user set
+        return
+    if found.lattice.residual > CLEAR_RESIDUAL:
+        return
+    n_misplaced = _count_misplaced(index, found)
+    if n_misplaced > MAX_MISPLACED * len(index):
+        raise InputError(
+            f"{n_misplaced} of {len(index)} spots lie elsewhere than their array_row and array_col say.",
+            f"at most {MAX_MISPLACED:.0%}.",
+            "Check that indices and coordinates are of one section, and that no part of it was moved.",
+        )
+
+
+def _count_misplaced(index: NDArray[np.int64], found: FoundLattice) -> int:
+    """Count the spots whose two indices do not differ by the symmetry and shift of most others of their piece."""
+    to_steps = np.linalg.inv(INDEX_STEPS[found.lattice.kind])
+    given, own = index @ to_steps, found.index @ to_steps
+    size = np.bincount(found.piece)
+
+    def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        means = np.column_stack([np.bincount(found.piece, column) / size for column in values.T])
+        return values - means[found.piece]
+
+    turn = np.rint(np.linalg.lstsq(centred(own), centred(given), rcond=None)[0])
+    shift = np.rint(2 * (given - own @ turn)).astype(np.int64)
+    groups, counts = np.unique(np.column_stack([found.piece, shift]), axis=0, return_counts=True)
+    most = np.zeros(len(size), np.int64)
+    np.maximum.at(most, groups[:, 0], counts)
+    return int((size - most).sum()) if abs(np.linalg.det(turn)) > 0.5 else len(index)  # noqa: PLR2004
