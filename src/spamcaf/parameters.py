@@ -34,6 +34,7 @@ class SectionSettings(_Settings):
     max_outside: Share = Field(0.5, description="largest share of spots outside the image")
     max_lattice_residual: Share = Field(0.25, description="largest RMS distance from the lattice, in pitches")
     min_spots: int = Field(20, ge=4, description="fewest spots worth learning from")
+    allow_mirrored: bool = Field(False, description="true where the image was mirrored against the array on purpose")
     pitch_um: Micrometres | None = Field(
         None, description="nominal distance of neighbouring spots, where the source does not say"
     )

@@ -100,7 +100,7 @@ def test_mirrored_coordinates_are_refused_only_where_exchanging_x_and_y_fits_bet
     xy, lattice = spots(shape)
     swapped, mirrored = fit_lattice(xy[:, ::-1], index_of(shape), "square"), mirror(lattice)
     assert swapped.mirrored and mirrored.mirrored
-    with pytest.raises(InputError, match=r"mirrored.*0\.\d\d, and 1\.00 .*x and y seem swapped"):
+    with pytest.raises(InputError, match=r"mirrored.*0\.\d\d, and 1\.00 .*allow_mirrored=true"):
         require_handedness(tissue(shape), xy[:, ::-1], swapped)
     require_handedness(tissue(shape[:, ::-1]), xy * (-1, 1) + (SIZE * PITCH_PX, 0), mirrored)
 

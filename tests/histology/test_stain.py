@@ -94,6 +94,17 @@ def test_fluorescence_in_gray_is_refused() -> None:
         require_h_and_e(gray(picture((6, 6, 6), (180, 180, 180))))
 
 
+def test_an_inverted_section_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    picture = np.full((120, 160, 3), 244.0) + rng.normal(0, 2, (120, 160, 3))
+    picture[30:90, 40:120] = rng.normal((214, 140, 190), 8, (60, 80, 3))
+    picture[40:60, 60:80] = rng.normal((120, 70, 150), 8, (20, 20, 3))
+    natural = picture.clip(0, 255).astype(np.uint8)
+    require_h_and_e(natural)
+    with pytest.raises(InputError, match="inverted|black over"):
+        require_h_and_e(255 - natural)
+
+
 def test_one_colour_is_refused() -> None:
     with pytest.raises(InputError, match="one colour"):
         require_h_and_e(np.full((*SHAPE, 3), 240, np.uint8))

@@ -28,7 +28,7 @@ MATCH, MATCH_GAIN = 0.9, 0.05
 """An orientation also fits better with a correlation above the first, which chance does not reach, and higher by the
 second. On her2st the right orientation has 0.95-0.99, the others up to 0.78."""
 MIRROR_GAIN = 0.02
-"""The same for exchanging x and y where indices and coordinates are mirrored already."""
+"""By so much the given coordinates have to fit better than with x and y exchanged, where they mirror the array."""
 
 
 def require_on_tissue(tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice) -> float:
@@ -51,19 +51,20 @@ def require_on_tissue(tissue: Tissue, xy_px: NDArray[np.float64], lattice: Latti
 
 
 def require_handedness(tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice) -> None:
-    """Raise InputError when coordinates that mirror the array fit the image better with x and y exchanged.
+    """Raise InputError unless coordinates that mirror the array fit the image clearly better than with x and y swapped.
 
     To be called where `lattice.mirrored`: an image may be mirrored by right, a position file with its columns exchanged
-    may not.
+    may not, and on tissue that looks alike either way only a person can tell.
     """
     places = _Places.around(tissue, xy_px, lattice)
     here, swapped = places.agreement(places.xy_px), places.agreement(places.xy_px[:, ::-1])
-    if swapped > here + MIRROR_GAIN:
+    if swapped > here - MIRROR_GAIN:
         raise InputError(
             f"array rows and columns that are mirrored in the image; agreement of spots and tissue is {here:.2f}, and "
             f"{swapped:.2f} with {SWAPPED}.",
             "coordinates as (x, y): pixel column, pixel row.",
-            "x and y seem swapped: exchange the two columns of the coordinates.",
+            "Exchange the two columns of the coordinates; or, if the image was mirrored on purpose, say so: "
+            "--params section_checks.allow_mirrored=true.",
         )
 
 

@@ -42,7 +42,8 @@ def check_section(
     xy, lattice = np.asarray(section.obsm[SPATIAL]), checks.lattice_of(section)
     share = require_on_tissue(mask, xy, lattice)
     if lattice.mirrored:
-        require_handedness(mask, xy, lattice)
+        if not settings.allow_mirrored:
+            require_handedness(mask, xy, lattice)
         logger.warning("the image shows the array mirrored: right only where the image was mirrored on purpose")
     report |= {
         "share_of_spots_on_tissue": round(share, 4),
