@@ -11,6 +11,7 @@ from kedro.io import DatasetError
 from spamcaf.datasets.model import ModelDataset
 from spamcaf.errors import InputError
 from spamcaf.learning.fit import fit_spamcaf
+from spamcaf.learning.pool import Visible
 from spamcaf.learning.prediction import predict
 from spamcaf.learning.trained import TrainedModel
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
@@ -31,7 +32,9 @@ def measured() -> Measured:
 @pytest.fixture(scope="module")
 def trained(measured: Measured) -> TrainedModel:
     fit = FitSettings(epochs=1)
-    model = fit_spamcaf(measured, np.arange(30) % 3, 100.0, fit, NetworkSettings(image_components=4), CPU, 0).model
+    model = fit_spamcaf(
+        Visible(measured, np.arange(30) % 3), [], 100.0, fit, NetworkSettings(image_components=4), CPU, 0
+    ).model
     names = tuple(f"g{i}" for i in range(12))
     return TrainedModel(model, names, names, {"spots": "abc", "backbone": "b", "view": "v"})
 

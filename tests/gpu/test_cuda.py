@@ -9,6 +9,7 @@ import torch
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.embedding import Embedder
 from spamcaf.learning.fit import fit_spamcaf
+from spamcaf.learning.pool import Visible
 from spamcaf.learning.prediction import predict
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.places import Measured, Sites
@@ -45,6 +46,6 @@ def test_a_model_fitted_on_the_gpu_predicts_like_one_of_the_cpu() -> None:
     means = []
     for compute in (CPU, CUDA):
         fit, network = FitSettings(epochs=10), NetworkSettings(image_components=8)
-        model = fit_spamcaf(measured, np.arange(120) % 3, 100.0, fit, network, compute, 0).model
+        model = fit_spamcaf(Visible(measured, np.arange(120) % 3), [], 100.0, fit, network, compute, 0).model
         means.append(predict(model, measured, measured.sites, compute).mean)
     assert np.corrcoef(means[0].ravel(), means[1].ravel())[0, 1] > 0.99

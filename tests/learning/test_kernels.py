@@ -1,17 +1,29 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS, Kernels, Pictures
+from spamcaf.learning.pool import Pool
 from spamcaf.sections.places import Measured
 
 PITCH_UM = 100.0
 
 
+KernelsOf = Callable[..., Kernels]
+
+
 @pytest.fixture
-def kernels(visible: Measured) -> Kernels:
-    return Kernels.on(Pictures.of(visible.sites), visible.sites.xy_um, PITCH_UM)
+def kernels(kernels_of: KernelsOf, visible: Measured) -> Kernels:
+    return kernels_of(visible)
+
+
+def centred(measured: Measured) -> Pictures:
+    pictures = Pictures.of(measured.sites)
+    return pictures.minus(pictures.centre())
 
 
 def test_each_kernel_is_centred_with_mean_diagonal_one_and_positive(kernels: Kernels) -> None:
@@ -24,29 +36,41 @@ def test_each_kernel_is_centred_with_mean_diagonal_one_and_positive(kernels: Ker
 
 
 def test_sites_at_the_spots_see_the_gram_matrix(kernels: Kernels, visible: Measured) -> None:
-    cross, diagonal = kernels.cross(Pictures.of(visible.sites), visible.sites.xy_um)
+    cross, diagonal = kernels.cross(centred(visible), visible.sites.xy_um)
     gram = kernels.gram()
     np.testing.assert_allclose(cross, gram, atol=1e-5)
     np.testing.assert_allclose(diagonal, np.stack([np.diagonal(k) for k in gram]), atol=1e-5)
 
 
-def test_without_positions_only_pictures_speak(visible: Measured) -> None:
-    kernels = Kernels.on(Pictures.of(visible.sites), None, PITCH_UM)
+def test_without_positions_only_pictures_speak(kernels_of: KernelsOf, visible: Measured) -> None:
+    kernels = kernels_of(visible, with_space=False)
     moved = visible.sites.xy_um + 1e6
-    here = kernels.cross(Pictures.of(visible.sites), visible.sites.xy_um)[0]
-    np.testing.assert_array_equal(kernels.cross(Pictures.of(visible.sites), moved)[0], here)
+    here = kernels.cross(centred(visible), visible.sites.xy_um)[0]
+    np.testing.assert_array_equal(kernels.cross(centred(visible), moved)[0], here)
     assert len(here) == len(IMAGE_KERNELS)
 
 
 def test_a_nearly_dead_channel_stays_dead(visible: Measured) -> None:
-    pictures = Pictures.of(visible.sites)
+    pictures, section = centred(visible), np.zeros(len(visible), np.int64)
     dead = 1e-6 * np.random.default_rng(0).normal(size=(len(visible), 1)).astype(np.float32)
     more = Pictures(np.hstack([pictures.target, dead]), pictures.surround)
-    plain = Kernels.on(pictures, None, PITCH_UM).gram()
-    np.testing.assert_allclose(Kernels.on(more, None, PITCH_UM).gram(), plain, atol=1e-4)
+    plain = Kernels.on(pictures, None, section, PITCH_UM).gram()
+    np.testing.assert_allclose(Kernels.on(more, None, section, PITCH_UM).gram(), plain, atol=1e-4)
 
 
-def test_distance_counts_in_pitches(visible: Measured) -> None:
-    pictures, xy_um = Pictures.of(visible.sites), visible.sites.xy_um
-    twice = Kernels.on(pictures, 2 * xy_um, 2 * PITCH_UM).gram()
-    np.testing.assert_allclose(twice, Kernels.on(pictures, xy_um, PITCH_UM).gram(), atol=1e-5)
+def test_distance_counts_in_pitches(kernels_of: KernelsOf, visible: Measured) -> None:
+    stretched = replace(visible, sites=replace(visible.sites, xy_um=2 * visible.sites.xy_um))
+    twice = kernels_of(stretched, pitch_um=2 * PITCH_UM).gram()
+    np.testing.assert_allclose(twice, kernels_of(visible).gram(), atol=1e-5)
+
+
+def test_space_ends_at_the_border_of_a_section_and_pictures_do_not(pool_of_three: Pool) -> None:
+    pool = pool_of_three
+    kernels = Kernels.on(pool.pictures, pool.sites.xy_um, pool.section, PITCH_UM)
+    gram, apart = kernels.gram(), pool.section[:, None] != pool.section
+    n_image = len(IMAGE_KERNELS)
+    assert np.abs(gram[n_image:, apart]).max() == 0
+    assert np.abs(gram[:n_image, apart]).max() > 0.1
+    home = pool.section == 0
+    cross, _ = kernels.cross(pool.pictures.at(home), pool.sites.xy_um[home])
+    np.testing.assert_allclose(cross, gram[:, home], atol=1e-5)

@@ -44,6 +44,7 @@ def test_blend_goes_from_process_to_network() -> None:
 def test_predicted_variance_matches_the_error() -> None:
     rng = np.random.default_rng(0)
     expression = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 30)) + rng.normal(size=(200, 30))
+    expression = expression - expression.mean(axis=0)
     programs = learn_programs(expression, 3)
     scores = 0.7 * programs.scores(expression)
     variance = np.full(scores.shape, 0.01)

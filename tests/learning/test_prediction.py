@@ -7,10 +7,11 @@ import pytest
 
 from spamcaf.errors import InputError
 from spamcaf.learning import prediction
-from spamcaf.learning.fit import Fitted, mean_gene_pearson
+from spamcaf.learning.fit import Fitted
 from spamcaf.learning.mixing import Mix
 from spamcaf.learning.model import SpamcafModel
 from spamcaf.learning.prediction import predict
+from spamcaf.learning.school import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings
 from spamcaf.sections.places import Measured, Sites
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from spamcaf.learning.sampling import first_seen, nearest, nearest_others
+from spamcaf.learning.sampling import first_seen, nearest, nearest_others, nearest_within
 
 LINE_UM = np.stack([np.arange(6) * 100.0, np.zeros(6)], axis=1)
 
@@ -30,9 +30,17 @@ def test_spots_at_one_place_are_not_confused() -> None:
     assert all(spot not in row for spot, row in enumerate(found.tolist()))
 
 
+def test_neighbours_are_of_ones_own_section_even_where_others_are_nearer() -> None:
+    section = np.array([0, 1, 0, 1, 0, 0])
+    index, is_near = nearest_within(LINE_UM, section, np.arange(6), 3)
+    assert index[0].tolist() == [2, 4, 5]
+    assert is_near[0].all()
+    assert index[1][is_near[1]].tolist() == [3]
+
+
 def test_hidden_candidates_are_passed_over() -> None:
     candidates = torch.tensor([[3, 1, 2, 0], [0, 2, 1, 3]])
     is_visible = torch.tensor([True, False, True, False])
-    index, seen = first_seen(candidates, is_visible, 3)
+    index, seen = first_seen(candidates, is_visible[candidates], 3)
     assert index[:, :2].tolist() == [[2, 0], [0, 2]]
     assert seen.tolist() == [[True, True, False]] * 2

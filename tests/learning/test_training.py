@@ -29,11 +29,13 @@ def lesson_of(visible: Measured, folds: np.ndarray) -> Callable[[torch.Tensor], 
     """Make the lesson of fold 0 for given scores (spot, program)."""
     sites = visible.sites
     projection = learn_projection(sites.neighbours.reshape(-1, sites.neighbours.shape[-1]), 6)
-    view = SiteView.of(sites, sites.xy_um.mean(axis=0), projection, CPU.device)
+    centre = sites.neighbours.mean(axis=(0, 1))
+    view = SiteView.of(sites, centre, sites.xy_um.mean(axis=0), projection, CPU.device)
+    section = np.zeros(len(visible), np.int64)
     importance = torch.full((N_PROGRAMS,), 1 / N_PROGRAMS)
 
     def make(scores: torch.Tensor) -> Lesson:
-        return Lesson.of(SpotView(view, scores), sites.xy_um, folds == 0, importance, 5, CPU)
+        return Lesson.of(SpotView(view, scores), section, sites.xy_um, folds == 0, importance, 5, CPU)
 
     return make
 
@@ -64,12 +66,13 @@ def test_a_spots_own_expression_is_not_among_its_context(
     torch.manual_seed(0)
     network = SpamcafNetwork(SHAPE).eval()
     scores = torch.randn(len(folds), N_PROGRAMS)
-    rows, visible = lesson_of(scores).train, torch.ones(len(folds), dtype=torch.bool)
+    (rows,) = lesson_of(scores).train
+    visible, everything = torch.ones(len(folds), dtype=torch.bool), torch.arange(len(folds))
     for row in rows[:5]:
         changed = scores.clone()
         changed[row] += 10
-        out = lesson_of(scores).answer(network, rows, visible, False).fusion
-        again = lesson_of(changed).answer(network, rows, visible, False).fusion
+        out = lesson_of(scores).answer(network, rows, visible, False, everything).fusion
+        again = lesson_of(changed).answer(network, rows, visible, False, everything).fusion
         moved = (out - again).abs().amax(1) > 1e-6
         assert not moved[rows == row].any()
         assert moved.any()

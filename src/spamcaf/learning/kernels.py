@@ -13,6 +13,9 @@ from spamcaf.sections.places import Sites
 IMAGE_KERNELS = ("target", "surround")
 SPACE_KERNELS = ("matern_2", "matern_5", "exponential_3")
 
+HOME = 0
+"""The number of the section whose sites are predicted; others, if any, are numbered from 1."""
+
 Array = NDArray[np.float32]
 
 
@@ -28,6 +31,18 @@ class Pictures:
         """Return the pictures of `sites`."""
         return cls(np.asarray(sites.target, np.float32), sites.neighbours.mean(axis=1, dtype=np.float32))
 
+    def centre(self) -> Pictures:
+        """Return the means over places, both (feature,)."""
+        return Pictures(self.target.mean(axis=0), self.surround.mean(axis=0))
+
+    def minus(self, centre: Pictures) -> Pictures:
+        """Return the pictures counted from `centre`."""
+        return Pictures(self.target - centre.target, self.surround - centre.surround)
+
+    def at(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Pictures:
+        """Return the pictures of some places."""
+        return Pictures(self.target[rows], self.surround[rows])
+
 
 def _matern_three_halves(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     scaled = np.sqrt(3.0) * distance
@@ -41,21 +56,9 @@ def _space_kernels(a_um: NDArray[np.float64], b_um: NDArray[np.float64], pitch_u
     return np.stack(kernels).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """A linear kernel: features centred on the context and divided by ONE number, so dead channels stay dead."""
-
-    mean: Array  # (feature,)
-    scale: float
-
-    @classmethod
-    def on(cls, features: Array) -> _Linear:
-        mean = features.mean(axis=0)
-        scale = float(np.sqrt(np.square(features - mean).sum(axis=1).mean()))
-        return cls(mean, scale or 1.0)
-
-    def __call__(self, features: Array) -> Array:
-        return (features - self.mean) / self.scale
+def _spread(features: Array) -> float:
+    """Return the ONE number by which centred features are divided, so that dead channels stay dead."""
+    return float(np.sqrt(np.square(features).sum(axis=1).mean())) or 1.0
 
 
 @dataclass(frozen=True)
@@ -93,37 +96,54 @@ class _Space:
 
 @dataclass(frozen=True)
 class Kernels:
-    """The kernels of a context: each centred on its spots and scaled to mean diagonal 1 there.
+    """The kernels of a context of spots, each centred by section and scaled to mean diagonal 1.
 
-    Without positions (`space` is None) only the pictures speak, as between two sections.
+    Pictures are shared between sections, space is not: its kernels are 0 between two sections. Without positions
+    (`spaces` is empty) only the pictures speak.
     """
 
-    target: _Linear
-    surround: _Linear
-    context_target: Array  # (spot, feature), centred and scaled
-    context_surround: Array
-    space: _Space | None
+    target: Array  # (spot, feature), scaled
+    surround: Array
+    scales: tuple[float, float]
+    spaces: dict[int, tuple[NDArray[np.intp], _Space]]  # section -> its rows and kernels
 
     @classmethod
-    def on(cls, pictures: Pictures, xy_um: NDArray[np.float64] | None, pitch_um: float) -> Kernels:
-        """Return the kernels of context spots with `pictures`, at `xy_um` (spot, 2) or at no known place."""
-        target, surround = _Linear.on(pictures.target), _Linear.on(pictures.surround)
-        space = None if xy_um is None else _Space.on(xy_um, pitch_um)
-        return cls(target, surround, target(pictures.target), surround(pictures.surround), space)
+    def on(
+        cls, pictures: Pictures, xy_um: NDArray[np.float64] | None, section: NDArray[np.int64], pitch_um: float
+    ) -> Kernels:
+        """Return the kernels of spots with centred `pictures`, at `xy_um` (spot, 2) of their `section` (spot,).
+
+        `xy_um` is None where places are unknown, or not to be looked at.
+        """
+        spaces: dict[int, tuple[NDArray[np.intp], _Space]] = {}
+        if xy_um is not None:
+            for number in np.unique(section).tolist():
+                rows = np.flatnonzero(section == number)
+                spaces[number] = (rows, _Space.on(xy_um[rows], pitch_um))
+        scales = _spread(pictures.target), _spread(pictures.surround)
+        return cls(pictures.target / scales[0], pictures.surround / scales[1], scales, spaces)
 
     def cross(self, pictures: Pictures, xy_um: NDArray[np.float64]) -> tuple[Array, Array]:
-        """Return the kernels (kernel, site, spot) of sites with the context, and their diagonal (kernel, site)."""
-        target, surround = self.target(pictures.target), self.surround(pictures.surround)
-        kernels = np.stack([target @ self.context_target.T, surround @ self.context_surround.T])
+        """Return the kernels (kernel, site, spot) of home sites with the context, and their diagonal (kernel, site).
+
+        `pictures` are counted from the centre of the home section.
+        """
+        target, surround = pictures.target / self.scales[0], pictures.surround / self.scales[1]
+        kernels = np.stack([target @ self.target.T, surround @ self.surround.T])
         diagonal = np.stack([np.square(target).sum(axis=1), np.square(surround).sum(axis=1)])
-        if self.space is None:
+        if not self.spaces:
             return kernels, diagonal
-        space, space_diagonal = self.space.cross(xy_um)
-        return np.concatenate([kernels, space]), np.concatenate([diagonal, space_diagonal])
+        near: Array = np.zeros((len(SPACE_KERNELS), *kernels.shape[1:]), np.float32)
+        rows, space = self.spaces[HOME]
+        near[:, :, rows], space_diagonal = space.cross(xy_um)
+        return np.concatenate([kernels, near]), np.concatenate([diagonal, space_diagonal])
 
     def gram(self) -> Array:
         """Return the kernels (kernel, spot, spot) within the context."""
-        image = np.stack([f @ f.T for f in (self.context_target, self.context_surround)])
-        if self.space is None:
+        image = np.stack([f @ f.T for f in (self.target, self.surround)])
+        if not self.spaces:
             return image
-        return np.concatenate([image, self.space.cross(self.space.xy_um)[0]])
+        space = np.zeros((len(SPACE_KERNELS), *image.shape[1:]), np.float32)
+        for rows, kernels in self.spaces.values():
+            space[:, rows[:, None], rows] = kernels.cross(kernels.xy_um)[0]
+        return np.concatenate([image, space])

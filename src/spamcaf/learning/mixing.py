@@ -50,7 +50,7 @@ def _centred_within(values: Array, folds: NDArray[np.integer]) -> Array:
 def gene_noise(expression: NDArray[np.floating], scores: Array, variance: Array, programs: Programs) -> Array:
     """Return the variance (gene,) to add so that the mean predicted variance is the mean squared error out of fold.
 
-    `expression` (spot, gene) is the truth, `scores` and `variance` (spot, program) the prediction out of fold.
+    `expression` (spot, gene) is the centred truth, `scores` and `variance` (spot, program) the prediction out of fold.
     """
     error = np.square(expression - programs.decode(scores)).mean(axis=0)
     return np.maximum(error - programs.decode_variance(variance).mean(axis=0), 1e-3 * error)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS, Pictures
+from spamcaf.learning.kernels import HOME, IMAGE_KERNELS, SPACE_KERNELS, Pictures
 from spamcaf.learning.mixing import Mix
 from spamcaf.learning.process import Hyperparameters
 from spamcaf.learning.programs import Programs
@@ -19,7 +19,7 @@ from spamcaf.learning.projection import Projection
 from spamcaf.network.spamcaf import SpamcafNetwork, SpamcafShape
 from spamcaf.parameters import FitSettings, NetworkSettings
 
-FORMAT = "1"
+FORMAT = "2"
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -34,11 +34,21 @@ class Mode:
 
 @dataclass(frozen=True)
 class Memory:
-    """What the process recalls of the training spots where nothing was measured: pictures, scores and depth."""
+    """What the process recalls of the training spots: pictures and scores, counted from their section's mean.
+
+    All of them speak where nothing was measured, those of other sections also where something was.
+    """
 
     pictures: Pictures
     scores: NDArray[np.float64]  # (spot, program)
     depth: NDArray[np.float64]  # (spot,)
+    section: NDArray[np.int64]  # (spot,), 0 for the section that was to be predicted
+    xy_um: NDArray[np.float64]  # (spot, 2), in each section's own coordinates
+
+    def others(self) -> Memory:
+        """Return what is recalled of other sections."""
+        rows = self.section != HOME
+        return Memory(self.pictures.at(rows), self.scores[rows], self.depth[rows], self.section[rows], self.xy_um[rows])
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,11 @@ class SpamcafModel:
     """A fitted model.
 
     `recovery` serves sites among measured spots, `transfer` sections that were never measured. `score_scale`
-    (program,) is the unit of the networks' scores; `networks` are the weights of one network per fold.
+    (program,) is the unit of the networks' scores; `networks` are the weights of one network per fold. `gene_mean`
+    (gene,) is the mean expression of a section that was never measured.
     """
 
+    gene_mean: NDArray[np.float64]
     programs: Programs
     recovery: Mode
     transfer: Mode
@@ -76,7 +88,7 @@ class SpamcafModel:
     def sizes(self) -> Sizes:
         """The sizes that the arrays follow from."""
         return Sizes(
-            genes=len(self.programs.gene_mean),
+            genes=len(self.gene_mean),
             programs=len(self.programs),
             features=len(self.projection.mean),
             components=len(self.projection.axes),
@@ -89,7 +101,8 @@ class SpamcafModel:
         return dict(self._named())
 
     def _named(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        for name in ("gene_mean", "gene_scale", "loadings", "shrink"):
+        yield "gene_mean", self.gene_mean
+        for name in ("gene_scale", "loadings", "shrink"):
             yield f"programs.{name}", getattr(self.programs, name)
         for name, mode in (("recovery", self.recovery), ("transfer", self.transfer)):
             yield f"{name}.weights", mode.hyper.weights
@@ -103,6 +116,8 @@ class SpamcafModel:
         yield "memory.surround", self.memory.pictures.surround
         yield "memory.scores", self.memory.scores
         yield "memory.depth", self.memory.depth
+        yield "memory.section", self.memory.section
+        yield "memory.xy_um", self.memory.xy_um
         for fold, tensors in enumerate(self.networks):
             for name, tensor in tensors.items():
                 yield f"network.{fold}.{name}", tensor
@@ -164,7 +179,8 @@ def _parts(tensors: Tensors, sizes: Sizes, scalars: dict[str, float]) -> dict[st
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
     return {
-        "programs": Programs(*(tensors[f"programs.{n}"] for n in ("gene_mean", "gene_scale", "loadings", "shrink"))),
+        "gene_mean": tensors["gene_mean"],
+        "programs": Programs(*(tensors[f"programs.{n}"] for n in ("gene_scale", "loadings", "shrink"))),
         "recovery": mode("recovery"),
         "transfer": mode("transfer"),
         "projection": Projection(tensors["projection.mean"], tensors["projection.axes"], scalars["projection_scale"]),
@@ -174,6 +190,8 @@ def _parts(tensors: Tensors, sizes: Sizes, scalars: dict[str, float]) -> dict[st
             Pictures(tensors["memory.target"], tensors["memory.surround"]),
             tensors["memory.scores"],
             tensors["memory.depth"],
+            tensors["memory.section"],
+            tensors["memory.xy_um"],
         ),
         "pitch_um": scalars["pitch_um"],
     }
@@ -182,7 +200,7 @@ def _parts(tensors: Tensors, sizes: Sizes, scalars: dict[str, float]) -> dict[st
 def _expected_shapes(sizes: Sizes, network: NetworkSettings) -> dict[str, tuple[int, ...]]:
     genes, programs, features, spots = sizes.genes, sizes.programs, sizes.features, sizes.spots
     shapes: dict[str, tuple[int, ...]] = {
-        "programs.gene_mean": (genes,),
+        "gene_mean": (genes,),
         "programs.gene_scale": (genes,),
         "programs.loadings": (programs, genes),
         "programs.shrink": (programs,),
@@ -193,6 +211,8 @@ def _expected_shapes(sizes: Sizes, network: NetworkSettings) -> dict[str, tuple[
         "memory.surround": (spots, features),
         "memory.scores": (spots, programs),
         "memory.depth": (spots,),
+        "memory.section": (spots,),
+        "memory.xy_um": (spots, 2),
     }
     n_kernels = {"recovery": len(IMAGE_KERNELS + SPACE_KERNELS), "transfer": len(IMAGE_KERNELS)}
     for mode, n in n_kernels.items():

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
-from spamcaf.learning.kernels import Kernels, Pictures
-from spamcaf.learning.model import Memory, Mode, SpamcafModel, Tensors, network_shape
+from spamcaf.learning.kernels import HOME, Kernels, Pictures
+from spamcaf.learning.model import SpamcafModel, Tensors, network_shape
+from spamcaf.learning.pool import Centre
 from spamcaf.learning.process import Process, condition
 from spamcaf.learning.sampling import nearest
 from spamcaf.learning.views import SiteView, SpotView
@@ -44,33 +45,31 @@ def predict(model: SpamcafModel, context: Measured | None, sites: Sites, compute
     """Predict expression at `sites` of the section whose measured spots are `context`.
 
     Only `context` is looked at: the visible spots for recovery, all measured ones for a grid. None means that the
-    section was never measured: then pictures alone speak, through what the model recalls of its training spots.
+    section was never measured: then pictures alone speak, through what the model recalls of its training spots, and
+    `sites` should cover the section, since pictures are counted from their mean.
     """
     _check_features(model, sites)
     if context is not None:
         _check_context(model, context)
     mode = model.transfer if context is None else model.recovery
-    process = _recall(model) if context is None else _condition_on(model, context)
+    centre = Centre(model.gene_mean, Pictures.of(sites).centre()) if context is None else Centre.of(context)
+    process = _recall(model) if context is None else _condition_on(model, context, centre)
     parts: list[tuple[Array, Array, Array]] = []
     with computing(compute) as machine:
-        ensemble = Ensemble.of(model, machine)
+        ensemble = Ensemble.of(model, machine, centre)
         spots = ensemble.section(sites) if context is None else ensemble.spots(context)
         for rows in _blocks(len(sites), process.alpha.shape[1]):
             block = sites.at(rows)
-            mean, variance = process.at(Pictures.of(block), block.xy_um)
+            mean, variance = process.at(Pictures.of(block).minus(centre.pictures), block.xy_um)
             parts.append((mode.mix.blend(mean, ensemble.scores(block, spots)), variance, mean))
     mixed, variance, alone = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return _decoded(model, mode, mixed, variance, alone)
-
-
-def _decoded(model: SpamcafModel, mode: Mode, mixed: Array, variance: Array, alone: Array) -> Predicted:
     sd = np.sqrt(model.programs.decode_variance(variance) + mode.mix.gene_noise)
-    return Predicted(_expression(model, mixed), sd.astype(np.float32), _expression(model, alone))
+    return Predicted(_expression(model, centre, mixed), sd.astype(np.float32), _expression(model, centre, alone))
 
 
-def _expression(model: SpamcafModel, scores: Array) -> NDArray[np.float32]:
+def _expression(model: SpamcafModel, centre: Centre, scores: Array) -> NDArray[np.float32]:
     # The decoder is linear and knows no zero, below which there is no expression.
-    return np.maximum(model.programs.decode(scores), 0).astype(np.float32)
+    return np.maximum(centre.expression + model.programs.decode(scores), 0).astype(np.float32)
 
 
 def _blocks(n_sites: int, n_spots: int) -> list[slice]:
@@ -79,14 +78,23 @@ def _blocks(n_sites: int, n_spots: int) -> list[slice]:
 
 
 def _recall(model: SpamcafModel) -> Process:
-    memory: Memory = model.memory
-    kernels = Kernels.on(memory.pictures, None, model.pitch_um)
+    memory = model.memory
+    kernels = Kernels.on(memory.pictures, None, memory.section, model.pitch_um)
     return condition(kernels, model.transfer.hyper, memory.scores, memory.depth)
 
 
-def _condition_on(model: SpamcafModel, context: Measured) -> Process:
-    kernels = Kernels.on(Pictures.of(context.sites), context.sites.xy_um, model.pitch_um)
-    return condition(kernels, model.recovery.hyper, model.programs.scores(context.expression), context.depth)
+def _condition_on(model: SpamcafModel, context: Measured, centre: Centre) -> Process:
+    """Condition the process on the spots of the section itself and on what is recalled of others."""
+    others = model.memory.others()
+    here = Pictures.of(context.sites).minus(centre.pictures)
+    pictures = Pictures(
+        np.concatenate([here.target, others.pictures.target]), np.concatenate([here.surround, others.pictures.surround])
+    )
+    section = np.concatenate([np.full(len(context), HOME), others.section])
+    xy_um = np.concatenate([context.sites.xy_um, others.xy_um])
+    scores = np.concatenate([model.programs.scores(context.expression - centre.expression), others.scores])
+    kernels = Kernels.on(pictures, xy_um, section, model.pitch_um)
+    return condition(kernels, model.recovery.hyper, scores, np.concatenate([context.depth, others.depth]))
 
 
 def _check_features(model: SpamcafModel, sites: Sites) -> None:
@@ -115,16 +123,18 @@ class Ensemble:
     model: SpamcafModel
     networks: tuple[SpamcafNetwork, ...]
     machine: Machine
+    centre: Centre
 
     @classmethod
-    def of(cls, model: SpamcafModel, machine: Machine) -> Ensemble:
-        """Return the networks of `model` on the machine, ready to predict."""
+    def of(cls, model: SpamcafModel, machine: Machine, centre: Centre) -> Ensemble:
+        """Return the networks of `model` on the machine, ready to predict the section with the means `centre`."""
         shape = network_shape(model.sizes.components, model.sizes.programs, model.network)
-        return cls(model, tuple(_load(SpamcafNetwork(shape), t, machine) for t in model.networks), machine)
+        return cls(model, tuple(_load(SpamcafNetwork(shape), t, machine) for t in model.networks), machine, centre)
 
     def spots(self, context: Measured) -> tuple[SpotView, Sites]:
         """Return the view of measured spots, and where they are."""
-        scores = self.model.programs.scores(context.expression) / self.model.score_scale
+        centred = context.expression - self.centre.expression
+        scores = self.model.programs.scores(centred) / self.model.score_scale
         return SpotView(self._view(context.sites, context.sites), self._tensor(scores)), context.sites
 
     def section(self, sites: Sites) -> tuple[SpotView, None]:
@@ -149,7 +159,8 @@ class Ensemble:
         return out.cpu().numpy().astype(np.float64) * self.model.score_scale
 
     def _view(self, sites: Sites, spots: Sites) -> SiteView:
-        return SiteView.of(sites, spots.xy_um.mean(axis=0), self.model.projection, self.machine.device)
+        centre, origin_um = self.centre.pictures.surround, spots.xy_um.mean(axis=0)
+        return SiteView.of(sites, centre, origin_um, self.model.projection, self.machine.device)
 
     def _tensor(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self.machine.device)

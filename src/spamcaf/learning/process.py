@@ -47,14 +47,13 @@ def _noise_shape(depth: Array, reference_depth: float) -> Array:
 def learn_hyperparameters(gram: NDArray[np.float32], scores: Array, depth: Array) -> Hyperparameters:
     """Learn kernel weights and noise by marginal likelihood with a weak prior, program by program.
 
-    `gram` is (kernel, spot, spot), `scores` (spot, program), `depth` (spot,) UMI counts.
+    `gram` is (kernel, spot, spot), `scores` (spot, program), counted from their section's mean, `depth` (spot,) UMI.
     """
     reference_depth = float(np.median(np.maximum(depth, 1.0)))
     shape = _noise_shape(depth, reference_depth)
-    centred = scores - scores.mean(axis=0)
-    variance = np.maximum(centred.var(axis=0), np.finfo(float).tiny)
+    variance = np.maximum(np.square(scores).mean(axis=0), np.finfo(float).tiny)
     flat = gram.reshape(len(gram), -1).astype(np.float64)
-    found = np.stack([_maximise(flat, y, shape) for y in (centred / np.sqrt(variance)).T])
+    found = np.stack([_maximise(flat, y, shape) for y in (scores / np.sqrt(variance)).T])
     absolute = np.exp(found) * variance[:, None]
     return Hyperparameters(absolute[:, :-1], absolute[:, -1], reference_depth)
 
@@ -105,8 +104,7 @@ def out_of_fold(
     Williams 2006, section 5.4.2, for groups).
     """
     mean, variance = np.empty_like(scores), np.empty_like(scores)
-    centre = scores.mean(axis=0)
-    for program, y in enumerate((scores - centre).T):
+    for program, y in enumerate(scores.T):
         noise = hyper.noise_of(depth, program)
         covariance = hyper.covariance(gram, program)
         covariance[np.diag_indices_from(covariance)] += noise
@@ -126,34 +124,32 @@ class Process:
 
     kernels: Kernels
     hyper: Hyperparameters
-    centre: Array  # (program,)
     alpha: Array  # (program, spot)
     lower: NDArray[np.float32]  # (program, spot, spot) Cholesky factors: single precision is enough for a variance
 
     def at(self, pictures: Pictures, xy_um: Array) -> tuple[Array, Array]:
         """Return mean and variance (site, program) of the noiseless program scores at sites."""
         cross, diagonal = self.kernels.cross(pictures, xy_um)
-        mean = np.empty((cross.shape[1], len(self.centre)))
+        mean = np.empty((cross.shape[1], len(self.alpha)))
         variance = np.empty_like(mean)
         for program, lower in enumerate(self.lower):
             weights = self.hyper.weights[program].astype(np.float32)
             signal = np.tensordot(weights, cross, axes=1)  # (site, spot)
-            mean[:, program] = self.centre[program] + signal @ self.alpha[program]
+            mean[:, program] = signal @ self.alpha[program]
             explained = solve_triangular(lower, signal.T, lower=True, check_finite=False)
             variance[:, program] = weights @ diagonal - np.square(explained).sum(axis=0)
         return mean, np.maximum(variance, 0)
 
 
 def condition(kernels: Kernels, hyper: Hyperparameters, scores: Array, depth: Array) -> Process:
-    """Condition the process on the context of `kernels`, with `scores` (spot, program) and `depth` (spot,)."""
+    """Condition the process on the context of `kernels`, with centred `scores` (spot, program) and `depth`."""
     n, n_programs = scores.shape
     gram = kernels.gram()
-    centre = scores.mean(axis=0)
     alpha, lowers = np.empty((n_programs, n)), np.empty((n_programs, n, n), np.float32)
-    for program, y in enumerate((scores - centre).T):
+    for program, y in enumerate(scores.T):
         covariance = hyper.covariance(gram, program)
         covariance[np.diag_indices(n)] += hyper.noise_of(depth, program)
         lower = cholesky(covariance, lower=True, overwrite_a=True)
         alpha[program] = cho_solve((lower, True), y)
         lowers[program] = lower
-    return Process(kernels, hyper, centre, alpha, lowers)
+    return Process(kernels, hyper, alpha, lowers)

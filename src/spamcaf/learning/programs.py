@@ -17,12 +17,11 @@ NOISE_FACTOR = 1.5
 class Programs:
     """A linear map between genes and programs.
 
-    `gene_mean` and `gene_scale` (gene,) are the mean and the square root of the standard deviation, `loadings`
-    (program, gene) orthonormal rows over scaled genes, `shrink` (program,) in (0, 1] the share of a program's
-    variance that is signal.
+    `gene_scale` (gene,) is the square root of the standard deviation, `loadings` (program, gene) orthonormal rows over
+    scaled genes, `shrink` (program,) in (0, 1] the share of a program's variance that is signal. Expression is counted
+    from the mean of its section on either side.
     """
 
-    gene_mean: NDArray[np.float64]
     gene_scale: NDArray[np.float64]
     loadings: NDArray[np.float64]
     shrink: NDArray[np.float64]
@@ -31,12 +30,12 @@ class Programs:
         return len(self.loadings)
 
     def scores(self, expression: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return program scores (spot, program) of expression (spot, gene), log1p of counts per 10 000."""
-        return ((expression - self.gene_mean) / self.gene_scale) @ self.loadings.T
+        """Return program scores (spot, program) of centred expression (spot, gene), log1p of counts per 10 000."""
+        return (expression / self.gene_scale) @ self.loadings.T
 
     def decode(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return expression (site, gene) of program scores (site, program), shrunk; it may be below zero."""
-        return self.gene_mean + (scores @ self._decoder())
+        """Return centred expression (site, gene) of program scores (site, program), shrunk."""
+        return scores @ self._decoder()
 
     def decode_variance(self, variance: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the variance of the expression (site, gene) for variances (site, program) of independent scores."""
@@ -47,20 +46,19 @@ class Programs:
 
 
 def learn_programs(expression: NDArray[np.floating], n_programs: int) -> Programs:
-    """Learn at most `n_programs` programs of `expression` (spot, gene); those that are all noise are dropped.
+    """Learn at most `n_programs` programs of centred `expression` (spot, gene); those that are all noise are dropped.
 
     Each gene is divided by the square root of its standard deviation: half-way between genes as they are, where a few
     loud ones are everything, and genes of equal weight, where the many noisy ones are.
     """
-    gene_mean = expression.mean(axis=0, dtype=np.float64)
     gene_scale = np.sqrt(expression.std(axis=0, dtype=np.float64))
     gene_scale[gene_scale == 0] = 1.0
-    scaled = (expression - gene_mean) / gene_scale
+    scaled = expression / gene_scale
     _, singular, loadings = np.linalg.svd(scaled, full_matrices=False)
     variance = singular**2
     shrink = _signal_share(variance)[:n_programs]
     n_kept = max(1, int(np.count_nonzero(shrink)))
-    return Programs(gene_mean, gene_scale, loadings[:n_kept], np.maximum(shrink[:n_kept], np.finfo(float).eps))
+    return Programs(gene_scale, loadings[:n_kept], np.maximum(shrink[:n_kept], np.finfo(float).eps))
 
 
 def _signal_share(variance: NDArray[np.float64]) -> NDArray[np.float64]:

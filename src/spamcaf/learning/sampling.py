@@ -25,12 +25,24 @@ def nearest_others(xy_um: NDArray[np.float64], allowed: NDArray[np.intp], n: int
     return index[~is_self].reshape(len(xy_um), n)
 
 
-def first_seen(candidates: Tensor, is_visible: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Choose the first `n` visible candidates of each site.
+def nearest_within(
+    xy_um: NDArray[np.float64], section: NDArray[np.int64], allowed: NDArray[np.intp], n: int
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Return `nearest_others` (spot, n) in each spot's own `section` (spot,), and which of them are of it.
 
-    `candidates` (site, candidate) are spot indices by distance, `is_visible` (spot,) bool. Returns indices (site, n)
-    and whether each is visible; where fewer are, the rest is hidden.
+    Where a section has fewer than `n` allowed spots, spots of others fill the rows, marked as such.
     """
-    seen = is_visible[candidates]
+    # far beyond any section, yet small enough for positions to keep their digits
+    apart = xy_um + (section * 1e8)[:, None]
+    index = nearest_others(apart, allowed, n)
+    return index, section[index] == section[:, None]
+
+
+def first_seen(candidates: Tensor, seen: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Choose the first `n` candidates of each site that are seen.
+
+    `candidates` (site, candidate) are spot indices by distance, `seen` (site, candidate) bool. Returns indices (site,
+    n) and whether each is seen; where fewer are, the rest is not.
+    """
     order = torch.argsort((~seen).to(torch.uint8), dim=1, stable=True)[:, :n]
     return candidates.gather(1, order), seen.gather(1, order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spamcaf.compute import Machine
 from spamcaf.learning.losses import Losses, spamcaf_losses
-from spamcaf.learning.sampling import first_seen, nearest_others
+from spamcaf.learning.sampling import first_seen, nearest_within
 from spamcaf.learning.views import SpotView
 from spamcaf.network.spamcaf import SpamcafNetwork, SpamcafOutput
 from spamcaf.parameters import FitSettings
@@ -23,12 +23,17 @@ N_PARTS = 4
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one fold learns from: all visible spots, which of them to learn from, and how much each program matters."""
+    """What one fold learns from: all visible spots, which of them to learn from, and how much each program matters.
+
+    `sections` are the spots of each section (spot,). What a spot is shown, its neighbours and the section around it,
+    is of its own section.
+    """
 
     spots: SpotView
+    sections: tuple[Tensor, ...]
     candidates: Tensor  # (spot, candidate) nearest spots that are learned from, never the spot itself
-    train: Tensor  # (train,) indices
-    held: Tensor  # (validation,) indices
+    is_near: Tensor  # (spot, candidate) whether a candidate is of the spot's section
+    is_held: Tensor  # (spot,) validation
     importance: Tensor  # (program,) sums to 1
     n_context: int
     machine: Machine
@@ -37,6 +42,7 @@ class Lesson:
     def of(
         cls,
         spots: SpotView,
+        section: NDArray[np.int64],
         xy_um: NDArray[np.float64],
         is_held: NDArray[np.bool_],
         importance: Tensor,
@@ -44,29 +50,36 @@ class Lesson:
         machine: Machine,
     ) -> Lesson:
         """Return the lesson of the fold whose validation spots are `is_held` (spot,)."""
-        train, held = np.flatnonzero(~is_held), np.flatnonzero(is_held)
         # Four times the context is enough to find it among candidates of which most are hidden.
-        candidates = nearest_others(xy_um, train, 4 * n_context)
+        candidates, is_near = nearest_within(xy_um, section, np.flatnonzero(~is_held), 4 * n_context)
+        sections = [np.flatnonzero(section == number) for number in np.unique(section)]
+        on = machine.device
+        return cls(
+            spots,
+            tuple(torch.from_numpy(rows).to(on) for rows in sections),
+            torch.from_numpy(candidates).to(on),
+            torch.from_numpy(is_near).to(on),
+            torch.from_numpy(is_held).to(on),
+            importance,
+            n_context,
+            machine,
+        )
 
-        def tensor(index: NDArray[np.intp]) -> Tensor:
-            return torch.from_numpy(index).to(machine.device)
-
-        return cls(spots, tensor(candidates), tensor(train), tensor(held), importance, n_context, machine)
+    @property
+    def train(self) -> tuple[Tensor, ...]:
+        """The spots to learn from, section by section; a section that is held out whole has none."""
+        return tuple(rows[~self.is_held[rows]] for rows in self.sections)
 
     def answer(
-        self,
-        network: SpamcafNetwork,
-        rows: Tensor,
-        is_visible: Tensor,
-        is_blind: bool,
-        section: Tensor | slice = slice(None),
+        self, network: SpamcafNetwork, rows: Tensor, is_visible: Tensor, is_blind: bool, section: Tensor
     ) -> SpamcafOutput:
-        """Return the network's output for spots `rows`.
+        """Return the network's output for spots `rows` of one section.
 
         Their context may be the train spots that are `is_visible` (spot,); the global branch is shown the spots
         `section`. Blind: no context and no positions, as on a section that was never measured.
         """
-        index, seen = first_seen(self.candidates[rows], is_visible & (not is_blind), self.n_context)
+        seen = is_visible[self.candidates[rows]] & self.is_near[rows] & (not is_blind)
+        index, seen = first_seen(self.candidates[rows], seen, self.n_context)
         spots = self.spots.blind() if is_blind else self.spots
         with self.machine.autocast():
             return network(spots.around(spots.sites, rows, index, seen, section))
@@ -75,8 +88,12 @@ class Lesson:
     def held_scores(self, network: SpamcafNetwork, is_blind: bool) -> Tensor:
         """Return the fusion head's scores (validation, program), all train spots visible unless blind."""
         network.eval()
-        everything = torch.ones(len(self.spots.scores), dtype=torch.bool, device=self.held.device)
-        return self.answer(network, self.held, everything, is_blind).fusion.float()
+        scores = torch.empty_like(self.spots.scores)
+        for section in self.sections:
+            rows = section[self.is_held[section]]
+            if len(rows):
+                scores[rows] = self.answer(network, rows, ~self.is_held, is_blind, section).fusion.float()
+        return scores[self.is_held]
 
 
 @dataclass
@@ -105,19 +122,29 @@ def _schedule(optimizer: torch.optim.Optimizer, n_steps: int, warmup_share: floa
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _batches(train: Tensor, batch: int) -> Iterator[Tensor]:
-    shuffled = train[torch.randperm(len(train), device=train.device)]
-    # Equal parts: a remainder of one spot would have no correlation.
-    return iter(shuffled.chunk(max(1, round(len(train) / batch))))
+def _batches(train: tuple[Tensor, ...], batch: int) -> list[tuple[int, Tensor]]:
+    """Return section and spots of each batch, in random order; a batch is of one section."""
+    batches = [
+        (number, rows)
+        for number, spots in enumerate(train)
+        # equal parts: a remainder of one spot would have no correlation
+        if len(spots)
+        for rows in spots[torch.randperm(len(spots), device=spots.device)].chunk(_n_batches(len(spots), batch))
+    ]
+    return [batches[i] for i in torch.randperm(len(batches)).tolist()] if len(train) > 1 else batches
 
 
-def _step_losses(network: SpamcafNetwork, lesson: Lesson, rows: Tensor, fit: FitSettings) -> Losses:
-    n = len(lesson.spots.scores)
-    is_visible = torch.rand(n, device=rows.device) >= fit.hide_share
+def _n_batches(n_spots: int, batch: int) -> int:
+    return max(1, round(n_spots / batch))
+
+
+def _step_losses(network: SpamcafNetwork, lesson: Lesson, number: int, rows: Tensor, fit: FitSettings) -> Losses:
+    spots = lesson.sections[number]
+    is_visible = torch.rand(len(lesson.is_held), device=rows.device) >= fit.hide_share
     is_blind = bool(torch.rand(()) < fit.blind_share)
     # A part of a large section is enough for its mean, and a step then costs the same on any section.
-    section = torch.randperm(n, device=rows.device)[: fit.section_sample]
-    out = lesson.answer(network, rows, is_visible, is_blind, section)
+    section = spots[torch.randperm(len(spots), device=rows.device)[: fit.section_sample]]
+    out = lesson.answer(network, rows, is_visible & ~lesson.is_held, is_blind, section)
     return spamcaf_losses(out, lesson.spots.scores[rows], lesson.importance, fit.pearson_weight, fit.branch_weights)
 
 
@@ -131,14 +158,15 @@ def train_fold(
     fold: that fold decides the mixing weight and must not have been chosen on.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay, fused=True)
-    steps_per_epoch = max(1, round(len(lesson.train) / fit.batch))
+    train = lesson.train
+    steps_per_epoch = sum(_n_batches(len(rows), fit.batch) for rows in train if len(rows))
     schedule = _schedule(optimizer, fit.epochs * steps_per_epoch, fit.warmup_share)
     good = _copy(network)
     for epoch in range(fit.epochs):
         network.train()
-        sums = _Sums(torch.zeros(1 + N_PARTS, device=lesson.train.device))
-        for rows in _batches(lesson.train, fit.batch):
-            losses = _step_losses(network, lesson, rows, fit)
+        sums = _Sums(torch.zeros(1 + N_PARTS, device=lesson.is_held.device))
+        for number, rows in _batches(train, fit.batch):
+            losses = _step_losses(network, lesson, number, rows, fit)
             optimizer.zero_grad()
             losses.total.backward()
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), fit.clip_norm)

@@ -23,11 +23,23 @@ class SiteView:
     xy_um: Tensor
 
     @classmethod
-    def of(cls, sites: Sites, origin_um: NDArray[np.float64], projection: Projection, device: torch.device) -> SiteView:
-        """Return the view of `sites`, positions counted from `origin_um` (2,)."""
+    def of(
+        cls,
+        sites: Sites,
+        centre: NDArray[np.float32],
+        origin_um: NDArray[np.float64],
+        projection: Projection,
+        device: torch.device,
+    ) -> SiteView:
+        """Return the view of `sites`, pictures counted from `centre` and positions from `origin_um`.
+
+        `centre` (feature,) or (site, feature) is the mean tile of the sites' section, `origin_um` (2,) or (site, 2) a
+        place of it.
+        """
+        tile_centre = centre if centre.ndim == 1 else centre[:, None]
         return cls(
-            torch.from_numpy(projection(sites.target)).to(device),
-            torch.from_numpy(projection(sites.neighbours)).to(device),
+            torch.from_numpy(projection(sites.target - centre)).to(device),
+            torch.from_numpy(projection(sites.neighbours - tile_centre)).to(device),
             torch.from_numpy((sites.xy_um - origin_um).astype(np.float32)).to(device),
         )
 
