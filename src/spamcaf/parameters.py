@@ -112,7 +112,7 @@ class ComputeSettings(_Settings):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, else float32")
-    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice, and trains with one")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice, and trains spamcaf with one")
 
 
 class NetworkSettings(_Settings):
@@ -134,8 +134,11 @@ class NetworkSettings(_Settings):
 
 
 class FitSettings(_Settings):
-    """How the model is trained."""
+    """How the model is trained; the rest of the group is of spamcaf alone."""
 
+    model: Literal["spamcaf", "released"] = Field(
+        "spamcaf", description="released: the network of the released code, trained as there, to compare with"
+    )
     n_programs: int = Field(16, ge=1, description="gene programs at most; those within the noise are dropped")
     epochs: int = Field(40, ge=1, description="passes over the visible spots, per fold")
     batch: int = Field(128, ge=2, description="spots per step")
@@ -150,7 +153,17 @@ class FitSettings(_Settings):
     hide_share: Share = Field(0.5, description="share of context spots hidden at random in a training step")
     blind_share: Share = Field(0.15, description="share of training steps without any context or position")
     section_sample: int = Field(512, ge=2, description="spots of the section that the global branch sees in a step")
+    max_exact_spots: int = Field(5000, ge=1, description="more spots than these: space through the nearest ones only")
     max_hyper_spots: int = Field(800, ge=20, description="spots on which kernel weights are learned")
+
+
+class ReleasedSettings(_Settings):
+    """How `released` is trained: the schedule of the released code."""
+
+    epochs: int = Field(1000, ge=1, description="passes over the visible spots; that many, since nothing stops early")
+    chunk: int = Field(50, ge=3, description="spots per step, in file order, never shuffled: they fill one batch norm")
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule of Adam, its usual rate")
+    warmup_epochs: int = Field(5, ge=0, description="epochs of linear warm-up, before the cosine takes the rate to 0")
 
 
 class ReportSettings(_Settings):
@@ -173,6 +186,7 @@ class RunSettings(_Settings):
     compute: ComputeSettings = ComputeSettings()
     network: NetworkSettings = NetworkSettings()
     fit: FitSettings = FitSettings()
+    released: ReleasedSettings = ReleasedSettings()
     report: ReportSettings = ReportSettings()
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from spamcaf.learning.fit import Fitted, fit_spamcaf
-from spamcaf.learning.kernels import Kernels, Pictures
+from spamcaf.learning.kernels import Kernels
+from spamcaf.learning.pictures import Pictures
 from spamcaf.learning.pool import Pool, Visible
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.places import Measured, Sites

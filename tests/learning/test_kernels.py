@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS, Kernels, Pictures
+from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS, Kernels
+from spamcaf.learning.pictures import Pictures
 from spamcaf.learning.pool import Pool
 from spamcaf.sections.places import Measured
 
@@ -53,7 +54,7 @@ def test_without_positions_only_pictures_speak(kernels_of: KernelsOf, visible: M
 def test_a_nearly_dead_channel_stays_dead(visible: Measured) -> None:
     pictures, section = centred(visible), np.zeros(len(visible), np.int64)
     dead = 1e-6 * np.random.default_rng(0).normal(size=(len(visible), 1)).astype(np.float32)
-    more = Pictures(np.hstack([pictures.target, dead]), pictures.surround)
+    more = Pictures(np.hstack([pictures.target, dead]), pictures.surround, pictures.outside)
     plain = Kernels.on(pictures, None, section, PITCH_UM).gram()
     np.testing.assert_allclose(Kernels.on(more, None, section, PITCH_UM).gram(), plain, atol=1e-4)
 

@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import check_grad
 
 from spamcaf.learning import process
-from spamcaf.learning.kernels import Kernels, Pictures
+from spamcaf.learning.kernels import Kernels
+from spamcaf.learning.pictures import Pictures
 from spamcaf.learning.process import Hyperparameters, condition, learn_hyperparameters, out_of_fold
 from spamcaf.sections.places import Measured
 

@@ -13,6 +13,7 @@ from spamcaf.compute import computing
 from spamcaf.learning.kernels import HOME, Kernels
 from spamcaf.learning.mixing import Mix, gene_noise, mixing_weights
 from spamcaf.learning.model import Memory, Mode, SpamcafModel
+from spamcaf.learning.nearest import out_of_fold_of_many
 from spamcaf.learning.pool import Pool, Visible
 from spamcaf.learning.process import Hyperparameters, learn_hyperparameters, out_of_fold
 from spamcaf.learning.programs import Programs, learn_programs
@@ -76,6 +77,7 @@ def fit_spamcaf(
     model = SpamcafModel(
         gene_mean=pool.gene_mean,
         programs=programs,
+        basis=pool.basis,
         recovery=recovery,
         transfer=transfer,
         projection=lessons.projection,
@@ -92,15 +94,25 @@ def fit_spamcaf(
 def _mode(lot: _Lot, by_network: Array, fit: FitSettings, seed: int, *, with_space: bool) -> Mode:
     """Fit the process with or without positions, and its mix with the network's scores out of fold."""
     hyper = _hyperparameters(lot, fit.max_hyper_spots, seed, with_space=with_space)
-    gram = lot.kernels(slice(None), with_space=with_space).gram()
+    by_process, variance = _out_of_fold(lot, hyper, fit.max_exact_spots, with_space=with_space)
     pool = lot.pool
-    by_process, variance = out_of_fold(hyper, gram, lot.scores, pool.depth, pool.folds)
     weights = mixing_weights(lot.scores, by_process, by_network, pool.folds)
     mixed = by_process + weights * (by_network - by_process)
     # the noise is that of the section to predict, where it was measured
     judged = pool.section == HOME if HOME in pool.section else np.ones(len(pool), bool)
     noise = gene_noise(pool.expression[judged], mixed[judged], variance[judged], lot.programs)
     return Mode(hyper, Mix(weights, noise))
+
+
+def _out_of_fold(lot: _Lot, hyper: Hyperparameters, max_exact: int, *, with_space: bool) -> tuple[Array, Array]:
+    pool = lot.pool
+    if len(pool) <= max_exact:
+        gram = lot.kernels(slice(None), with_space=with_space).gram()
+        return out_of_fold(hyper, gram, lot.scores, pool.depth, pool.folds)
+    xy_um = pool.sites.xy_um if with_space else None
+    return out_of_fold_of_many(
+        pool.pictures, xy_um, pool.section, lot.pitch_um, hyper, lot.scores, pool.depth, pool.folds
+    )
 
 
 def _hyperparameters(lot: _Lot, max_spots: int, seed: int, *, with_space: bool) -> Hyperparameters:

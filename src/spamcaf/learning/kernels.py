@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from spamcaf.sections.places import Sites
+from spamcaf.learning.pictures import Pictures
 
 IMAGE_KERNELS = ("target", "surround")
 SPACE_KERNELS = ("matern_2", "matern_5", "exponential_3")
@@ -19,44 +19,24 @@ HOME = 0
 Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """What the image kernels see of places: the tile there, and the mean of the 3 x 3 tiles, both (site, feature)."""
-
-    target: Array
-    surround: Array
-
-    @classmethod
-    def of(cls, sites: Sites) -> Pictures:
-        """Return the pictures of `sites`."""
-        return cls(np.asarray(sites.target, np.float32), sites.neighbours.mean(axis=1, dtype=np.float32))
-
-    def centre(self) -> Pictures:
-        """Return the means over places, both (feature,)."""
-        return Pictures(self.target.mean(axis=0), self.surround.mean(axis=0))
-
-    def minus(self, centre: Pictures) -> Pictures:
-        """Return the pictures counted from `centre`."""
-        return Pictures(self.target - centre.target, self.surround - centre.surround)
-
-    def at(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Pictures:
-        """Return the pictures of some places."""
-        return Pictures(self.target[rows], self.surround[rows])
-
-
 def _matern_three_halves(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     scaled = np.sqrt(3.0) * distance
     return (1 + scaled) * np.exp(-scaled)
 
 
-def _space_kernels(a_um: NDArray[np.float64], b_um: NDArray[np.float64], pitch_um: float) -> Array:
-    """Return (kernel, a, b) by distance: Matern-3/2 of 2 and of 5 pitches, exponential of 3."""
-    pitches = cdist(a_um, b_um) / pitch_um
+def space_kernels(pitches: NDArray[np.float64]) -> Array:
+    """Return (kernel, ...) by distance in pitches: Matern-3/2 of 2 and of 5 pitches, exponential of 3."""
     kernels = (_matern_three_halves(pitches / 2), _matern_three_halves(pitches / 5), np.exp(-pitches / 3))
     return np.stack(kernels).astype(np.float32)
 
 
-def _spread(features: Array) -> float:
+def space_scale(xy_um: NDArray[np.float64], pitch_um: float) -> Array:
+    """Return what a space kernel (kernel,) is divided by, so that its mean diagonal over centred spots is 1."""
+    grand_mean = space_kernels(cdist(xy_um, xy_um) / pitch_um).mean(axis=(1, 2))
+    return np.maximum(1 - grand_mean, np.float32(1e-6))
+
+
+def spread(features: Array) -> float:
     """Return the ONE number by which centred features are divided, so that dead channels stay dead."""
     return float(np.sqrt(np.square(features).sum(axis=1).mean())) or 1.0
 
@@ -71,7 +51,7 @@ class _Space:
 
     @classmethod
     def on(cls, xy_um: NDArray[np.float64], pitch_um: float) -> _Space:
-        return cls(xy_um, pitch_um, _space_kernels(xy_um, xy_um, pitch_um).mean(axis=2))
+        return cls(xy_um, pitch_um, space_kernels(cdist(xy_um, xy_um) / pitch_um).mean(axis=2))
 
     @property
     def grand_mean(self) -> Array:
@@ -83,7 +63,7 @@ class _Space:
 
     def cross(self, xy_um: NDArray[np.float64]) -> tuple[Array, Array]:
         """Return kernels (kernel, site, spot) and their diagonal (kernel, site)."""
-        raw = _space_kernels(xy_um, self.xy_um, self.pitch_um)
+        raw = space_kernels(cdist(xy_um, self.xy_um) / self.pitch_um)
         site_mean = raw.mean(axis=2)
         grand = self.grand_mean[:, None]
         diagonal = (1 - 2 * site_mean + grand) / self.scale[:, None]
@@ -120,7 +100,7 @@ class Kernels:
             for number in np.unique(section).tolist():
                 rows = np.flatnonzero(section == number)
                 spaces[number] = (rows, _Space.on(xy_um[rows], pitch_um))
-        scales = _spread(pictures.target), _spread(pictures.surround)
+        scales = spread(pictures.target), spread(pictures.surround)
         return cls(pictures.target / scales[0], pictures.surround / scales[1], scales, spaces)
 
     def cross(self, pictures: Pictures, xy_um: NDArray[np.float64]) -> tuple[Array, Array]:
@@ -131,6 +111,7 @@ class Kernels:
         target, surround = pictures.target / self.scales[0], pictures.surround / self.scales[1]
         kernels = np.stack([target @ self.target.T, surround @ self.surround.T])
         diagonal = np.stack([np.square(target).sum(axis=1), np.square(surround).sum(axis=1)])
+        diagonal += pictures.outside.T / np.square(self.scales)[:, None].astype(np.float32)
         if not self.spaces:
             return kernels, diagonal
         near: Array = np.zeros((len(SPACE_KERNELS), *kernels.shape[1:]), np.float32)

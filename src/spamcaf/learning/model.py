@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.learning.kernels import HOME, IMAGE_KERNELS, SPACE_KERNELS, Pictures
+from spamcaf.learning.kernels import HOME, IMAGE_KERNELS, SPACE_KERNELS
 from spamcaf.learning.mixing import Mix
+from spamcaf.learning.pictures import Basis, Pictures
 from spamcaf.learning.process import Hyperparameters
 from spamcaf.learning.programs import Programs
 from spamcaf.learning.projection import Projection
@@ -59,6 +60,7 @@ class Sizes:
     programs: int
     features: int
     components: int
+    directions: int
     spots: int
     folds: int
 
@@ -76,6 +78,7 @@ class SpamcafModel:
     programs: Programs
     recovery: Mode
     transfer: Mode
+    basis: Basis
     projection: Projection
     score_scale: NDArray[np.float64]
     networks: tuple[Tensors, ...]
@@ -92,6 +95,7 @@ class SpamcafModel:
             programs=len(self.programs),
             features=len(self.projection.mean),
             components=len(self.projection.axes),
+            directions=len(self.basis.axes),
             spots=len(self.memory.depth),
             folds=len(self.networks),
         )
@@ -109,11 +113,13 @@ class SpamcafModel:
             yield f"{name}.noise", mode.hyper.noise
             yield f"{name}.mix", mode.mix.weights
             yield f"{name}.gene_noise", mode.mix.gene_noise
+        yield "basis.axes", self.basis.axes
         yield "projection.mean", self.projection.mean
         yield "projection.axes", self.projection.axes
         yield "score_scale", self.score_scale
         yield "memory.target", self.memory.pictures.target
         yield "memory.surround", self.memory.pictures.surround
+        yield "memory.outside", self.memory.pictures.outside
         yield "memory.scores", self.memory.scores
         yield "memory.depth", self.memory.depth
         yield "memory.section", self.memory.section
@@ -183,11 +189,12 @@ def _parts(tensors: Tensors, sizes: Sizes, scalars: dict[str, float]) -> dict[st
         "programs": Programs(*(tensors[f"programs.{n}"] for n in ("gene_scale", "loadings", "shrink"))),
         "recovery": mode("recovery"),
         "transfer": mode("transfer"),
+        "basis": Basis(tensors["basis.axes"]),
         "projection": Projection(tensors["projection.mean"], tensors["projection.axes"], scalars["projection_scale"]),
         "score_scale": tensors["score_scale"],
         "networks": tuple(network(fold) for fold in range(sizes.folds)),
         "memory": Memory(
-            Pictures(tensors["memory.target"], tensors["memory.surround"]),
+            Pictures(tensors["memory.target"], tensors["memory.surround"], tensors["memory.outside"]),
             tensors["memory.scores"],
             tensors["memory.depth"],
             tensors["memory.section"],
@@ -207,8 +214,10 @@ def _expected_shapes(sizes: Sizes, network: NetworkSettings) -> dict[str, tuple[
         "projection.mean": (features,),
         "projection.axes": (sizes.components, features),
         "score_scale": (programs,),
-        "memory.target": (spots, features),
-        "memory.surround": (spots, features),
+        "basis.axes": (sizes.directions, features),
+        "memory.target": (spots, sizes.directions),
+        "memory.surround": (spots, sizes.directions),
+        "memory.outside": (spots, 2),
         "memory.scores": (spots, programs),
         "memory.depth": (spots,),
         "memory.section": (spots,),

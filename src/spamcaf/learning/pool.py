@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.learning.kernels import HOME, Pictures
+from spamcaf.learning.kernels import HOME
+from spamcaf.learning.pictures import Basis, Pictures, learn_basis
 from spamcaf.sections.places import Measured, Sites
 
 
@@ -53,14 +54,15 @@ class Centre:
 class Pool:
     """Spots of several sections, row by row, home first.
 
-    `section` (spot,) numbers them, 0 for home; `expression` (spot, gene) and `pictures` are centred by section; `sites`
-    are as they are. `gene_mean` (gene,) is the mean of the sections' means.
+    `section` (spot,) numbers them, 0 for home; `expression` (spot, gene) and `pictures`, components of `basis`, are
+    centred by section; `sites` are as they are. `gene_mean` (gene,) is the mean of the sections' means.
     """
 
     section: NDArray[np.int64]
     sites: Sites
     expression: NDArray[np.float32]
     pictures: Pictures
+    basis: Basis
     depth: NDArray[np.float64]
     folds: NDArray[np.integer]
     gene_mean: NDArray[np.float64]
@@ -79,7 +81,10 @@ class Pool:
         if not lots:
             raise InputError("no measured section.", "at least one.", "Name other_sections, or hide fewer spots.")
         centres = [Centre.of(lot.measured) for lot in lots]
-        pictures = [Pictures.of(lot.measured.sites).minus(c.pictures) for lot, c in zip(lots, centres, strict=True)]
+        pictures = Pictures.stack(
+            [Pictures.of(lot.measured.sites).minus(c.pictures) for lot, c in zip(lots, centres, strict=True)]
+        )
+        basis = learn_basis(pictures)
         residuals = [
             (lot.measured.expression - c.expression).astype(np.float32) for lot, c in zip(lots, centres, strict=True)
         ]
@@ -93,7 +98,8 @@ class Pool:
             section=np.repeat(np.arange(first, first + len(lots)), [len(lot.measured) for lot in lots]),
             sites=Sites(*(np.concatenate([getattr(s, n) for s in sites]) for n in ("xy_um", "target", "neighbours"))),
             expression=np.concatenate(residuals),
-            pictures=Pictures(*(np.concatenate([getattr(p, n) for p in pictures]) for n in ("target", "surround"))),
+            pictures=basis(pictures),
+            basis=basis,
             depth=np.concatenate([lot.measured.depth for lot in lots]),
             folds=folds,
             gene_mean=np.mean([centre.expression for centre in centres], axis=0),

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
-from spamcaf.learning.kernels import HOME, Kernels, Pictures
-from spamcaf.learning.model import SpamcafModel, Tensors, network_shape
+from spamcaf.learning.kernels import HOME, Kernels
+from spamcaf.learning.model import Memory, Mode, SpamcafModel, Tensors, network_shape
+from spamcaf.learning.nearest import NearestProcess, condition_on_many
+from spamcaf.learning.pictures import Pictures
 from spamcaf.learning.pool import Centre
 from spamcaf.learning.process import Process, condition
 from spamcaf.learning.sampling import nearest
@@ -58,9 +60,10 @@ def predict(model: SpamcafModel, context: Measured | None, sites: Sites, compute
     with computing(compute) as machine:
         ensemble = Ensemble.of(model, machine, centre)
         spots = ensemble.section(sites) if context is None else ensemble.spots(context)
-        for rows in _blocks(len(sites), process.alpha.shape[1]):
+        for rows in _blocks(len(sites), process.n_spots):
             block = sites.at(rows)
-            mean, variance = process.at(Pictures.of(block).minus(centre.pictures), block.xy_um)
+            pictures = model.basis(Pictures.of(block).minus(centre.pictures))
+            mean, variance = process.at(pictures, block.xy_um)
             parts.append((mode.mix.blend(mean, ensemble.scores(block, spots)), variance, mean))
     mixed, variance, alone = (np.concatenate(part) for part in zip(*parts, strict=True))
     sd = np.sqrt(model.programs.decode_variance(variance) + mode.mix.gene_noise)
@@ -77,24 +80,32 @@ def _blocks(n_sites: int, n_spots: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n_sites, size)]
 
 
-def _recall(model: SpamcafModel) -> Process:
-    memory = model.memory
-    kernels = Kernels.on(memory.pictures, None, memory.section, model.pitch_um)
-    return condition(kernels, model.transfer.hyper, memory.scores, memory.depth)
+def _recall(model: SpamcafModel) -> Process | NearestProcess:
+    """Condition the process on what is recalled of all sections, places left aside."""
+    return _conditioned(model, model.transfer, model.memory, has_places=False)
 
 
-def _condition_on(model: SpamcafModel, context: Measured, centre: Centre) -> Process:
+def _condition_on(model: SpamcafModel, context: Measured, centre: Centre) -> Process | NearestProcess:
     """Condition the process on the spots of the section itself and on what is recalled of others."""
     others = model.memory.others()
-    here = Pictures.of(context.sites).minus(centre.pictures)
-    pictures = Pictures(
-        np.concatenate([here.target, others.pictures.target]), np.concatenate([here.surround, others.pictures.surround])
+    here = model.basis(Pictures.of(context.sites).minus(centre.pictures))
+    known = Memory(
+        Pictures.stack([here, others.pictures]),
+        np.concatenate([model.programs.scores(context.expression - centre.expression), others.scores]),
+        np.concatenate([context.depth, others.depth]),
+        np.concatenate([np.full(len(context), HOME), others.section]),
+        np.concatenate([context.sites.xy_um, others.xy_um]),
     )
-    section = np.concatenate([np.full(len(context), HOME), others.section])
-    xy_um = np.concatenate([context.sites.xy_um, others.xy_um])
-    scores = np.concatenate([model.programs.scores(context.expression - centre.expression), others.scores])
-    kernels = Kernels.on(pictures, xy_um, section, model.pitch_um)
-    return condition(kernels, model.recovery.hyper, scores, np.concatenate([context.depth, others.depth]))
+    return _conditioned(model, model.recovery, known, has_places=True)
+
+
+def _conditioned(model: SpamcafModel, mode: Mode, known: Memory, *, has_places: bool) -> Process | NearestProcess:
+    xy_um = known.xy_um if has_places else None
+    if len(known.depth) > model.fit.max_exact_spots:
+        where = (known.pictures, xy_um, known.section, model.pitch_um)
+        return condition_on_many(*where, mode.hyper, known.scores, known.depth)
+    kernels = Kernels.on(known.pictures, xy_um, known.section, model.pitch_um)
+    return condition(kernels, mode.hyper, known.scores, known.depth)
 
 
 def _check_features(model: SpamcafModel, sites: Sites) -> None:

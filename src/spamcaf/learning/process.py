@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
 from scipy.optimize import minimize
 
-from spamcaf.learning.kernels import Kernels, Pictures
+from spamcaf.learning.kernels import Kernels
+from spamcaf.learning.pictures import Pictures
 
 PRIOR_LOG_WEIGHT = np.log(0.1)
 PRIOR_LOG_NOISE = np.log(0.5)
@@ -126,6 +127,11 @@ class Process:
     hyper: Hyperparameters
     alpha: Array  # (program, spot)
     lower: NDArray[np.float32]  # (program, spot, spot) Cholesky factors: single precision is enough for a variance
+
+    @property
+    def n_spots(self) -> int:
+        """Spots that a site is conditioned on: bounds the size of a block of sites."""
+        return self.alpha.shape[1]
 
     def at(self, pictures: Pictures, xy_um: Array) -> tuple[Array, Array]:
         """Return mean and variance (site, program) of the noiseless program scores at sites."""

@@ -1,0 +1,75 @@
+"""Many spots: the approximation agrees with the exact process, and sections stay apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spamcaf.learning.fit import Fitted, fit_spamcaf
+from spamcaf.learning.kernels import Kernels
+from spamcaf.learning.nearest import condition_on_many, out_of_fold_of_many
+from spamcaf.learning.pool import Pool, Visible
+from spamcaf.learning.prediction import predict
+from spamcaf.learning.process import Hyperparameters, out_of_fold
+from spamcaf.parameters import ComputeSettings, FitSettings
+from spamcaf.sections.places import Measured
+
+PITCH_UM = 100.0
+HYPER = Hyperparameters(np.array([[0.5, 0.3, 0.4, 0.3, 0.2]]), np.array([0.5]), 1500.0)
+
+
+def drawn(pool: Pool, seed: int) -> np.ndarray:
+    """Scores (spot, 1) of the process itself."""
+    gram = Kernels.on(pool.pictures, pool.sites.xy_um, pool.section, PITCH_UM).gram()
+    covariance = HYPER.covariance(gram, 0) + np.diag(HYPER.noise_of(pool.depth, 0))
+    rng = np.random.default_rng(seed)
+    return rng.multivariate_normal(np.zeros(len(pool)), covariance, method="eigh")[:, None]
+
+
+@pytest.mark.parametrize("with_space", [True, False])
+def test_it_predicts_what_the_exact_process_predicts(pool_of_three: Pool, with_space: bool) -> None:
+    pool, scores = pool_of_three, drawn(pool_of_three, 0)
+    hyper = HYPER if with_space else Hyperparameters(HYPER.weights[:, :2], HYPER.noise, HYPER.reference_depth)
+    xy_um = pool.sites.xy_um if with_space else None
+    gram = Kernels.on(pool.pictures, xy_um, pool.section, PITCH_UM).gram()
+    mean, variance = out_of_fold(hyper, gram, scores, pool.depth, pool.folds)
+    near, near_variance = out_of_fold_of_many(
+        pool.pictures, xy_um, pool.section, PITCH_UM, hyper, scores, pool.depth, pool.folds
+    )
+    assert np.corrcoef(mean[:, 0], near[:, 0])[0, 1] > 0.99
+    assert near_variance.mean() == pytest.approx(variance.mean(), rel=0.1)
+    exact_error, near_error = (np.square(m - scores).mean() for m in (mean, near))
+    assert near_error < 1.02 * exact_error
+
+
+def test_a_section_is_not_seen_from_another(pool_of_three: Pool) -> None:
+    pool, scores = pool_of_three, drawn(pool_of_three, 1)
+    shuffled = scores.copy()
+    shuffled[pool.section == 2] = 0
+    only_space = Hyperparameters(HYPER.weights * [0, 0, 1, 1, 1], HYPER.noise, HYPER.reference_depth)
+    home = pool.section == 0
+    found = [
+        condition_on_many(pool.pictures, pool.sites.xy_um, pool.section, PITCH_UM, only_space, y, pool.depth).at(
+            pool.pictures.at(home), pool.sites.xy_um[home] + 30.0
+        )[0]
+        for y in (scores, shuffled)
+    ]
+    np.testing.assert_allclose(found[0], found[1])
+    assert np.ptp(found[0]) > 0.1
+
+
+def test_a_whole_fit_may_take_it(
+    fitted: Fitted,
+    section: Measured,
+    visible: Measured,
+    folds: np.ndarray,
+    is_hidden: np.ndarray,
+    cpu: ComputeSettings,
+) -> None:
+    settings = FitSettings(**fitted.model.fit.model_dump() | {"max_exact_spots": 1})
+    model = fit_spamcaf(Visible(visible, folds), [], PITCH_UM, settings, fitted.model.network, cpu, seed=5).model
+    sites = section.at(is_hidden).sites
+    for context in (visible, None):
+        exact, near = (predict(m, context, sites, cpu) for m in (fitted.model, model))
+        assert np.corrcoef(exact.process.ravel(), near.process.ravel())[0, 1] > 0.99
+        assert near.sd.mean() == pytest.approx(exact.sd.mean(), rel=0.1)
