@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -134,6 +135,12 @@ class Model(StrEnum):
 
 OUR_MODELS = frozenset({Model.SPAMCAF, Model.PROGRAM_GP, Model.RELEASED})
 """Not baselines: `program_gp` is a part of `spamcaf`, `released` the replica of the published network."""
+
+
+def model_of_run(models: Iterable[str]) -> Model:
+    """Return the model that a run and its table are about: `spamcaf`, or `released` where that was fitted instead."""
+    found = set(models)
+    return Model.RELEASED if Model.RELEASED in found and Model.SPAMCAF not in found else Model.SPAMCAF
 
 
 class Metric(StrEnum):

@@ -112,7 +112,7 @@ class ComputeSettings(_Settings):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, else float32")
-    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice, and trains spamcaf with one")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice, and trains with one")
 
 
 class NetworkSettings(_Settings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from kedro.io import DatasetError
 
 from spamcaf.datasets.features import FeaturesDataset, StoredBlocksDataset
+from spamcaf.datasets.tensors import read_tensors, write_tensors
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features
 
@@ -149,3 +151,24 @@ def test_a_killed_save_leaves_no_block(
 def test_the_list_of_blocks_is_read_only(stored: StoredBlocksDataset) -> None:
     with pytest.raises(DatasetError, match="own entry"):
         stored.save(blocks()[0])
+
+
+def test_shrunk_windows_are_stored_and_verified_too(
+    store: FeaturesDataset, stored: StoredBlocksDataset, tmp_path: Path
+) -> None:
+    whole = WINDOWS.mean(axis=1)
+    for block in blocks():
+        rows = slice(block.start, block.start + len(block.ids))
+        store.save(replace(block, whole=whole[rows]))
+    np.testing.assert_array_equal(store.load().whole, whole)
+    assert stored.load()[0].whole.shape == (BLOCK, 4)
+    (path,) = (tmp_path / "features").glob("*/block_00000000.safetensors")
+    arrays, texts = read_tensors(path)
+    write_tensors(path, arrays | {"whole": arrays["whole"] + 1}, texts)
+    assert [block.start for block in stored.load()] == [3, 6]
+
+
+def test_without_them_there_is_nothing_more_in_the_file(store: FeaturesDataset, tmp_path: Path) -> None:
+    store.save(blocks()[0])
+    (path,) = (tmp_path / "features").glob("*/block_00000000.safetensors")
+    assert set(read_tensors(path)[0]) == {"windows", "n_px_padded"}

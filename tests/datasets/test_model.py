@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from spamcaf.errors import InputError
 from spamcaf.learning.fit import fit_spamcaf
 from spamcaf.learning.pool import Visible
 from spamcaf.learning.prediction import predict
+from spamcaf.learning.released.fit import fit_released
 from spamcaf.learning.trained import TrainedModel
-from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
+from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.sections.places import Measured, Sites
 
 CPU = ComputeSettings(device="cpu", threads=1)
@@ -70,3 +72,15 @@ def test_a_model_of_other_spots_or_genes_is_refused(trained: TrainedModel) -> No
         trained.require_spots("abd")
     with pytest.raises(InputError, match="not the model's panel"):
         trained.require_genes([f"g{i}" for i in reversed(range(12))])
+
+
+def test_the_released_network_is_stored_the_same_way(measured: Measured, tmp_path: Path) -> None:
+    sites = replace(measured.sites, whole=measured.sites.neighbours.mean(axis=1))
+    home = Visible(replace(measured, sites=sites), np.arange(30) % 3)
+    model = fit_released(home, ReleasedSettings(epochs=1), CPU, 0).model
+    dataset = ModelDataset(filepath=str(tmp_path / "model.safetensors"))
+    dataset.save(TrainedModel(model, ("a",), ("b",), {"spots": "abc"}))
+    again = dataset.load()
+    assert (again.genes, again.gene_ids, again.record) == (("a",), ("b",), {"spots": "abc"})
+    before, after = (predict(m, None, sites, CPU).mean for m in (model, again.model))
+    np.testing.assert_array_equal(before, after)

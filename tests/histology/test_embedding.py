@@ -49,10 +49,18 @@ def slide() -> Slide:
     return Slide(ArrayPixels(np.kron(coarse, np.ones((10, 10, 1), np.uint8)), "f"), "s")
 
 
-def run(slide: Slide, network: nn.Module, batch: int, block: int = 64, done: set[int] | None = None) -> list[Features]:
+def run(
+    slide: Slide,
+    network: nn.Module,
+    batch: int,
+    block: int = 64,
+    done: set[int] | None = None,
+    *,
+    with_whole: bool = False,
+) -> list[Features]:
     embedder = Embedder(backbone(network), CPU, torch.float32, batch)
     key = FeatureKey("s", "b", "v", "i", 400)
-    return list(embed_sites(slide, embedder, GEOMETRY, IDS, XY, key, done or set(), block))
+    return list(embed_sites(slide, embedder, GEOMETRY, IDS, XY, key, done or set(), block, with_whole=with_whole))
 
 
 @pytest.fixture
@@ -119,3 +127,26 @@ def test_bf16_inside_is_float32_outside(slide: Slide, convolution: nn.Module) ->
     assert rough.dtype == np.float32
     assert not np.array_equal(rough, exact)
     np.testing.assert_allclose(rough, exact, atol=0.02)
+
+
+def test_the_whole_window_is_seen_shrunk_to_one_tile(slide: Slide) -> None:
+    (features,) = run(slide, MeanColour(), batch=64, with_whole=True)
+    assert features.whole.shape == (N, 3)
+    assert features.whole.dtype == np.float32
+    for i, (x, y) in enumerate(XY):
+        window, _ = slide.read(round(x - 42), round(y - 42), 84, 84)
+        np.testing.assert_allclose(features.whole[i], (window.mean(axis=(0, 1)) / 255 - MEAN) / STD, atol=0.02)
+
+
+def test_the_whole_window_leaves_the_tiles_as_they_are(slide: Slide, convolution: nn.Module) -> None:
+    (without,) = run(slide, convolution, batch=18)
+    (with_it,) = run(slide, convolution, batch=18, with_whole=True)
+    assert without.whole is None
+    np.testing.assert_array_equal(with_it.windows, without.windows)
+    np.testing.assert_array_equal(with_it.n_px_padded, without.n_px_padded)
+
+
+def test_blocks_do_not_change_the_whole_window(slide: Slide, convolution: nn.Module) -> None:
+    (expected,) = run(slide, convolution, batch=64, with_whole=True)
+    found = join_blocks(run(slide, convolution, batch=5, block=2, with_whole=True))
+    np.testing.assert_allclose(found.whole, expected.whole, atol=1e-5)

@@ -67,3 +67,10 @@ def test_rows_follow_the_ids_asked_for() -> None:
     assert whole.rows(["c", "a", "c"]).tolist() == [2, 0, 2]
     with pytest.raises(InputError, match="2 of 3 sites without features, such as x"):
         whole.rows(["x", "a", "y"])
+
+
+def test_shrunk_windows_join_too() -> None:
+    blocks = (block(2, ("c", "d")), block(0, ("a", "b")))
+    joined = join_blocks([replace(part, whole=np.full((2, 4), part.start)) for part in blocks])
+    assert joined.whole[:, 0].tolist() == [0, 0, 2, 2]
+    assert join_blocks([block(0, ("a",))]).whole is None

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from spamcaf.histology.slide import GLASS, ArrayPixels, Slide
-from spamcaf.histology.tiles import CENTRE, WindowGeometry, cut_tiles, read_window
+from spamcaf.histology.tiles import CENTRE, WindowGeometry, cut_tiles, read_window, shrink_windows
 from spamcaf.parameters import TileSettings
 
 COLOURS = np.array([(20 * i + 5, 250 - 25 * i, (i * 70) % 250) for i in range(9)], np.uint8)
@@ -88,3 +88,17 @@ def test_the_centre_tile_is_the_target() -> None:
     assert torch.equal(tiles[:, CENTRE], windows[..., 224:448, 224:448])
     assert torch.equal(tiles[:, 2], windows[..., :224, 448:])
     assert torch.equal(tiles[:, 6], windows[..., 448:, :224])
+
+
+def test_a_window_shrinks_to_one_tile_without_moving() -> None:
+    """Red left, blue lower right; a line one pixel wide is averaged, not dropped."""
+    window = torch.zeros(1, 3, 672, 672)
+    window[:, 0, :, :224] = 255
+    window[:, 2, 448:, 448:] = 255
+    window[:, 1, 300, :] = 240
+    shrunk = shrink_windows(window)
+    assert shrunk.shape == (1, 3, 224, 224)
+    red, green, blue = shrunk[0]
+    assert (red[:, :72] > 254).all() and (red[:, 78:] < 1).all()
+    assert (blue[152:, 152:] > 254).all() and (blue[:146] < 1).all() and (blue[:, :146] < 1).all()
+    np.testing.assert_allclose(green.sum(dim=0), 80, rtol=0.02)

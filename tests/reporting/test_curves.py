@@ -50,3 +50,9 @@ def test_missing_columns_are_named(log) -> None:
         plot_training_curves(log.drop(columns="l3"))
     with pytest.raises(ValueError, match="has 0 rows"):
         plot_training_curves(log.iloc[:0])
+
+
+def test_a_log_of_one_loss_has_one_panel(log) -> None:
+    (axes,) = plot_training_curves(log.loc[log["fold"] == 0, ["fold", "epoch", "loss"]]).axes
+    assert axes.get_ylabel() == "mean squared error on training spots"
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [5.0, 4.0, 3.0])

@@ -94,3 +94,8 @@ def test_a_gene_outside_the_panel_is_an_error(make_section) -> None:
         plot_gene_maps(make_section(), make_section(2), None, {"Z": 0.5}, 0.5)
     with pytest.raises(ValueError, match="No gene to draw"):
         plot_gene_maps(make_section(), make_section(2), None, {}, 0.5)
+
+
+def test_where_released_was_fitted_alone_its_genes_are_chosen(gene_scores) -> None:
+    alone = gene_scores.replace({"model": {"spamcaf": "released"}})
+    assert choose_genes(alone, [], 2) == {"B": 0.7, "A": 0.5}

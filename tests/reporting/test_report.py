@@ -134,3 +134,16 @@ def test_is_whole_without_figures_and_super_resolution(parts) -> None:
 
 def test_is_the_same_every_time(parts) -> None:
     assert render_report(**parts) == render_report(**parts)
+
+
+def test_where_released_was_fitted_alone_the_report_is_about_it(parts) -> None:
+    for record in (parts["scores"], parts["scores"]["super_resolution"]):
+        record["models"]["released"] = record["models"].pop("spamcaf")
+        record["models"].pop("program_gp", None)
+    parts["scores"]["coverage_90"] = None
+    parts["gene_scores"] = parts["gene_scores"].replace({"model": {"spamcaf": "released"}})
+    html = render_report(**parts)
+    assert "Predicted best by Released network (replica)" in html
+    assert "Released network (replica), mean PCC" in html
+    assert "released loses" in html
+    assert "Gaussian" not in html

@@ -36,3 +36,9 @@ def test_no_factor_over_a_baseline_at_or_below_zero() -> None:
 
 def test_nothing_to_compare() -> None:
     assert "No verdict" in verdict(_models(idw=0.2), "hidden spots")
+
+
+def test_where_released_was_fitted_alone_it_is_judged() -> None:
+    said = verdict(_models(released=0.1, idw=0.2), "hidden spots")
+    assert said.startswith("released does NOT beat the best baseline, idw: it reaches 0.50 of it")
+    assert "Gaussian process" not in said

@@ -104,6 +104,8 @@ def _remove_others(folder: Path) -> None:
 
 def _write_block(path: Path, block: Features) -> None:
     arrays: dict[str, np.ndarray] = {"windows": block.windows, "n_px_padded": block.n_px_padded}
+    if block.whole is not None:
+        arrays["whole"] = block.whole
     record = {
         "key": block.key.text(),
         "ids": json.dumps(block.ids),
@@ -133,7 +135,7 @@ def _read_block(path: Path) -> Features:
             raise ValueError("its checksum does not match")
         key = FeatureKey(**json.loads(record["key"]))
         ids, start, n_total = tuple(json.loads(record["ids"])), int(record["start"]), int(record["n_total"])
-        return Features(ids, arrays["windows"], arrays["n_px_padded"], key, n_total, start)
+        return Features(ids, arrays["windows"], arrays["n_px_padded"], key, n_total, start, arrays.get("whole"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}).", "a whole block of features.", "None.") from error
 

@@ -30,9 +30,9 @@ class ModelDataset(StoredDataset["TrainedModel", "TrainedModel"]):
         write_tensors(path, data.model.to_tensors(), texts)
 
     def _read(self, path: Path) -> TrainedModel:
-        from spamcaf.learning.model import SpamcafModel
+        from spamcaf.learning.models import read_model
         from spamcaf.learning.trained import TrainedModel
 
         tensors, texts = read_tensors(path)
         genes, gene_ids = tuple(json.loads(texts[GENES])), tuple(json.loads(texts[GENE_IDS]))
-        return TrainedModel(SpamcafModel.from_tensors(tensors, texts), genes, gene_ids, json.loads(texts[RECORD]))
+        return TrainedModel(read_model(tensors, texts), genes, gene_ids, json.loads(texts[RECORD]))

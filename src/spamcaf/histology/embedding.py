@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.histology.features import FeatureKey, Features
-from spamcaf.histology.tiles import N_TILES, WindowGeometry, cut_tiles, read_window
+from spamcaf.histology.tiles import N_TILES, WindowGeometry, cut_tiles, read_window, shrink_windows
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +42,15 @@ class Embedder:
 
     def embed(self, windows: Tensor) -> NDArray[np.float32]:
         """Return (site, 9, feature) for (site, 3, 672, 672) windows in 0..255."""
+        return self._embed_tiles(cut_tiles(windows).flatten(0, 1)).reshape(len(windows), N_TILES, -1)
+
+    def embed_whole(self, windows: Tensor) -> NDArray[np.float32]:
+        """Return (site, feature) for (site, 3, 672, 672) windows in 0..255, each shrunk to one tile."""
+        return self._embed_tiles(shrink_windows(windows))
+
+    def _embed_tiles(self, tiles: Tensor) -> NDArray[np.float32]:
         import torch
 
-        tiles = cut_tiles(windows).flatten(0, 1)
         done: list[Tensor] = []
         start = 0
         while start < len(tiles):
@@ -57,7 +63,7 @@ class Embedder:
                 torch.cuda.empty_cache()
                 self._batch //= 2
                 logger.warning("GPU memory ran out: going on with %d tiles at a time", self._batch)
-        return torch.cat(done).reshape(len(windows), N_TILES, -1).numpy()
+        return torch.cat(done).numpy()
 
     def _forward(self, tiles: Tensor) -> Tensor:
         import torch
@@ -81,30 +87,35 @@ def embed_sites(
     key: FeatureKey,
     done: set[int],
     block: int = 64,
+    *,
+    with_whole: bool = False,
 ) -> Iterator[Features]:
     """Yield the features of `ids` in blocks; a block whose start is in `done` is skipped.
 
-    `xy_px` is (site, 2), full-resolution pixels. Blocks are of fixed size, so a run that was cut off goes on exactly
-    where it stopped.
+    `xy_px` is (site, 2), full-resolution pixels. `with_whole` adds those of the shrunk windows; `key` must
+    say so. Blocks are of fixed size, so a run that was cut off goes on exactly where it stopped.
     """
     from tqdm.auto import tqdm
 
     starts = [start for start in range(0, len(ids), block) if start not in done]
     for start in tqdm(starts, desc="tiles", unit="block", disable=None):
         rows = slice(start, min(start + block, len(ids)))
-        features, n_padded = _embed_block(slide, embedder, xy_px[rows], geometry)
-        yield Features(tuple(ids[rows]), features, n_padded, key, len(ids), start)
+        windows, n_padded, whole = _embed_block(slide, embedder, xy_px[rows], geometry, with_whole=with_whole)
+        yield Features(tuple(ids[rows]), windows, n_padded, key, len(ids), start, whole)
 
 
 def _embed_block(
-    slide: Slide, embedder: Embedder, xy_px: NDArray[np.float64], geometry: WindowGeometry
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    slide: Slide, embedder: Embedder, xy_px: NDArray[np.float64], geometry: WindowGeometry, *, with_whole: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32] | None]:
     """Embed a few sites at a time: a window is 5 MB, and fresh memory for a whole block costs more than reading it."""
     import torch
 
-    features, n_padded = [], []
+    features, n_padded, whole = [], [], []
     for start in range(0, len(xy_px), embedder.sites_at_once):
         read = [read_window(slide, xy, geometry) for xy in xy_px[start : start + embedder.sites_at_once]]
-        features.append(embedder.embed(torch.stack([pixels for pixels, _ in read])))
+        windows = torch.stack([pixels for pixels, _ in read])
+        features.append(embedder.embed(windows))
+        if with_whole:
+            whole.append(embedder.embed_whole(windows))
         n_padded += [n for _, n in read]
-    return np.concatenate(features), np.array(n_padded, np.int64)
+    return np.concatenate(features), np.array(n_padded, np.int64), np.concatenate(whole) if with_whole else None

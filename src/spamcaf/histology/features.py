@@ -59,7 +59,8 @@ class Features:
     """Backbone features of sites.
 
     `windows` is (site, 9, feature) float32, the 3 x 3 tiles row by row; `n_px_padded` (site,) counts the pixels of a
-    window that lie outside the image. A block of a larger whole has the whole's key and starts at site `start`.
+    window that lie outside the image; `whole` (site, feature) float32, where it was asked for, is of the window shrunk
+    to one tile. A block of a larger whole has the whole's key and starts at site `start`.
     """
 
     ids: tuple[str, ...]
@@ -68,6 +69,7 @@ class Features:
     key: FeatureKey
     n_total: int
     start: int = 0
+    whole: NDArray[np.float32] | None = None
 
     @staticmethod
     def target_of(windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -99,12 +101,14 @@ class Features:
 def join_blocks(blocks: list[Features]) -> Features:
     """Join the blocks of one key into the whole, in the order of their start."""
     ordered = sorted(blocks, key=lambda block: block.start)
+    whole = [block.whole for block in ordered if block.whole is not None]
     return Features(
         tuple(name for block in ordered for name in block.ids),
         np.concatenate([block.windows for block in ordered]),
         np.concatenate([block.n_px_padded for block in ordered]),
         ordered[0].key,
         ordered[0].n_total,
+        whole=np.concatenate(whole) if whole else None,
     )
 
 

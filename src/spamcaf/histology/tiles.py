@@ -61,6 +61,14 @@ def read_window(slide: Slide, xy_px: NDArray[np.float64], geometry: WindowGeomet
     return pixels[0], n_padded
 
 
+def shrink_windows(windows: Tensor) -> Tensor:
+    """Shrink (site, 3, 672, 672) to one tile each, (site, 3, 224, 224)."""
+    from torch.nn.functional import interpolate
+
+    size = (TILE_PX, TILE_PX)
+    return interpolate(windows, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
 def cut_tiles(windows: Tensor) -> Tensor:
     """Cut (site, 3, 672, 672) into (site, 9, 3, 224, 224), row by row."""
     n = windows.shape[0]

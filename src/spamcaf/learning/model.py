@@ -158,7 +158,7 @@ class SpamcafModel:
         sizes = Sizes(**json.loads(metadata["sizes"]))
         fit = FitSettings.model_validate_json(metadata["fit"])
         network = NetworkSettings.model_validate_json(metadata["network"])
-        _check(tensors, _expected_shapes(sizes, network))
+        check_tensors(tensors, _expected_shapes(sizes, network))
         return cls(**_parts(tensors, sizes, json.loads(metadata["scalars"])), fit=fit, network=network)
 
 
@@ -238,7 +238,8 @@ def _network_shapes(sizes: Sizes, network: NetworkSettings) -> dict[str, tuple[i
     return {f"network.{fold}.{n}": tuple(t.shape) for fold in range(sizes.folds) for n, t in state.items()}
 
 
-def _check(tensors: Tensors, shapes: dict[str, tuple[int, ...]]) -> None:
+def check_tensors(tensors: Tensors, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raise InputError unless `tensors` are those of `shapes`, of these shapes and finite."""
     missing, unknown = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
     if missing or unknown:
         raise InputError(

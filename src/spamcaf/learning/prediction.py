@@ -12,10 +12,13 @@ from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
 from spamcaf.learning.kernels import HOME, Kernels
 from spamcaf.learning.model import Memory, Mode, SpamcafModel, Tensors, network_shape
+from spamcaf.learning.models import FittedModel
 from spamcaf.learning.nearest import NearestProcess, condition_on_many
 from spamcaf.learning.pictures import Pictures
 from spamcaf.learning.pool import Centre
 from spamcaf.learning.process import Process, condition
+from spamcaf.learning.released.model import ReleasedModel
+from spamcaf.learning.released.prediction import predict_released
 from spamcaf.learning.sampling import nearest
 from spamcaf.learning.views import SiteView, SpotView
 from spamcaf.network.spamcaf import SpamcafNetwork
@@ -35,21 +38,23 @@ class Predicted:
     """Expression at sites, each (site, gene) float32, log1p of counts per 10 000.
 
     `mean` is the prediction, `sd` the standard deviation of a measurement there, `process` the Gaussian process alone;
-    none is below 0.
+    none is below 0. `released` gives a mean only.
     """
 
     mean: NDArray[np.float32]
-    sd: NDArray[np.float32]
-    process: NDArray[np.float32]
+    sd: NDArray[np.float32] | None = None
+    process: NDArray[np.float32] | None = None
 
 
-def predict(model: SpamcafModel, context: Measured | None, sites: Sites, compute: ComputeSettings) -> Predicted:
+def predict(model: FittedModel, context: Measured | None, sites: Sites, compute: ComputeSettings) -> Predicted:
     """Predict expression at `sites` of the section whose measured spots are `context`.
 
     Only `context` is looked at: the visible spots for recovery, all measured ones for a grid. None means that the
     section was never measured: then pictures alone speak, through what the model recalls of its training spots, and
-    `sites` should cover the section, since pictures are counted from their mean.
+    `sites` should cover the section, since pictures are counted from their mean. `released` never looks at `context`.
     """
+    if isinstance(model, ReleasedModel):
+        return Predicted(predict_released(model, sites, compute))
     _check_features(model, sites)
     if context is not None:
         _check_context(model, context)

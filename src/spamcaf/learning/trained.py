@@ -9,17 +9,18 @@ from spamcaf.errors import InputError
 
 if TYPE_CHECKING:
     from spamcaf.histology.features import FeatureKey
-    from spamcaf.learning.model import SpamcafModel
+    from spamcaf.learning.models import FittedModel
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """What the catalog keeps of a training.
 
-    `record` is plain data: the section, its spots, backbone and view of the features, settings, seed and version.
+    `record` is plain data: the model's name, the section, its spots, backbone and view of the features, settings, seed
+    and version.
     """
 
-    model: SpamcafModel
+    model: FittedModel
     genes: tuple[str, ...]
     gene_ids: tuple[str, ...]
     record: dict[str, Any]

@@ -26,14 +26,23 @@ _LOSSES = {
 }
 
 _VALIDATION = "validation_pcc"
+_LOSS_ALONE = ["fold", "epoch", "loss"]
 
 
 def plot_training_curves(log: pd.DataFrame) -> Figure:
     """Draw the training log: losses on the left, PCC on validation spots on the right.
 
     `log` has a row per fold and epoch: fold, epoch, loss, l1, l2, l3, l4, validation_pcc. Lines are means over the
-    folds, bands reach from the lowest fold to the highest. Raises ValueError where a column is missing.
+    folds, bands reach from the lowest fold to the highest. A log of fold, epoch and loss alone, as `released` leaves
+    it, has one panel. Raises ValueError where a column is missing.
     """
+    if list(log.columns) == _LOSS_ALONE and not log.empty:
+        figure = Figure(figsize=(5, 3.6), layout="constrained")
+        axes = figure.subplots()
+        _draw(axes, log, "loss", _LOSSES["loss"])
+        axes.set(xlabel="epoch", ylabel="mean squared error on training spots", title="Loss")
+        _tidy(axes)
+        return figure
     missing = [column for column in ("fold", "epoch", *_LOSSES, _VALIDATION) if column not in log.columns]
     if missing or log.empty:
         raise ValueError(
@@ -52,9 +61,13 @@ def plot_training_curves(log: pd.DataFrame) -> Figure:
     right.set(xlabel="epoch", ylabel="mean PCC on validation spots", title="Validation")
     right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25, linewidth=0.6)
+        _tidy(axes)
     return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
 
 
 def _draw(axes: Axes, log: pd.DataFrame, column: str, line: _Line) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from spamcaf.names import SPATIAL, Model
+from spamcaf.names import SPATIAL, model_of_run
 from spamcaf.reporting.canvas import draw_discs, draw_scale_bar, draw_tissue, frame
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ _PERCENTILES = (1, 99)
 
 
 def choose_genes(gene_scores: pd.DataFrame, requested: Sequence[str], n: int) -> dict[str, float]:
-    """Return up to `n` genes to show, each with its held-out PCC by spamcaf.
+    """Return up to `n` genes to show, each with its held-out PCC by the run's model.
 
     Requested genes come first, in their order, as far as the panel holds them; then those predicted best.
     `gene_scores` has one row per model and gene (columns model, gene, pearson).
     """
-    ours = gene_scores[gene_scores["model"] == Model.SPAMCAF].set_index("gene")["pearson"]
+    ours = gene_scores[gene_scores["model"] == model_of_run(gene_scores["model"])].set_index("gene")["pearson"]
     ranked = ours.sort_values(ascending=False, kind="stable").index
     wanted = dict.fromkeys([*(gene for gene in requested if gene in ours.index), *ranked])
     return {gene: float(ours[gene]) for gene in list(wanted)[:n]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, OUR_MODELS, Metric, Model
+from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, OUR_MODELS, Metric, Model, model_of_run
 from spamcaf.reporting.words import METRICS, MODELS
 
 _SMOOTH = 0.9
@@ -25,7 +25,7 @@ PROTOCOLS = {
 
 
 def honest_notes(scores: Mapping[str, Any]) -> list[str]:
-    """Return plain sentences: what the prediction is not, where spamcaf loses, and what the protocol cannot show."""
+    """Return plain sentences: what the prediction is not, where the model loses, what the protocol cannot show."""
     notes = [
         "A predicted value is an estimate, not a measurement. It suits the search for patterns; "
         "a finding about one gene at one place needs a measurement of its own."
@@ -42,8 +42,9 @@ def honest_notes(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _losses(models: Mapping[str, Mapping[str, Any]], where: str) -> list[str]:
-    ours = models.get(Model.SPAMCAF)
-    rivals = {name: values for name, values in models.items() if name != Model.SPAMCAF}
+    model = model_of_run(models)
+    ours = models.get(model)
+    rivals = {name: values for name, values in models.items() if name != model}
     if ours is None or not rivals:
         return []
     lost = []
@@ -55,12 +56,12 @@ def _losses(models: Mapping[str, Mapping[str, Any]], where: str) -> list[str]:
             part = "a part of spamcaf, " if best in OUR_MODELS and best == Model.PROGRAM_GP else ""
             lost.append(f"{METRICS[metric].label} ({MODELS.get(best, best)}, {part}{figures})")
     if not lost:
-        return [f"No other model of the table beats spamcaf {where}, in any score that has a better and a worse."]
-    return [f"spamcaf loses {where} in {len(lost)} of the scores: {'; '.join(lost)}."]
+        return [f"No other model of the table beats {model} {where}, in any score that has a better and a worse."]
+    return [f"{model} loses {where} in {len(lost)} of the scores: {'; '.join(lost)}."]
 
 
 def _smoothing(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    ratio = models.get(Model.SPAMCAF, {}).get(Metric.VARIANCE_RATIO)
+    ratio = models.get(model_of_run(models), {}).get(Metric.VARIANCE_RATIO)
     if ratio is None or ratio >= _SMOOTH:
         return []
     return [
@@ -81,7 +82,8 @@ def _coverage(coverage: float | None) -> list[str]:
 
 
 def _protocol(scores: Mapping[str, Any]) -> list[str]:
-    undefined = scores["models"].get(Model.SPAMCAF, {}).get(Metric.UNDEFINED, 0)
+    models = scores["models"]
+    undefined = models.get(model_of_run(models), {}).get(Metric.UNDEFINED, 0)
     notes = [PROTOCOLS[scores["protocol"]]] if scores["protocol"] in PROTOCOLS else []
     if undefined:
         notes.append(

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, OUR_MODELS, Metric, Model
+from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, OUR_MODELS, Metric, model_of_run
 from spamcaf.reporting.notes import honest_notes
 from spamcaf.reporting.words import FIGURES, METRICS, MODELS, PROTOCOLS
 
@@ -52,6 +52,7 @@ def render_report(
         provenance_rows=_flatten(provenance),
         pictures={name: _picture(name, figure) for name, figure in figures.items()},
         placed=list(FIGURES),
+        ours=MODELS[model_of_run(scores["models"])],
         genes=_gene_rows(gene_scores),
         notes=honest_notes(scores),
     )
@@ -62,10 +63,11 @@ def _key_figures(scores: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     models, ceiling = scores["models"], scores["noise_ceiling"]
     baselines = {name: values[Metric.PCC_MEAN] for name, values in models.items() if name not in OUR_MODELS}
     tiles = []
-    if Model.SPAMCAF in models:
-        share = ceiling.get("share_reached", {}).get(Model.SPAMCAF)
+    ours = model_of_run(models)
+    if ours in models:
+        share = ceiling.get("share_reached", {}).get(ours)
         remark = "mean over genes" if share is None else f"{share:.0%} of the noise ceiling"
-        tiles.append(("SpaMCAF, mean PCC", f"{models[Model.SPAMCAF][Metric.PCC_MEAN]:.3f}", remark))
+        tiles.append((f"{MODELS[ours]}, mean PCC", f"{models[ours][Metric.PCC_MEAN]:.3f}", remark))
     if baselines:
         best = max(baselines, key=baselines.__getitem__)
         tiles.append(("Best baseline, mean PCC", f"{baselines[best]:.3f}", MODELS.get(best, best)))
@@ -81,7 +83,7 @@ def _table(models: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "label": MODELS.get(name, name),
-            "is_ours": name == Model.SPAMCAF,
+            "is_ours": name == model_of_run(models),
             "bar_percent": round(100 * max(values[Metric.PCC_MEAN], 0.0) / top) if top > 0 else 0,
             "cells": [
                 (_text(values.get(metric)), best[metric] is not None and values.get(metric) == best[metric])
@@ -100,8 +102,9 @@ def _best(metric: Metric, models: Mapping[str, Mapping[str, Any]]) -> float | No
 
 
 def _gene_rows(gene_scores: pd.DataFrame) -> dict[str, list[list[str]]]:
-    """Return the genes that spamcaf predicts best and worst: gene, PCC, Spearman, RMSE, the best baseline's PCC."""
-    ours = gene_scores[gene_scores["model"] == Model.SPAMCAF].sort_values("pearson", ascending=False, kind="stable")
+    """Return the genes that the model predicts best and worst: gene, PCC, Spearman, RMSE, the best baseline's PCC."""
+    model = model_of_run(gene_scores["model"])
+    ours = gene_scores[gene_scores["model"] == model].sort_values("pearson", ascending=False, kind="stable")
     others = gene_scores[~gene_scores["model"].isin(OUR_MODELS)].groupby("gene")["pearson"].max()
     rows = [
         [str(row.gene), _text(row.pearson), _text(row.spearman), _text(row.rmse), _text(others.get(row.gene))]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spamcaf.names import Metric, Model
+from spamcaf.names import Metric, model_of_run
 from spamcaf.scoring.autocorrelation import NEIGHBOURS, moran_ratio
 from spamcaf.scoring.calibration import interval_coverage
 from spamcaf.scoring.ceiling import noise_ceiling, summarise_ceiling
@@ -63,8 +63,9 @@ def build_scores(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Score every model on the same hidden spots and genes.
 
-    `predictions` are (spot, gene) by model name; `sd` is spamcaf's predictive standard deviation of a measurement.
-    Returns the record of `scores.json`, plain data, and one row per model and gene with the gene's noise ceiling.
+    `predictions` are (spot, gene) by model name; `sd` is the standard deviation of a measurement that the run's model
+    predicts, None where it predicts none. Returns the record of `scores.json`, plain data, and one row per model and
+    gene with the gene's noise ceiling.
     """
     truth, genes = held_out.expression, held_out.genes
     by_gene = {name: score_genes(truth, values, genes, name) for name, values in predictions.items()}
@@ -79,7 +80,7 @@ def build_scores(
         "n_genes": len(genes),
         "models": models,
         "noise_ceiling": _with_shares(summarise_ceiling(ceiling), models),
-        "coverage_90": None if sd is None else interval_coverage(truth, predictions[Model.SPAMCAF], sd),
+        "coverage_90": None if sd is None else interval_coverage(truth, predictions[model_of_run(predictions)], sd),
         "verdict": verdict(models, "hidden spots"),
     }
     return scores, _tidy(by_gene, ceiling)

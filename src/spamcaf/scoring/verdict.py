@@ -5,34 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spamcaf.names import OUR_MODELS, Metric, Model
+from spamcaf.names import OUR_MODELS, Metric, Model, model_of_run
 
 _LEVEL = 0.005
 """Factors closer to 1 than this are printed as level: they vanish in the two decimals."""
 
 
 def verdict(models: Mapping[str, Mapping[str, Any]], where: str) -> str:
-    """Return one sentence on `spamcaf` against the best baseline in mean PCC, `where` being the places scored."""
+    """Return one sentence on the run's model, `spamcaf` unless only `released` was fitted, against the best baseline.
+
+    What counts is the mean PCC; `where` are the places scored.
+    """
     pcc = {name: float(scores[Metric.PCC_MEAN]) for name, scores in models.items()}
     baselines = {name: value for name, value in pcc.items() if name not in OUR_MODELS}
-    if Model.SPAMCAF not in pcc or not baselines:
-        return f"No verdict at {where}: spamcaf and at least one baseline must be scored, found {', '.join(pcc)}."
+    model = model_of_run(pcc)
+    if model not in pcc or not baselines:
+        return f"No verdict at {where}: {model} and at least one baseline must be scored, found {', '.join(pcc)}."
     best = max(baselines, key=baselines.__getitem__)
-    ours, theirs = pcc[Model.SPAMCAF], baselines[best]
-    return f"{_compare(ours, theirs, best, where)}{_own_part(pcc)}."
+    said = _compare(model, pcc[model], best, baselines[best], where)
+    return f"{said}{_own_part(pcc) if model == Model.SPAMCAF else ''}."
 
 
-def _compare(ours: float, theirs: float, best: str, where: str) -> str:
+def _compare(model: str, ours: float, best: str, theirs: float, where: str) -> str:
     figures = f"mean PCC {ours:.3f} against {theirs:.3f} at {where}"
     if theirs <= 0:
         word = "beats" if ours > theirs else "does not beat"
-        return f"spamcaf {word} the best baseline, {best} ({figures}; no factor, for the baseline is not above 0)"
+        return f"{model} {word} the best baseline, {best} ({figures}; no factor, for the baseline is not above 0)"
     factor = ours / theirs
     if abs(factor - 1) < _LEVEL:
-        return f"spamcaf is level with the best baseline, {best} ({figures})"
+        return f"{model} is level with the best baseline, {best} ({figures})"
     if factor > 1:
-        return f"spamcaf beats the best baseline, {best}, by a factor of {factor:.2f} ({figures})"
-    return f"spamcaf does NOT beat the best baseline, {best}: it reaches {factor:.2f} of it ({figures})"
+        return f"{model} beats the best baseline, {best}, by a factor of {factor:.2f} ({figures})"
+    return f"{model} does NOT beat the best baseline, {best}: it reaches {factor:.2f} of it ({figures})"
 
 
 def _own_part(pcc: Mapping[str, float]) -> str:

@@ -15,19 +15,22 @@ class Sites:
 
     `xy_um` is (site, 2) float64 in micrometres, `target` (site, feature) float32 the backbone's features of the tile at
     the site, `neighbours` (site, 9, feature) float32 those of the 3 x 3 tiles around it, row by row; index 4 is the
-    centre and equals `target`.
+    centre and equals `target`. `whole` (site, feature) float32 are those of the whole window shrunk to one tile,
+    where a model asks for them.
     """
 
     xy_um: NDArray[np.float64]
     target: NDArray[np.float32]
     neighbours: NDArray[np.float32]
+    whole: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.xy_um)
-        if len(self.target) != n or len(self.neighbours) != n:
+        if any(len(part) != n for part in (self.target, self.neighbours, self.whole) if part is not None):
             raise ValueError(
-                f"Expected one position, target and window per site, found {n} positions, {len(self.target)} targets "
-                f"and {len(self.neighbours)} windows. Select all three by the same site ids."
+                f"Expected one position, target and window per site, found {n} positions, {len(self.target)} targets, "
+                f"{len(self.neighbours)} windows and {'no' if self.whole is None else len(self.whole)} shrunk windows. "
+                "Select all of them by the same site ids."
             )
 
     def __len__(self) -> int:
@@ -35,7 +38,8 @@ class Sites:
 
     def at(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Self:
         """Return the sites at `index`."""
-        return type(self)(self.xy_um[index], self.target[index], self.neighbours[index])
+        whole = None if self.whole is None else self.whole[index]
+        return type(self)(self.xy_um[index], self.target[index], self.neighbours[index], whole)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,12 +12,15 @@ from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.names import FACTS, PROVENANCE, SPATIAL, Fact, Model, Obs, Part
 from spamcaf.parameters import ReportSettings, SplitSettings
-from spamcaf.pipelines.joining import grid_windows, measured_spots, mpp_of, pitch_um_of, sites_of
+from spamcaf.pipelines.joining import grid_sites, measured_spots, mpp_of, pitch_um_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, SimulatedTissue
 from spamcaf.sections.expression import COUNTS, DEPTH
-from spamcaf.sections.grid import SUB_INDEX, X_PX, Y_PX
-from spamcaf.sections.places import Sites
+from spamcaf.sections.grid import SUB_INDEX
+from spamcaf.sections.prediction import SD
 from spamcaf.sections.split import barcodes_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +60,14 @@ def score_super_resolution(
     from spamcaf.scoring.scores import Between, score_between
 
     between = (grid[SUB_INDEX] > 0).to_numpy()
-    windows, _ = grid_windows(grid, spot_features, grid_features)
-    xy_um = grid[[X_PX, Y_PX]].to_numpy()[between] * mpp_of(expression)
-    sites = Sites(xy_um, Features.target_of(windows[between]), windows[between])
+    sites = grid_sites(grid, spot_features, grid_features, mpp_of(expression))[0].at(between)
     measured = measured_spots(expression, spot_features, expression.obs_names.tolist())
     predictions = predict_all(measured, sites, pitch_um_of(expression), seed, SUPER_RESOLUTION)
-    ours = super_resolved[between]
-    predictions |= {Model.SPAMCAF: np.asarray(ours.X), Model.PROGRAM_GP: np.asarray(ours.layers[Model.PROGRAM_GP])}
+    predictions |= _ours(super_resolved[between])
     genes = expression.var_names.tolist()
-    known = truth.true_expression(xy_um)[:, truth.genes.index.get_indexer(genes)]
+    known = truth.true_expression(sites.xy_um)[:, truth.genes.index.get_indexer(genes)]
     factor = len(grid) / expression.n_obs
-    return score_between(Between(factor, genes, xy_um, known, predictions), _lattice(expression))
+    return score_between(Between(factor, genes, sites.xy_um, known, predictions), _lattice(expression))
 
 
 def score_predictions(
@@ -92,15 +93,11 @@ def score_predictions(
         truth.layers[COUNTS].toarray(),
         truth.obs[DEPTH].to_numpy(),
     )
-    predictions = {
-        str(Model.SPAMCAF): np.asarray(recovered.X),
-        str(Model.PROGRAM_GP): np.asarray(recovered.layers[Model.PROGRAM_GP]),
-        **baseline_predictions.layers,
-    }
+    predictions = {**_ours(recovered), **baseline_predictions.layers}
     name = str(expression.uns[FACTS][Fact.NAME])
     n_train, n_buffer = (len(barcodes_of(spot_split, part)) for part in (Part.TRAIN, Part.BUFFER))
     setting = Setting(name, settings.protocol, n_train, n_buffer, _lattice(expression), seed)
-    scores, gene_scores = build_scores(setting, held_out, predictions, recovered.layers["sd"])
+    scores, gene_scores = build_scores(setting, held_out, predictions, recovered.layers.get(SD))
     if super_resolution_scores:
         scores["super_resolution"] = super_resolution_scores
     logger.info("scores on hidden spots\n%s", format_table(scores))
@@ -133,12 +130,19 @@ def write_report(
     recovered: AnnData,
 ) -> str:
     """Return the HTML report of the run; its provenance is that of the model that was scored."""
-    import json
-
     from spamcaf.reporting.report import render_report
 
     figures = {"overlay": section_overlay, "training_curves": training_curves, "maps": maps}
     return render_report(scores, section_report, figures, json.loads(recovered.uns[PROVENANCE]), gene_scores)
+
+
+def _ours(prediction: AnnData) -> dict[str, NDArray[np.float32]]:
+    """Return what the fitted model predicts, by its name, and the Gaussian process beside it where it has one."""
+    name = json.loads(prediction.uns[PROVENANCE]).get("model", Model.SPAMCAF)
+    ours = {str(name): np.asarray(prediction.X)}
+    if Model.PROGRAM_GP in prediction.layers:
+        ours[str(Model.PROGRAM_GP)] = np.asarray(prediction.layers[Model.PROGRAM_GP])
+    return ours
 
 
 def _require_same_spots(hidden: list[str], recovered: AnnData, baselines: AnnData) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.compute import choose_precision, computing
-from spamcaf.histology.backbone import Backbone
+from spamcaf.histology.backbone import TILE_PX, Backbone
 from spamcaf.histology.embedding import Embedder, embed_sites
 from spamcaf.histology.features import FeatureKey, Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import WindowGeometry
-from spamcaf.names import SPATIAL
+from spamcaf.names import SPATIAL, Model
 from spamcaf.parameters import ComputeSettings, TileSettings
 from spamcaf.pipelines.joining import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame
@@ -33,10 +33,14 @@ def embed_spots(
     stored: list[Features],
     tiles: TileSettings,
     compute: ComputeSettings,
+    model: str,
 ) -> Iterator[Features]:
-    """Yield blocks of the spots' features, as far as they are not stored yet."""
+    """Yield blocks of the spots' features, as far as they are not stored yet.
+
+    `model` is the one to be fitted: only `released` looks at the whole window shrunk to one tile.
+    """
     ids, xy_px = section.obs_names.tolist(), np.asarray(section.obsm[SPATIAL], np.float64)
-    yield from _embed("spots", ids, xy_px, slide, backbone, stored, tiles, compute, mpp_of(section))
+    yield from _embed("spots", ids, xy_px, slide, backbone, stored, tiles, compute, mpp_of(section), model)
 
 
 def embed_grid(
@@ -47,11 +51,12 @@ def embed_grid(
     stored: list[Features],
     tiles: TileSettings,
     compute: ComputeSettings,
+    model: str,
 ) -> Iterator[Features]:
     """Yield blocks of the features between the spots; the sites that are spots have theirs already."""
     between = grid[grid[SUB_INDEX] > 0]
     ids, xy_px = between[SITE_ID].tolist(), between[[X_PX, Y_PX]].to_numpy(np.float64)
-    yield from _embed("sites", ids, xy_px, slide, backbone, stored, tiles, compute, mpp_of(section))
+    yield from _embed("sites", ids, xy_px, slide, backbone, stored, tiles, compute, mpp_of(section), model)
 
 
 def _embed(
@@ -64,11 +69,15 @@ def _embed(
     tiles: TileSettings,
     compute: ComputeSettings,
     mpp: float,
+    model: str,
 ) -> Iterator[Features]:
     with computing(compute) as machine:
         dtype = choose_precision(compute, machine.device)
         geometry = WindowGeometry.of(tiles, mpp)
         view = {**geometry.view(), "precision": str(dtype).removeprefix("torch.")}
+        with_whole = model == Model.RELEASED
+        if with_whole:
+            view["whole"] = f"window in {TILE_PX} px"
         key = FeatureKey.of(slide.fingerprint, backbone.identity, view, geometry.window_px, ids, xy_px)
         done = {block.start for block in stored if block.key == key}
         logger.info(
@@ -80,4 +89,4 @@ def _embed(
             len(done),
         )
         embedder = Embedder(backbone, machine.device, dtype, tiles.batch)
-        yield from embed_sites(slide, embedder, geometry, ids, xy_px, key, done)
+        yield from embed_sites(slide, embedder, geometry, ids, xy_px, key, done, with_whole=with_whole)

@@ -12,7 +12,7 @@ from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import Model, Part
 from spamcaf.parameters import ComputeSettings, GridSettings
-from spamcaf.pipelines.joining import grid_windows, measured_spots, mpp_of, sites_of
+from spamcaf.pipelines.joining import grid_sites, measured_spots, mpp_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, SpatialData, TrainedModel
 from spamcaf.provenance import names_hash
 from spamcaf.sections.checks import lattice_of
@@ -65,13 +65,11 @@ def predict_grid(
 ) -> AnnData:
     """Predict the sites between the spots with the model of all measured spots, looking at all of them."""
     from spamcaf.learning.prediction import predict
-    from spamcaf.sections.places import Sites
 
     _require_match(full_model, expression, spot_features.key)
     full_model.require_features(grid_features.key)
     full_model.require_spots(names_hash(expression.obs_names))
-    windows, n_padded = grid_windows(grid, spot_features, grid_features)
-    sites = Sites(grid[[X_PX, Y_PX]].to_numpy() * mpp_of(section), Features.target_of(windows), windows)
+    sites, n_padded = grid_sites(grid, spot_features, grid_features, mpp_of(section))
     context = measured_spots(expression, spot_features, expression.obs_names.tolist())
     predicted = predict(full_model.model, context, sites, compute)
     logger.info("%d sites predicted, %d of them between the spots", len(grid), (grid[SUB_INDEX] > 0).sum())
@@ -118,5 +116,6 @@ def _as_anndata(
         divided,
         model.record,
     )
-    prediction.layers[Model.PROGRAM_GP] = predicted.process
+    if predicted.process is not None:
+        prediction.layers[Model.PROGRAM_GP] = predicted.process
     return prediction

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from spamcaf.histology.features import Features
-from spamcaf.names import FACTS, GENE_IDS, Fact, Part
-from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
+from spamcaf.names import FACTS, GENE_IDS, Fact, Model, Part
+from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.pipelines.joining import measured_spots, pitch_um_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, TrainedModel
 from spamcaf.provenance import certificate, configuration_hash, names_hash
 from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
+
+if TYPE_CHECKING:
+    from spamcaf.learning.released.fit import FittedReleased
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +25,18 @@ def fit_spamcaf(
     spot_features: Features,
     fit: FitSettings,
     network: NetworkSettings,
+    released: ReleasedSettings,
     compute: ComputeSettings,
     seed: int,
 ) -> tuple[TrainedModel, DataFrame]:
-    """Fit the model that is scored, to the visible spots; return it and its log, one row per fold and epoch."""
+    """Fit the model that is scored, to the visible spots; return it and its log, one row per fold and epoch.
+
+    Which model it is, spamcaf or the replica of the released network, says `fit.model`.
+    """
     import pandas as pd
 
     visible = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
-    model, log = _fit(expression, visible, spot_features, fit, network, compute, seed)
+    model, log = _fit(expression, visible, spot_features, fit, network, released, compute, seed)
     return model, pd.DataFrame(log)
 
 
@@ -38,6 +46,7 @@ def fit_on_all_spots(
     spot_features: Features,
     fit: FitSettings,
     network: NetworkSettings,
+    released: ReleasedSettings,
     compute: ComputeSettings,
     seed: int,
 ) -> TrainedModel:
@@ -45,7 +54,7 @@ def fit_on_all_spots(
 
     No score on hidden spots is ever taken from it.
     """
-    model, _ = _fit(expression, fold_all(spot_split), spot_features, fit, network, compute, seed)
+    model, _ = _fit(expression, fold_all(spot_split), spot_features, fit, network, released, compute, seed)
     return model
 
 
@@ -55,19 +64,26 @@ def _fit(
     spot_features: Features,
     fit: FitSettings,
     network: NetworkSettings,
+    released: ReleasedSettings,
     compute: ComputeSettings,
     seed: int,
 ) -> tuple[TrainedModel, list[dict[str, float]]]:
     from spamcaf.learning import fit as learning
+    from spamcaf.learning.pool import Visible
+    from spamcaf.learning.released.fit import fit_released
     from spamcaf.learning.trained import TrainedModel
 
     barcodes = spots[BARCODE].tolist()
-    measured = measured_spots(expression, spot_features, barcodes)
-    logger.info("fitting to %d spots", len(barcodes))
-    fitted = learning.fit_spamcaf(
-        measured, spots[FOLD].to_numpy(), pitch_um_of(expression), fit, network, compute, seed, log=logger.info
-    )
+    home = Visible(measured_spots(expression, spot_features, barcodes), spots[FOLD].to_numpy())
+    logger.info("fitting %s to %d spots", fit.model, len(barcodes))
+    fitted: learning.Fitted | FittedReleased
+    if fit.model == Model.RELEASED:
+        fitted = fit_released(home, released, compute, seed, log=logger.info)
+    else:
+        pitch_um = pitch_um_of(expression)
+        fitted = learning.fit_spamcaf(home, [], pitch_um, fit, network, compute, seed, log=logger.info)
     record = certificate(
+        model=fit.model,
         section=str(expression.uns[FACTS][Fact.NAME]),
         spots=names_hash(barcodes),
         n_train=len(barcodes),
@@ -75,7 +91,7 @@ def _fit(
         view=spot_features.key.view,
         slide=spot_features.key.slide,
         seed=seed,
-        configuration=configuration_hash(fit, network, compute),
+        configuration=configuration_hash(fit, released if fit.model == Model.RELEASED else network, compute),
     )
     genes, gene_ids = expression.var_names.tolist(), expression.var[GENE_IDS].astype(str).tolist()
     return TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record), fitted.log

@@ -15,6 +15,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         "spot_features",
         "params:fit",
         "params:network",
+        "params:released",
         "params:compute",
         "params:seed",
     ]

@@ -1,0 +1,1 @@
+"""`released`: the replica of the published network, fitted, stored and asked like `spamcaf`."""

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spamcaf.learning.pool import Visible
+from spamcaf.learning.released.fit import FittedReleased, fit_released
+from spamcaf.parameters import ComputeSettings, ReleasedSettings
+from spamcaf.sections.places import Measured, Sites
+
+SETTINGS = ReleasedSettings(epochs=4, chunk=20, warmup_epochs=1)
+
+
+def with_whole(sites: Sites) -> Sites:
+    return replace(sites, whole=sites.neighbours.mean(axis=1))
+
+
+@pytest.fixture(scope="session")
+def seen_whole(section: Measured) -> Measured:
+    """Return all spots, with the shrunk windows' features."""
+    return replace(section, sites=with_whole(section.sites))
+
+
+@pytest.fixture(scope="session")
+def home(seen_whole: Measured, is_hidden: np.ndarray, folds: np.ndarray) -> Visible:
+    return Visible(seen_whole.at(~is_hidden), folds)
+
+
+@pytest.fixture(scope="session")
+def released(home: Visible, cpu: ComputeSettings) -> FittedReleased:
+    return fit_released(home, SETTINGS, cpu, seed=5)

@@ -1,0 +1,69 @@
+"""A grid's sites take features from spots and from places between them, each by its id."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spamcaf.errors import InputError
+from spamcaf.histology.backbone import BackboneIdentity
+from spamcaf.histology.features import FeatureKey, Features
+from spamcaf.pipelines.joining import grid_sites, sites_of
+
+IDENTITY = BackboneIdentity("tiny", "package:tiny/x", "a" * 64, "c", 2, "MIT")
+GRID = pd.DataFrame(
+    {
+        "site_id": ["b_s0", "b_s1", "a_s0", "a_s1"],
+        "parent_barcode": ["b", "b", "a", "a"],
+        "sub_index": [0, 1, 0, 1],
+        "x_px": [10.0, 15.0, 20.0, 25.0],
+        "y_px": [1.0, 2.0, 3.0, 4.0],
+    }
+)
+
+
+def _features(ids: list[str], xy_px: np.ndarray, first: int) -> Features:
+    windows = np.repeat(np.arange(first, first + len(ids), dtype=np.float32), 18).reshape(-1, 9, 2)
+    key = FeatureKey.of("slide", IDENTITY, {}, 672, ids, xy_px)
+    padded = np.arange(first, first + len(ids))
+    return Features(tuple(ids), windows, padded, key, len(ids), whole=windows[:, 0] + 100)
+
+
+SPOTS = _features(["a", "b"], np.array([[20.0, 3.0], [10.0, 1.0]]), 1)
+BETWEEN = _features(["b_s1", "a_s1"], np.array([[15.0, 2.0], [25.0, 4.0]]), 5)
+
+
+def test_every_site_has_its_own_features() -> None:
+    sites, n_padded = grid_sites(GRID, SPOTS, BETWEEN, mpp=0.5)
+    assert sites.target[:, 0].tolist() == [2, 5, 1, 6]
+    assert sites.neighbours[:, 8, 1].tolist() == [2, 5, 1, 6]
+    assert sites.whole is not None and sites.whole[:, 0].tolist() == [102, 105, 101, 106]
+    assert n_padded.tolist() == [2, 5, 1, 6]
+    np.testing.assert_array_equal(sites.xy_um, GRID[["x_px", "y_px"]].to_numpy() / 2)
+
+
+def test_a_grid_of_spots_alone_needs_no_others() -> None:
+    sites, _ = grid_sites(GRID[GRID["sub_index"] == 0], SPOTS, replace(BETWEEN, ids=()), mpp=1.0)
+    assert sites.target[:, 0].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_without_all_shrunk_windows_there_are_none(lacking: int) -> None:
+    parts = [SPOTS, BETWEEN]
+    parts[lacking] = replace(parts[lacking], whole=None)
+    assert grid_sites(GRID, *parts, mpp=1.0)[0].whole is None
+
+
+def test_features_of_other_places_are_refused() -> None:
+    with pytest.raises(InputError, match="other places"):
+        grid_sites(GRID.assign(x_px=GRID["x_px"] + 1), SPOTS, BETWEEN, mpp=1.0)
+
+
+def test_sites_are_found_by_id() -> None:
+    sites = sites_of(["b", "a"], np.zeros((2, 2)), SPOTS)
+    assert sites.whole is not None
+    assert (sites.target[:, 0].tolist(), sites.whole[:, 0].tolist()) == ([2, 1], [102, 101])
+    assert sites_of(["b"], np.zeros((1, 2)), replace(SPOTS, whole=None)).whole is None

@@ -1,0 +1,81 @@
+"""The replica of the released network goes through the same pipelines, in rows of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+WORDS = ("--params", "fit.model=released,released.epochs=3")
+REPORTING, OUTPUT = "data/08_reporting/simulated", "data/07_model_output/simulated"
+BASELINES = {"gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs"}
+
+
+@pytest.fixture(scope="module")
+def released_run(kedro: Run, project: Path) -> Iterator[subprocess.CompletedProcess[str]]:
+    """Run everything once; what other tests have stored in the small project is put aside meanwhile."""
+    data, aside = project / "data", project / "data_of_others"
+    if data.exists():
+        data.rename(aside)
+    try:
+        done = kedro("run", *WORDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield done
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+        if aside.exists():
+            aside.rename(data)
+
+
+@pytest.fixture(scope="module")
+def scores(released_run: subprocess.CompletedProcess[str], project: Path) -> dict:
+    return json.loads((project / REPORTING / "scores.json").read_text())
+
+
+def test_its_row_is_released_and_nothing_else_is_ours(scores: dict) -> None:
+    assert set(scores["models"]) == BASELINES | {"released"}
+    assert set(scores["super_resolution"]["models"]) == BASELINES | {"released", "nearest_spot"}
+    assert scores["coverage_90"] is None
+    assert scores["verdict"].startswith("released ")
+
+
+def test_the_table_is_printed_last(released_run: subprocess.CompletedProcess[str]) -> None:
+    lines = [line for line in released_run.stdout.splitlines() if line.strip()]
+    assert "mean PCC" in lines[-1]
+    assert any(line.startswith("released ") for line in lines[:-1])
+
+
+@pytest.mark.usefixtures("released_run")
+def test_predictions_are_means_without_a_deviation(project: Path) -> None:
+    for name in ("recovered", "super_resolved"):
+        prediction = anndata.read_h5ad(project / OUTPUT / f"{name}.h5ad")
+        assert list(prediction.layers) == []
+        assert np.isfinite(prediction.X).all() and prediction.X.min() >= 0
+        assert json.loads(prediction.uns["spamcaf"])["model"] == "released"
+
+
+@pytest.mark.usefixtures("released_run")
+def test_the_log_and_the_report_are_there(project: Path) -> None:
+    reporting = project / REPORTING
+    assert pd.read_csv(reporting / "training_log.csv").columns.tolist() == ["fold", "epoch", "loss"]
+    assert (reporting / "training_curves.png").stat().st_size > 1000
+    assert "Released network (replica)" in (reporting / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("released_run")
+def test_stored_features_without_the_whole_window_are_not_used(kedro: Run, project: Path) -> None:
+    store = project / "data/04_feature/simulated"
+    with_whole = sorted(path.relative_to(store) for path in store.rglob("*.safetensors"))
+    assert kedro("run", "--pipelines", "feature_extraction").returncode == 0
+    assert not set(with_whole) & {path.relative_to(store) for path in store.rglob("*.safetensors")}
+    done = kedro("run", "--pipelines", "inference", *WORDS)
+    assert done.returncode == 1
+    assert "Run feature_extraction and training again" in done.stderr
