@@ -153,6 +153,7 @@ class FitSettings(_Settings):
     hide_share: Share = Field(0.5, description="share of context spots hidden at random in a training step")
     blind_share: Share = Field(0.15, description="share of training steps without any context or position")
     section_sample: int = Field(512, ge=2, description="spots of the section that the global branch sees in a step")
+    checkpoint_epochs: int = Field(10, ge=1, description="epochs after which a killed training need not begin again")
     max_exact_spots: int = Field(5000, ge=1, description="more spots than these: space through the nearest ones only")
     max_hyper_spots: int = Field(800, ge=20, description="spots on which kernel weights are learned")
 

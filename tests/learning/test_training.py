@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from spamcaf.compute import Machine
+from spamcaf.learning.lesson import Lesson
 from spamcaf.learning.projection import learn_projection
-from spamcaf.learning.training import Lesson, train_fold
+from spamcaf.learning.training import begin, train_fold
 from spamcaf.learning.views import SiteView, SpotView
 from spamcaf.network.spamcaf import SpamcafNetwork, SpamcafShape
 from spamcaf.parameters import FitSettings
@@ -20,7 +21,7 @@ N_PROGRAMS = 2
 SHAPE = SpamcafShape(n_components=6, n_programs=N_PROGRAMS, width=8, heads=2, depth=1, dropout=0.0, n_summary=2)
 
 
-def _no_log(_epoch: int, _losses: list[float]) -> None:
+def _no_log(_losses: list[float]) -> None:
     """The log is not this file's business."""
 
 
@@ -43,7 +44,10 @@ def lesson_of(visible: Measured, folds: np.ndarray) -> Callable[[torch.Tensor], 
 def _trained(lesson: Lesson) -> SpamcafNetwork:
     torch.manual_seed(0)
     network = SpamcafNetwork(SHAPE)
-    assert train_fold(network, lesson, FitSettings(epochs=3, batch=16), _no_log)
+    fit = FitSettings(epochs=3, batch=16)
+    training = begin(network, fit)
+    train_fold(training, lesson, fit, _no_log)
+    assert training.is_finite and training.epoch == 3
     return network
 
 

@@ -13,7 +13,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from spamcaf.datasets.atomic import replacing
 from spamcaf.datasets.base import not_stored
-from spamcaf.datasets.tensors import read_tensors, read_texts, write_tensors
+from spamcaf.datasets.tensors import checksum, read_tensors, read_texts, write_tensors
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
 
@@ -111,7 +111,7 @@ def _write_block(path: Path, block: Features) -> None:
         "ids": json.dumps(block.ids),
         "start": str(block.start),
         "n_total": str(block.n_total),
-        CHECKSUM: _checksum(arrays),
+        CHECKSUM: checksum(arrays),
     }
     with replacing(path) as temporary:
         write_tensors(temporary, arrays, record)
@@ -131,19 +131,10 @@ def _blocks(folder: Path) -> Iterator[Features]:
 def _read_block(path: Path) -> Features:
     try:
         arrays, record = read_tensors(path)
-        if _checksum(arrays) != record[CHECKSUM]:
+        if checksum(arrays) != record[CHECKSUM]:
             raise ValueError("its checksum does not match")
         key = FeatureKey(**json.loads(record["key"]))
         ids, start, n_total = tuple(json.loads(record["ids"])), int(record["start"]), int(record["n_total"])
         return Features(ids, arrays["windows"], arrays["n_px_padded"], key, n_total, start, arrays.get("whole"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}).", "a whole block of features.", "None.") from error
-
-
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()

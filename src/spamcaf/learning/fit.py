@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.compute import computing
+from spamcaf.learning.checkpoints import Checkpoints, NoCheckpoints
 from spamcaf.learning.kernels import HOME, Kernels
 from spamcaf.learning.mixing import Mix, gene_noise, mixing_weights
 from spamcaf.learning.model import Memory, Mode, SpamcafModel
@@ -56,20 +57,22 @@ def fit_spamcaf(
     compute: ComputeSettings,
     seed: int,
     log: Log | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Fitted:
     """Fit the model to the visible spots of the section to predict, `home`, and of `others` of the same tissue.
 
     `home` is None where that section was never measured. The same seed gives the same weights on a CPU. `log` is told,
-    line by line, how the fit goes.
+    line by line, how the fit goes. A fit that was cut off goes on from its `checkpoints`, to the weights that it would
+    have had.
     """
-    say = log or (lambda _: None)
+    say, keep = log or (lambda _: None), checkpoints or NoCheckpoints()
     pool = Pool.of(home, others)
     programs = learn_programs(pool.expression, fit.n_programs)
     lot = _Lot(pool, programs, programs.scores(pool.expression), pitch_um)
     say(f"{len(programs)} gene programs, signal shares {_listed(programs.shrink)}")
     # A step's tensors are small: a second thread saves little, and on busy cores waiting for it costs many times more.
     with computing(compute.model_copy(update={"threads": compute.threads or 1})) as machine:
-        lessons = School(pool, programs, lot.scores, fit, network, machine, seed, say).teach()
+        lessons = School(pool, programs, lot.scores, fit, network, machine, seed, say, keep).teach()
     recovery = _mode(lot, lessons.recovery, fit, seed, with_space=True)
     transfer = _mode(lot, lessons.transfer, fit, seed, with_space=False)
     say(f"network's share of each program among measured spots: {_listed(recovery.mix.weights)}")

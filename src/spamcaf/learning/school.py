@@ -10,18 +10,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spamcaf import __version__
 from spamcaf.compute import Machine, seeded
+from spamcaf.learning.checkpoints import Checkpoint, Checkpoints, fingerprint
+from spamcaf.learning.lesson import Lesson
 from spamcaf.learning.model import Tensors, network_shape
 from spamcaf.learning.pool import Pool
 from spamcaf.learning.programs import Programs
 from spamcaf.learning.projection import Projection, learn_projection
-from spamcaf.learning.training import Lesson, train_fold
+from spamcaf.learning.state import Training
+from spamcaf.learning.training import begin, train_fold
 from spamcaf.learning.views import SiteView, SpotView
 from spamcaf.network.spamcaf import SpamcafNetwork
 from spamcaf.parameters import FitSettings, NetworkSettings
+from spamcaf.provenance import configuration_hash
 
 Array = NDArray[np.float64]
 Log = Callable[[str], None]
+
+LOG = ("fold", "epoch", "loss", "l1", "l2", "l3", "l4", "validation_pcc")
+"""Columns of the training log, which has a row per fold and epoch."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Taught:
 
 
 class School:
-    """Teaches the networks of all folds."""
+    """Teaches the networks of all folds, from where `checkpoints` say that an earlier attempt was cut off."""
 
     def __init__(
         self,
@@ -53,9 +61,10 @@ class School:
         machine: Machine,
         seed: int,
         say: Log,
+        checkpoints: Checkpoints,
     ) -> None:
         self.pool, self.programs, self.fit, self.network = pool, programs, fit, network
-        self.machine, self.seed, self.say = machine, seed, say
+        self.machine, self.seed, self.say, self.checkpoints = machine, seed, say, checkpoints
         centre = _by_section(pool, pool.sites.neighbours.mean(axis=1))
         tiles = (pool.sites.neighbours - centre[:, None]).reshape(-1, centre.shape[-1])
         self.projection: Projection = learn_projection(tiles, network.image_components)
@@ -66,6 +75,21 @@ class School:
         importance = (self.score_scale * programs.shrink) ** 2
         self.importance = self._tensor(importance / importance.sum())
         self.log: list[dict[str, Any]] = []
+        self.key: str = self._key()
+
+    def _key(self) -> str:
+        """Return the hash of all that training reads: the arrays themselves, every setting, and where it runs."""
+        arrays = {
+            **{f"pool.{name}": getattr(self.pool, name) for name in ("section", "folds", "expression")},
+            **{f"programs.{name}": value for name, value in vars(self.programs).items()},
+            **{f"sites.{name}": tensor.cpu().numpy() for name, tensor in vars(self.spots.sites).items()},
+            "xy_um": self.pool.sites.xy_um,
+            "score_scale": self.score_scale,
+            "scores": self.spots.scores.cpu().numpy(),
+        }
+        settings = configuration_hash(self.fit, self.network)
+        where = (self.machine.device.type, self.machine.use_bf16, torch.get_num_threads(), torch.__version__)
+        return fingerprint(arrays, (__version__, settings, *where, self.seed))
 
     def _tensor(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self.machine.device)
@@ -88,25 +112,45 @@ class School:
         truth = self.pool.expression[is_held]
         shape = network_shape(len(self.projection.axes), len(self.score_scale), self.network)
 
-        def after_epoch(epoch: int, losses: list[float]) -> None:
-            guess = self.programs.decode(self._held_scores(trained, lesson, is_blind=False))
-            names = ("loss", "l1", "l2", "l3", "l4")
-            self.log.append({"fold": fold, "epoch": epoch, **dict(zip(names, losses, strict=True))})
-            self.log[-1]["validation_pcc"] = mean_gene_pearson(truth, guess)
+        def after_epoch(losses: list[float]) -> None:
+            guess = self.programs.decode(self._held_scores(network, lesson, is_blind=False))
+            row = (fold, training.epoch - 1, *losses, mean_gene_pearson(truth, guess))
+            rows.append(dict(zip(LOG, row, strict=True)))
+            if training.epoch % self.fit.checkpoint_epochs == 0:
+                self._keep(fold, training, rows)
 
         fold_seed = int(np.random.SeedSequence((self.seed, fold)).generate_state(1)[0])
         with seeded(fold_seed, self.machine.device):
-            trained = SpamcafNetwork(shape).to(self.machine.device)
-            is_finite = train_fold(trained, lesson, self.fit, after_epoch)
-        self._report(fold, is_finite=is_finite)
-        return trained, lesson
+            network = SpamcafNetwork(shape).to(self.machine.device)
+            training = begin(network, self.fit)
+            rows = self._resume(fold, training)
+            resumed = training.epoch if training.is_finite else self.fit.epochs
+            train_fold(training, lesson, self.fit, after_epoch)
+            if resumed < self.fit.epochs:
+                self._keep(fold, training, rows)
+        self._report(fold, rows, is_finite=training.is_finite)
+        self.log += rows
+        return network, lesson
 
-    def _report(self, fold: int, *, is_finite: bool) -> None:
-        done = [row for row in self.log if row["fold"] == fold]
+    def _resume(self, fold: int, training: Training) -> list[dict[str, Any]]:
+        """Take `training` to where it was cut off, if it was; return the rows of its log up to there."""
+        found = self.checkpoints.load(f"fold_{fold}", self.key)
+        if found is None:
+            return []
+        rows: list[dict[str, Any]] = found.record["log"]
+        training.restore(found.tensors, len(rows), is_finite=found.record["is_finite"])
+        self.say(f"fold {fold}: goes on after epoch {len(rows)} of {self.fit.epochs}")
+        return rows
+
+    def _keep(self, fold: int, training: Training, rows: list[dict[str, Any]]) -> None:
+        record = {"log": rows, "is_finite": training.is_finite}
+        self.checkpoints.save(f"fold_{fold}", self.key, Checkpoint(training.to_tensors(), record))
+
+    def _report(self, fold: int, rows: list[dict[str, Any]], *, is_finite: bool) -> None:
         if not is_finite:
-            self.say(f"fold {fold}: loss or gradient not finite in epoch {len(done)}, kept the weights before it")
-        if done:
-            self.say(f"fold {fold}: loss {done[-1]['loss']:.3f}, validation Pearson {done[-1]['validation_pcc']:.3f}")
+            self.say(f"fold {fold}: loss or gradient not finite in epoch {len(rows) + 1}, kept the weights before it")
+        if rows:
+            self.say(f"fold {fold}: loss {rows[-1]['loss']:.3f}, validation Pearson {rows[-1]['validation_pcc']:.3f}")
 
     def _held_scores(self, network: SpamcafNetwork, lesson: Lesson, *, is_blind: bool) -> Array:
         return lesson.held_scores(network, is_blind).cpu().numpy().astype(np.float64) * self.score_scale

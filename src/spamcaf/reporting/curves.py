@@ -1,7 +1,9 @@
-"""Training curves, averaged over the folds."""
+"""Training curves, averaged over the folds, and what the fit decided for each program."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.figure import Figure
@@ -26,48 +28,91 @@ _LOSSES = {
 }
 
 _VALIDATION = "validation_pcc"
+_COLUMNS = ("fold", "epoch", *_LOSSES, _VALIDATION)
 _LOSS_ALONE = ["fold", "epoch", "loss"]
 
+_SHARES = {
+    "recovery_share": _Line("among measured spots", "#0072b2", 0.4),
+    "transfer_share": _Line("on unmeasured sections", "#e69f00", 0.4),
+}
+_SIGNAL = "shrink"
 
-def plot_training_curves(log: pd.DataFrame) -> Figure:
-    """Draw the training log: losses on the left, PCC on validation spots on the right.
+_Panel = Callable[["Axes"], None]
+
+
+def plot_training_curves(log: pd.DataFrame, programs: pd.DataFrame) -> Figure:
+    """Draw the training log, losses and PCC on validation spots, and beside it the network's share of each program.
 
     `log` has a row per fold and epoch: fold, epoch, loss, l1, l2, l3, l4, validation_pcc. Lines are means over the
-    folds, bands reach from the lowest fold to the highest. A log of fold, epoch and loss alone, as `released` leaves
-    it, has one panel. Raises ValueError where a column is missing.
+    folds, bands reach from the lowest fold to the highest. `programs` has a row per program: program, shrink,
+    recovery_share, transfer_share. What has no rows has no panel: the log where no network was trained, the programs of
+    `released`, whose log is fold, epoch and loss alone. Raises ValueError where a column is missing, or all is empty.
     """
-    if list(log.columns) == _LOSS_ALONE and not log.empty:
-        figure = Figure(figsize=(5, 3.6), layout="constrained")
-        axes = figure.subplots()
-        _draw(axes, log, "loss", _LOSSES["loss"])
-        axes.set(xlabel="epoch", ylabel="mean squared error on training spots", title="Loss")
-        _tidy(axes)
-        return figure
-    missing = [column for column in ("fold", "epoch", *_LOSSES, _VALIDATION) if column not in log.columns]
-    if missing or log.empty:
-        raise ValueError(
-            f"The training log has {len(log)} rows and lacks the columns {missing}. Expected at least one row and "
-            f"fold, epoch, {', '.join(_LOSSES)}, {_VALIDATION}."
-        )
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for column, line in _LOSSES.items():
-        _draw(left, log, column, line)
-    left.set(xlabel="epoch", ylabel="loss on training spots", title="Losses")
-    left.legend(frameon=False, fontsize=8)
-    n_folds = log["fold"].nunique()
-    mean = _Line(f"mean of {n_folds} fold{'s' if n_folds > 1 else ''}", "#0072b2", 2.0)
-    _draw(right, log, _VALIDATION, mean)
-    right.set(xlabel="epoch", ylabel="mean PCC on validation spots", title="Validation")
-    right.legend(frameon=False, fontsize=8)
-    for axes in (left, right):
-        _tidy(axes)
+    panels = [*_log_panels(log), *_program_panels(programs)]
+    if not panels:
+        raise ValueError("The training log and the program log have 0 rows. Expected at least one row in one of them.")
+    figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
+    for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.set_axisbelow(True)
     return figure
 
 
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
+def _log_panels(log: pd.DataFrame) -> list[_Panel]:
+    if log.empty:
+        return []
+    if list(log.columns) == _LOSS_ALONE:
+        return [partial(_draw_one_loss, log=log)]
+    _require(log, _COLUMNS, "training log")
+    return [partial(_draw_losses, log=log), partial(_draw_validation, log=log)]
+
+
+def _program_panels(programs: pd.DataFrame) -> list[_Panel]:
+    if programs.empty:
+        return []
+    _require(programs, ("program", _SIGNAL, *_SHARES), "program log")
+    return [partial(_draw_shares, programs=programs)]
+
+
+def _require(table: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise ValueError(f"The {name} lacks the columns {missing}. Expected {', '.join(columns)}.")
+
+
+def _draw_one_loss(axes: Axes, log: pd.DataFrame) -> None:
+    _draw(axes, log, "loss", _LOSSES["loss"])
+    axes.set(xlabel="epoch", ylabel="mean squared error on training spots", title="Loss")
+
+
+def _draw_losses(axes: Axes, log: pd.DataFrame) -> None:
+    for column, line in _LOSSES.items():
+        _draw(axes, log, column, line)
+    axes.set(xlabel="epoch", ylabel="loss on training spots", title="Losses")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_validation(axes: Axes, log: pd.DataFrame) -> None:
+    n_folds = log["fold"].nunique()
+    mean = _Line(f"mean of {n_folds} fold{'s' if n_folds > 1 else ''}", "#0072b2", 2.0)
+    _draw(axes, log, _VALIDATION, mean)
+    axes.set(xlabel="epoch", ylabel="mean PCC on validation spots", title="Validation")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_shares(axes: Axes, programs: pd.DataFrame) -> None:
+    number = programs["program"].to_numpy() + 1
+    for side, (column, bar) in zip((-0.5, 0.5), _SHARES.items(), strict=True):
+        axes.bar(number + side * bar.width, programs[column], bar.width, color=bar.colour, label=bar.label)
+    axes.hlines(
+        programs[_SIGNAL], number - 0.45, number + 0.45, color="#222222", label="share of the program that is signal"
+    )
+    axes.set(xlabel="gene program", ylabel="network's share", title="Mixing weights", ylim=(0, 1.35))
+    axes.set_xticks(number)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])  # the room above is the legend's
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def _draw(axes: Axes, log: pd.DataFrame, column: str, line: _Line) -> None:

@@ -51,7 +51,9 @@ PROTOCOLS: dict[str, str] = {
 FIGURES: dict[str, Wording] = {
     "overlay": Wording("Section check", "The spots drawn on the picture, with the edge of the tissue that was found."),
     "training_curves": Wording(
-        "Training", "Losses and validation correlation by epoch; lines are means over folds, bands their range."
+        "Training",
+        "Losses and validation correlation by epoch; lines are means over folds, bands their range. "
+        "Beside them, for each gene program, the network's share in the mix with the Gaussian process.",
     ),
     "maps": Wording(
         "Gene maps",

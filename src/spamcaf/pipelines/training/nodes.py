@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from spamcaf.histology.features import Features
+from spamcaf.learning.checkpoints import Checkpoints
 from spamcaf.names import FACTS, GENE_IDS, Fact, Model, Part
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.pipelines.joining import measured_spots, pitch_um_of
@@ -23,27 +24,36 @@ def fit_spamcaf(
     expression: AnnData,
     spot_split: DataFrame,
     spot_features: Features,
+    fit_checkpoints: Checkpoints,
     fit: FitSettings,
     network: NetworkSettings,
     released: ReleasedSettings,
     compute: ComputeSettings,
     seed: int,
-) -> tuple[TrainedModel, DataFrame]:
-    """Fit the model that is scored, to the visible spots; return it and its log, one row per fold and epoch.
+) -> tuple[TrainedModel, DataFrame, DataFrame]:
+    """Fit the model that is scored, to the visible spots.
 
-    Which model it is, spamcaf or the replica of the released network, says `fit.model`.
+    Returns it, the training log with a row per fold and epoch, and the program log with a row per gene program.
+    Which model it is, spamcaf or the replica of the released network, says `fit.model`. A fit that was killed goes on
+    from its checkpoints; they are removed when it is done.
     """
     import pandas as pd
 
+    from spamcaf.learning.program_log import COLUMNS, program_rows
+    from spamcaf.learning.school import LOG
+
     visible = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
-    model, log = _fit(expression, visible, spot_features, fit, network, released, compute, seed)
-    return model, pd.DataFrame(log)
+    model, log = _fit(expression, visible, spot_features, fit_checkpoints, fit, network, released, compute, seed)
+    # a table without rows keeps its header: a file without one cannot be read
+    training_log = pd.DataFrame(log, columns=None if log else LOG)
+    return model, training_log, pd.DataFrame(program_rows(model.model), columns=COLUMNS)
 
 
 def fit_on_all_spots(
     expression: AnnData,
     spot_split: DataFrame,
     spot_features: Features,
+    full_fit_checkpoints: Checkpoints,
     fit: FitSettings,
     network: NetworkSettings,
     released: ReleasedSettings,
@@ -54,7 +64,8 @@ def fit_on_all_spots(
 
     No score on hidden spots is ever taken from it.
     """
-    model, _ = _fit(expression, fold_all(spot_split), spot_features, fit, network, released, compute, seed)
+    spots = fold_all(spot_split)
+    model, _ = _fit(expression, spots, spot_features, full_fit_checkpoints, fit, network, released, compute, seed)
     return model
 
 
@@ -62,6 +73,7 @@ def _fit(
     expression: AnnData,
     spots: DataFrame,
     spot_features: Features,
+    checkpoints: Checkpoints,
     fit: FitSettings,
     network: NetworkSettings,
     released: ReleasedSettings,
@@ -81,7 +93,8 @@ def _fit(
         fitted = fit_released(home, released, compute, seed, log=logger.info)
     else:
         pitch_um = pitch_um_of(expression)
-        fitted = learning.fit_spamcaf(home, [], pitch_um, fit, network, compute, seed, log=logger.info)
+        fitted = learning.fit_spamcaf(home, [], pitch_um, fit, network, compute, seed, logger.info, checkpoints)
+    checkpoints.clear()
     record = certificate(
         model=fit.model,
         section=str(expression.uns[FACTS][Fact.NAME]),
@@ -97,8 +110,8 @@ def _fit(
     return TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record), fitted.log
 
 
-def plot_training(training_log: DataFrame) -> Figure:
-    """Draw losses and validation PCC by epoch."""
+def plot_training(training_log: DataFrame, program_log: DataFrame) -> Figure:
+    """Draw losses and validation PCC by epoch, and the network's share of each program."""
     from spamcaf.reporting.curves import plot_training_curves
 
-    return plot_training_curves(training_log)
+    return plot_training_curves(training_log, program_log)
