@@ -124,7 +124,10 @@ class NetworkSettings(_Settings):
     dropout: Share = Field(0.4, description="dropout inside the blocks")
     n_summary: int = Field(8, ge=1, description="learned summary tokens that stand for the whole section")
     image_components: int = Field(64, ge=2, description="principal components kept of the backbone's features")
-    n_context: int = Field(12, ge=1, description="nearest visible measured spots given as context")
+    n_context: int = Field(12, ge=0, description="nearest visible measured spots given as context; 0: none, to compare")
+    one_token: bool = Field(
+        False, description="true: one pooled key per branch, as the figure is drawn; to compare, its query is ignored"
+    )
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
@@ -139,6 +142,7 @@ class FitSettings(_Settings):
     model: Literal["spamcaf", "released"] = Field(
         "spamcaf", description="released: the network of the released code, trained as there, to compare with"
     )
+    use_network: bool = Field(True, description="false: the Gaussian process alone, no network is trained; to compare")
     n_programs: int = Field(16, ge=1, description="gene programs at most; those within the noise are dropped")
     epochs: int = Field(40, ge=1, description="passes over the visible spots, per fold")
     batch: int = Field(128, ge=2, description="spots per step")

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from spamcaf.compute import computing
 from spamcaf.errors import InputError
 from spamcaf.learning.fit import Fitted, fit_spamcaf
-from spamcaf.learning.pool import Visible
-from spamcaf.learning.prediction import predict
+from spamcaf.learning.model import SpamcafModel
+from spamcaf.learning.pool import Centre, Visible
+from spamcaf.learning.prediction import Ensemble, predict
 from spamcaf.learning.school import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.places import Measured
@@ -111,3 +113,47 @@ def test_what_cannot_be_fitted_is_refused(
 def test_a_constant_gene_counts_as_zero() -> None:
     truth = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
     assert mean_gene_pearson(truth, truth) == pytest.approx(0.5)
+
+
+def test_without_a_network_the_process_speaks_alone(
+    fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
+) -> None:
+    alone = _refit(fitted, visible, folds, cpu, use_network=False)
+    assert alone.log == [] and alone.model.networks == ()
+    assert not alone.model.recovery.mix.weights.any() and not alone.model.transfer.mix.weights.any()
+    stored = SpamcafModel.from_tensors(alone.model.to_tensors(), alone.model.metadata())
+    for context in (visible, None):
+        found, beside = predict(stored, context, visible.sites, cpu), predict(fitted.model, context, visible.sites, cpu)
+        np.testing.assert_array_equal(found.mean, found.process)
+        np.testing.assert_array_equal(found.process, beside.process)
+        assert (found.sd > 0).all()
+
+
+@pytest.mark.parametrize("change", [{"one_token": True}, {"n_context": 0}])
+def test_parts_can_be_left_out_to_compare(
+    change: dict[str, object], fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
+) -> None:
+    network = fitted.model.network.model_copy(update=change)
+    fit = fitted.model.fit.model_copy(update={"epochs": 2})
+    model = fit_spamcaf(Visible(visible, folds), [], PITCH_UM, fit, network, cpu, seed=5).model
+    stored = SpamcafModel.from_tensors(model.to_tensors(), model.metadata())
+    for context in (visible, None):
+        found = predict(stored, context, visible.sites, cpu).mean
+        np.testing.assert_array_equal(found, predict(model, context, visible.sites, cpu).mean)
+        assert np.isfinite(found).all()
+
+
+def test_without_context_the_networks_see_no_expression(
+    visible: Measured, folds: np.ndarray, cpu: ComputeSettings
+) -> None:
+    network = NetworkSettings(width=16, heads=2, image_components=6, n_context=0)
+    fit = FitSettings(n_programs=3, epochs=2)
+    model = fit_spamcaf(Visible(visible, folds), [], PITCH_UM, fit, network, cpu, seed=5).model
+    other = replace(visible, expression=visible.expression[::-1].copy())
+    with computing(cpu) as machine:
+        said = [
+            ensemble.scores(visible.sites, ensemble.spots(context))
+            for context in (visible, other)
+            for ensemble in [Ensemble.of(model, machine, Centre.of(context))]
+        ]
+    np.testing.assert_array_equal(*said)

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from spamcaf.compute import Machine
+from spamcaf.learning import training as training_module
 from spamcaf.learning.lesson import Lesson
+from spamcaf.learning.losses import Losses
 from spamcaf.learning.projection import learn_projection
-from spamcaf.learning.training import begin, train_fold
+from spamcaf.learning.training import begin, rate, step_losses, train_fold
 from spamcaf.learning.views import SiteView, SpotView
 from spamcaf.network.spamcaf import SpamcafNetwork, SpamcafShape
 from spamcaf.parameters import FitSettings
@@ -41,12 +46,14 @@ def lesson_of(visible: Measured, folds: np.ndarray) -> Callable[[torch.Tensor], 
     return make
 
 
+FIT = FitSettings(epochs=3, batch=16)
+
+
 def _trained(lesson: Lesson) -> SpamcafNetwork:
     torch.manual_seed(0)
     network = SpamcafNetwork(SHAPE)
-    fit = FitSettings(epochs=3, batch=16)
-    training = begin(network, fit)
-    train_fold(training, lesson, fit, _no_log)
+    training = begin(network, FIT)
+    train_fold(training, lesson, FIT, _no_log)
     assert training.is_finite and training.epoch == 3
     return network
 
@@ -93,3 +100,98 @@ def test_blind_means_neither_context_nor_position(
     elsewhere = replace(lesson, spots=moved)
     torch.testing.assert_close(lesson.held_scores(network, True), elsewhere.held_scores(network, True))
     assert not torch.allclose(lesson.held_scores(network, False), elsewhere.held_scores(network, False))
+
+
+def test_every_parameter_is_taught(lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray) -> None:
+    fit = FIT.model_copy(update={"blind_share": 0.5})
+    torch.manual_seed(0)
+    training = begin(SpamcafNetwork(SHAPE), fit)
+    train_fold(training, lesson_of(torch.randn(len(folds), N_PROGRAMS)), fit, _no_log)
+    moments = {name: training.optimizer.state[p] for name, p in training.network.named_parameters()}
+    assert [name for name, state in moments.items() if not state or state["exp_avg_sq"].max() == 0] == []
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
+    fit = FitSettings(learning_rate=2.0, warmup_share=0.2)
+    rates = [rate(step, 20, fit) for step in range(20)]
+    np.testing.assert_allclose(rates[:4], [0.5, 1.0, 1.5, 2.0])
+    assert rates[4] == 2.0 and rates[12] == pytest.approx(1.0)
+    assert all(a > b > 0 for a, b in pairwise(rates[4:]))
+    assert rate(20, 20, fit) == pytest.approx(0.0)
+    assert rate(0, 1, FitSettings(learning_rate=2.0, warmup_share=0.0)) == 2.0
+
+
+def test_the_optimiser_is_given_that_rate_and_clipped_gradients(
+    lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = FIT.model_copy(update={"clip_norm": 1e-3})
+    rates, norms = [], []
+
+    class Watched(torch.optim.AdamW):
+        def step(self, *_: object) -> None:
+            rates.append(self.param_groups[0]["lr"])
+            gradients = [p.grad for p in self.param_groups[0]["params"] if p.grad is not None]
+            norms.append(math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients)))
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    lesson = lesson_of(torch.randn(len(folds), N_PROGRAMS))
+    train_fold(begin(SpamcafNetwork(SHAPE), fit), lesson, fit, _no_log)
+    assert len(rates) % fit.epochs == 0
+    assert rates == [rate(step, len(rates), fit) for step in range(len(rates))]
+    assert max(norms) <= 1.001e-3
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_one_bad_step_takes_back_the_whole_epoch(
+    what: str, lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesson = lesson_of(torch.randn(len(folds), N_PROGRAMS))
+    torch.manual_seed(0)
+    training = begin(SpamcafNetwork(SHAPE), FIT)
+    good: list[dict[str, torch.Tensor]] = []
+
+    def spoilt(*given: object) -> Losses:
+        losses = step_losses(*given)  # type: ignore[arg-type]
+        if len(good) < 2:
+            return losses
+        if what == "loss":
+            return losses._replace(total=losses.total * torch.nan)
+        losses.total.register_hook(lambda gradient: gradient * torch.inf)
+        return losses
+
+    monkeypatch.setattr(training_module, "step_losses", spoilt)
+    train_fold(training, lesson, FIT, lambda _: good.append(training.weights()))
+    assert (training.epoch, training.is_finite, len(good)) == (2, False, 2)
+    for name, tensor in training.network.state_dict().items():
+        torch.testing.assert_close(tensor, good[-1][name], rtol=0, atol=0)
+
+
+class Nowhere(Machine):
+    """A device without any values: what asks for one fails."""
+
+    def autocast(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+def test_a_step_never_waits_for_the_device(lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray) -> None:
+    def there(value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return value.to("meta")
+        if isinstance(value, tuple):
+            return tuple(there(part) for part in value)
+        return type(value)(*(there(part) for part in vars(value).values())) if hasattr(value, "xy_um") else value
+
+    lesson = lesson_of(torch.randn(len(folds), N_PROGRAMS))
+    (rows,) = lesson.train
+    spots = SpotView(there(lesson.spots.sites), there(lesson.spots.scores))
+    fields = {name: there(value) for name, value in vars(lesson).items()}
+    away = Lesson(**{**fields, "spots": spots, "machine": Nowhere(torch.device("meta"), use_bf16=False)})
+    network = SpamcafNetwork(SHAPE).to("meta")
+    for blind_share in (0.0, 1.0):
+        fit = FIT.model_copy(update={"blind_share": blind_share})
+        losses = step_losses(network, away, 0, rows.to("meta"), fit)
+        losses.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), fit.clip_norm)
+        assert losses.total.is_meta and norm.is_meta
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(torch.isfinite(losses.total))

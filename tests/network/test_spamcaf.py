@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,9 +39,7 @@ def test_each_head_gives_program_scores(network: SpamcafNetwork, given: SpamcafI
 
 def test_every_parameter_learns(network: SpamcafNetwork, given: SpamcafInput) -> None:
     unknown = torch.full_like(given.xy_um[:1], torch.nan)
-    offset = given.context_offset_um.clone()
-    offset[0, 0] = torch.nan
-    some = given._replace(xy_um=torch.cat([unknown, given.xy_um[1:]]), context_offset_um=offset)
+    some = given._replace(xy_um=torch.cat([unknown, given.xy_um[1:]]))
     torch.stack([head.square().sum() for head in network.train()(some)]).sum().backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().sum() < 1e-12]
     assert idle == []
@@ -83,8 +83,71 @@ def test_order_of_context_and_section_means_nothing(network: SpamcafNetwork, giv
 
 
 def test_order_of_tiles_matters(network: SpamcafNetwork, given: SpamcafInput) -> None:
-    turned = network(given._replace(neighbours=given.neighbours.flip(1)))
-    assert (turned.neighbour - network(given).neighbour).abs().max() > 1e-4
+    before, turned = network(given), network(given._replace(neighbours=given.neighbours.flip(1)))
+    moved = [(a - b).abs().amax(1).min() for a, b in zip(before, turned, strict=True)]
+    assert moved[1] > 1e-4 and moved[3] > 1e-5
+    assert moved[0] == moved[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("shuffled", "heads"),
+    [
+        # where a spot lies and what it looks like belong together; so do a measured neighbour's place and expression
+        ("section_xy_um", (2, 3)),
+        ("section_target", (2, 3)),
+        ("xy_um", (2,)),
+        ("target", (0, 2, 3)),
+        ("neighbours", (1, 3)),
+    ],
+)
+def test_swapping_sites_or_spots_matters(
+    network: SpamcafNetwork, given: SpamcafInput, shuffled: str, heads: tuple[int, ...]
+) -> None:
+    before, after = network(given), network(given._replace(**{shuffled: getattr(given, shuffled).roll(1, 0)}))
+    moved = tuple(i for i in range(4) if (before[i] - after[i]).abs().max() > 1e-6)
+    assert moved == heads
+
+
+@pytest.mark.parametrize("shuffled", ["context_scores", "context_target", "context_offset_um"])
+def test_a_measured_neighbours_parts_belong_together(
+    network: SpamcafNetwork, given: SpamcafInput, shuffled: str
+) -> None:
+    near = torch.tensor([1, 2, 0, 3])
+    mixed_up = network(given._replace(**{shuffled: getattr(given, shuffled)[:, near]}))
+    assert (mixed_up.fusion - network(given).fusion).abs().amax(1).min() > 1e-5
+
+
+def test_a_site_that_moves_along_with_its_section_is_still_told_where_it_is(
+    network: SpamcafNetwork, given: SpamcafInput
+) -> None:
+    moved = given._replace(xy_um=given.xy_um + 500, section_xy_um=given.section_xy_um + 500)
+    assert (network(moved).section - network(given).section).abs().amax(1).min() > 1e-5
+
+
+def test_with_one_token_tiles_and_spots_are_told_apart_by_their_mean_only(given: SpamcafInput) -> None:
+    torch.manual_seed(0)
+    drawn = SpamcafNetwork(replace(SHAPE, one_token=True)).eval()
+    asked = []
+    for part in (drawn.fusion.to_neighbours, drawn.fusion.to_section):
+        part.register_forward_pre_hook(lambda _, given: asked.append(given[1].shape[1]))
+    out = drawn(given)
+    assert asked == [1, 1]
+    assert [tuple(head.shape) for head in out] == [(N_SITES, 3)] * 4
+    # over one key the query is ignored: its projection learns nothing, which is why it is not the default
+    torch.stack([head.square().sum() for head in out]).sum().backward()
+    for part in (drawn.fusion.to_neighbours, drawn.fusion.to_section):
+        weight = part.attention.in_proj_weight.grad
+        assert weight is not None
+        assert weight[: 2 * SHAPE.width].abs().max() < 1e-6 < weight[2 * SHAPE.width :].abs().max()
+
+
+def test_with_one_token_every_input_still_matters(given: SpamcafInput) -> None:
+    torch.manual_seed(0)
+    drawn = SpamcafNetwork(replace(SHAPE, one_token=True)).eval()
+    before = drawn(given).fusion
+    for field in ("target", "neighbours", "section_target", "section_xy_um", "context_scores"):
+        after = drawn(given._replace(**{field: getattr(given, field) * 1.5 + 0.1})).fusion
+        assert (after - before).abs().max() > 1e-6, field
 
 
 def test_a_site_is_predicted_alike_alone_and_in_company(network: SpamcafNetwork, given: SpamcafInput) -> None:

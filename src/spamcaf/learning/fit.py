@@ -94,11 +94,12 @@ def fit_spamcaf(
     return Fitted(model, lessons.log)
 
 
-def _mode(lot: _Lot, by_network: Array, fit: FitSettings, seed: int, *, with_space: bool) -> Mode:
+def _mode(lot: _Lot, by_network: Array | None, fit: FitSettings, seed: int, *, with_space: bool) -> Mode:
     """Fit the process with or without positions, and its mix with the network's scores out of fold."""
     hyper = _hyperparameters(lot, fit.max_hyper_spots, seed, with_space=with_space)
     by_process, variance = _out_of_fold(lot, hyper, fit.max_exact_spots, with_space=with_space)
     pool = lot.pool
+    by_network = by_process if by_network is None else by_network
     weights = mixing_weights(lot.scores, by_process, by_network, pool.folds)
     mixed = by_process + weights * (by_network - by_process)
     # the noise is that of the section to predict, where it was measured

@@ -172,6 +172,7 @@ def network_shape(n_components: int, n_programs: int, network: NetworkSettings) 
         depth=network.depth,
         dropout=network.dropout,
         n_summary=network.n_summary,
+        one_token=network.one_token,
     )
 
 

@@ -160,7 +160,9 @@ class Ensemble:
 
     @torch.no_grad()
     def scores(self, sites: Sites, spots: tuple[SpotView, Sites | None]) -> Array:
-        """Return the mean network's program scores (site, program)."""
+        """Return the mean network's program scores (site, program); 0 without a network, which has no share then."""
+        if not self.networks:
+            return np.zeros((len(sites), self.model.sizes.programs))
         view, places = spots
         if places is None:
             block = self._view(sites, sites).without_places()

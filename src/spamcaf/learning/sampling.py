@@ -11,6 +11,8 @@ from torch import Tensor
 
 def nearest(xy_um: NDArray[np.float64], context_um: NDArray[np.float64], n: int) -> NDArray[np.intp]:
     """Return the indices (site, n) of the nearest of `context_um` (spot, 2) to each of `xy_um` (site, 2), in order."""
+    if n == 0:
+        return np.empty((len(xy_um), 0), np.intp)
     _, index = cKDTree(context_um).query(xy_um, k=np.arange(1, min(n, len(context_um)) + 1))
     return index
 

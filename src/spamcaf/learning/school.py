@@ -37,14 +37,14 @@ class Taught:
     """The networks, one per fold, and what they say of spots that they did not see.
 
     `recovery` and `transfer` are (spot, program) scores out of fold, among measured spots and as if there were none;
-    `log` has one row per fold and epoch.
+    None where no network was asked for. `log` has one row per fold and epoch.
     """
 
     projection: Projection
     score_scale: Array
     networks: tuple[Tensors, ...]
-    recovery: Array
-    transfer: Array
+    recovery: Array | None
+    transfer: Array | None
     log: list[dict[str, Any]]
 
 
@@ -96,6 +96,8 @@ class School:
 
     def teach(self) -> Taught:
         """Train the networks, fold by fold."""
+        if not self.fit.use_network:
+            return Taught(self.projection, self.score_scale, (), None, None, [])
         networks: list[Tensors] = []
         recovery, transfer = (np.empty((len(self.pool), len(self.score_scale))) for _ in range(2))
         for fold in np.unique(self.pool.folds):
@@ -132,7 +134,7 @@ class School:
         self.log += rows
         return network, lesson
 
-    def _resume(self, fold: int, training: Training) -> list[dict[str, Any]]:
+    def _resume(self, fold: int, training: Training[SpamcafNetwork]) -> list[dict[str, Any]]:
         """Take `training` to where it was cut off, if it was; return the rows of its log up to there."""
         found = self.checkpoints.load(f"fold_{fold}", self.key)
         if found is None:
@@ -142,7 +144,7 @@ class School:
         self.say(f"fold {fold}: goes on after epoch {len(rows)} of {self.fit.epochs}")
         return rows
 
-    def _keep(self, fold: int, training: Training, rows: list[dict[str, Any]]) -> None:
+    def _keep(self, fold: int, training: Training[SpamcafNetwork], rows: list[dict[str, Any]]) -> None:
         record = {"log": rows, "is_finite": training.is_finite}
         self.checkpoints.save(f"fold_{fold}", self.key, Checkpoint(training.to_tensors(), record))
 

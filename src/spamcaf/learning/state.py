@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 Tensors = dict[str, NDArray[Any]]
 
+Network = TypeVar("Network", bound=nn.Module)
+
 NETWORK, OPTIMIZER, RANDOM_CPU, RANDOM_CUDA = "network.", "optimizer.", "random.cpu", "random.cuda"
 
 
 @dataclass
-class Training:
+class Training(Generic[Network]):
     """A network and its optimiser; `epoch` whole epochs are done, and all losses were finite or it has stopped."""
 
-    network: nn.Module
+    network: Network
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     is_finite: bool = True

@@ -18,12 +18,12 @@ AfterEpoch = Callable[[list[float]], None]
 """Is given the epoch's mean total, L1, L2, L3 and L4."""
 
 
-def begin(network: SpamcafNetwork, fit: FitSettings) -> Training:
+def begin(network: SpamcafNetwork, fit: FitSettings) -> Training[SpamcafNetwork]:
     """Return the training of `network`, nothing learned yet."""
     return Training(network, torch.optim.AdamW(network.parameters(), weight_decay=fit.weight_decay, fused=True))
 
 
-def train_fold(training: Training, lesson: Lesson, fit: FitSettings, after_epoch: AfterEpoch) -> None:
+def train_fold(training: Training[SpamcafNetwork], lesson: Lesson, fit: FitSettings, after_epoch: AfterEpoch) -> None:
     """Train from where `training` stands to the last epoch, in place.
 
     At the first epoch with a loss or gradient that is not finite, training stops with the weights of the epoch before.
@@ -45,7 +45,7 @@ def train_fold(training: Training, lesson: Lesson, fit: FitSettings, after_epoch
 
 
 def _epoch(
-    training: Training, lesson: Lesson, train: tuple[Tensor, ...], fit: FitSettings, n_steps: int
+    training: Training[SpamcafNetwork], lesson: Lesson, train: tuple[Tensor, ...], fit: FitSettings, n_steps: int
 ) -> list[float]:
     """Take a step per batch; return the means of total, L1 to L4, and of the gradient's norm.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spamcaf.network.position import PositionEncoding
+from spamcaf.network.position import OffsetEncoding
 
 SHORTEST_UM = 200.0
 """Shortest wavelength of an offset: two pitches of Visium, one of legacy ST."""
@@ -18,7 +18,7 @@ class ContextBranch(nn.Module):
         super().__init__()
         self.scores = nn.Linear(n_programs, width)
         self.picture = nn.Sequential(nn.Dropout(dropout), nn.Linear(n_components, width))
-        self.offset = PositionEncoding(width, SHORTEST_UM)
+        self.offset = OffsetEncoding(width, SHORTEST_UM)
         self.norm = nn.LayerNorm(width)
         self.empty = nn.Parameter(0.02 * torch.randn(width))
 
@@ -26,7 +26,7 @@ class ContextBranch(nn.Module):
         """Return (site, 1 + neighbour, width); the first token is the learned empty one.
 
         `scores` is (site, neighbour, program), `target` (site, neighbour, component), `offset_um`
-        (site, neighbour, 2) from the site to the neighbour.
+        (site, neighbour, 2) from the site to the neighbour, NaN for neighbours that the fusion will not look at.
         """
         tokens = self.norm(self.scores(scores) + self.picture(target) + self.offset(offset_um))
         empty = self.empty.to(tokens.dtype).expand(len(tokens), 1, -1)

@@ -34,7 +34,7 @@ class Fusion(nn.Module):
     def forward(self, target: Tensor, neighbours: Tensor, summary: Tensor, context: Tensor, is_seen: Tensor) -> Tensor:
         """Return fusion tokens (site, width).
 
-        `target` is (site, width), `neighbours` (site, 9, width), `summary` (summary, width), `context`
+        `target` is (site, width), `neighbours` (site, token, width), `summary` (token, width), `context`
         (site, 1 + neighbour, width) with the empty token first, `is_seen` (site, neighbour) bool.
         """
         query = self.norm(target)

@@ -17,7 +17,11 @@ from spamcaf.network.target import TargetBranch
 
 @dataclass(frozen=True)
 class SpamcafShape:
-    """Sizes of the network: image components and programs of the data, then width and depth of the parts."""
+    """Sizes of the network: image components and programs of the data, then width and depth of the parts.
+
+    `one_token` is the figure taken at its word: the fusion asks one pooled neighbour and one pooled section token.
+    Attention over one key ignores its query, so this is for comparison only.
+    """
 
     n_components: int
     n_programs: int
@@ -26,6 +30,7 @@ class SpamcafShape:
     depth: int
     dropout: float
     n_summary: int
+    one_token: bool = False
 
 
 class SpamcafInput(NamedTuple):
@@ -63,6 +68,7 @@ class SpamcafNetwork(nn.Module):
         components, width, heads, dropout = shape.n_components, shape.width, shape.heads, shape.dropout
         near = Encoder(width, heads, shape.depth, dropout)
         far = Encoder(width, heads, shape.depth, dropout)
+        self.one_token = shape.one_token
         self.target = TargetBranch(components, width, dropout)
         self.neighbours = NeighbourBranch(components, width, near, dropout)
         self.section = SectionBranch(components, width, far, shape.n_summary, heads, dropout)
@@ -77,12 +83,14 @@ class SpamcafNetwork(nn.Module):
         """Return the four heads' program scores, each (site, program)."""
         target = self.target(given.target)
         neighbours = self.neighbours(given.neighbours)
+        pooled = neighbours.mean(1, keepdim=True)
         section, summary = self.section(given.target, given.xy_um, given.section_target, given.section_xy_um)
         context = self.context(given.context_scores, given.context_target, given.context_offset_um)
-        fused = self.fusion(target, neighbours, summary, context, given.context_seen)
+        near, far = (pooled, summary.mean(0)[None]) if self.one_token else (neighbours, summary)
+        fused = self.fusion(target, near, far, context, given.context_seen)
         return SpamcafOutput(
             target=self.target_head(target),
-            neighbour=self.neighbour_head(neighbours.mean(1)),
+            neighbour=self.neighbour_head(pooled[:, 0]),
             section=self.section_head(section),
             fusion=self.fusion_head(fused),
         )
