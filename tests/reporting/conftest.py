@@ -60,6 +60,7 @@ def scores() -> dict[str, Any]:
         "n_train": 90,
         "n_hidden": 91,
         "n_buffer": 0,
+        "other_sections": [],
         "n_genes": 3,
         "models": models,
         "noise_ceiling": {"pcc_mean": 0.8, "share_reached": {"spamcaf": 0.5}},

@@ -29,7 +29,7 @@ def run() -> dict[str, Any]:
         "gene_mean": np.tile(truth.mean(axis=0), (N_SPOTS, 1)),
     }
     return {
-        "setting": Setting("s1", "random", 110, 0, "square", 0),
+        "setting": Setting("s1", "random", 110, 0, (), "square", 0),
         "held_out": HeldOut(genes, xy_um, truth, counts, depth),
         "predictions": predictions,
         "sd": np.full_like(truth, 0.35),

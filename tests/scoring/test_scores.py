@@ -19,6 +19,7 @@ def test_structure(scored) -> None:
         "n_train",
         "n_hidden",
         "n_buffer",
+        "other_sections",
         "n_genes",
         "models",
         "noise_ceiling",

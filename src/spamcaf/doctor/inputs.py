@@ -32,7 +32,7 @@ def check_inputs(asked: Asked) -> tuple[list[Check], Inputs | None]:
     identified, section = attempt(IDENTITY, partial(_check_identity, raw, slide, asked.settings))
     if section is None:
         return [section_read, slide_opened, identified, unchecked(PANEL, IDENTITY)], None
-    enough, _ = attempt(PANEL, partial(_check_panel, section, asked.settings))
+    enough, _ = attempt(PANEL, partial(_check_panel, section, asked))
     size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide))
     return [section_read, slide_opened, identified, enough], size
 
@@ -71,12 +71,13 @@ def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> tuple[
     return passed(IDENTITY, found), section
 
 
-def _check_panel(section: AnnData, settings: RunSettings) -> tuple[Check, None]:
+def _check_panel(section: AnnData, asked: Asked) -> tuple[Check, None]:
     from spamcaf.pipelines.ingestion.nodes import choose_gene_panel, split_spots
 
+    settings = asked.settings
     split = split_spots(section, settings.split, settings.tiles, settings.seed)
     # both methods choose from the same genes; the ranking of moran takes longer
     ranked = settings.panel.model_copy(update={"method": "seurat_v3"})
-    panel = choose_gene_panel(section, split, ranked)
+    panel = choose_gene_panel(section, split, asked.catalog["other_sections"].load(), ranked)
     n_training = (split[PART] == Part.TRAIN).sum()
     return passed(PANEL, f"{len(panel)} genes can be learned from {n_training} training spots"), None

@@ -66,7 +66,7 @@ class _Space:
         raw = space_kernels(cdist(xy_um, self.xy_um) / self.pitch_um)
         site_mean = raw.mean(axis=2)
         grand = self.grand_mean[:, None]
-        diagonal = (1 - 2 * site_mean + grand) / self.scale[:, None]
+        diagonal: Array = (1 - 2 * site_mean + grand) / self.scale[:, None]
         raw -= site_mean[:, :, None]
         raw -= self.row_mean[:, None, :]
         raw += grand[:, :, None]
@@ -109,15 +109,15 @@ class Kernels:
         `pictures` are counted from the centre of the home section.
         """
         target, surround = pictures.target / self.scales[0], pictures.surround / self.scales[1]
-        kernels = np.stack([target @ self.target.T, surround @ self.surround.T])
-        diagonal = np.stack([np.square(target).sum(axis=1), np.square(surround).sum(axis=1)])
-        diagonal += pictures.outside.T / np.square(self.scales)[:, None].astype(np.float32)
+        kernels: Array = np.stack([target @ self.target.T, surround @ self.surround.T])
+        lengths = np.stack([np.square(target).sum(axis=1), np.square(surround).sum(axis=1)])
+        diagonal: Array = lengths + pictures.outside.T / np.array(self.scales, np.float32)[:, None] ** 2
         if not self.spaces:
             return kernels, diagonal
         near: Array = np.zeros((len(SPACE_KERNELS), *kernels.shape[1:]), np.float32)
         rows, space = self.spaces[HOME]
         near[:, :, rows], space_diagonal = space.cross(xy_um)
-        return np.concatenate([kernels, near]), np.concatenate([diagonal, space_diagonal])
+        return np.concatenate([kernels, near], dtype=np.float32), np.concatenate([diagonal, space_diagonal])
 
     def gram(self) -> Array:
         """Return the kernels (kernel, spot, spot) within the context."""

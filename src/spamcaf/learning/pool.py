@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spamcaf.errors import InputError
 from spamcaf.learning.kernels import HOME
 from spamcaf.learning.pictures import Basis, Pictures, learn_basis
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.places import Measured, Sites, stack
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ class Pool:
             raise InputError(
                 f"folds {np.unique(folds).tolist()}.", "at least 2 folds.", "Set split.n_folds to 2 or more."
             )
-        sites = [lot.measured.sites for lot in lots]
+        measured = stack([lot.measured for lot in lots])
         return cls(
             section=np.repeat(np.arange(first, first + len(lots)), [len(lot.measured) for lot in lots]),
-            sites=Sites(*(np.concatenate([getattr(s, n) for s in sites]) for n in ("xy_um", "target", "neighbours"))),
+            sites=measured.sites,
             expression=np.concatenate(residuals),
             pictures=basis(pictures),
             basis=basis,
-            depth=np.concatenate([lot.measured.depth for lot in lots]),
+            depth=measured.depth,
             folds=folds,
             gene_mean=np.mean([centre.expression for centre in centres], axis=0),
         )

@@ -14,10 +14,20 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from spatialdata import SpatialData
 
+    from spamcaf.datasets.other_sections import OtherSections
     from spamcaf.datasets.remote.files import RemoteFiles
     from spamcaf.learning.trained import TrainedModel
     from spamcaf.sections.simulation.tissue import SimulatedTissue
 else:
-    AnnData = DataFrame = Figure = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any
+    AnnData = DataFrame = Figure = OtherSections = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any
 
-__all__ = ["AnnData", "DataFrame", "Figure", "RemoteFiles", "SimulatedTissue", "SpatialData", "TrainedModel"]
+__all__ = [
+    "AnnData",
+    "DataFrame",
+    "Figure",
+    "OtherSections",
+    "RemoteFiles",
+    "SimulatedTissue",
+    "SpatialData",
+    "TrainedModel",
+]

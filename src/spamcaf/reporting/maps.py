@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PANEL_INCHES = 3.5
 _PERCENTILES = (1, 99)
+_COLUMNS = 3
 
 
 def choose_genes(gene_scores: pd.DataFrame, requested: Sequence[str], n: int) -> dict[str, float]:
@@ -67,6 +68,32 @@ def plot_gene_maps(
         draw_scale_bar(row[0], mpp)
         _add_bar(figure, drawn[0], [row[0]], "measured")
         _add_bar(figure, drawn[-1], list(row[1:]), "predicted")
+    return figure
+
+
+def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) -> Figure:
+    """Draw up to `n` genes of a prediction: those requested, then those whose prediction varies most.
+
+    X is log1p CP10k, `obsm["spatial"]` in full-resolution pixels; the picture and its scale are in `uns["spatial"]`.
+    """
+    spread = np.asarray(predicted.X).std(axis=0)
+    ranked = predicted.var_names[np.argsort(-spread, kind="stable")]
+    genes = list(dict.fromkeys([*(gene for gene in requested if gene in predicted.var_names), *ranked]))[:n]
+    columns = min(len(genes), _COLUMNS)
+    rows = -(-len(genes) // columns)
+    figure = Figure(figsize=((_PANEL_INCHES + 0.8) * columns, _PANEL_INCHES * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    xy_px, entry = np.asarray(predicted.obsm[SPATIAL], dtype=float), next(iter(predicted.uns[SPATIAL].values()))
+    for axes, gene in zip(panels, genes, strict=False):
+        values = _values(predicted, gene)
+        draw_tissue(axes, predicted)
+        bar = figure.colorbar(draw_discs(axes, predicted, values, _limits(values)), ax=axes, shrink=0.75, extend="both")
+        bar.set_label("predicted, log1p CP10k", fontsize=9)
+        frame(axes, xy_px)
+        axes.set_title(gene, fontsize=10)
+    for axes in panels[len(genes) :]:
+        axes.set_axis_off()
+    draw_scale_bar(panels[0], float(entry["metadata"]["mpp"]))
     return figure
 
 

@@ -22,13 +22,15 @@ from spamcaf.scoring.verdict import verdict
 class Setting:
     """What was scored: the section's name, the protocol that hid the spots, the lattice.
 
-    `n_train` spots were learned from; `n_buffer` spots are neither learned from nor scored, see `sections.split`.
+    `n_train` spots were learned from; `n_buffer` spots are neither learned from nor scored, see `sections.split`;
+    `others` are further sections learned from.
     """
 
     section: str
     protocol: str
     n_train: int
     n_buffer: int
+    others: tuple[str, ...]
     lattice: str
     seed: int
 
@@ -77,6 +79,7 @@ def build_scores(
         "n_train": setting.n_train,
         "n_hidden": len(truth),
         "n_buffer": setting.n_buffer,
+        "other_sections": list(setting.others),
         "n_genes": len(genes),
         "models": models,
         "noise_ceiling": _with_shares(summarise_ceiling(ceiling), models),

@@ -27,7 +27,7 @@ def format_table(scores: Mapping[str, Any]) -> str:
     ceiling = scores["noise_ceiling"]["pcc_mean"]
     lines = [
         f"Section {scores['section']}, protocol {scores['protocol']}: {scores['n_hidden']} hidden spots, "
-        f"{scores['n_train']} visible{_buffer(scores)}, {scores['n_genes']} genes; "
+        f"{scores['n_train']} visible{_buffer(scores)}{_others(scores)}, {scores['n_genes']} genes; "
         f"noise ceiling of the mean PCC {ceiling:.3f}",
         *_rows(scores["models"]),
     ]
@@ -42,6 +42,10 @@ def format_table(scores: Mapping[str, Any]) -> str:
 
 def _buffer(scores: Mapping[str, Any]) -> str:
     return f", {scores['n_buffer']} between them left out" if scores["n_buffer"] else ""
+
+
+def _others(scores: Mapping[str, Any]) -> str:
+    return f", learned from {', '.join(scores['other_sections'])} too" if scores["other_sections"] else ""
 
 
 def _rows(models: Mapping[str, Mapping[str, Any]]) -> list[str]:

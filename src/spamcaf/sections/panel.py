@@ -40,8 +40,8 @@ def choose_gene_panel(training: AnnData, settings: PanelSettings) -> pd.DataFram
     if training.n_obs == 0:
         raise InputError(
             "no training spots in this section (split.protocol=section hides all of them).",
-            "other_sections to learn from, which this pipeline does not take yet.",
-            "Train on other sections and apply the model, or choose split.protocol=random or block.",
+            "other sections of the same tissue to learn from.",
+            "Name them, once they are ingested and embedded: --params other_sections=<name>+<name>.",
         )
     varying = is_varying(training)
     if settings.genes:

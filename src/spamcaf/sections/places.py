@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -59,3 +60,19 @@ class Measured:
     def at(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Self:
         """Return the spots at `index`."""
         return type(self)(self.sites.at(index), self.expression[index], self.depth[index])
+
+
+def stack(parts: Sequence[Measured]) -> Measured:
+    """Return the spots of several sections, one after the other; their positions are each section's own."""
+    sites = [part.sites for part in parts]
+    whole = [s.whole for s in sites if s.whole is not None]
+    return Measured(
+        Sites(
+            np.concatenate([s.xy_um for s in sites]),
+            np.concatenate([s.target for s in sites]),
+            np.concatenate([s.neighbours for s in sites]),
+            np.concatenate(whole) if len(whole) == len(sites) else None,
+        ),
+        np.concatenate([part.expression for part in parts]),
+        np.concatenate([part.depth for part in parts]),
+    )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from spamcaf.datasets.layouts import h5ad, legacy_st, space_ranger, spatialdata, visium_hd
+from spamcaf.datasets.layouts import h5ad, image_only, legacy_st, space_ranger, spatialdata, visium_hd
 from spamcaf.datasets.layouts.listing import listing
 from spamcaf.errors import InputError
 
@@ -19,7 +19,8 @@ Finder = Callable[["Wanted"], "Layout | None"]
 
 FROM_INSTRUMENT: tuple[Finder, ...] = (visium_hd.find, space_ranger.find, legacy_st.find)
 FROM_ANALYSIS: tuple[Finder, ...] = (spatialdata.find, h5ad.find)
-FINDERS = FROM_INSTRUMENT, FROM_ANALYSIS
+UNMEASURED: tuple[Finder, ...] = (image_only.find,)
+FINDERS = FROM_INSTRUMENT, FROM_ANALYSIS, UNMEASURED
 """What is looked for, in this order: files that an analysis made often lie beside those it was made from."""
 
 
@@ -48,7 +49,7 @@ def find_layout(wanted: Wanted) -> Layout:
     raise InputError(
         f"no section '{wanted.section}' in {wanted.root}, but {listing(wanted.root)}.",
         "Space Ranger's outs (matrix and spatial/), Visium HD's binned_outputs/, ST-cnts/ and ST-spotfiles/, "
-        "a SpatialData .zarr, or an .h5ad; in a folder of the section's name, or named by raw_root.",
+        "a SpatialData .zarr, an .h5ad, or an image alone; in a folder of the section's name, or named by raw_root.",
         "Choose a section that exists, or another folder: --params section=<name>,raw_root=<folder>.",
     )
 

@@ -13,9 +13,11 @@ from spamcaf.histology.features import Features
 from spamcaf.names import FACTS, PROVENANCE, SPATIAL, Fact, Model, Obs, Part
 from spamcaf.parameters import ReportSettings, SplitSettings
 from spamcaf.pipelines.joining import grid_sites, measured_spots, mpp_of, pitch_um_of, sites_of
-from spamcaf.pipelines.types import AnnData, DataFrame, Figure, SimulatedTissue
+from spamcaf.pipelines.pooling import measured_elsewhere
+from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, SimulatedTissue
 from spamcaf.sections.expression import COUNTS, DEPTH
 from spamcaf.sections.grid import SUB_INDEX
+from spamcaf.sections.places import stack
 from spamcaf.sections.prediction import SD
 from spamcaf.sections.split import barcodes_of
 
@@ -25,17 +27,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def fit_baselines(expression: AnnData, spot_split: DataFrame, spot_features: Features, seed: int) -> AnnData:
-    """Predict the hidden spots with every baseline; one layer each."""
+def fit_baselines(
+    expression: AnnData, spot_split: DataFrame, spot_features: Features, other_sections: OtherSections, seed: int
+) -> AnnData:
+    """Predict the hidden spots with every baseline; one layer each.
+
+    Baselines learn from the section itself; where all of it is hidden, those that need no neighbours learn from the
+    other sections.
+    """
     from anndata import AnnData
 
-    from spamcaf.scoring.baselines.registry import predict_all
+    from spamcaf.scoring.baselines.registry import RECOVERY, TRANSFER, predict_all
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
-    measured = measured_spots(expression, spot_features, visible)
+    if visible:
+        measured = measured_spots(expression, spot_features, visible)
+    else:
+        measured = stack(measured_elsewhere(other_sections, expression, spot_features.key))
     xy_um = np.asarray(expression[hidden].obsm[SPATIAL]) * mpp_of(expression)
     sites = sites_of(hidden, xy_um, spot_features)
-    layers = predict_all(measured, sites, pitch_um_of(expression), seed)
+    layers = predict_all(measured, sites, pitch_um_of(expression), seed, RECOVERY if visible else TRANSFER)
     return AnnData(
         None, expression[hidden].obs[[]], expression.var, layers=layers, shape=(len(hidden), expression.n_vars)
     )
@@ -96,7 +107,8 @@ def score_predictions(
     predictions = {**_ours(recovered), **baseline_predictions.layers}
     name = str(expression.uns[FACTS][Fact.NAME])
     n_train, n_buffer = (len(barcodes_of(spot_split, part)) for part in (Part.TRAIN, Part.BUFFER))
-    setting = Setting(name, settings.protocol, n_train, n_buffer, _lattice(expression), seed)
+    others = tuple(_record(recovered)["other_sections"])
+    setting = Setting(name, settings.protocol, n_train, n_buffer, others, _lattice(expression), seed)
     scores, gene_scores = build_scores(setting, held_out, predictions, recovered.layers.get(SD))
     if super_resolution_scores:
         scores["super_resolution"] = super_resolution_scores
@@ -133,16 +145,22 @@ def write_report(
     from spamcaf.reporting.report import render_report
 
     figures = {"overlay": section_overlay, "training_curves": training_curves, "maps": maps}
-    return render_report(scores, section_report, figures, json.loads(recovered.uns[PROVENANCE]), gene_scores)
+    return render_report(scores, section_report, figures, _record(recovered), gene_scores)
 
 
 def _ours(prediction: AnnData) -> dict[str, NDArray[np.float32]]:
     """Return what the fitted model predicts, by its name, and the Gaussian process beside it where it has one."""
-    name = json.loads(prediction.uns[PROVENANCE]).get("model", Model.SPAMCAF)
+    name = _record(prediction).get("model", Model.SPAMCAF)
     ours = {str(name): np.asarray(prediction.X)}
     if Model.PROGRAM_GP in prediction.layers:
         ours[str(Model.PROGRAM_GP)] = np.asarray(prediction.layers[Model.PROGRAM_GP])
     return ours
+
+
+def _record(prediction: AnnData) -> dict[str, Any]:
+    """Return what is recorded of the model that predicted."""
+    record: dict[str, Any] = json.loads(prediction.uns[PROVENANCE])
+    return record
 
 
 def _require_same_spots(hidden: list[str], recovered: AnnData, baselines: AnnData) -> None:

@@ -13,7 +13,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 nodes.fit_baselines,
-                ["expression", "spot_split", "spot_features", "params:seed"],
+                ["expression", "spot_split", "spot_features", "other_sections", "params:seed"],
                 "baseline_predictions",
                 name="fit_baselines",
             ),

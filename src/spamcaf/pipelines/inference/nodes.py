@@ -5,25 +5,22 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from spamcaf.histology.features import Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import Model, Part
+from spamcaf.names import Part
 from spamcaf.parameters import ComputeSettings, GridSettings
 from spamcaf.pipelines.joining import grid_sites, measured_spots, mpp_of, sites_of
+from spamcaf.pipelines.predictions import as_prediction
 from spamcaf.pipelines.types import AnnData, DataFrame, SpatialData, TrainedModel
 from spamcaf.provenance import names_hash
 from spamcaf.sections.checks import lattice_of
 from spamcaf.sections.grid import SUB_INDEX, X_PX, Y_PX
 from spamcaf.sections.grid import lay_grid as subdivide
-from spamcaf.sections.prediction import build_prediction
 from spamcaf.sections.split import barcodes_of
 
 if TYPE_CHECKING:
     from spamcaf.histology.features import FeatureKey
-    from spamcaf.learning.prediction import Predicted
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +34,7 @@ def predict_hidden_spots(
     tissue: Tissue,
     compute: ComputeSettings,
 ) -> AnnData:
-    """Predict the hidden spots, looking at the visible ones only."""
+    """Predict the hidden spots, looking at the visible ones only; from pictures alone where all are hidden."""
     from spamcaf.learning.prediction import predict
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
@@ -46,10 +43,11 @@ def predict_hidden_spots(
     spots = section[hidden]
     table = subdivide(spots, lattice_of(section), 1)
     sites = sites_of(hidden, table[[X_PX, Y_PX]].to_numpy() * mpp_of(section), spot_features)
-    context = measured_spots(expression, spot_features, visible)
+    context = measured_spots(expression, spot_features, visible) if visible else None
     predicted = predict(model.model, context, sites, compute)
     n_padded = spot_features.n_px_padded[spot_features.rows(hidden)]
-    return _as_anndata(predicted, model, table, n_padded, section, tissue, 1)
+    genes = section.var.loc[list(model.genes)]
+    return as_prediction(predicted, model, genes, table, n_padded, section, tissue, 1)
 
 
 def predict_grid(
@@ -73,7 +71,8 @@ def predict_grid(
     context = measured_spots(expression, spot_features, expression.obs_names.tolist())
     predicted = predict(full_model.model, context, sites, compute)
     logger.info("%d sites predicted, %d of them between the spots", len(grid), (grid[SUB_INDEX] > 0).sum())
-    return _as_anndata(predicted, full_model, grid, n_padded, section, tissue, settings.subdivide)
+    genes = section.var.loc[list(full_model.genes)]
+    return as_prediction(predicted, full_model, genes, grid, n_padded, section, tissue, settings.subdivide)
 
 
 def write_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> SpatialData:
@@ -93,29 +92,3 @@ def write_geojson(super_resolved: AnnData, genes: list[str]) -> dict[str, Any]:
 def _require_match(model: TrainedModel, expression: AnnData, key: FeatureKey) -> None:
     model.require_genes(expression.var_names.tolist())
     model.require_features(key)
-
-
-def _as_anndata(
-    predicted: Predicted,
-    model: TrainedModel,
-    table: DataFrame,
-    n_px_padded: np.ndarray,
-    section: AnnData,
-    tissue: Tissue,
-    divided: int,
-) -> AnnData:
-    prediction = build_prediction(
-        predicted.mean,
-        predicted.sd,
-        section.var.loc[list(model.genes)],
-        table,
-        n_px_padded,
-        section,
-        tissue.thumbnail,
-        tissue.px_per_mask_px,
-        divided,
-        model.record,
-    )
-    if predicted.process is not None:
-        prediction.layers[Model.PROGRAM_GP] = predicted.process
-    return prediction

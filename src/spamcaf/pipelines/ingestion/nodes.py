@@ -22,9 +22,9 @@ from spamcaf.parameters import (
     TissueSettings,
 )
 from spamcaf.pipelines.joining import mpp_of
-from spamcaf.pipelines.types import AnnData, DataFrame, Figure
+from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections
 from spamcaf.provenance import certificate
-from spamcaf.sections import checks, expression, grid, panel, split
+from spamcaf.sections import checks, expression, grid, panel, shared_genes, split
 from spamcaf.sections.report import as_table
 
 logger = logging.getLogger(__name__)
@@ -80,9 +80,19 @@ def split_spots(section: AnnData, settings: SplitSettings, tiles: TileSettings, 
     return table
 
 
-def choose_gene_panel(section: AnnData, spot_split: DataFrame, settings: PanelSettings) -> DataFrame:
-    """Choose the genes to predict on training spots only."""
-    return panel.choose_gene_panel(section[split.barcodes_of(spot_split, Part.TRAIN)], settings)
+def choose_gene_panel(
+    section: AnnData, spot_split: DataFrame, other_sections: OtherSections, settings: PanelSettings
+) -> DataFrame:
+    """Choose the genes to predict, among those that all sections share.
+
+    They are chosen on the section's training spots; where all of its spots are hidden, on the other sections.
+    """
+    others = other_sections.sections()
+    shared = section[:, shared_genes.is_shared(section, others)]
+    training = shared[split.barcodes_of(spot_split, Part.TRAIN)]
+    if others and training.n_obs == 0:
+        training = shared_genes.stack_spots([shared_genes.take_genes(other, shared.var) for other in others])
+    return panel.choose_gene_panel(training, settings)
 
 
 def normalise_expression(section: AnnData, gene_panel: DataFrame) -> AnnData:

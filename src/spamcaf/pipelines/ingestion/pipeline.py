@@ -27,7 +27,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 nodes.choose_gene_panel,
-                ["section", "spot_split", "params:panel"],
+                ["section", "spot_split", "other_sections", "params:panel"],
                 "gene_panel",
                 name="choose_gene_panel",
             ),

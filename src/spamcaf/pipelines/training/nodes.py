@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.learning.checkpoints import Checkpoints
 from spamcaf.names import FACTS, GENE_IDS, Fact, Model, Part
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.pipelines.joining import measured_spots, pitch_um_of
-from spamcaf.pipelines.types import AnnData, DataFrame, Figure, TrainedModel
+from spamcaf.pipelines.pooling import fold_others, measured_elsewhere
+from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, TrainedModel
 from spamcaf.provenance import certificate, configuration_hash, names_hash
 from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
 
 if TYPE_CHECKING:
+    from spamcaf.learning.pool import Visible
     from spamcaf.learning.released.fit import FittedReleased
 
 logger = logging.getLogger(__name__)
@@ -24,6 +27,7 @@ def fit_spamcaf(
     expression: AnnData,
     spot_split: DataFrame,
     spot_features: Features,
+    other_sections: OtherSections,
     fit_checkpoints: Checkpoints,
     fit: FitSettings,
     network: NetworkSettings,
@@ -31,7 +35,7 @@ def fit_spamcaf(
     compute: ComputeSettings,
     seed: int,
 ) -> tuple[TrainedModel, DataFrame, DataFrame]:
-    """Fit the model that is scored, to the visible spots.
+    """Fit the model that is scored, to the visible spots, and to all spots of other sections where there are any.
 
     Returns it, the training log with a row per fold and epoch, and the program log with a row per gene program.
     Which model it is, spamcaf or the replica of the released network, says `fit.model`. A fit that was killed goes on
@@ -43,7 +47,8 @@ def fit_spamcaf(
     from spamcaf.learning.school import LOG
 
     visible = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
-    model, log = _fit(expression, visible, spot_features, fit_checkpoints, fit, network, released, compute, seed)
+    where = (expression, visible, spot_features, other_sections, fit_checkpoints)
+    model, log = _fit(*where, fit, network, released, compute, seed)
     # a table without rows keeps its header: a file without one cannot be read
     training_log = pd.DataFrame(log, columns=None if log else LOG)
     return model, training_log, pd.DataFrame(program_rows(model.model), columns=COLUMNS)
@@ -53,6 +58,7 @@ def fit_on_all_spots(
     expression: AnnData,
     spot_split: DataFrame,
     spot_features: Features,
+    other_sections: OtherSections,
     full_fit_checkpoints: Checkpoints,
     fit: FitSettings,
     network: NetworkSettings,
@@ -64,8 +70,8 @@ def fit_on_all_spots(
 
     No score on hidden spots is ever taken from it.
     """
-    spots = fold_all(spot_split)
-    model, _ = _fit(expression, spots, spot_features, full_fit_checkpoints, fit, network, released, compute, seed)
+    where = (expression, fold_all(spot_split), spot_features, other_sections, full_fit_checkpoints)
+    model, _ = _fit(*where, fit, network, released, compute, seed)
     return model
 
 
@@ -73,6 +79,7 @@ def _fit(
     expression: AnnData,
     spots: DataFrame,
     spot_features: Features,
+    other_sections: OtherSections,
     checkpoints: Checkpoints,
     fit: FitSettings,
     network: NetworkSettings,
@@ -86,20 +93,25 @@ def _fit(
     from spamcaf.learning.trained import TrainedModel
 
     barcodes = spots[BARCODE].tolist()
-    home = Visible(measured_spots(expression, spot_features, barcodes), spots[FOLD].to_numpy())
-    logger.info("fitting %s to %d spots", fit.model, len(barcodes))
+    home = Visible(measured_spots(expression, spot_features, barcodes), spots[FOLD].to_numpy()) if barcodes else None
+    elsewhere = measured_elsewhere(other_sections, expression, spot_features.key)
+    others = [
+        Visible(measured, folds) for measured, folds in zip(elsewhere, fold_others(spots, elsewhere), strict=True)
+    ]
+    logger.info("fitting %s to %d spots, and %d of other sections", fit.model, len(barcodes), sum(map(len, elsewhere)))
     fitted: learning.Fitted | FittedReleased
     if fit.model == Model.RELEASED:
-        fitted = fit_released(home, released, compute, seed, log=logger.info)
+        fitted = fit_released(_only(home, others), released, compute, seed, logger.info, checkpoints)
     else:
         pitch_um = pitch_um_of(expression)
-        fitted = learning.fit_spamcaf(home, [], pitch_um, fit, network, compute, seed, logger.info, checkpoints)
+        fitted = learning.fit_spamcaf(home, others, pitch_um, fit, network, compute, seed, logger.info, checkpoints)
     checkpoints.clear()
     record = certificate(
         model=fit.model,
         section=str(expression.uns[FACTS][Fact.NAME]),
         spots=names_hash(barcodes),
         n_train=len(barcodes),
+        other_sections=list(other_sections.names),
         backbone=spot_features.key.backbone,
         view=spot_features.key.view,
         slide=spot_features.key.slide,
@@ -108,6 +120,16 @@ def _fit(
     )
     genes, gene_ids = expression.var_names.tolist(), expression.var[GENE_IDS].astype(str).tolist()
     return TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record), fitted.log
+
+
+def _only(home: Visible | None, others: list[Visible]) -> Visible:
+    if home is None or others:
+        raise InputError(
+            "fit.model=released with other sections, or without a visible spot.",
+            "one section: the released network knows no other.",
+            "Leave other_sections out, or fit spamcaf.",
+        )
+    return home
 
 
 def plot_training(training_log: DataFrame, program_log: DataFrame) -> Figure:

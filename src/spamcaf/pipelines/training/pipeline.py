@@ -9,7 +9,7 @@ from spamcaf.pipelines.training import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
-    data = ["expression", "spot_split", "spot_features"]
+    data = ["expression", "spot_split", "spot_features", "other_sections"]
     settings = [
         "params:fit",
         "params:network",

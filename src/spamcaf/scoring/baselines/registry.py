@@ -19,6 +19,9 @@ RECOVERY = (Model.GENE_MEAN, Model.IDW, Model.KRIGING, Model.RIDGE, Model.KRIGIN
 SUPER_RESOLUTION = (Model.GENE_MEAN, Model.NEAREST_SPOT, *RECOVERY[1:])
 """Baselines between the spots."""
 
+TRANSFER = (Model.GENE_MEAN, Model.RIDGE)
+"""Baselines of a section that was never measured: no neighbour tells anything."""
+
 _PARTS = (Model.KRIGING, Model.RIDGE)
 _MIN_SPOTS = 3
 

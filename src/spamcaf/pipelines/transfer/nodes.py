@@ -1,0 +1,72 @@
+"""Nodes of the transfer pipeline."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import PurePath
+
+import numpy as np
+
+from spamcaf.histology import tissue as histology
+from spamcaf.histology.features import Features
+from spamcaf.histology.slide import Slide
+from spamcaf.histology.tissue import Tissue
+from spamcaf.names import GENE_IDS, SPATIAL
+from spamcaf.parameters import ComputeSettings, ReportSettings, TissueSettings, TransferSettings
+from spamcaf.pipelines.joining import mpp_of, sites_of
+from spamcaf.pipelines.predictions import as_prediction
+from spamcaf.pipelines.types import AnnData, DataFrame, Figure, SpatialData, TrainedModel
+from spamcaf.sections import unmeasured
+from spamcaf.sections.grid import SITE_ID, X_PX, Y_PX
+
+logger = logging.getLogger(__name__)
+
+
+def lay_sites(slide: Slide, settings: TransferSettings, tissue: TissueSettings) -> tuple[AnnData, DataFrame, Tissue]:
+    """Return the section without counts, named as its image, its sites on tissue, and the tissue."""
+    mpp = unmeasured.settle_mpp(settings.mpp, slide.mpp)
+    mask = histology.find_tissue(slide, mpp, tissue)
+    sites = unmeasured.lay_sites(slide.shape, mpp, settings.pitch_um)
+    kept = sites[mask.holds(sites[[X_PX, Y_PX]].to_numpy())].reset_index(drop=True)
+    logger.info("%d sites on tissue, %g um apart, %.4f um per pixel", len(kept), settings.pitch_um, mpp)
+    return unmeasured.as_section(kept, PurePath(slide.name).stem, mpp, settings.pitch_um), kept, mask
+
+
+def predict_unmeasured(
+    transfer_model: TrainedModel,
+    unmeasured_section: AnnData,
+    unmeasured_sites: DataFrame,
+    unmeasured_features: Features,
+    unmeasured_tissue: Tissue,
+    compute: ComputeSettings,
+) -> AnnData:
+    """Predict every site from pictures alone."""
+    import pandas as pd
+
+    from spamcaf.learning.prediction import predict
+
+    transfer_model.require_features(unmeasured_features.key)
+    ids = unmeasured_sites[SITE_ID].tolist()
+    xy_px = np.asarray(unmeasured_section.obsm[SPATIAL], np.float64)
+    unmeasured_features.require_sites(ids, xy_px)
+    sites = sites_of(ids, xy_px * mpp_of(unmeasured_section), unmeasured_features)
+    predicted = predict(transfer_model.model, None, sites, compute)
+    genes = pd.DataFrame({GENE_IDS: list(transfer_model.gene_ids)}, index=list(transfer_model.genes))
+    n_padded = unmeasured_features.n_px_padded[unmeasured_features.rows(ids)]
+    return as_prediction(
+        predicted, transfer_model, genes, unmeasured_sites, n_padded, unmeasured_section, unmeasured_tissue, 1
+    )
+
+
+def plot_transferred(transferred: AnnData, settings: ReportSettings) -> Figure:
+    """Draw the predicted maps of the requested genes, and of those that vary most."""
+    from spamcaf.reporting.maps import plot_predicted_maps
+
+    return plot_predicted_maps(transferred, settings.genes, settings.n_genes)
+
+
+def write_transferred_spatialdata(transferred: AnnData, unmeasured_section: AnnData, slide: Slide) -> SpatialData:
+    """Return the prediction with its image as SpatialData."""
+    from spamcaf.reporting.spatialdata import to_spatialdata
+
+    return to_spatialdata(transferred, unmeasured_section, slide)
