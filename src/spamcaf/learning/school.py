@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spamcaf import __version__
 from spamcaf.compute import Machine, seeded
-from spamcaf.learning.checkpoints import Checkpoint, Checkpoints, fingerprint
+from spamcaf.learning.checkpoints import Checkpoints
+from spamcaf.learning.keeper import Keeper, Rows, training_key
 from spamcaf.learning.lesson import Lesson
 from spamcaf.learning.model import Tensors, network_shape
 from spamcaf.learning.pool import Pool
@@ -23,7 +23,6 @@ from spamcaf.learning.training import begin, train_fold
 from spamcaf.learning.views import SiteView, SpotView
 from spamcaf.network.spamcaf import SpamcafNetwork
 from spamcaf.parameters import FitSettings, NetworkSettings
-from spamcaf.provenance import configuration_hash
 
 Array = NDArray[np.float64]
 Log = Callable[[str], None]
@@ -78,7 +77,6 @@ class School:
         self.key: str = self._key()
 
     def _key(self) -> str:
-        """Return the hash of all that training reads: the arrays themselves, every setting, and where it runs."""
         arrays = {
             **{f"pool.{name}": getattr(self.pool, name) for name in ("section", "folds", "expression")},
             **{f"programs.{name}": value for name, value in vars(self.programs).items()},
@@ -87,9 +85,7 @@ class School:
             "score_scale": self.score_scale,
             "scores": self.spots.scores.cpu().numpy(),
         }
-        settings = configuration_hash(self.fit, self.network)
-        where = (self.machine.device.type, self.machine.use_bf16, torch.get_num_threads(), torch.__version__)
-        return fingerprint(arrays, (__version__, settings, *where, self.seed))
+        return training_key(arrays, (self.fit, self.network), self.machine, self.seed)
 
     def _tensor(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self.machine.device)
@@ -118,37 +114,30 @@ class School:
             guess = self.programs.decode(self._held_scores(network, lesson, is_blind=False))
             row = (fold, training.epoch - 1, *losses, mean_gene_pearson(truth, guess))
             rows.append(dict(zip(LOG, row, strict=True)))
-            if training.epoch % self.fit.checkpoint_epochs == 0:
-                self._keep(fold, training, rows)
+            if training.epoch % self.fit.checkpoint_epochs == 0 and training.epoch < self.fit.epochs:
+                keeper.keep(training, rows)
 
+        keeper = Keeper(self.checkpoints, f"fold_{fold}", self.key)
         fold_seed = int(np.random.SeedSequence((self.seed, fold)).generate_state(1)[0])
         with seeded(fold_seed, self.machine.device):
             network = SpamcafNetwork(shape).to(self.machine.device)
             training = begin(network, self.fit)
-            rows = self._resume(fold, training)
-            resumed = training.epoch if training.is_finite else self.fit.epochs
+            rows = self._resumed(fold, keeper, training)
+            was_done = training.epoch == self.fit.epochs or not training.is_finite
             train_fold(training, lesson, self.fit, after_epoch)
-            if resumed < self.fit.epochs:
-                self._keep(fold, training, rows)
+            if not was_done:
+                keeper.keep(training, rows)
         self._report(fold, rows, is_finite=training.is_finite)
         self.log += rows
         return network, lesson
 
-    def _resume(self, fold: int, training: Training[SpamcafNetwork]) -> list[dict[str, Any]]:
-        """Take `training` to where it was cut off, if it was; return the rows of its log up to there."""
-        found = self.checkpoints.load(f"fold_{fold}", self.key)
-        if found is None:
-            return []
-        rows: list[dict[str, Any]] = found.record["log"]
-        training.restore(found.tensors, len(rows), is_finite=found.record["is_finite"])
-        self.say(f"fold {fold}: goes on after epoch {len(rows)} of {self.fit.epochs}")
+    def _resumed(self, fold: int, keeper: Keeper, training: Training[SpamcafNetwork]) -> Rows:
+        rows = keeper.resume(training)
+        if rows or not training.is_finite:
+            self.say(f"fold {fold}: goes on after epoch {len(rows)} of {self.fit.epochs}")
         return rows
 
-    def _keep(self, fold: int, training: Training[SpamcafNetwork], rows: list[dict[str, Any]]) -> None:
-        record = {"log": rows, "is_finite": training.is_finite}
-        self.checkpoints.save(f"fold_{fold}", self.key, Checkpoint(training.to_tensors(), record))
-
-    def _report(self, fold: int, rows: list[dict[str, Any]], *, is_finite: bool) -> None:
+    def _report(self, fold: int, rows: Rows, *, is_finite: bool) -> None:
         if not is_finite:
             self.say(f"fold {fold}: loss or gradient not finite in epoch {len(rows) + 1}, kept the weights before it")
         if rows:
