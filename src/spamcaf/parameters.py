@@ -168,7 +168,17 @@ class ReleasedSettings(_Settings):
     epochs: int = Field(1000, ge=1, description="passes over the visible spots; that many, since nothing stops early")
     chunk: int = Field(50, ge=3, description="spots per step, in file order, never shuffled: they fill one batch norm")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule of Adam, its usual rate")
+    checkpoint_epochs: int = Field(100, ge=1, description="epochs after which a killed training need not begin again")
     warmup_epochs: int = Field(5, ge=0, description="epochs of linear warm-up, before the cosine takes the rate to 0")
+
+
+class TransferSettings(_Settings):
+    """A section of which there is only the image."""
+
+    mpp: Annotated[float, Field(gt=0, le=5)] | None = Field(
+        None, description="micrometres per pixel, where the image does not say"
+    )
+    pitch_um: Micrometres = Field(100.0, description="distance of the sites predicted")
 
 
 class ReportSettings(_Settings):
@@ -192,8 +202,9 @@ class RunSettings(_Settings):
     network: NetworkSettings = NetworkSettings()
     fit: FitSettings = FitSettings()
     released: ReleasedSettings = ReleasedSettings()
+    transfer: TransferSettings = TransferSettings()
     report: ReportSettings = ReportSettings()
 
 
-RUN_CHOICES = ("section", "raw_root", "image", "bin_um", "backbone", "backbone_source")
+RUN_CHOICES = ("section", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "model")
 """What a command line may choose beside the settings: these go into paths and names, not into a node."""
