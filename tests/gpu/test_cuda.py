@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from spamcaf.datasets.checkpoints import CheckpointFolder
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.embedding import Embedder
 from spamcaf.learning.fit import fit_spamcaf
@@ -36,16 +39,29 @@ def test_features_point_the_same_way(dtype: torch.dtype, lowest: float) -> None:
     assert ((on_cpu * on_gpu).sum(axis=-1) / lengths).min() > lowest
 
 
-def test_a_model_fitted_on_the_gpu_predicts_like_one_of_the_cpu() -> None:
+def section() -> Measured:
     rng = np.random.default_rng(0)
     xy = np.stack(np.meshgrid(np.arange(12), np.arange(10)), axis=-1).reshape(-1, 2) * 100.0
     windows = rng.normal(size=(120, 9, 32)).astype(np.float32)
     rate = np.exp(1 + np.sin(xy[:, :1] / 300) * rng.uniform(0, 1, size=(1, 40)) + 0.3 * windows[:, 4, :1])
     expression = np.log1p(rng.poisson(rate)).astype(np.float32)
-    measured = Measured(Sites(xy, windows[:, 4], windows), expression, np.full(120, 5000.0))
-    means = []
+    return Measured(Sites(xy, windows[:, 4], windows), expression, np.full(120, 5000.0))
+
+
+def test_a_model_fitted_on_the_gpu_predicts_like_one_of_the_cpu() -> None:
+    measured, means = section(), []
     for compute in (CPU, CUDA):
         fit, network = FitSettings(epochs=10), NetworkSettings(image_components=8)
         model = fit_spamcaf(Visible(measured, np.arange(120) % 3), [], 100.0, fit, network, compute, 0).model
         means.append(predict(model, measured, measured.sites, compute).mean)
     assert np.corrcoef(means[0].ravel(), means[1].ravel())[0, 1] > 0.99
+
+
+def test_a_fit_on_the_gpu_goes_on_from_its_checkpoints(tmp_path: Path) -> None:
+    home, told = Visible(section(), np.arange(120) % 3), []
+    fit, network, store = FitSettings(epochs=4), NetworkSettings(image_components=8), CheckpointFolder(tmp_path)
+    found = [fit_spamcaf(home, [], 100.0, fit, network, CUDA, 0, told.append, store).model for _ in range(2)]
+    assert sum("goes on after epoch 4 of 4" in line for line in told) == 3
+    for one, other in zip(found[0].networks, found[1].networks, strict=True):
+        for name, tensor in one.items():
+            np.testing.assert_array_equal(other[name], tensor, err_msg=name)

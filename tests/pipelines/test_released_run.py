@@ -66,6 +66,7 @@ def test_predictions_are_means_without_a_deviation(project: Path) -> None:
 def test_the_log_and_the_report_are_there(project: Path) -> None:
     reporting = project / REPORTING
     assert pd.read_csv(reporting / "training_log.csv").columns.tolist() == ["fold", "epoch", "loss"]
+    assert len(pd.read_csv(reporting / "program_log.csv")) == 0
     assert (reporting / "training_curves.png").stat().st_size > 1000
     assert "Released network (replica)" in (reporting / "report.html").read_text()
 

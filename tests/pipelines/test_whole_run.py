@@ -50,6 +50,16 @@ def test_scores_are_of_hidden_spots_only(project: Path) -> None:
     assert set(scores["super_resolution"]["models"]) == MODELS | {"nearest_spot"}
 
 
+def test_what_the_fit_decided_is_stored_and_its_checkpoints_are_gone(project: Path) -> None:
+    programs = pd.read_csv(project / REPORTING / "program_log.csv")
+    shares = programs[["shrink", "recovery_share", "transfer_share"]]
+    assert len(programs) > 0 and shares.ge(0).all(axis=None) and shares.le(1).all(axis=None)
+    assert {path.name for path in (project / "data/06_models/simulated").iterdir()} == {
+        "model.safetensors",
+        "full_model.safetensors",
+    }
+
+
 def test_scores_can_be_computed_again_from_what_is_stored(project: Path) -> None:
     recovered = anndata.read_h5ad(project / OUTPUT / "recovered.h5ad")
     truth = anndata.read_h5ad(project / "data/03_primary/simulated/expression.h5ad")[recovered.obs["parent_barcode"]]
