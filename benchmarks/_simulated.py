@@ -1,0 +1,57 @@
+"""Tables of a simulated section: hidden spots, and sites between the spots where the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+from _hiding import Hiding
+from _models import Options, by_name, fit_ours, mean_pcc, predict_ours
+from _recovery import BASELINE_SEED, OURS, PROCESS, random_table
+from _section import Grid, Section
+from _table import Table, versus_best, worst_difference
+
+from spamcaf.learning.model import SpamcafModel
+from spamcaf.learning.pool import Visible
+from spamcaf.parameters import SplitSettings
+from spamcaf.scoring.baselines.registry import SUPER_RESOLUTION, predict_all
+
+
+def simulated_table(section: Section, n_masks: int, options: Options) -> str:
+    """Hidden spots of a section of Visium size, and its 4 x and 16 x grid against the truth."""
+    head = f"## Simulated section, {len(section)} spots\n\n"
+    return head + random_table([section], n_masks, options) + "\n" + grid_table(section, options)
+
+
+def grid_table(section: Section, options: Options) -> str:
+    """Sites between the spots, every predictor fitted to all measured spots, the panel chosen on half of them."""
+    hiding = Hiding.of(section, SplitSettings(), options.panel)
+    folds = np.random.default_rng(BASELINE_SEED).permutation(len(section)) % SplitSettings().n_folds
+    home = Visible(section.measured(hiding.genes), folds)
+    model = fit_ours(home, [], section.pitch_um, options)
+    table = Table("grids against the truth, all spots measured")
+    columns = section.data.var_names.get_indexer(hiding.genes)
+    notes = [
+        f"{grid.factor} x: {len(grid.xy_um)} sites drawn at random from those between the spots ({grid.n_sites} "
+        "sites in all, spots included)."
+        for grid in section.grids
+    ]
+    for grid in section.grids:
+        _score(grid, home, model, section.pitch_um, grid.truth[:, columns], options, table)
+    weights = " ".join(f"{weight:.2f}" for weight in model.recovery.mix.weights)
+    notes += [versus_best(table, OURS, [*map(str, SUPER_RESOLUTION)]), worst_difference(table, OURS, PROCESS)]
+    return table.markdown([*notes, f"The network's share of each program: {weights}."])
+
+
+def _score(
+    grid: Grid,
+    home: Visible,
+    model: SpamcafModel,
+    pitch_um: float,
+    truth: np.ndarray,
+    options: Options,
+    table: Table,
+) -> None:
+    sites = grid.seen.sites(grid.xy_um)
+    rows = by_name(predict_ours(model, home.measured, sites, options))
+    rows |= predict_all(home.measured, sites, pitch_um, BASELINE_SEED, SUPER_RESOLUTION)
+    for row, values in rows.items():
+        table.add(row, f"{grid.factor} x", mean_pcc(truth, values))

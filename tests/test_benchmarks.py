@@ -1,0 +1,117 @@
+"""The benchmarks run on tiny made-up arrays, and what they print says what was found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), "--quick", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows(text: str, title: str) -> dict[str, list[float]]:
+    """Return the numbers of each row of the table under the first title that begins so."""
+    lines = text.split(f"### {title}", 1)[1].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| ---"))
+    found = {}
+    for line in lines[start + 1 :]:
+        if not line.startswith("|"):
+            break
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        found[name] = [float(cell) for cell in cells if cell]
+    return found
+
+
+def test_accuracy_prints_every_table() -> None:
+    text = run("accuracy.py", "--sections", "A", "B", "--masks", "1")
+    baselines = {"gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs"}
+    for title in ("random, one", "random, visible", "block, halves", "block, quadrants"):
+        assert set(rows(text, title)) == {"spamcaf", "program_gp"} | baselines
+    assert {"ridge on RGB statistics", "ridge", "spamcaf"} <= set(rows(text, "leave one section out"))
+    assert "nearest_spot" in rows(text, "grids against the truth")
+    assert "released" in rows(text, "random, mask 0 only")
+    scores = rows(text, "random, one")
+    assert scores["gene_mean"] == [0.0] * 2
+    assert all(0 < value < 1 for value in scores["spamcaf"])
+    assert "spamcaf / best baseline" in text
+
+
+def test_training_prints_time_and_growth() -> None:
+    text = run("training.py", "--score-epochs", "1", "--threads", "1")
+    time = rows(text, "Training")
+    fit_s, _, whole_s, *_ = time["released, 1 epochs, 1 thread"]
+    assert whole_s == pytest.approx(1000 * fit_s, abs=51)  # printed with one decimal
+    growth = rows(text.replace("| - ", "| 0 ").replace("nan", "0"), "Growth")
+    assert all(values[0] > 0 for name, values in growth.items() if name.isdigit())
+
+
+@pytest.fixture
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.usefixtures("_importable")
+def test_a_loss_is_said() -> None:
+    from _table import Table, versus_best
+
+    table = Table("t")
+    for row, score in (("ours", 0.2), ("a", 0.25), ("b", 0.1)):
+        table.add(row, "x", score)
+    assert "ours / best baseline (a) by the mean: 0.800 x. **It loses.**" in versus_best(table, "ours", ("a", "b"))
+    assert "**It loses.**" not in versus_best(table, "ours", ("b",))
+
+
+@pytest.mark.usefixtures("_importable")
+def test_rgb_statistics_are_of_each_tile_in_rgb_order() -> None:
+    from _rgb import rgb_statistics
+
+    from spamcaf.histology.slide import ArrayPixels, Slide
+    from spamcaf.histology.tiles import WindowGeometry
+
+    image = np.zeros((90, 90, 3), np.uint8)
+    image[..., 0], image[:30, :30, 2] = 200, 50
+    found = rgb_statistics(Slide(ArrayPixels(image, "x"), "x"), np.array([[45.0, 45.0]]), WindowGeometry(90, "90 px"))
+    tiles = found.reshape(9, 6)
+    assert tiles[0].tolist() == [200, 0, 50, 0, 0, 0]
+    assert tiles[1:].tolist() == [[200, 0, 0, 0, 0, 0]] * 8
+
+
+@pytest.mark.usefixtures("_importable")
+def test_the_panel_and_the_fit_see_visible_spots_only() -> None:
+    from _hiding import Hiding
+    from _synthetic import OPTIONS, make_section
+
+    from spamcaf.parameters import SplitSettings
+
+    section = make_section("a", n_side=8, seed=0)
+    hiding = Hiding.of(section, SplitSettings(), OPTIONS.panel)
+    assert len(hiding.train) + len(hiding.hidden) == len(section)
+    assert not set(hiding.train) & set(hiding.hidden)
+    changed = make_section("a", n_side=8, seed=0)
+    counts = changed.data.X.toarray()
+    counts[hiding.hidden] = np.random.default_rng(0).permutation(counts[hiding.hidden], axis=1)
+    changed.data.X = type(section.data.X)(counts)
+    again = Hiding.of(changed, SplitSettings(), OPTIONS.panel)
+    assert again.genes == hiding.genes
+    assert np.array_equal(again.visible().measured.expression, hiding.visible().measured.expression)
+    assert not np.array_equal(again.held_out().expression, hiding.held_out().expression)
+
+
+@pytest.mark.usefixtures("_importable")
+def test_a_missing_gene_is_a_column_of_zeros() -> None:
+    from _synthetic import make_section
+
+    section = make_section("a", n_side=6, seed=0)
+    measured = section.measured(["g3", "absent", "g1"])
+    assert not measured.expression[:, 1].any()
+    assert np.array_equal(measured.expression[:, [0, 2]], section.measured(["g3", "g1"]).expression)
