@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 CHECKSUM = "checksum"
 WINDOWS, N_PADDED, WHOLE = "windows", "n_px_padded", "whole"
 PATTERN = "block_*.safetensors"
+UNFINISHED = ".block_*.tmp.safetensors"
+"""What a process that was killed while writing leaves behind."""
 
 
 @dataclass(frozen=True)

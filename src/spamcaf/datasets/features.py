@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from spamcaf.datasets.base import not_stored
 from spamcaf.datasets.blocks import (
     PATTERN,
+    UNFINISHED,
     WHOLE,
     WINDOWS,
     BlockFile,
@@ -70,6 +71,8 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
         for other in self._folders():
             if other != folder:
                 shutil.rmtree(other)
+        for left_over in folder.glob(UNFINISHED):
+            left_over.unlink()
         self._starts = {folder: self._starts[folder]}
 
     def _describe(self) -> dict[str, Any]:
