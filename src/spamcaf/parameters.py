@@ -107,6 +107,9 @@ class TileSettings(_Settings):
     stain: Literal["none", "macenko"] = Field(
         "none", description="macenko brings the stains of every slide to common ones, before the backbone looks"
     )
+    dense: bool = Field(
+        False, description="compute the slide once on a raster and pool its maps per tile: for fine grids, approximate"
+    )
     batch: int = Field(64, ge=1, description="tiles per forward pass on a GPU; halved by itself when memory runs out")
 
 

@@ -191,6 +191,16 @@ def test_few_rows_of_the_raster_are_held_at_a_time(slide: Slide, monkeypatch: py
     assert max(held) <= 2 * 4
 
 
+def test_a_map_of_one_feature_is_not_overlapped(slide: Slide) -> None:
+    class Mean(MeanOfPatches):
+        def forward_features(self, pixels: Tensor) -> Tensor:
+            return super().forward_features(pixels).mean(dim=(2, 3), keepdim=True)
+
+    (found,) = dense(slide, Mean(), [centre(9, 23)])
+    (expected,) = dense(slide, Mean(), [centre(9, 23)], overlap=1)
+    np.testing.assert_array_equal(found.windows, expected.windows)
+
+
 def test_no_site_is_one_empty_block(slide: Slide) -> None:
     (found,) = dense(slide, MeanOfPatches(), np.empty((0, 2)))
     assert found.windows.shape == (0, 9, 3)

@@ -102,7 +102,8 @@ class _Bands:
         self, task: DenseTask, embedder: DenseEmbedder, starts: Sequence[int], threads: int, overlap: int
     ) -> None:
         self._embedder, self._batch = embedder, embedder.batch
-        self._raster = Raster(task.geometry.tile_px, embedder.side, overlap)
+        # a map of one feature cannot be halved
+        self._raster = Raster(task.geometry.tile_px, embedder.side, min(overlap, embedder.side))
         tiles = self._raster.tiles(task.corners)
         self._columns = {int(row): tiles[tiles[:, 0] == row, 1].tolist() for row in np.unique(tiles[:, 0])}
         self._extent = (int(tiles[:, 1].min()), int(tiles[:, 1].max())) if len(tiles) else (0, 0)

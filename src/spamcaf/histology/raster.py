@@ -42,7 +42,8 @@ class Raster:
 
     def _strip(self, features: NDArray[np.int64]) -> NDArray[np.int64]:
         whole, rest = np.divmod(features, self.side)
-        return whole * self.overlap + ((rest >= self.side // 2) if self.overlap > 1 else 0)
+        strips: NDArray[np.int64] = whole * self.overlap
+        return strips + (rest >= self.side // 2) if self.overlap > 1 else strips
 
     def edges(self, corner_px: int) -> NDArray[np.float64]:
         """Return where the borders of a window's tiles lie, (4,), in features from the raster's origin."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spamcaf.histology.dense import DenseEmbedder, DenseTask, embed_densely
 from spamcaf.histology.embedding import Embedder, Task, embed_blocks
 from spamcaf.histology.features import Features
 from spamcaf.histology.progress import SiteProgress
@@ -67,8 +68,15 @@ def _blocks(task: Task, backbone: Backbone, workers: Workers, starts: list[int])
     n = min(len(workers.devices), len(starts))
     if n > 1 and task.slide.is_portable:
         return _shared(task, backbone, workers, [part.tolist() for part in np.array_split(np.array(starts), n)])
-    embedder = Embedder(backbone, workers.devices[0], workers.dtype, workers.batch)
-    return embed_blocks(task, embedder, starts, workers.threads)
+    return _computed(task, backbone, workers, 0, starts)
+
+
+def _computed(task: Task, backbone: Backbone, workers: Workers, i: int, starts: list[int]) -> Iterator[Features]:
+    """Return the blocks at `starts` as device `i` computes them, densely where the task asks for it."""
+    how = (backbone, workers.devices[i], workers.dtype, workers.batch)
+    if isinstance(task, DenseTask):
+        return embed_densely(task, DenseEmbedder(*how), starts, workers.threads)
+    return embed_blocks(task, Embedder(*how), starts, workers.threads)
 
 
 def _without_sites(task: Task, width: int) -> Features:
@@ -135,8 +143,7 @@ def _work(
     torch.set_num_threads(cpu_threads)
     try:
         backbone = pickle.loads(weights)  # noqa: S301  the parent's own object
-        embedder = Embedder(backbone, workers.devices[i], workers.dtype, workers.batch)
-        for block in embed_blocks(task, embedder, starts, workers.threads):
+        for block in _computed(task, backbone, workers, i, starts):
             _put(block, results)
         _put(None, results)
     except Exception as error:  # whatever it is, the parent raises it

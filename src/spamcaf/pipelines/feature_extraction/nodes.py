@@ -10,6 +10,8 @@ import numpy as np
 
 from spamcaf.compute import choose_precision, computing
 from spamcaf.histology.backbone import TILE_PX, Backbone
+from spamcaf.histology.dense import VIEW as DENSE_VIEW
+from spamcaf.histology.dense import DenseTask
 from spamcaf.histology.embedding import Task
 from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 from spamcaf.histology.macenko import Macenko
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
+
+MAX_SCALE_DIFFERENCE = 0.1
+"""Share by which pixels may differ in size from those that a backbone was trained on, without a word."""
 
 
 def embed_spots(
@@ -84,10 +89,13 @@ def _embed(
         with_whole = model == Model.RELEASED
         if with_whole:
             view["whole"] = f"window in {TILE_PX} px"
+        if tiles.dense:
+            view |= DENSE_VIEW
         stain = Macenko.of_slide(slide, tissue) if tiles.stain == "macenko" else None
         seen = slide.fingerprint if stain is None else f"{slide.fingerprint}, stains {stain.fingerprint}"
         key = FeatureKey.of(seen, backbone.identity, view, geometry.window_px, ids, xy_px)
         done = {block.start for block in stored if block.key == key}
+        _warn_of_scale(backbone, tiles)
         workers = Workers.of(machine.device, dtype, tiles.batch)
         logger.info(
             "%d %s through %s on %s; %d blocks are stored",
@@ -97,5 +105,17 @@ def _embed(
             ", ".join(map(str, workers.devices)),
             len(done),
         )
-        task = Task(slide, geometry, ids, xy_px, key, with_whole, stain)
+        task = (DenseTask if tiles.dense else Task)(slide, geometry, ids, xy_px, key, with_whole, stain)
         yield from embed_sites(task, backbone, workers, done)
+
+
+def _warn_of_scale(backbone: Backbone, tiles: TileSettings) -> None:
+    trained, mpp = backbone.identity.mpp, tiles.tile_um / TILE_PX
+    if trained and tiles.unit == "um" and abs(mpp / trained - 1) > MAX_SCALE_DIFFERENCE:
+        logger.warning(
+            "%s was trained at %g um/px and sees %g: tiles.tile_um=%g would match",
+            backbone.identity.name,
+            trained,
+            mpp,
+            trained * TILE_PX,
+        )
