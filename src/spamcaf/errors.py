@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Self
+from typing import Any, Self
 
 
 class InputError(ValueError):
@@ -11,6 +11,10 @@ class InputError(ValueError):
 
     def __init__(self, found: str, expected: str, next_step: str) -> None:
         super().__init__(f"Found: {found} Expected: {expected} Next step: {next_step}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the message: a worker process hands its errors over."""
+        return _restored, (type(self), self.args)
 
     @classmethod
     def within(cls, error: BaseException | None) -> Self | None:
@@ -20,6 +24,12 @@ class InputError(ValueError):
                 return error
             error = error.__cause__ or error.__context__
         return None
+
+
+def _restored(kind: type[InputError], args: tuple[Any, ...]) -> InputError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 def require_columns(found: list[str], expected: list[str], where: str) -> None:

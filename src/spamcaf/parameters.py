@@ -104,6 +104,12 @@ class TileSettings(_Settings):
 
     unit: Literal["um", "pixels"] = Field("um", description="pixels reproduces the released code's windows")
     tile_um: Micrometres = Field(112.0, description="width of a tile: 224 px at 0.5 um/px, what UNI was trained on")
+    stain: Literal["none", "macenko"] = Field(
+        "none", description="macenko brings the stains of every slide to common ones, before the backbone looks"
+    )
+    dense: bool = Field(
+        False, description="compute the slide once on a raster and pool its maps per tile: for fine grids, approximate"
+    )
     batch: int = Field(64, ge=1, description="tiles per forward pass on a GPU; halved by itself when memory runs out")
 
 

@@ -35,7 +35,7 @@ LITE0: dict[str, Any] = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
     "sha256": LITE0_SHA256,
-    "match_by_order": True,
+    "naming": "in_order",
 }
 TINY: dict[str, Any] = {"source": "", "architecture": "test_vit", "width": 64, "init": {"img_size": 224}}
 

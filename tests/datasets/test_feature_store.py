@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from kedro.io import DatasetError
 
+from spamcaf.datasets import blocks as blocks_module
 from spamcaf.datasets.features import FeaturesDataset, StoredBlocksDataset
 from spamcaf.datasets.tensors import read_tensors, write_tensors
 from spamcaf.errors import InputError
-from spamcaf.histology.features import FeatureKey, Features
+from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 
-KEY, OTHER = FeatureKey("slide", "b:1", "v", "i", 400), FeatureKey("slide", "b:2", "v", "i", 400)
 N, BLOCK = 7, 3
+KEY = FeatureKey("slide", "b:1", "v", "i", 400, BLOCK)
+OTHER = replace(KEY, backbone="b:2")
 WINDOWS = np.random.default_rng(0).normal(size=(N, 9, 4)).astype(np.float32)
 
 
@@ -66,8 +68,7 @@ def test_an_incomplete_store_is_not_loaded_but_its_blocks_are(
     with pytest.raises(DatasetError) as caught:
         store.load()
     assert InputError.within(caught.value) is not None
-    assert [block.start for block in stored.load()] == [0, 3]
-    np.testing.assert_array_equal(stored.load()[1].windows, WINDOWS[3:6])
+    assert stored.load() == [StoredBlock(KEY, 0), StoredBlock(KEY, 3)]
 
 
 def spoil_content(path: Path) -> None:
@@ -161,7 +162,7 @@ def test_shrunk_windows_are_stored_and_verified_too(
         rows = slice(block.start, block.start + len(block.ids))
         store.save(replace(block, whole=whole[rows]))
     np.testing.assert_array_equal(store.load().whole, whole)
-    assert stored.load()[0].whole.shape == (BLOCK, 4)
+    assert store.load().whole.shape == (N, 4)
     (path,) = (tmp_path / "features").glob("*/block_00000000.safetensors")
     arrays, texts = read_tensors(path)
     write_tensors(path, arrays | {"whole": arrays["whole"] + 1}, texts)
@@ -172,3 +173,106 @@ def test_without_them_there_is_nothing_more_in_the_file(store: FeaturesDataset, 
     store.save(blocks()[0])
     (path,) = (tmp_path / "features").glob("*/block_00000000.safetensors")
     assert set(read_tensors(path)[0]) == {"windows", "n_px_padded"}
+
+
+@pytest.fixture
+def whole(store: FeaturesDataset) -> Features:
+    for block in blocks():
+        store.save(block)
+    return store.load()
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        np.array([6, 0, 3, 3]),
+        [5],
+        slice(2, 5),
+        slice(None, None, -2),
+        np.arange(N) % 2 == 0,
+        4,
+        -1,
+        np.empty(0, int),
+        (np.array([1, 6]), 4),
+        (slice(None), slice(2, 4), 1),
+        (3, 4),
+    ],
+    ids=str,
+)
+def test_rows_are_read_as_numpy_takes_them(whole: Features, index: object) -> None:
+    np.testing.assert_array_equal(whole.windows[index], WINDOWS[index])
+
+
+def test_only_the_blocks_asked_for_are_read(whole: Features, tmp_path: Path) -> None:
+    (path,) = (tmp_path / "features").glob("*/block_00000003.safetensors")
+    path.unlink()
+    np.testing.assert_array_equal(whole.windows[[0, 6, 2]], WINDOWS[[0, 6, 2]])
+    with pytest.raises(OSError, match="block_00000003"):
+        whole.windows[[3]]
+
+
+def test_a_loaded_store_is_as_good_as_an_array(whole: Features) -> None:
+    assert (len(whole.windows), whole.windows.shape, whole.windows.ndim) == (N, WINDOWS.shape, 3)
+    assert np.asarray(whole.windows).dtype == whole.windows.dtype == np.float32
+    np.testing.assert_array_equal(whole.windows, WINDOWS)
+    np.testing.assert_array_equal(np.asarray(whole.windows, np.float64), WINDOWS.astype(np.float64))
+
+
+def test_loading_keeps_no_features_in_memory(whole: Features) -> None:
+    held = [value for value in vars(whole.windows).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in held) < WINDOWS.nbytes / 4
+
+
+def test_saving_does_not_read_what_was_saved_before(
+    store: FeaturesDataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[Path] = []
+    read_texts = blocks_module.read_texts
+    monkeypatch.setattr(blocks_module, "read_texts", lambda path: opened.append(path) or read_texts(path))
+    for block in blocks():
+        store.save(block)
+    assert opened == []
+    FeaturesDataset(filepath=str(tmp_path / "features")).save(blocks()[0])
+    assert len(opened) == 3
+
+
+def test_a_block_without_sites_says_which_key_is_in_use(store: FeaturesDataset, tmp_path: Path) -> None:
+    """A run that was killed after its last block, and then one with the settings before: what that one found counts."""
+    marker = replace(blocks()[0], ids=(), windows=WINDOWS[:0], n_px_padded=np.empty(0, np.int64))
+    test_of_two_wholes_the_newest_is_loaded(store, tmp_path, OTHER)
+    store.save(marker)
+    assert store.load().key == KEY
+    assert [path.name for path in (tmp_path / "features").iterdir()] == [KEY.short()]
+
+
+def test_a_block_without_sites_removes_nothing_for_a_key_that_is_not_whole(store: FeaturesDataset) -> None:
+    for block in blocks():
+        store.save(block)
+    store.save(replace(blocks(OTHER)[0], ids=(), windows=WINDOWS[:0], n_px_padded=np.empty(0, np.int64)))
+    assert store.load().key == KEY
+
+
+def test_no_site_at_all_is_a_whole_too(store: FeaturesDataset) -> None:
+    store.save(Features((), WINDOWS[:0], np.empty(0, np.int64), KEY, 0, whole=WINDOWS[:0, 0]))
+    empty = store.load()
+    assert (empty.ids, empty.windows.shape, empty.whole.shape) == ((), (0, 9, 4), (0, 4))
+    assert empty.windows[np.empty(0, int)].shape == (0, 9, 4)
+
+
+def test_what_is_said_of_a_block_is_verified_too(
+    store: FeaturesDataset, stored: StoredBlocksDataset, tmp_path: Path
+) -> None:
+    for block in blocks():
+        store.save(block)
+    (path,) = (tmp_path / "features").glob("*/block_00000003.safetensors")
+    arrays, texts = read_tensors(path)
+    write_tensors(path, arrays, texts | {"ids": texts["ids"].replace("site4", "site9")})
+    assert [block.start for block in stored.load()] == [0, 6]
+    assert not store.exists()
+
+
+def test_blocks_of_another_size_are_of_another_key(store: FeaturesDataset) -> None:
+    for block in blocks()[:2]:
+        store.save(block)
+    store.save(replace(blocks()[2], key=replace(KEY, block=6)))
+    assert not store.exists()

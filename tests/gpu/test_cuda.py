@@ -32,9 +32,9 @@ def backbone() -> Backbone:
 
 @pytest.mark.parametrize(("dtype", "lowest"), [(torch.float32, 0.99999), (torch.bfloat16, 0.999)])
 def test_features_point_the_same_way(dtype: torch.dtype, lowest: float) -> None:
-    windows = torch.randint(0, 256, (3, 3, 672, 672), generator=torch.Generator().manual_seed(1)).float()
-    on_cpu = Embedder(backbone(), torch.device("cpu"), torch.float32, 18).embed(windows)
-    on_gpu = Embedder(backbone(), torch.device("cuda"), dtype, 64).embed(windows)
+    tiles = np.random.default_rng(1).integers(0, 256, (27, 224, 224, 3), np.uint8)
+    on_cpu = Embedder(backbone(), torch.device("cpu"), torch.float32, 18).embed(tiles).numpy()
+    on_gpu = Embedder(backbone(), torch.device("cuda"), dtype, 64).embed(tiles).cpu().numpy()
     lengths = np.linalg.norm(on_cpu, axis=-1) * np.linalg.norm(on_gpu, axis=-1)
     assert ((on_cpu * on_gpu).sum(axis=-1) / lengths).min() > lowest
 

@@ -1,152 +1,176 @@
-"""Features do not depend on batches or blocks, and what is done already is not computed again."""
+"""Features are those of the tiles themselves, whatever the order of sites, batches, blocks and threads."""
 
 from __future__ import annotations
 
 import logging
-from itertools import pairwise
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-from spamcaf.histology.backbone import Backbone, BackboneIdentity
-from spamcaf.histology.embedding import Embedder, embed_sites
+from spamcaf.histology.backbone import Backbone
+from spamcaf.histology.embedding import Embedder, Task, embed_blocks
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
 from spamcaf.histology.slide import ArrayPixels, Slide
-from spamcaf.histology.tiles import WindowGeometry
+from spamcaf.histology.tiles import WindowGeometry, read_tile
 from spamcaf.parameters import TileSettings
 
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 CPU = torch.device("cpu")
 N = 5
 IDS = [f"site{i}" for i in range(N)]
 XY = np.column_stack([np.linspace(50, 550, N), np.linspace(250, 20, N)])
 GEOMETRY = WindowGeometry.of(TileSettings(), 4.0)
+KEY = FeatureKey("s", "b", "v", "i", 84)
 
 
-class MeanColour(nn.Module):
-    """Three features: the mean colour; runs out of memory above `limit` tiles."""
-
-    def __init__(self, limit: int = 10**6) -> None:
-        super().__init__()
-        self.limit, self.sizes = limit, list[int]()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        self.sizes.append(len(pixels))
-        if len(pixels) > self.limit:
-            raise torch.cuda.OutOfMemoryError("too many tiles")
-        return pixels.mean(dim=(2, 3))
+def task_of(slide: Slide, block: int = 64, *, with_whole: bool = False) -> Task:
+    return Task(slide, GEOMETRY, IDS, XY, replace(KEY, block=block), with_whole)
 
 
-def backbone(network: nn.Module) -> Backbone:
-    return Backbone(network, MEAN, STD, BackboneIdentity("mean", "here", "0" * 64, "c", 3, "MIT"))
+def run(task: Task, backbone: Backbone, batch: int = 64, threads: int = 1) -> Features:
+    embedder = Embedder(backbone, CPU, torch.float32, batch)
+    return join_blocks(list(embed_blocks(task, embedder, task.starts(), threads)))
 
 
-@pytest.fixture
-def slide() -> Slide:
-    coarse = np.random.default_rng(0).integers(0, 255, (30, 60, 3), np.uint8)
-    return Slide(ArrayPixels(np.kron(coarse, np.ones((10, 10, 1), np.uint8)), "f"), "s")
+def windows_of(features: Features, ids: list[str]) -> np.ndarray:
+    return features.windows[features.rows(ids)]
 
 
-def run(
-    slide: Slide,
-    network: nn.Module,
-    batch: int,
-    block: int = 64,
-    done: set[int] | None = None,
-    *,
-    with_whole: bool = False,
-) -> list[Features]:
-    embedder = Embedder(backbone(network), CPU, torch.float32, batch)
-    key = FeatureKey("s", "b", "v", "i", 400)
-    return list(embed_sites(slide, embedder, GEOMETRY, IDS, XY, key, done or set(), block, with_whole=with_whole))
-
-
-@pytest.fixture
-def convolution() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-
-
-def test_features_are_those_of_the_normalised_tiles(slide: Slide) -> None:
-    (features,) = run(slide, MeanColour(), batch=64)
+def test_features_are_those_of_the_normalised_tiles(slide: Slide, mean_colour: Backbone) -> None:
+    features = run(task_of(slide), mean_colour)
     assert features.windows.shape == (N, 9, 3)
     assert features.windows.dtype == np.float32
-    for i, (x, y) in enumerate(XY):
-        window, n_padded = slide.read(round(x - 42), round(y - 42), 84, 84)
-        tile = window[28:56, 28:56].reshape(-1, 3).mean(axis=0) / 255
-        np.testing.assert_allclose(Features.target_of(features.windows)[i], (tile - MEAN) / STD, atol=0.06)
-        assert features.n_px_padded[i] == n_padded
+    for name, (x, y) in zip(IDS, XY, strict=True):
+        (row,) = features.rows([name])
+        window, n_padded = slide.read(int(x - 41.5), int(np.floor(y - 41.5)), 84, 84)
+        for i in range(9):
+            top, left = 28 * (i // 3), 28 * (i % 3)
+            tile = window[top : top + 28, left : left + 28].reshape(-1, 3).mean(axis=0) / 255
+            np.testing.assert_allclose(
+                features.windows[row, i], (tile - mean_colour.mean) / mean_colour.std, atol=0.06, err_msg=f"{name} {i}"
+            )
+        assert features.n_px_padded[row] == n_padded
     assert features.n_px_padded.max() > 0
 
 
+def test_features_are_those_of_one_tile_at_a_time(slide: Slide, convolution: Backbone) -> None:
+    features = run(task_of(slide), convolution)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (convolution.mean, convolution.std))
+    for name, places in zip(IDS, GEOMETRY.tiles(XY).tolist(), strict=True):
+        for i, place in enumerate(places):
+            tile, _ = read_tile(slide, *place)
+            pixels = (torch.from_numpy(tile).permute(2, 0, 1).float() / 255 - mean) / std
+            expected = convolution.network(pixels[None])[0].numpy()
+            np.testing.assert_allclose(windows_of(features, [name])[0, i], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("batch", "block"), [(5, 64), (64, 1), (7, 3)])
-def test_batches_and_blocks_do_not_change_values(slide: Slide, convolution: nn.Module, batch: int, block: int) -> None:
-    expected = run(slide, convolution, batch=63)[0]
-    found = join_blocks(run(slide, convolution, batch, block))
-    assert found.ids == tuple(IDS)
-    np.testing.assert_allclose(found.windows, expected.windows, atol=1e-5)
+def test_batches_and_blocks_do_not_change_values(slide: Slide, convolution: Backbone, batch: int, block: int) -> None:
+    expected, found = run(task_of(slide), convolution), run(task_of(slide, block), convolution, batch)
+    assert sorted(found.ids) == IDS
+    np.testing.assert_allclose(windows_of(found, IDS), windows_of(expected, IDS), atol=1e-5)
     np.testing.assert_array_equal(found.n_px_padded, expected.n_px_padded)
 
 
-def test_blocks_come_in_order_and_cover_every_site_once(slide: Slide) -> None:
-    blocks = run(slide, MeanColour(), batch=64, block=2)
-    assert [b.start for b in blocks] == [0, 2, 4]
-    assert [len(b.ids) for b in blocks] == [2, 2, 1]
-    assert all(b.start + len(b.ids) == c.start for b, c in pairwise(blocks))
-    assert {b.n_total for b in blocks} == {N}
+@pytest.mark.parametrize("threads", [0, 3])
+def test_threads_do_not_change_a_bit(slide: Slide, convolution: Backbone, threads: int) -> None:
+    expected, found = run(task_of(slide, 2), convolution), run(task_of(slide, 2), convolution, threads=threads)
+    assert found.ids == expected.ids
+    np.testing.assert_array_equal(found.windows, expected.windows)
 
 
-def test_done_blocks_are_skipped_and_the_rest_is_the_same(slide: Slide) -> None:
-    network = MeanColour()
-    blocks = run(slide, network, batch=64, block=2, done={0, 4})
-    assert [b.start for b in blocks] == [2]
-    assert sum(network.sizes) == 2 * 9
-    np.testing.assert_array_equal(blocks[0].windows, run(slide, MeanColour(), batch=64, block=2)[1].windows)
+def test_the_order_of_sites_does_not_matter(slide: Slide, convolution: Backbone) -> None:
+    mixed = [3, 0, 4, 2, 1]
+    other = replace(task_of(slide, 2), ids=[IDS[i] for i in mixed], xy_px=XY[mixed])
+    expected, found = run(task_of(slide, 2), convolution), run(other, convolution)
+    assert found.ids == expected.ids
+    np.testing.assert_array_equal(found.windows, expected.windows)
+    np.testing.assert_array_equal(found.n_px_padded, expected.n_px_padded)
 
 
-def test_out_of_memory_halves_the_batch_and_says_so(slide: Slide, caplog: pytest.LogCaptureFixture) -> None:
-    network = MeanColour(limit=10)
+def test_a_part_of_the_blocks_is_the_same_part_of_the_whole(slide: Slide, convolution: Backbone) -> None:
+    task, embedder = task_of(slide, 2), Embedder(convolution, CPU, torch.float32, 64)
+    blocks = list(embed_blocks(task, embedder, [0, 2, 4], 1))
+    assert [(block.start, len(block.ids)) for block in blocks] == [(0, 2), (2, 2), (4, 1)]
+    (alone,) = embed_blocks(task, embedder, [2], 1)
+    assert alone.ids == blocks[1].ids
+    np.testing.assert_array_equal(alone.windows, blocks[1].windows)
+
+
+def test_a_tile_that_several_sites_see_is_computed_once(slide: Slide, mean_colour: Backbone) -> None:
+    """On a square lattice one tile wide, 3 x 4 sites see 5 x 6 tiles."""
+    xy = np.array([[100.0 + 28 * column, 100.0 + 28 * row] for row in range(3) for column in range(4)])
+    task = Task(slide, GEOMETRY, [str(i) for i in range(12)], xy, KEY)
+    features = run(task, mean_colour)
+    assert sum(mean_colour.network.sizes) == 30
+    for i, place in enumerate(xy):
+        alone = run(Task(slide, GEOMETRY, ["a"], place[None], KEY), mean_colour)
+        np.testing.assert_allclose(windows_of(features, [str(i)])[0], alone.windows[0], atol=1e-6)
+
+
+def test_out_of_memory_halves_the_batch_and_says_so_once(
+    slide: Slide, mean_colour: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = run(task_of(slide), mean_colour, batch=18)
+    network = mean_colour.network
+    network.limit, network.sizes = 10, []
     with caplog.at_level(logging.WARNING):
-        (found,) = run(slide, network, batch=40)
-    np.testing.assert_array_equal(found.windows, run(slide, MeanColour(), batch=40)[0].windows)
-    assert "9 tiles at a time" in caplog.text
+        found = run(task_of(slide), mean_colour, batch=18)
+    np.testing.assert_array_equal(found.windows, expected.windows)
+    assert caplog.text.count("9 tiles at a time") == len(caplog.records) == 1
     assert max(network.sizes[1:]) == 9
 
 
-def test_out_of_memory_with_one_tile_is_an_error(slide: Slide) -> None:
+def test_out_of_memory_with_one_tile_is_an_error(slide: Slide, mean_colour: Backbone) -> None:
+    mean_colour.network.limit = 0
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        run(slide, MeanColour(limit=0), batch=4)
+        run(task_of(slide), mean_colour, batch=4)
 
 
-def test_bf16_inside_is_float32_outside(slide: Slide, convolution: nn.Module) -> None:
-    windows = torch.rand(2, 3, 672, 672, generator=torch.Generator().manual_seed(0)) * 255
-    exact = Embedder(backbone(convolution), CPU, torch.float32, 64).embed(windows)
-    rough = Embedder(backbone(convolution), CPU, torch.bfloat16, 64).embed(windows)
+def test_bf16_inside_is_float32_outside(convolution: Backbone) -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), np.uint8)
+    exact = Embedder(convolution, CPU, torch.float32, 64).embed(tiles).numpy()
+    rough = Embedder(convolution, CPU, torch.bfloat16, 64).embed(tiles).numpy()
     assert rough.dtype == np.float32
     assert not np.array_equal(rough, exact)
-    np.testing.assert_allclose(rough, exact, atol=0.02)
+    cosine = (rough * exact).sum(axis=1) / np.linalg.norm(rough, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosine.min() > 0.999
 
 
-def test_the_whole_window_is_seen_shrunk_to_one_tile(slide: Slide) -> None:
-    (features,) = run(slide, MeanColour(), batch=64, with_whole=True)
+def test_the_whole_window_is_seen_shrunk_to_one_tile(slide: Slide, mean_colour: Backbone) -> None:
+    features = run(task_of(slide, with_whole=True), mean_colour)
     assert features.whole.shape == (N, 3)
     assert features.whole.dtype == np.float32
-    for i, (x, y) in enumerate(XY):
-        window, _ = slide.read(round(x - 42), round(y - 42), 84, 84)
-        np.testing.assert_allclose(features.whole[i], (window.mean(axis=(0, 1)) / 255 - MEAN) / STD, atol=0.02)
+    for row, name in zip(features.rows(IDS), IDS, strict=True):
+        x0, y0 = GEOMETRY.corners(XY[IDS.index(name)][None])[0]
+        window, _ = slide.read(int(x0), int(y0), 84, 84)
+        expected = (window.mean(axis=(0, 1)) / 255 - mean_colour.mean) / mean_colour.std
+        np.testing.assert_allclose(features.whole[row], expected, atol=0.02)
 
 
-def test_the_whole_window_leaves_the_tiles_as_they_are(slide: Slide, convolution: nn.Module) -> None:
-    (without,) = run(slide, convolution, batch=18)
-    (with_it,) = run(slide, convolution, batch=18, with_whole=True)
+def test_the_whole_window_leaves_the_tiles_as_they_are(slide: Slide, convolution: Backbone) -> None:
+    without, with_it = run(task_of(slide), convolution), run(task_of(slide, with_whole=True), convolution)
     assert without.whole is None
-    np.testing.assert_array_equal(with_it.windows, without.windows)
+    np.testing.assert_allclose(with_it.windows, without.windows, atol=1e-6)
     np.testing.assert_array_equal(with_it.n_px_padded, without.n_px_padded)
 
 
-def test_blocks_do_not_change_the_whole_window(slide: Slide, convolution: nn.Module) -> None:
-    (expected,) = run(slide, convolution, batch=64, with_whole=True)
-    found = join_blocks(run(slide, convolution, batch=5, block=2, with_whole=True))
-    np.testing.assert_allclose(found.whole, expected.whole, atol=1e-5)
+def test_a_stain_changes_every_tile(slide: Slide, mean_colour: Backbone) -> None:
+    inverted = run(replace(task_of(slide), stain=lambda tile: 255 - tile), mean_colour)
+    plain = run(task_of(slide), mean_colour)
+    total = (1 - 2 * np.array(mean_colour.mean)) / mean_colour.std
+    np.testing.assert_allclose(inverted.windows + plain.windows, np.broadcast_to(total, plain.windows.shape), atol=1e-4)
+
+
+def test_swapped_channels_swapped_axes_and_a_shift_are_seen(mean_colour: Backbone) -> None:
+    """Red grows to the right, green downwards, blue is constant: a tile's mean says where it lies."""
+    x, y = np.meshgrid(np.arange(600), np.arange(300))
+    image = np.stack([x * 0.4, y * 0.8, np.full_like(x, 77)], axis=-1).astype(np.uint8)
+    features = run(task_of(Slide(ArrayPixels(image, "f"), "s")), mean_colour)
+    colours = windows_of(features, IDS[1:4]) * mean_colour.std + mean_colour.mean
+    for site, (x_site, y_site) in enumerate(XY[1:4]):
+        row, column = np.divmod(np.arange(9), 3)
+        expected = np.column_stack([(x_site + 28 * (column - 1)) * 0.4, (y_site + 28 * (row - 1)) * 0.8])
+        np.testing.assert_allclose(colours[site, :, :2] * 255, expected, atol=0.9)
+        np.testing.assert_allclose(colours[site, :, 2] * 255, 77, atol=0.01)

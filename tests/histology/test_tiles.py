@@ -1,14 +1,13 @@
-"""Nine tiles of nine colours: a swapped channel, a swapped axis or a window one pixel off is seen."""
+"""Nine tiles of nine colours: a swapped channel, a swapped axis or a tile one pixel off is seen."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from spamcaf.histology.slide import GLASS, ArrayPixels, Slide
-from spamcaf.histology.tiles import CENTRE, WindowGeometry, cut_tiles, read_window, shrink_windows
+from spamcaf.histology.tiles import CENTRE, WindowGeometry, read_tile
 from spamcaf.parameters import TileSettings
 
 COLOURS = np.array([(20 * i + 5, 250 - 25 * i, (i * 70) % 250) for i in range(9)], np.uint8)
@@ -24,35 +23,45 @@ def nine(tile_px: int, left: int, top: int) -> Slide:
     return Slide(ArrayPixels(image, "f"), "nine")
 
 
-def means(window: torch.Tensor) -> NDArray[np.float32]:
+def tiles_at(slide: Slide, geometry: WindowGeometry, x: float, y: float) -> tuple[NDArray[np.uint8], int]:
+    """The nine tiles around a place, and the padded pixels of all."""
+    read = [read_tile(slide, *place) for place in geometry.tiles(np.array([[x, y]]))[0].tolist()]
+    return np.stack([tile for tile, _ in read]), sum(n for _, n in read)
+
+
+def means(tiles: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Mean colour of each tile, (9, 3)."""
-    return cut_tiles(window[None])[0].mean(dim=(2, 3)).numpy()
+    return tiles.mean(axis=(1, 2))
 
 
 def test_at_half_a_micrometre_pixels_are_copied() -> None:
-    slide = nine(224, left=300, top=40)
-    window, n_padded = read_window(slide, np.array([300 + 336.0, 40 + 336.0]), WindowGeometry.of(UM, 0.5))
-    tiles = cut_tiles(window[None])[0]
+    tiles, n_padded = tiles_at(nine(224, left=300, top=40), WindowGeometry.of(UM, 0.5), 300 + 336.0, 40 + 336.0)
     assert n_padded == 0
-    assert window.dtype == torch.float32
-    for tile, colour in zip(tiles.numpy(), COLOURS, strict=True):
-        assert (tile == colour.astype(np.float32)[:, None, None]).all()
+    assert tiles.dtype == np.uint8
+    assert tiles.shape == (9, 224, 224, 3)
+    np.testing.assert_array_equal(tiles, np.broadcast_to(COLOURS[:, None, None], tiles.shape))
 
 
 @pytest.mark.parametrize(("mpp", "tile_px"), [(0.25, 448), (0.7, 160), (1.0, 112)])
-def test_a_tile_is_112_um_at_any_scale(mpp: float, tile_px: int) -> None:
+def test_a_tile_is_112_um_at_any_scale_and_shows_nothing_of_its_neighbours(mpp: float, tile_px: int) -> None:
     geometry = WindowGeometry.of(UM, mpp)
-    assert geometry.window_px == 3 * tile_px
-    window, _ = read_window(nine(tile_px, 90, 30), np.array([90 + 1.5 * tile_px, 30 + 1.5 * tile_px]), geometry)
-    np.testing.assert_allclose(means(window), COLOURS, atol=2.5)
+    assert (geometry.tile_px, geometry.window_px) == (tile_px, 3 * tile_px)
+    tiles, _ = tiles_at(nine(tile_px, 90, 30), geometry, 90 + 1.5 * tile_px, 30 + 1.5 * tile_px)
+    np.testing.assert_array_equal(tiles, np.broadcast_to(COLOURS[:, None, None], tiles.shape))
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(1, 0), (0, 1), (-1, 0)])
+def test_one_pixel_off_is_seen(dx: int, dy: int) -> None:
+    tiles, _ = tiles_at(nine(224, 300, 40), WindowGeometry.of(UM, 0.5), 300 + 336.0 + dx, 40 + 336.0 + dy)
+    assert (tiles[CENTRE] != COLOURS[CENTRE]).any(axis=-1).sum() == 224
 
 
 def test_one_window_off_the_centre_by_a_tile_shows_the_neighbour() -> None:
-    slide = nine(224, left=300, top=40)
-    window, _ = read_window(slide, np.array([300 + 336.0 + 224, 40 + 336.0]), WindowGeometry.of(UM, 0.5))
-    np.testing.assert_array_equal(means(window)[[0, 3, 6]], COLOURS[[1, 4, 7]])
-    window, _ = read_window(slide, np.array([300 + 336.0, 40 + 336.0 + 224]), WindowGeometry.of(UM, 0.5))
-    np.testing.assert_array_equal(means(window)[[0, 1, 2]], COLOURS[[3, 4, 5]])
+    slide, geometry = nine(224, left=300, top=40), WindowGeometry.of(UM, 0.5)
+    right, _ = tiles_at(slide, geometry, 300 + 336.0 + 224, 40 + 336.0)
+    np.testing.assert_array_equal(means(right)[[0, 3, 6]], COLOURS[[1, 4, 7]])
+    below, _ = tiles_at(slide, geometry, 300 + 336.0, 40 + 336.0 + 224)
+    np.testing.assert_array_equal(means(below)[[0, 1, 2]], COLOURS[[3, 4, 5]])
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 0.9])
@@ -63,11 +72,9 @@ def test_pixels_reproduce_the_released_window(mpp: float) -> None:
 def test_finer_pixels_do_not_alias() -> None:
     stripes = np.zeros((1344, 1344, 3), np.uint8)
     stripes[:, ::2] = 255
-    window, _ = read_window(
-        Slide(ArrayPixels(stripes, "f"), "s"), np.array([672.0, 672.0]), WindowGeometry.of(UM, 0.25)
-    )
-    assert window[..., 10:-10].std() < 3
-    assert window.mean().item() == pytest.approx(127.5, abs=1)
+    tile, _ = read_tile(Slide(ArrayPixels(stripes, "f"), "s"), 100, 100, 448)
+    assert tile[:, 10:-10].std() < 3
+    assert tile.mean() == pytest.approx(127.5, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -75,30 +82,31 @@ def test_finer_pixels_do_not_alias() -> None:
 )
 def test_padding_is_white_and_counted(xy: tuple[float, float], n_padded: int, white: list[int]) -> None:
     dark = Slide(ArrayPixels(np.full((800, 900, 3), 7, np.uint8), "f"), "dark")
-    window, n = read_window(dark, np.array(xy), WindowGeometry.of(UM, 0.5))
+    tiles, n = tiles_at(dark, WindowGeometry.of(UM, 0.5), *xy)
     assert n == n_padded
-    np.testing.assert_array_equal(means(window)[white], GLASS)
-    np.testing.assert_array_equal(means(window)[8], 7)
+    np.testing.assert_array_equal(means(tiles)[white], GLASS)
+    np.testing.assert_array_equal(means(tiles)[8], 7)
 
 
-def test_the_centre_tile_is_the_target() -> None:
-    windows = torch.arange(2 * 3 * 672 * 672, dtype=torch.float32).reshape(2, 3, 672, 672)
-    tiles = cut_tiles(windows)
-    assert tiles.shape == (2, 9, 3, 224, 224)
-    assert torch.equal(tiles[:, CENTRE], windows[..., 224:448, 224:448])
-    assert torch.equal(tiles[:, 2], windows[..., :224, 448:])
-    assert torch.equal(tiles[:, 6], windows[..., 448:, :224])
+@pytest.mark.parametrize("mpp", [0.5, 0.37])
+def test_tiles_make_up_the_window_and_sites_one_tile_apart_share_them(mpp: float) -> None:
+    geometry = WindowGeometry.of(UM, mpp)
+    first, second = geometry.tiles(np.array([[700.5, 800.0], [700.5 + geometry.tile_px, 800.0]]))
+    np.testing.assert_array_equal(first[[1, 2, 4, 5, 7, 8]], second[[0, 1, 3, 4, 6, 7]])
+    ((window,),) = geometry.windows(np.array([[700.5, 800.0]]))
+    np.testing.assert_array_equal(first[0, :2], window[:2])
+    assert (first[8, :2] + geometry.tile_px == window[:2] + window[2]).all()
+    assert abs(window[:2] + geometry.window_px / 2 - (700.5, 800.0)).max() <= 0.5
 
 
 def test_a_window_shrinks_to_one_tile_without_moving() -> None:
     """Red left, blue lower right; a line one pixel wide is averaged, not dropped."""
-    window = torch.zeros(1, 3, 672, 672)
-    window[:, 0, :, :224] = 255
-    window[:, 2, 448:, 448:] = 255
-    window[:, 1, 300, :] = 240
-    shrunk = shrink_windows(window)
-    assert shrunk.shape == (1, 3, 224, 224)
-    red, green, blue = shrunk[0]
+    image = np.zeros((672, 672, 3), np.uint8)
+    image[:, :224, 0] = 255
+    image[448:, 448:, 2] = 255
+    image[300, :, 1] = 240
+    shrunk, _ = read_tile(Slide(ArrayPixels(image, "f"), "s"), 0, 0, 672)
+    red, green, blue = np.moveaxis(shrunk.astype(float), -1, 0)
     assert (red[:, :72] > 254).all() and (red[:, 78:] < 1).all()
     assert (blue[152:, 152:] > 254).all() and (blue[:146] < 1).all() and (blue[:, :146] < 1).all()
-    np.testing.assert_allclose(green.sum(dim=0), 80, rtol=0.02)
+    np.testing.assert_allclose(green.sum(axis=0), 80, rtol=0.03)

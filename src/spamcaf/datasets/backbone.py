@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from kedro.io import AbstractDataset, DatasetError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from spamcaf.datasets.weights import Weights, find_weights, probe_weights
+from spamcaf.datasets.backbone_names import find_entry
+from spamcaf.datasets.checkpoint import build
+from spamcaf.datasets.weights import Weights, find_weights, hub_revision, probe_weights
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.provenance import configuration_hash
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 class BackboneSpec(BaseModel):
@@ -22,19 +21,32 @@ class BackboneSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: str = Field(description="hf-hub:<owner>/<model>, package:<module>/<file>, or a local folder")
+    source: str = Field(
+        description="hf-hub:<owner>/<model>, @<revision> to pin it; package:<module>/<file>; a local folder or file"
+    )
     architecture: str = Field(description="name of the timm architecture")
-    init: dict[str, Any] = Field(default_factory=dict, description="arguments of the timm architecture")
+    init: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the architecture; a layer is SwiGLUPacked or SiLU"
+    )
     width: int = Field(gt=0, description="features per tile")
+    pooling: Literal["head", "class_and_mean"] = Field(
+        "head", description="head: the network's own (class token, or mean of a convolutional map)"
+    )
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mpp: float | None = Field(None, gt=0, description="micrometres per pixel that it was trained at")
     licence: str = "unknown"
+    gated: bool = Field(False, description="the hub gives the weights only to accounts that were granted access")
     sha256: str | None = Field(None, description="of the weight file; refused when it differs")
-    match_by_order: bool = Field(False, description="the file names its tensors otherwise, in the same order")
+    naming: Literal["timm", "in_order", "dinov2", "timm_pretrained"] = Field(
+        "timm",
+        description="how the file names tensors: as timm does now; otherwise, in the same order; as transformers' "
+        "Dinov2Model; as timm's own pretrained file of this name",
+    )
 
 
 class BackboneDataset(AbstractDataset[Backbone, Backbone]):
-    """Load the backbone `name` of `backbones`; read-only.
+    """Load the backbone `name`: an entry of `backbones`, a timm model, or a folder with timm's config.json; read-only.
 
     `source` replaces the entry's own, for weights that lie in a local folder. A hub token comes from `credentials`
     (`token: ...`) or, without them, from the hub's own login. Weights are loaded strictly and never unpickled.
@@ -64,8 +76,17 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
                 f"{spec.sha256[:12]}..., the weights that the entry '{self._name}' pins.",
                 "Fetch the file again, or change the entry in globals.yml if you trust this one.",
             )
-        network = _build(spec, path)
-        identity = BackboneIdentity(self._name, source, sha256, configuration_hash(spec), spec.width, spec.licence)
+        network = build(spec, path)
+        identity = BackboneIdentity(
+            self._name,
+            source,
+            sha256,
+            configuration_hash(spec),
+            spec.width,
+            spec.licence,
+            hub_revision(source, path),
+            spec.mpp,
+        )
         return Backbone(network, spec.mean, spec.std, identity)
 
     def save(self, data: Backbone) -> None:
@@ -80,14 +101,8 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
 
     def spec(self) -> BackboneSpec:
         """Return the entry of the backbone's name; raise InputError when there is none or it is wrong."""
-        if self._name not in self._backbones:
-            raise InputError(
-                f"backbone '{self._name}'.",
-                f"one of {', '.join(self._backbones)}.",
-                "Choose one (--params backbone=<name>), or add an entry to `backbones` in globals.yml.",
-            )
         try:
-            return BackboneSpec.model_validate(dict(self._backbones[self._name]))
+            return BackboneSpec.model_validate(find_entry(self._name, self._backbones))
         except ValidationError as error:
             raise InputError(
                 f"a wrong entry '{self._name}' of `backbones`: {error.errors()[0]['loc']} {error.errors()[0]['msg']}.",
@@ -104,59 +119,3 @@ def _sha256(path: Path) -> str:
 
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    import torch
-
-    # weights_only: a pickle that holds anything but tensors is refused, there is no fallback
-    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return tensors
-
-
-def _build(spec: BackboneSpec, path: Path) -> nn.Module:
-    from pickle import UnpicklingError
-
-    import timm
-    from safetensors import SafetensorError
-
-    classes: dict[str, Any] = {} if spec.match_by_order else {"num_classes": 0}
-    try:
-        network: nn.Module = timm.create_model(spec.architecture, pretrained=False, **classes, **spec.init)
-        tensors = _read_tensors(path)
-        if spec.match_by_order:
-            tensors = dict(zip(network.state_dict(), tensors.values(), strict=True))
-        network.load_state_dict(tensors, strict=True)
-    except (RuntimeError, ValueError, OSError, KeyError, AttributeError, TypeError, EOFError) as error:
-        raise _misfit(spec, path, error) from error
-    except (UnpicklingError, SafetensorError) as error:
-        raise InputError(
-            f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]}",
-            "tensors alone; nothing else is unpickled, since that would run the file's code.",
-            "Fetch the file again, or convert it to safetensors where you trust it.",
-        ) from error
-    if spec.match_by_order:
-        network.reset_classifier(0)  # type: ignore[operator]
-    return _checked(network.eval().requires_grad_(False), spec)
-
-
-def _misfit(spec: BackboneSpec, path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{path} does not fit {spec.architecture}: {(str(error).splitlines() or [type(error).__name__])[0]}",
-        "the weights of exactly this architecture.",
-        "Check source, architecture and init of the entry in globals.yml.",
-    )
-
-
-def _checked(network: nn.Module, spec: BackboneSpec) -> nn.Module:
-    if network.num_features != spec.width:
-        raise InputError(
-            f"{spec.architecture} gives {network.num_features} features.",
-            f"{spec.width}.",
-            "Correct width in globals.yml.",
-        )
-    return network

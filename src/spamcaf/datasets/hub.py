@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from spamcaf.errors import InputError
@@ -10,7 +11,23 @@ NO_ACCESS = {401, 403, 404}
 """HTTP: not logged in, logged in but not allowed, not there (or not to be seen)."""
 
 
-def fetch(repository: str, files: tuple[str, ...], token: str | None) -> Path:
+@dataclass(frozen=True)
+class Repository:
+    """A repository of the hub, `<owner>/<model>`; without a revision its newest state."""
+
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name} at revision {self.revision}"
+
+    @property
+    def page(self) -> str:
+        """Where a browser shows it."""
+        return f"https://huggingface.co/{self.name}"
+
+
+def fetch(repository: Repository, files: tuple[str, ...], token: str | None) -> Path:
     """Return the first of `files` that the repository has, from the hub or its cache; raise InputError otherwise."""
     from huggingface_hub.errors import HTTPError
 
@@ -27,24 +44,24 @@ def fetch(repository: str, files: tuple[str, ...], token: str | None) -> Path:
     return path
 
 
-def cached(repository: str, files: tuple[str, ...]) -> Path | None:
+def cached(repository: Repository, files: tuple[str, ...]) -> Path | None:
     """Return the first of `files` that lies in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in files:
-        path = try_to_load_from_cache(repository, name)
+        path = try_to_load_from_cache(repository.name, name, revision=repository.revision)
         if isinstance(path, str) and Path(path).is_file():
             return Path(path)
     return None
 
 
-def ask_size(repository: str, files: tuple[str, ...], token: str | None, timeout_s: float) -> int | None:
+def ask_size(repository: Repository, files: tuple[str, ...], token: str | None, timeout_s: float) -> int | None:
     """Return the size in bytes of the first of `files` on the hub, by its header; raise InputError without access."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HTTPError
 
     for name in files:
-        url = hf_hub_url(repository, name)
+        url = hf_hub_url(repository.name, name, revision=repository.revision)
         try:
             return get_hf_file_metadata(url, token=token, timeout=timeout_s).size
         except EntryNotFoundError:
@@ -54,13 +71,13 @@ def ask_size(repository: str, files: tuple[str, ...], token: str | None, timeout
     raise _no_file(repository, files)
 
 
-def _download(repository: str, files: tuple[str, ...], token: str | None) -> Path | None:
+def _download(repository: Repository, files: tuple[str, ...], token: str | None) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     for name in files:
         try:
-            return Path(hf_hub_download(repository, name, token=token))
+            return Path(hf_hub_download(repository.name, name, revision=repository.revision, token=token))
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError:
@@ -78,10 +95,10 @@ def _status(error: BaseException | None) -> int | None:
     return None
 
 
-def _refusal(repository: str, files: tuple[str, ...], error: BaseException) -> InputError:
+def _refusal(repository: Repository, files: tuple[str, ...], error: BaseException) -> InputError:
     from huggingface_hub import constants
 
-    page = f"https://huggingface.co/{repository}"
+    page = repository.page
     status = _status(error)
     if status in NO_ACCESS:
         return _no_access(repository, page, status)
@@ -94,11 +111,11 @@ def _refusal(repository: str, files: tuple[str, ...], error: BaseException) -> I
     )
 
 
-def _no_file(repository: str, files: tuple[str, ...]) -> InputError:
+def _no_file(repository: Repository, files: tuple[str, ...]) -> InputError:
     return InputError(f"no {' or '.join(files)} in {repository}.", "one of them.", "Check the entry in globals.yml.")
 
 
-def _no_access(repository: str, page: str, status: int | None) -> InputError:
+def _no_access(repository: Repository, page: str, status: int | None) -> InputError:
     otherwise = "Without it, the packaged backbone works: --params backbone=efficientnet_lite0."
     if status == 403:  # noqa: PLR2004  HTTP: known, but not allowed
         return InputError(

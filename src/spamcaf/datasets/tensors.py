@@ -56,6 +56,18 @@ def checksum(arrays: Mapping[str, NDArray[Any]], *texts: str) -> str:
     return digest.hexdigest()
 
 
+def read_rows(path: Path, name: str, start: int, stop: int) -> NDArray[Any]:
+    """Return rows `start` to `stop` of one array, without reading the others; ValueError as `read_tensors`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            rows: NDArray[Any] = file.get_slice(name)[start:stop]
+            return rows
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
 def _texts(metadata: dict[str, str] | None) -> dict[str, str]:
     if not metadata or TEXTS not in metadata:
         raise ValueError("it was not written by spamcaf")

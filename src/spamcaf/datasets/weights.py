@@ -26,8 +26,15 @@ class Weights:
 def find_weights(source: str, token: str | None) -> Path:
     """Return the weight file of `source`, downloaded where needed; raise InputError saying what stands in the way."""
     if source.startswith(HUB):
-        return hub.fetch(source.removeprefix(HUB), WEIGHT_FILES, token)
+        return hub.fetch(_repository(source), WEIGHT_FILES, token)
     return _local(source)
+
+
+def hub_revision(source: str, path: Path) -> str | None:
+    """Return the hub's commit of a fetched file, as its place in the hub's cache says; None for other sources."""
+    if not source.startswith(HUB) or path.parent.parent.name != "snapshots":
+        return None
+    return path.parent.name
 
 
 def probe_weights(source: str, token: str | None, timeout_s: float) -> Weights:
@@ -35,11 +42,16 @@ def probe_weights(source: str, token: str | None, timeout_s: float) -> Weights:
     if not source.startswith(HUB):
         path = _local(source)
         return Weights(str(path), True, path.stat().st_size)
-    repository = source.removeprefix(HUB)
+    repository = _repository(source)
     cached = hub.cached(repository, WEIGHT_FILES)
     if cached is not None:
         return Weights(str(cached), True, cached.stat().st_size)
-    return Weights(repository, False, hub.ask_size(repository, WEIGHT_FILES, token, timeout_s))
+    return Weights(repository.name, False, hub.ask_size(repository, WEIGHT_FILES, token, timeout_s))
+
+
+def _repository(source: str) -> hub.Repository:
+    name, _, revision = source.removeprefix(HUB).partition("@")
+    return hub.Repository(name, revision or None)
 
 
 def _local(source: str) -> Path:
@@ -48,13 +60,15 @@ def _local(source: str) -> Path:
 
 def _in_folder(source: str) -> Path:
     folder = Path(source).expanduser()
+    if folder.is_file():
+        return folder
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
     raise InputError(
         f"no weights in {folder}.",
-        f"a folder with {' or '.join(WEIGHT_FILES)}.",
-        "Put the file there, or pass another folder.",
+        f"a folder with {' or '.join(WEIGHT_FILES)}, or a file of weights.",
+        "Put the file there, or pass another folder or file.",
     )
 
 

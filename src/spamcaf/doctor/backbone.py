@@ -37,8 +37,8 @@ def check_backbone(asked: Asked) -> tuple[Check, None]:
 
 
 def is_non_commercial(licence: str) -> bool:
-    """Tell whether a licence's short name holds NC."""
-    return "NC" in re.split(r"[^A-Z]+", licence.upper())
+    """Tell whether a licence's short name holds NC, or says so in words."""
+    return "NC" in re.split(r"[^A-Z]+", licence.upper()) or "non-commercial" in licence.lower()
 
 
 def _where(weights: Weights) -> str:

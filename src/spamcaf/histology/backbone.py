@@ -14,7 +14,11 @@ TILE_PX = 224
 
 @dataclass(frozen=True)
 class BackboneIdentity:
-    """What a backbone is, for keys and records: two backbones of one identity give the same features."""
+    """What a backbone is, for keys and records: two backbones of one identity give the same features.
+
+    `revision` is the hub's commit, where the weights came from there; `mpp` the micrometres per pixel that the
+    backbone was trained at, where that is known.
+    """
 
     name: str
     source: str
@@ -22,10 +26,12 @@ class BackboneIdentity:
     configuration: str
     width: int
     licence: str
+    revision: str | None = None
+    mpp: float | None = None
 
     @property
     def key(self) -> str:
-        """Name, weights and configuration (architecture, its arguments, normalisation) as one short text."""
+        """Name, weights and configuration (architecture, its arguments, pooling, normalisation) as one short text."""
         return f"{self.name}:{self.weights_sha256[:16]}:{self.configuration}"
 
 
@@ -33,7 +39,7 @@ class BackboneIdentity:
 class Backbone:
     """A frozen feature extractor: (tile, 3, 224, 224) RGB in 0..1 -> (tile, feature).
 
-    `mean` and `std` normalise each channel.
+    `mean` and `std` normalise each channel; the network pools its tokens itself.
     """
 
     network: nn.Module

@@ -1,23 +1,26 @@
-"""Running windows of a slide through the backbone, block by block."""
+"""Running the tiles around the sites of a slide through the backbone, block by block."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spamcaf.histology.features import FeatureKey, Features
-from spamcaf.histology.tiles import N_TILES, WindowGeometry, cut_tiles, read_window, shrink_windows
+from spamcaf.histology.reading import Stain, distinct, prepared_ahead, reading_order
+from spamcaf.histology.slide import Slide
+from spamcaf.histology.tiles import N_TILES, WindowGeometry
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from spamcaf.histology.backbone import Backbone
-    from spamcaf.histology.slide import Slide
 
 logger = logging.getLogger(__name__)
 
@@ -36,86 +39,120 @@ class Embedder:
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(backbone.mean, device=device).reshape(shape) * 255
         self._std = torch.tensor(backbone.std, device=device).reshape(shape) * 255
-        self._device, self._dtype = device, dtype
-        self._batch = min(batch, CPU_TILES) if device.type == "cpu" else batch
-        self.sites_at_once = max(self._batch // N_TILES, 1)
+        self._dtype = dtype
+        self.device = device
+        self.width = backbone.width
+        self.batch = min(batch, CPU_TILES) if device.type == "cpu" else batch
+        """Tiles per forward pass; halved when memory runs out."""
 
-    def embed(self, windows: Tensor) -> NDArray[np.float32]:
-        """Return (site, 9, feature) for (site, 3, 672, 672) windows in 0..255."""
-        return self._embed_tiles(cut_tiles(windows).flatten(0, 1)).reshape(len(windows), N_TILES, -1)
-
-    def embed_whole(self, windows: Tensor) -> NDArray[np.float32]:
-        """Return (site, feature) for (site, 3, 672, 672) windows in 0..255, each shrunk to one tile."""
-        return self._embed_tiles(shrink_windows(windows))
-
-    def _embed_tiles(self, tiles: Tensor) -> NDArray[np.float32]:
+    def embed(self, tiles: NDArray[np.uint8]) -> Tensor:
+        """Return (tile, feature) float32 on the device for (tile, 224, 224, 3) RGB; on a GPU it need not be done."""
         import torch
 
         done: list[Tensor] = []
         start = 0
         while start < len(tiles):
             try:
-                done.append(self._forward(tiles[start : start + self._batch]))
-                start += self._batch
+                done.append(self._forward(tiles[start : start + self.batch]))
+                start += len(tiles[start : start + self.batch])
             except torch.cuda.OutOfMemoryError:
-                if self._batch == 1:
+                if self.batch == 1:
                     raise
                 torch.cuda.empty_cache()
-                self._batch //= 2
-                logger.warning("GPU memory ran out: going on with %d tiles at a time", self._batch)
-        return torch.cat(done).numpy()
+                self.batch //= 2
+                logger.warning("GPU memory ran out: going on with %d tiles at a time", self.batch)
+        return torch.cat(done)
 
-    def _forward(self, tiles: Tensor) -> Tensor:
+    def _forward(self, tiles: NDArray[np.uint8]) -> Tensor:
         import torch
 
-        pixels = tiles.to(self._device, memory_format=torch.channels_last, non_blocking=True)
+        # as they lie in memory, channels come last
+        pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2)
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         pixels = (pixels - self._mean) / self._std
         with (
             torch.inference_mode(),
-            torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
+            torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32),
         ):
             output: Tensor = self._network(pixels)
-        return output.float().cpu()
+        return output.float()
 
 
-def embed_sites(
-    slide: Slide,
-    embedder: Embedder,
-    geometry: WindowGeometry,
-    ids: list[str],
-    xy_px: NDArray[np.float64],
-    key: FeatureKey,
-    done: set[int],
-    block: int = 64,
-    *,
-    with_whole: bool = False,
-) -> Iterator[Features]:
-    """Yield the features of `ids` in blocks; a block whose start is in `done` is skipped.
+@dataclass(frozen=True)
+class Task:
+    """What is to be seen of a slide: the tiles around `ids` at `xy_px`, (site, 2) full-resolution pixels.
 
-    `xy_px` is (site, 2), full-resolution pixels. `with_whole` adds those of the shrunk windows; `key` must
-    say so. Blocks are of fixed size, so a run that was cut off goes on exactly where it stopped.
+    `with_whole` adds each window shrunk to one tile; `stain` changes the colours of every tile. `key` must say both.
     """
-    from tqdm.auto import tqdm
 
-    starts = [start for start in range(0, len(ids), block) if start not in done]
-    for start in tqdm(starts, desc="tiles", unit="block", disable=None):
-        rows = slice(start, min(start + block, len(ids)))
-        windows, n_padded, whole = _embed_block(slide, embedder, xy_px[rows], geometry, with_whole=with_whole)
-        yield Features(tuple(ids[rows]), windows, n_padded, key, len(ids), start, whole)
+    slide: Slide
+    geometry: WindowGeometry
+    ids: Sequence[str]
+    xy_px: NDArray[np.float64]
+    key: FeatureKey
+    with_whole: bool = False
+    stain: Stain | None = None
+
+    @cached_property
+    def order(self) -> NDArray[np.intp]:
+        """Sites in the order they are read; blocks are cut from it, so that a block is one part of the slide."""
+        return reading_order(self.xy_px, self.geometry.window_px)
+
+    def starts(self) -> list[int]:
+        """Return where blocks start in that order; no site at all is one empty block."""
+        return list(range(0, max(len(self.ids), 1), self.key.block))
+
+    def rows(self, start: int) -> NDArray[np.intp]:
+        """Return the sites of the block at `start`."""
+        return self.order[start : start + self.key.block]
+
+    def places(self, start: int) -> NDArray[np.int64]:
+        """Return x, y and width of what is seen at each site of a block, (site, 9 or 10, 3)."""
+        xy_px = self.xy_px[self.rows(start)]
+        tiles = self.geometry.tiles(xy_px)
+        return np.concatenate([tiles, self.geometry.windows(xy_px)], axis=1) if self.with_whole else tiles
 
 
-def _embed_block(
-    slide: Slide, embedder: Embedder, xy_px: NDArray[np.float64], geometry: WindowGeometry, *, with_whole: bool
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32] | None]:
-    """Embed a few sites at a time: a window is 5 MB, and fresh memory for a whole block costs more than reading it."""
+@dataclass(frozen=True)
+class _Plan:
+    """A block's distinct places, which of them each site sees, (site, 9 or 10), and the passes they are cut into."""
+
+    start: int
+    places: NDArray[np.int64]
+    seen: NDArray[np.intp]
+    batches: list[NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, task: Task, start: int, batch: int) -> _Plan:
+        places = task.places(start)
+        once, seen = distinct(places.reshape(-1, 3))
+        # not across blocks: a block must not depend on whether those before it were computed in this run
+        batches = [once[i : i + batch] for i in range(0, len(once), batch)]
+        return cls(start, once, seen.reshape(places.shape[:2]), batches)
+
+
+def embed_blocks(task: Task, embedder: Embedder, starts: Sequence[int], threads: int) -> Iterator[Features]:
+    """Yield the features of the blocks at `starts`, while `threads` threads prepare what comes next."""
     import torch
 
-    features, n_padded, whole = [], [], []
-    for start in range(0, len(xy_px), embedder.sites_at_once):
-        read = [read_window(slide, xy, geometry) for xy in xy_px[start : start + embedder.sites_at_once]]
-        windows = torch.stack([pixels for pixels, _ in read])
-        features.append(embedder.embed(windows))
-        if with_whole:
-            whole.append(embedder.embed_whole(windows))
-        n_padded += [n for _, n in read]
-    return np.concatenate(features), np.array(n_padded, np.int64), np.concatenate(whole) if with_whole else None
+    batch = embedder.batch
+    ahead = (places for start in starts for places in _Plan.of(task, start, batch).batches)
+    tiles = prepared_ahead(task.slide, ahead, task.stain, threads)
+    for start in starts:
+        plan = _Plan.of(task, start, batch)
+        outputs, n_padded = [torch.empty(0, embedder.width)], [np.empty(0, np.int64)]
+        for _ in plan.batches:
+            ready = next(tiles)
+            outputs.append(embedder.embed(ready.tiles))
+            n_padded.append(ready.n_padded)
+        # a GPU is waited for once in a block
+        features = torch.cat([output.to("cpu") for output in outputs]).numpy()[plan.seen]
+        yield _block(task, plan, features, np.concatenate(n_padded)[plan.seen])
+
+
+def _block(task: Task, plan: _Plan, features: NDArray[np.float32], n_padded: NDArray[np.int64]) -> Features:
+    ids = tuple(task.ids[row] for row in task.rows(plan.start))
+    whole = np.ascontiguousarray(features[:, N_TILES]) if task.with_whole else None
+    windows = np.ascontiguousarray(features[:, :N_TILES])
+    return Features(ids, windows, n_padded[:, :N_TILES].sum(axis=1), task.key, len(task.ids), plan.start, whole)

@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from spamcaf.histology.backbone import BackboneIdentity
 
 
+BLOCK = 64
+"""Sites in a block: 2.4 MB at 1024 features, and a few seconds of work on a CPU, which is what a killed run loses."""
+
+
 @dataclass(frozen=True)
 class FeatureKey:
     """Everything that features depend on; features of equal keys are interchangeable.
 
     `backbone` names weights and configuration, `view` says how wide tiles are and how precisely they were computed;
-    both can be compared between sections. `sites` hashes the site ids and their pixel coordinates.
+    both can be compared between sections. `sites` hashes the site ids and their pixel coordinates. `block` is the
+    number of sites in a block: only blocks of one size make a whole.
     """
 
     slide: str
@@ -30,6 +35,7 @@ class FeatureKey:
     view: str
     sites: str
     window_px: int
+    block: int = BLOCK
 
     @classmethod
     def of(
@@ -55,12 +61,23 @@ class FeatureKey:
 
 
 @dataclass(frozen=True)
+class StoredBlock:
+    """A block that a feature store holds, whole and verified: of which key, and where it starts."""
+
+    key: FeatureKey
+    start: int
+
+
+@dataclass(frozen=True)
 class Features:
-    """Backbone features of sites.
+    """Backbone features of sites, in the order they were read: find them by id.
 
     `windows` is (site, 9, feature) float32, the 3 x 3 tiles row by row; `n_px_padded` (site,) counts the pixels of a
     window that lie outside the image; `whole` (site, feature) float32, where it was asked for, is of the window shrunk
     to one tile. A block of a larger whole has the whole's key and starts at site `start`.
+
+    Loaded from a store, `windows` and `whole` lie in files: an index such as `windows[rows]` reads those rows alone,
+    np.asarray reads them all.
     """
 
     ids: tuple[str, ...]

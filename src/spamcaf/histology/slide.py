@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,8 @@ class Slide:
     """A full-resolution H&E image; windows may reach beyond its borders.
 
     `mpp` is the micrometres per pixel that the file itself states, None where it does not or cannot be relied on;
-    `reader` and `notes` say who reads it and what was chosen or converted.
+    `reader` and `notes` say who reads it and what was chosen or converted. `reopen` opens the same image in another
+    process, where it is in a file.
     """
 
     pixels: Pixels
@@ -62,6 +64,18 @@ class Slide:
     mpp: float | None = None
     reader: str = ""
     notes: tuple[str, ...] = ()
+    reopen: Callable[[], Slide] | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the way to the file rather than the open file."""
+        if self.reopen is not None:
+            return self.reopen, ()
+        return Slide, (self.pixels, self.name, self.mpp, self.reader, self.notes)
+
+    @property
+    def is_portable(self) -> bool:
+        """Tell whether another process can have this slide: from its file, or because it is in memory."""
+        return self.reopen is not None or isinstance(self.pixels, ArrayPixels)
 
     @property
     def shape(self) -> tuple[int, int]:

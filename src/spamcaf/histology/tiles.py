@@ -1,4 +1,4 @@
-"""Cutting the windows around sites: 3 x 3 tiles, in micrometres, brought to the backbone's size."""
+"""Where the tiles around a site lie, in micrometres, and bringing them to the backbone's size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from spamcaf.histology.backbone import TILE_PX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from spamcaf.histology.slide import Slide
     from spamcaf.parameters import TileSettings
@@ -20,13 +19,15 @@ TILES_ACROSS = 3
 N_TILES = TILES_ACROSS**2
 CENTRE = N_TILES // 2
 """Index of the target tile among the nine, row by row."""
+RESIZED = "each tile by itself, bilinear with antialias, uint8"
+"""Part of the key: a tile depends on nothing but its place, so windows that share a tile share its features."""
 
 
 @dataclass(frozen=True)
 class WindowGeometry:
-    """Width of a window of 3 x 3 tiles: in full-resolution pixels, and in the unit that it was asked for in."""
+    """Width of one of the 3 x 3 tiles of a window: in full-resolution pixels, and in the unit it was asked for in."""
 
-    window_px: int
+    tile_px: int
     asked: str
 
     @classmethod
@@ -34,43 +35,54 @@ class WindowGeometry:
         """Return the geometry at `mpp` micrometres per pixel; `pixels` takes the backbone's 224 as they are."""
         tile_px = TILE_PX if tiles.unit == "pixels" else tiles.tile_um / mpp
         asked = f"{TILE_PX} px" if tiles.unit == "pixels" else f"{tiles.tile_um:g} um"
-        return cls(max(round(TILES_ACROSS * tile_px), TILES_ACROSS), asked)
+        return cls(max(round(tile_px), 1), asked)
+
+    @property
+    def window_px(self) -> int:
+        """Width of the window."""
+        return TILES_ACROSS * self.tile_px
 
     def view(self) -> dict[str, object]:
         """Return what a tile shows, the same for every section: features of one view can be compared."""
-        return {"tile": self.asked, "tile_px": TILE_PX, "tiles_across": TILES_ACROSS}
+        return {"tile": self.asked, "tile_px": TILE_PX, "tiles_across": TILES_ACROSS, "resized": RESIZED}
 
-    def corner(self, xy_px: NDArray[np.float64]) -> tuple[int, int]:
-        """Return the window's upper left pixel for a site at (x, y)."""
-        half = self.window_px / 2
-        return round(float(xy_px[0]) - half), round(float(xy_px[1]) - half)
+    def corners(self, xy_px: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the upper left pixel (x, y) of the windows around sites, (site, 2) as `xy_px`."""
+        # not to the even pixel: sites of a lattice would lose the tiles that they share
+        return np.floor(xy_px - self.window_px / 2 + 0.5).astype(np.int64)
+
+    def tiles(self, xy_px: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return x, y and width in pixels of the nine tiles around each site, (site, 9, 3), row by row."""
+        row, column = np.divmod(np.arange(N_TILES), TILES_ACROSS)
+        steps = np.column_stack([column, row, np.zeros_like(row)]) * self.tile_px
+        first = np.column_stack([self.corners(xy_px), np.full(len(xy_px), self.tile_px)])
+        return first[:, None] + steps
+
+    def windows(self, xy_px: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return x, y and width in pixels of the window around each site, (site, 1, 3)."""
+        return np.column_stack([self.corners(xy_px), np.full(len(xy_px), self.window_px)])[:, None]
 
 
-def read_window(slide: Slide, xy_px: NDArray[np.float64], geometry: WindowGeometry) -> tuple[Tensor, int]:
-    """Return the window around a site as (3, 672, 672) float32 in 0..255, and how many of its pixels are padding."""
+def read_tile(slide: Slide, x0: int, y0: int, width: int) -> tuple[NDArray[np.uint8], int]:
+    """Return the square from pixel (x0, y0) on as a tile, (224, 224, 3) uint8, and how many of its pixels are padding.
+
+    Padding, that is what lies outside the image, is white and counted in pixels of the slide.
+    """
+    square, n_padded = slide.read(x0, y0, width, width)
+    return (square if width == TILE_PX else resize(square, TILE_PX)), n_padded
+
+
+def resize(square: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Bring (row, column, 3) to `side` x `side`.
+
+    Antialias: a slide of finer pixels than the backbone's must not alias into texture that is not there. On uint8,
+    torch took a quarter of the time of Pillow or of float32 (448 -> 224 px: 0.6, 2.2 and 2.8 ms), and it lets other
+    threads run meanwhile.
+    """
     import torch
     from torch.nn.functional import interpolate
 
-    x0, y0 = geometry.corner(xy_px)
-    window, n_padded = slide.read(x0, y0, geometry.window_px, geometry.window_px)
-    pixels = torch.from_numpy(np.ascontiguousarray(window)).permute(2, 0, 1)[None].float()
-    side = TILES_ACROSS * TILE_PX
-    if geometry.window_px != side:
-        # antialias: a slide of finer pixels than the backbone's must not alias into texture that is not there
-        pixels = interpolate(pixels, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-    return pixels[0], n_padded
-
-
-def shrink_windows(windows: Tensor) -> Tensor:
-    """Shrink (site, 3, 672, 672) to one tile each, (site, 3, 224, 224)."""
-    from torch.nn.functional import interpolate
-
-    size = (TILE_PX, TILE_PX)
-    return interpolate(windows, size=size, mode="bilinear", antialias=True, align_corners=False)
-
-
-def cut_tiles(windows: Tensor) -> Tensor:
-    """Cut (site, 3, 672, 672) into (site, 9, 3, 224, 224), row by row."""
-    n = windows.shape[0]
-    grid = windows.reshape(n, 3, TILES_ACROSS, TILE_PX, TILES_ACROSS, TILE_PX)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(n, N_TILES, 3, TILE_PX, TILE_PX)
+    pixels = torch.from_numpy(np.ascontiguousarray(square)).permute(2, 0, 1)[None]
+    resized = interpolate(pixels, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    array: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
+    return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from spamcaf.datasets.slides import decoded, extents, scanner, tiff
@@ -30,7 +31,7 @@ def open_slide(path: Path) -> Slide:
     rows, columns = opened.pixels.shape
     notes = "".join(f"; {note}" for note in opened.notes)
     logger.info("%s: %d x %d px, read by %s%s", path.name, columns, rows, opened.reader, notes)
-    return Slide(opened.pixels, path.name, opened.mpp, opened.reader, opened.notes)
+    return Slide(opened.pixels, path.name, opened.mpp, opened.reader, opened.notes, partial(open_slide, path))
 
 
 def _open(path: Path) -> Opened:

@@ -10,10 +10,15 @@ import numpy as np
 
 from spamcaf.compute import choose_precision, computing
 from spamcaf.histology.backbone import TILE_PX, Backbone
-from spamcaf.histology.embedding import Embedder, embed_sites
-from spamcaf.histology.features import FeatureKey, Features
+from spamcaf.histology.dense import VIEW as DENSE_VIEW
+from spamcaf.histology.dense import DenseTask
+from spamcaf.histology.embedding import Task
+from spamcaf.histology.features import FeatureKey, Features, StoredBlock
+from spamcaf.histology.macenko import Macenko
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import WindowGeometry
+from spamcaf.histology.tissue import Tissue
+from spamcaf.histology.workers import Workers, embed_sites
 from spamcaf.names import SPATIAL, Model
 from spamcaf.parameters import ComputeSettings, TileSettings
 from spamcaf.pipelines.joining import mpp_of
@@ -25,12 +30,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_SCALE_DIFFERENCE = 0.1
+"""Share by which pixels may differ in size from those that a backbone was trained on, without a word."""
+
 
 def embed_spots(
     section: AnnData,
     slide: Slide,
+    tissue: Tissue,
     backbone: Backbone,
-    stored: list[Features],
+    stored: list[StoredBlock],
     tiles: TileSettings,
     compute: ComputeSettings,
     model: str,
@@ -40,15 +49,16 @@ def embed_spots(
     `model` is the one to be fitted: only `released` looks at the whole window shrunk to one tile.
     """
     ids, xy_px = section.obs_names.tolist(), np.asarray(section.obsm[SPATIAL], np.float64)
-    yield from _embed("spots", ids, xy_px, slide, backbone, stored, tiles, compute, mpp_of(section), model)
+    yield from _embed("spots", ids, xy_px, slide, tissue, backbone, stored, tiles, compute, mpp_of(section), model)
 
 
 def embed_grid(
     grid: DataFrame,
     section: AnnData,
     slide: Slide,
+    tissue: Tissue,
     backbone: Backbone,
-    stored: list[Features],
+    stored: list[StoredBlock],
     tiles: TileSettings,
     compute: ComputeSettings,
     model: str,
@@ -56,7 +66,7 @@ def embed_grid(
     """Yield blocks of the features between the spots; the sites that are spots have theirs already."""
     between = grid[grid[SUB_INDEX] > 0]
     ids, xy_px = between[SITE_ID].tolist(), between[[X_PX, Y_PX]].to_numpy(np.float64)
-    yield from _embed("sites", ids, xy_px, slide, backbone, stored, tiles, compute, mpp_of(section), model)
+    yield from _embed("sites", ids, xy_px, slide, tissue, backbone, stored, tiles, compute, mpp_of(section), model)
 
 
 def _embed(
@@ -64,8 +74,9 @@ def _embed(
     ids: list[str],
     xy_px: NDArray[np.float64],
     slide: Slide,
+    tissue: Tissue,
     backbone: Backbone,
-    stored: list[Features],
+    stored: list[StoredBlock],
     tiles: TileSettings,
     compute: ComputeSettings,
     mpp: float,
@@ -74,19 +85,37 @@ def _embed(
     with computing(compute) as machine:
         dtype = choose_precision(compute, machine.device)
         geometry = WindowGeometry.of(tiles, mpp)
-        view = {**geometry.view(), "precision": str(dtype).removeprefix("torch.")}
+        view = {**geometry.view(), "precision": str(dtype).removeprefix("torch."), "stain": tiles.stain}
         with_whole = model == Model.RELEASED
         if with_whole:
             view["whole"] = f"window in {TILE_PX} px"
-        key = FeatureKey.of(slide.fingerprint, backbone.identity, view, geometry.window_px, ids, xy_px)
+        if tiles.dense:
+            view |= DENSE_VIEW
+        stain = Macenko.of_slide(slide, tissue) if tiles.stain == "macenko" else None
+        seen = slide.fingerprint if stain is None else f"{slide.fingerprint}, stains {stain.fingerprint}"
+        key = FeatureKey.of(seen, backbone.identity, view, geometry.window_px, ids, xy_px)
         done = {block.start for block in stored if block.key == key}
+        _warn_of_scale(backbone, tiles)
+        workers = Workers.of(machine.device, dtype, tiles.batch)
         logger.info(
             "%d %s through %s on %s; %d blocks are stored",
             len(ids),
             what,
             backbone.identity.name,
-            machine.device,
+            ", ".join(map(str, workers.devices)),
             len(done),
         )
-        embedder = Embedder(backbone, machine.device, dtype, tiles.batch)
-        yield from embed_sites(slide, embedder, geometry, ids, xy_px, key, done, with_whole=with_whole)
+        task = (DenseTask if tiles.dense else Task)(slide, geometry, ids, xy_px, key, with_whole, stain)
+        yield from embed_sites(task, backbone, workers, done)
+
+
+def _warn_of_scale(backbone: Backbone, tiles: TileSettings) -> None:
+    trained, mpp = backbone.identity.mpp, tiles.tile_um / TILE_PX
+    if trained and tiles.unit == "um" and abs(mpp / trained - 1) > MAX_SCALE_DIFFERENCE:
+        logger.warning(
+            "%s was trained at %g um/px and sees %g: tiles.tile_um=%g would match",
+            backbone.identity.name,
+            trained,
+            mpp,
+            trained * TILE_PX,
+        )

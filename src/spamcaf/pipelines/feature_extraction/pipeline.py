@@ -9,7 +9,7 @@ from spamcaf.pipelines.feature_extraction import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
-    common = ["slide", "backbone"]
+    common = ["slide", "tissue", "backbone"]
     settings = ["params:tiles", "params:compute", "params:fit.model"]
     return Pipeline(
         [

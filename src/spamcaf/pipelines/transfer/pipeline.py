@@ -19,6 +19,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 [
                     "unmeasured_section",
                     "slide",
+                    "unmeasured_tissue",
                     "backbone",
                     "stored_unmeasured_blocks",
                     "params:tiles",

@@ -1,0 +1,184 @@
+"""A backbone's network from a file of weights: built without memory of its own, filled strictly, never unpickled."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from spamcaf.errors import InputError
+from spamcaf.histology.backbone import TILE_PX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from spamcaf.datasets.backbone import BackboneSpec
+
+MISFITS = (RuntimeError, ValueError, OSError, KeyError, AttributeError, TypeError, EOFError, AssertionError)
+"""What timm and torch raise where weights, arguments and architecture do not belong together."""
+
+
+def build(spec: BackboneSpec, path: Path) -> nn.Module:
+    """Return the frozen network of `spec` with the weights at `path`; raise InputError when they do not fit.
+
+    It maps (tile, 3, 224, 224) to (tile, `spec.width`), float32.
+    """
+    from pickle import UnpicklingError
+
+    from safetensors import SafetensorError
+
+    try:
+        tensors = read_tensors(path)
+        require_width(spec)
+        network = _filled(spec, tensors)
+    except InputError:
+        raise
+    except MISFITS as error:
+        raise _misfit(spec, path, error) from error
+    except (UnpicklingError, SafetensorError) as error:
+        raise InputError(
+            f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]}",
+            "tensors alone; nothing else is unpickled, since that would run the file's code.",
+            "Fetch the file again, or convert it to safetensors where you trust it.",
+        ) from error
+    # a file may hold half precision; forward passes choose theirs by themselves
+    return pooled(spec, network).float().eval().requires_grad_(False)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, mapped rather than read where its format allows."""
+    from zipfile import is_zipfile
+
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    import torch
+
+    # weights_only: a pickle that holds anything but tensors is refused, there is no fallback
+    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    return tensors
+
+
+def create(spec: BackboneSpec, **more: Any) -> nn.Module:  # noqa: ANN401  timm's arguments
+    """Return timm's network of `spec`, on torch's current device, with weights of no meaning."""
+    import timm
+
+    # an order of tensors is that of the whole file, its classifier included
+    classes = {} if spec.naming in {"in_order", "timm_pretrained"} else {"num_classes": 0}
+    network: nn.Module = timm.create_model(
+        spec.architecture, **{"pretrained": False, **classes, **arguments(spec), **more}
+    )
+    return network
+
+
+def arguments(spec: BackboneSpec) -> dict[str, Any]:
+    """Return the architecture's arguments, with the layers that YAML names in place of their names."""
+    import timm
+    import torch
+
+    layers = {"SwiGLUPacked": timm.layers.SwiGLUPacked, "SiLU": torch.nn.SiLU}
+    is_layer = {name: str(name).endswith("_layer") for name in spec.init}
+    unknown = [value for name, value in spec.init.items() if is_layer[name] and value not in layers]
+    if unknown:
+        raise ValueError(f"layer {unknown[0]} is none of {', '.join(layers)}")
+    return {name: layers[value] if is_layer[name] else value for name, value in spec.init.items()}
+
+
+def pooled(spec: BackboneSpec, network: nn.Module) -> nn.Module:
+    """Return the network that gives one vector per tile: without classifier, and pooled as `spec` says."""
+    if spec.naming in {"in_order", "timm_pretrained"}:
+        network.reset_classifier(0)  # type: ignore[operator]
+    if spec.pooling == "head":
+        return network
+    from spamcaf.histology.pooling import ClassAndMean
+
+    return ClassAndMean(network)
+
+
+def require_width(spec: BackboneSpec) -> None:
+    """Raise InputError unless the network gives `spec.width` features of a 224 px tile: tried without memory."""
+    import torch
+
+    with torch.device("meta"), torch.inference_mode():
+        network = pooled(spec, create(spec)).eval()
+        try:
+            features = network(torch.empty(1, 3, TILE_PX, TILE_PX))
+        except AssertionError as error:
+            raise InputError(
+                f"{spec.architecture} does not take tiles of {TILE_PX} px: {error}.",
+                f"a backbone for {TILE_PX} px.",
+                f"Set img_size: {TILE_PX} in the init of its entry where the architecture has it, or take another.",
+            ) from error
+    if tuple(features.shape) != (1, spec.width):
+        found = f"{spec.architecture} gives {features.shape[-1]} features."
+        raise InputError(found, f"{spec.width}.", "Correct width in globals.yml.")
+
+
+def _filled(spec: BackboneSpec, tensors: dict[str, Tensor]) -> nn.Module:
+    import torch
+
+    if spec.naming == "timm_pretrained":
+        # timm's own way, strict too: it brings older names and other input sizes into today's form
+        return create(spec, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors})
+    with torch.device("meta"):
+        network = create(spec)
+    network.load_state_dict(_renamed(spec, network, tensors), strict=True, assign=True)
+    if not _has_holes(network):
+        return network
+    # tables that a network computes when it is built are in no file
+    network = create(spec)
+    network.load_state_dict(_renamed(spec, network, tensors), strict=True, assign=True)
+    return network
+
+
+def _has_holes(network: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers()))
+
+
+def _renamed(spec: BackboneSpec, network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if spec.naming == "in_order":
+        return dict(zip(network.state_dict(), tensors.values(), strict=True))
+    return from_dinov2(tensors) if spec.naming == "dinov2" else tensors
+
+
+DINOV2_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^layernorm\.", "norm."),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+)
+"""Names of transformers' Dinov2Model and timm's for the same tensors; query, key and value are one tensor in timm."""
+
+
+def from_dinov2(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a Dinov2Model's tensors under timm's names; what is left unnamed stays, for the strict load to refuse.
+
+    The mask token, used in training alone, is dropped. Raise KeyError when a block lacks its query, key or value.
+    """
+    import torch
+
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name == "embeddings.mask_token" or re.search(r"\.attention\.attention\.(key|value)\.", name):
+            continue
+        if ".attention.attention.query." in name:
+            parts = [tensors[name.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
+            name, tensor = name.replace(".attention.attention.query.", ".attn.qkv."), torch.cat(parts)  # noqa: PLW2901
+        for pattern, replacement in DINOV2_NAMES:
+            name = re.sub(pattern, replacement, name)  # noqa: PLW2901
+        renamed[name] = tensor
+    return renamed
+
+
+def _misfit(spec: BackboneSpec, path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} does not fit {spec.architecture}: {(str(error).splitlines() or [type(error).__name__])[0]}",
+        "the weights of exactly this architecture.",
+        "Check source, architecture and init of the entry in globals.yml.",
+    )

@@ -1,0 +1,82 @@
+"""Stain normalisation: Macenko et al., A method for normalizing histology slides for quantitative analysis (2009)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spamcaf.errors import InputError
+
+if TYPE_CHECKING:
+    from spamcaf.histology.slide import Slide
+    from spamcaf.histology.tissue import Tissue
+
+GLASS_DENSITY, EXTREME = 0.15, 1.0
+"""The paper's: optical density below which a pixel is unstained, and the percentile taken for an extreme."""
+COMMON = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
+"""Optical densities of red, green and blue of the common hematoxylin and eosin, those of the authors' circle's code."""
+COMMON_STRENGTH = np.array([1.9705, 1.0308])
+"""99th percentile of the two stains' amounts in the common picture, from there too."""
+N_PATCHES, PATCH_PX, MIN_STAINED = 128, 64, 1000
+DENSITY = -np.log((np.arange(256) + 1) / 256).astype(np.float32)
+"""Optical density of each value of a channel: white has none, so that padding stays white."""
+
+
+@dataclass(frozen=True)
+class Macenko:
+    """Brings the stains of one slide to the common ones: a linear map of optical densities, (3, 3)."""
+
+    map: NDArray[np.float64]
+
+    @classmethod
+    def of_pixels(cls, pixels: NDArray[np.uint8]) -> Self:
+        """Fit to the pixels of a slide's tissue, (pixel, 3) RGB; raise InputError where too few are stained."""
+        density = DENSITY[pixels].astype(np.float64)
+        density = density[(density >= GLASS_DENSITY).all(axis=1)]
+        if len(density) < MIN_STAINED:
+            raise InputError(
+                f"{len(density)} stained pixels in a sample of {len(pixels)} from the tissue.",
+                f"at least {MIN_STAINED}, to find the slide's stains.",
+                "Check the tissue in the section's overlay, or set tiles.stain to none.",
+            )
+        stains = _stains(density)
+        amounts = density @ np.linalg.pinv(stains)
+        strength = np.maximum(np.percentile(amounts, 100 - EXTREME, axis=0), np.finfo(np.float32).eps)
+        return cls(np.linalg.pinv(stains) @ np.diag(COMMON_STRENGTH / strength) @ COMMON)
+
+    @classmethod
+    def of_slide(cls, slide: Slide, tissue: Tissue) -> Self:
+        """Fit to small patches spread evenly over the tissue, at full resolution: thumbnails blur nuclei away."""
+        places = np.flatnonzero(tissue.mask)
+        chosen = places[np.unique(np.linspace(0, len(places) - 1, N_PATCHES).astype(int))] if len(places) else places
+        rows, columns = np.unravel_index(chosen, tissue.mask.shape)
+        corners = np.column_stack([columns, rows]) * tissue.px_per_mask_px
+        patches = [slide.read(int(x), int(y), PATCH_PX, PATCH_PX)[0].reshape(-1, 3) for x, y in corners]
+        return cls.of_pixels(np.concatenate(patches) if patches else np.empty((0, 3), np.uint8))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short text that differs between different maps."""
+        return hashlib.sha256(np.round(self.map, 9).tobytes()).hexdigest()[:16]
+
+    def __call__(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the tile, (row, column, 3) uint8, in the common stains."""
+        density = np.maximum(DENSITY[tile] @ self.map.astype(np.float32), 0)
+        return np.clip(256 * np.exp(-density) - 0.5, 0, 255).astype(np.uint8)
+
+
+def _stains(density: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return hematoxylin and eosin, (2, 3): the extreme directions in the plane of most variance."""
+    _, vectors = np.linalg.eigh(np.cov(density.T))
+    plane = vectors[:, [2, 1]]
+    plane = plane * np.where(plane[0] < 0, -1, 1)
+    along, across = (density @ plane).T
+    extremes = np.percentile(np.arctan2(across, along), [EXTREME, 100 - EXTREME])
+    stains = np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane.T
+    # hematoxylin takes the more of the red
+    return stains[np.argsort(-stains[:, 0])]

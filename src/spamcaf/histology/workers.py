@@ -1,0 +1,163 @@
+"""Sharing the sites of a slide among processes, one per device."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import queue
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spamcaf.histology.dense import DenseEmbedder, DenseTask, embed_densely
+from spamcaf.histology.embedding import Embedder, Task, embed_blocks
+from spamcaf.histology.features import Features
+from spamcaf.histology.progress import SiteProgress
+
+if TYPE_CHECKING:
+    import torch
+
+    from spamcaf.histology.backbone import Backbone
+
+POLL_S = 1.0
+MAX_THREADS = 8
+"""Threads that read for one GPU; more only wait for each other."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where and how to compute: one process per device, tiles per pass, and threads that read for each."""
+
+    devices: tuple[torch.device, ...]
+    dtype: torch.dtype
+    batch: int
+    threads: int
+
+    @classmethod
+    def of(cls, device: torch.device, dtype: torch.dtype, batch: int) -> Workers:
+        """Return all visible GPUs, if `device` is one, with threads that read; else the CPU."""
+        import torch
+
+        if device.type != "cuda":
+            return cls((device,), dtype, batch, 1)
+        devices = tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
+        return cls(devices, dtype, batch, max(min((os.cpu_count() or 1) // len(devices), MAX_THREADS), 1))
+
+
+def embed_sites(task: Task, backbone: Backbone, workers: Workers, done: set[int]) -> Iterator[Features]:
+    """Yield the features of a task in blocks, but for those that start at one of `done`.
+
+    With one device blocks come in order. Where nothing is missing, one block without sites tells a store which key is
+    in use.
+    """
+    missing = [start for start in task.starts() if start not in done]
+    if not missing or not task.ids:
+        yield _without_sites(task, backbone.width)
+        return
+    n_missing = sum(len(task.rows(start)) for start in missing)
+    with SiteProgress("sites", len(task.ids), len(task.ids) - n_missing) as progress:
+        for block in _blocks(task, backbone, workers, missing):
+            yield block
+            progress.update(len(block.ids))
+
+
+def _blocks(task: Task, backbone: Backbone, workers: Workers, starts: list[int]) -> Iterator[Features]:
+    n = min(len(workers.devices), len(starts))
+    if n > 1 and task.slide.is_portable:
+        return _shared(task, backbone, workers, [part.tolist() for part in np.array_split(np.array(starts), n)])
+    return _computed(task, backbone, workers, 0, starts)
+
+
+def _computed(task: Task, backbone: Backbone, workers: Workers, i: int, starts: list[int]) -> Iterator[Features]:
+    """Return the blocks at `starts` as device `i` computes them, densely where the task asks for it."""
+    how = (backbone, workers.devices[i], workers.dtype, workers.batch)
+    if isinstance(task, DenseTask):
+        return embed_densely(task, DenseEmbedder(*how), starts, workers.threads)
+    return embed_blocks(task, Embedder(*how), starts, workers.threads)
+
+
+def _without_sites(task: Task, width: int) -> Features:
+    windows, whole = np.empty((0, 9, width), np.float32), np.empty((0, width), np.float32)
+    n_padded = np.empty(0, np.int64)
+    return Features((), windows, n_padded, task.key, len(task.ids), 0, whole if task.with_whole else None)
+
+
+def _shared(task: Task, backbone: Backbone, workers: Workers, parts: list[list[int]]) -> Iterator[Features]:
+    """Yield the blocks of all parts as they come; a worker's error is raised here."""
+    import torch
+
+    # spawned: CUDA does not survive a fork. Weights as bytes: torch's shared memory is 64 MB in many containers
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue(2 * len(parts))
+    weights = pickle.dumps(backbone)
+    cpu_threads = max(torch.get_num_threads() // len(parts), 1)
+    processes = [
+        context.Process(target=_work, args=(task, weights, workers, i, cpu_threads, part, results), daemon=True)
+        for i, part in enumerate(parts)
+    ]
+    try:
+        for process in processes:
+            process.start()
+        yield from _received(results, processes)
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.terminate()
+                process.join()
+
+
+def _received(results: Any, processes: Sequence[Any]) -> Iterator[Features]:  # noqa: ANN401  multiprocessing's own
+    n_running = len(processes)
+    while n_running:
+        # asked before the queue: what a worker sent before it ended is there by then
+        codes = [process.exitcode for process in processes]
+        try:
+            result = results.get(timeout=POLL_S)
+        except queue.Empty:
+            if any(codes) or None not in codes:
+                raise RuntimeError(f"A worker ended early (exit codes {codes}), perhaps out of memory") from None
+            continue
+        if isinstance(result, Exception):
+            raise result
+        if result is None:
+            n_running -= 1
+        else:
+            yield result
+
+
+def _work(
+    task: Task,
+    weights: bytes,
+    workers: Workers,
+    i: int,
+    cpu_threads: int,
+    starts: list[int],
+    results: Any,  # noqa: ANN401  multiprocessing's own
+) -> None:
+    """Compute one part in a process of its own."""
+    import torch
+
+    torch.set_num_threads(cpu_threads)
+    try:
+        backbone = pickle.loads(weights)  # noqa: S301  the parent's own object
+        for block in _computed(task, backbone, workers, i, starts):
+            _put(block, results)
+        _put(None, results)
+    except Exception as error:  # whatever it is, the parent raises it
+        _put(error, results)
+
+
+def _put(result: Any, results: Any) -> None:  # noqa: ANN401
+    """Hand over a result; end when the parent was killed, which would otherwise be waited for for ever."""
+    while True:
+        try:
+            results.put(result, timeout=POLL_S)
+        except queue.Full:
+            parent = multiprocessing.parent_process()
+            if parent is not None and not parent.is_alive():
+                os._exit(1)
+        else:
+            return

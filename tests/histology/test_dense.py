@@ -1,0 +1,230 @@
+"""Dense features: exact where a site lies on the raster, by area elsewhere, the same after a cut, bounded in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from spamcaf.errors import InputError
+from spamcaf.histology.backbone import Backbone, BackboneIdentity
+from spamcaf.histology.dense import DenseEmbedder, DenseTask, embed_densely
+from spamcaf.histology.embedding import Embedder, Task, embed_blocks
+from spamcaf.histology.features import FeatureKey, Features, join_blocks
+from spamcaf.histology.pooling import ClassAndMean, FeatureMap
+from spamcaf.histology.slide import ArrayPixels, Slide
+from spamcaf.histology.tiles import WindowGeometry, read_tile
+from spamcaf.parameters import TileSettings
+
+CPU = torch.device("cpu")
+GEOMETRY = WindowGeometry.of(TileSettings(), 4.0)
+TILE = GEOMETRY.tile_px
+
+
+class MeanOfPatches(nn.Module):
+    """A convolutional network in timm's manner: a 7 x 7 map of mean colours, counting its tiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_tiles = 0
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        self.n_tiles += len(pixels)
+        return nn.functional.avg_pool2d(pixels, 32)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.forward_features(pixels).mean(dim=(2, 3))
+
+
+def backbone(network: nn.Module) -> Backbone:
+    return Backbone(network, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), BackboneIdentity("net", "here", "0" * 64, "c", 3, "MIT"))
+
+
+@pytest.fixture(scope="module")
+def slide() -> Slide:
+    coarse = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    return Slide(ArrayPixels(np.kron(coarse, np.ones((6, 6, 1), np.uint8)), "f"), "s")
+
+
+@pytest.fixture(scope="module")
+def vit() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return timm.create_model("test_vit", num_classes=0, img_size=224, reg_tokens=2).eval()
+
+
+def centre(x: float, y: float) -> list[float]:
+    """Where a site lies whose window begins at pixel (x, y)."""
+    return [x + 3 * TILE // 2, y + 3 * TILE // 2]
+
+
+def task_of(slide: Slide, xy: object, block: int = 64, kind: type[Task] = DenseTask, **more: object) -> Task:
+    xy_px = np.array(xy, np.float64)
+    ids = [f"site{i}" for i in range(len(xy_px))]
+    return kind(slide, GEOMETRY, ids, xy_px, FeatureKey("s", "b", "v", "i", GEOMETRY.window_px, block), **more)
+
+
+def dense(
+    slide: Slide,
+    network: nn.Module,
+    xy: object,
+    block: int = 64,
+    starts: list[int] | None = None,
+    batch: int = 64,
+    threads: int = 0,
+    overlap: int = 2,
+) -> list[Features]:
+    embedder = DenseEmbedder(backbone(network), CPU, torch.float32, batch)
+    task = task_of(slide, xy, block)
+    return list(embed_densely(task, embedder, task.starts() if starts is None else starts, threads, overlap))
+
+
+def by_id(features: Features, n: int) -> NDArray[np.float32]:
+    return features.windows[features.rows([f"site{i}" for i in range(n)])]
+
+
+def tokens(slide: Slide, network: nn.Module, row: float, column: float) -> Tensor:
+    """The map of a tile of the raster, or one half off it, straight from the network, (row, column, feature)."""
+    tile, _ = read_tile(slide, int(column * TILE), int(row * TILE), TILE)
+    parts = backbone(network)
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (parts.mean, parts.std))
+    with torch.inference_mode():
+        pixels = torch.from_numpy(tile).permute(2, 0, 1)[None].float() / 255
+        return FeatureMap(network)((pixels - mean) / std)[0]
+
+
+def test_a_site_on_the_raster_gets_the_mean_of_its_tiles_tokens(slide: Slide, vit: nn.Module) -> None:
+    (found,) = dense(slide, vit, [centre(TILE, 2 * TILE)], overlap=1)
+    expected = [tokens(slide, vit, 2 + i, 1 + j).mean(dim=(0, 1)) for i in range(3) for j in range(3)]
+    np.testing.assert_allclose(found.windows[0], torch.stack(expected), atol=1e-5)
+
+
+def picture(slide: Slide, vit: nn.Module, offset: tuple[float, float]) -> NDArray[np.float32]:
+    """Tokens of 6 x 6 tiles from -1 tile and an offset on; a tile is 28 px and 14 tokens, so a token is 2 x 2 px."""
+    rows, columns = (np.arange(-1, 5) + part for part in offset)
+    tiles = [torch.cat([tokens(slide, vit, row, column) for column in columns], dim=1) for row in rows]
+    return torch.cat(tiles).numpy().repeat(2, axis=0).repeat(2, axis=1)
+
+
+@pytest.mark.parametrize("overlap", [1, 2])
+def test_a_shifted_site_gets_tokens_by_their_area(slide: Slide, vit: nn.Module, overlap: int) -> None:
+    x, y = 9, 23
+    offsets = [(i, j) for i in (0.0, 0.5)[:overlap] for j in (0.0, 0.5)[:overlap]]
+    expected = np.zeros((9, 64), np.float32)
+    for offset in offsets:
+        seen = picture(slide, vit, offset)
+        top, left = (round(pixel + TILE - part * TILE) for pixel, part in zip((y, x), offset, strict=True))
+        for k in range(9):
+            row, column = top + k // 3 * TILE, left + k % 3 * TILE
+            expected[k] += seen[row : row + TILE, column : column + TILE].mean(axis=(0, 1)) / len(offsets)
+    (found,) = dense(slide, vit, [centre(x, y)], overlap=overlap)
+    np.testing.assert_allclose(found.windows[0], expected, atol=1e-5)
+
+
+def test_a_convolutional_network_on_the_raster_gives_its_exact_features(slide: Slide) -> None:
+    xy = [centre(c * TILE, r * TILE) for r in (0, 1, 3, -1) for c in (0, 2)]
+    exact_task = task_of(slide, xy, kind=Task)
+    embedder = Embedder(backbone(MeanOfPatches()), CPU, torch.float32, 64)
+    exact = join_blocks(list(embed_blocks(exact_task, embedder, exact_task.starts(), 0)))
+    found = join_blocks(dense(slide, MeanOfPatches(), xy, overlap=1))
+    np.testing.assert_allclose(by_id(found, len(xy)), by_id(exact, len(xy)), atol=1e-5)
+
+
+SITES = np.random.default_rng(1).uniform((-20, -20), (110, 190), (40, 2))
+
+
+def test_padded_pixels_are_those_of_the_exact_mode(slide: Slide) -> None:
+    found = join_blocks(dense(slide, MeanOfPatches(), SITES))
+    windows = GEOMETRY.windows(SITES)[:, 0].tolist()
+    expected = [slide.read(x, y, width, width)[1] for x, y, width in windows]
+    assert found.n_px_padded[found.rows([f"site{i}" for i in range(40)])].tolist() == expected
+    assert max(expected) > 0
+
+
+def test_every_place_is_computed_once(slide: Slide) -> None:
+    network = MeanOfPatches()
+    dense(slide, network, np.repeat(SITES, 20, axis=0), block=7)
+    x, y, _ = 2 * (np.ptp(GEOMETRY.windows(SITES)[:, 0], axis=0) // TILE + 5)
+    assert network.n_tiles <= x * y
+
+
+def test_features_do_not_depend_on_blocks_batches_threads_or_other_sites(slide: Slide, vit: nn.Module) -> None:
+    expected = by_id(join_blocks(dense(slide, vit, SITES)), 40)
+    for found in (dense(slide, vit, SITES, block=3, batch=5), dense(slide, vit, SITES, threads=2)):
+        np.testing.assert_allclose(by_id(join_blocks(found), 40), expected, atol=1e-5)
+    alone = by_id(join_blocks(dense(slide, vit, SITES[:1])), 1)
+    np.testing.assert_allclose(alone, expected[:1], atol=1e-5)
+
+
+def test_a_run_that_was_cut_off_goes_on_bit_by_bit(slide: Slide, vit: nn.Module) -> None:
+    whole = dense(slide, vit, SITES, block=8)
+    rest = dense(slide, vit, SITES, block=8, starts=[16, 32])
+    assert [block.start for block in rest] == [16, 32]
+    for block, expected in zip(rest, [whole[2], whole[4]], strict=True):
+        assert block.ids == expected.ids
+        np.testing.assert_array_equal(block.windows, expected.windows)
+
+
+def test_rows_without_missing_sites_are_not_computed_again(slide: Slide) -> None:
+    first, again = MeanOfPatches(), MeanOfPatches()
+    dense(slide, first, SITES, block=8)
+    dense(slide, again, SITES, block=8, starts=[32])
+    assert again.n_tiles < first.n_tiles / 2
+
+
+def test_few_rows_of_the_raster_are_held_at_a_time(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spamcaf.histology import dense as module
+
+    held = list[int]()
+    pool = module._Bands.pool
+
+    def watched(self: module._Bands, corner: NDArray[np.int64]) -> NDArray[np.float32]:
+        result = pool(self, corner)
+        held.append(len(self._held))
+        return result
+
+    monkeypatch.setattr(module._Bands, "pool", watched)
+    dense(slide, MeanOfPatches(), SITES)
+    assert max(held) <= 2 * 4
+
+
+def test_a_map_of_one_feature_is_not_overlapped(slide: Slide) -> None:
+    class Mean(MeanOfPatches):
+        def forward_features(self, pixels: Tensor) -> Tensor:
+            return super().forward_features(pixels).mean(dim=(2, 3), keepdim=True)
+
+    (found,) = dense(slide, Mean(), [centre(9, 23)])
+    (expected,) = dense(slide, Mean(), [centre(9, 23)], overlap=1)
+    np.testing.assert_array_equal(found.windows, expected.windows)
+
+
+def test_no_site_is_one_empty_block(slide: Slide) -> None:
+    (found,) = dense(slide, MeanOfPatches(), np.empty((0, 2)))
+    assert found.windows.shape == (0, 9, 3)
+
+
+def test_whole_windows_are_refused(slide: Slide) -> None:
+    embedder = DenseEmbedder(backbone(MeanOfPatches()), CPU, torch.float32, 8)
+    with pytest.raises(InputError, match="fit.model"):
+        list(embed_densely(task_of(slide, SITES, with_whole=True), embedder, [0], 0))
+
+
+def test_a_backbone_without_a_map_is_refused() -> None:
+    with pytest.raises(InputError, match="gives no map"):
+        DenseEmbedder(backbone(nn.AdaptiveAvgPool2d(1)), CPU, torch.float32, 8)
+
+
+def test_a_backbone_that_pools_twice_gives_its_patch_tokens_too(slide: Slide, vit: nn.Module) -> None:
+    (found,) = dense(slide, ClassAndMean(vit), [centre(TILE, TILE)])
+    (expected,) = dense(slide, vit, [centre(TILE, TILE)])
+    np.testing.assert_array_equal(found.windows, expected.windows)
+
+
+def test_the_exact_network_is_left_as_it_was(vit: nn.Module) -> None:
+    parts = backbone(vit)
+    embedder = DenseEmbedder(parts, CPU, torch.float32, 8)
+    assert parts.network is vit
+    assert (embedder.side, embedder.width) == (14, 64)
