@@ -174,3 +174,10 @@ def test_swapped_channels_swapped_axes_and_a_shift_are_seen(mean_colour: Backbon
         expected = np.column_stack([(x_site + 28 * (column - 1)) * 0.4, (y_site + 28 * (row - 1)) * 0.8])
         np.testing.assert_allclose(colours[site, :, :2] * 255, expected, atol=0.9)
         np.testing.assert_allclose(colours[site, :, 2] * 255, 77, atol=0.01)
+
+
+def test_rows_that_are_decoded_whole_are_read_from_top_to_bottom(slide: Slide) -> None:
+    xy = np.array([[500.0, 40], [10, 30], [300, 20], [200, 50]])
+    tiled = replace(task_of(slide), xy_px=xy, ids=IDS[:4])
+    assert tiled.order.tolist() == [1, 3, 2, 0]
+    assert replace(tiled, slide=replace(slide, is_striped=True)).order.tolist() == [2, 1, 0, 3]

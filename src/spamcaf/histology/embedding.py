@@ -97,7 +97,7 @@ class Task:
     @cached_property
     def order(self) -> NDArray[np.intp]:
         """Sites in the order they are read; blocks are cut from it, so that a block is one part of the slide."""
-        return reading_order(self.xy_px, self.geometry.window_px)
+        return reading_order(self.xy_px, 1 if self.slide.is_striped else self.geometry.window_px)
 
     def starts(self) -> list[int]:
         """Return where blocks start in that order; no site at all is one empty block."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -104,7 +105,7 @@ class Features:
 
     def rows(self, ids: list[str]) -> NDArray[np.intp]:
         """Return the rows of `ids`; raise InputError when one has no features."""
-        index = {name: i for i, name in enumerate(self.ids)}
+        index = self._index
         missing = [name for name in ids if name not in index]
         if missing:
             raise InputError(
@@ -113,6 +114,10 @@ class Features:
                 "Run the pipeline feature_extraction again for this section.",
             )
         return np.array([index[name] for name in ids], np.intp)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.ids)}
 
 
 def join_blocks(blocks: list[Features]) -> Features:

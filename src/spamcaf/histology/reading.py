@@ -37,13 +37,13 @@ class Prepared:
     n_padded: NDArray[np.int64]
 
 
-def reading_order(xy_px: NDArray[np.float64], window_px: int) -> NDArray[np.intp]:
-    """Return the order in which sites are read: in bands as high as a window, from left to right in each.
+def reading_order(xy_px: NDArray[np.float64], band_px: int) -> NDArray[np.intp]:
+    """Return the order in which sites are read: in bands of a height, from left to right in each.
 
     What successive windows need of a file's strips or tiles is then still decoded: neighbours share them. Sites of one
     place stay in their own order, so the order is the same every time.
     """
-    band = np.floor(xy_px[:, 1] / window_px)
+    band = np.floor(xy_px[:, 1] / band_px)
     return np.lexsort((xy_px[:, 1], xy_px[:, 0], band))
 
 

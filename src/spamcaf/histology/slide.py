@@ -56,7 +56,8 @@ class Slide:
 
     `mpp` is the micrometres per pixel that the file itself states, None where it does not or cannot be relied on;
     `reader` and `notes` say who reads it and what was chosen or converted. `reopen` opens the same image in another
-    process, where it is in a file.
+    process, where it is in a file. `is_striped` tells that rows are decoded whole: places are best read from top to
+    bottom then.
     """
 
     pixels: Pixels
@@ -65,12 +66,13 @@ class Slide:
     reader: str = ""
     notes: tuple[str, ...] = ()
     reopen: Callable[[], Slide] | None = field(default=None, compare=False, repr=False)
+    is_striped: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the way to the file rather than the open file."""
         if self.reopen is not None:
             return self.reopen, ()
-        return Slide, (self.pixels, self.name, self.mpp, self.reader, self.notes)
+        return Slide, (self.pixels, self.name, self.mpp, self.reader, self.notes, None, self.is_striped)
 
     @property
     def is_portable(self) -> bool:

@@ -71,7 +71,7 @@ def test_neighbouring_windows_decode_a_strip_once(tmp_path: Path, noise: NDArray
 def test_no_more_bytes_are_kept_than_allowed(
     tmp_path: Path, noise: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "CACHE_BYTES", 3 * 5 * 70 * 3)
+    monkeypatch.setattr(chunks, "STRIP_CACHE_BYTES", 3 * 5 * 70 * 3)
     stored = Stored(tmp_path / "a", noise, (5, 70))
     raster = stored.raster()
     for y0 in (0, 5, 10, 0, 15, 5, 0):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 128 << 20
 """Decoded strips and tiles that are kept: neighbouring windows share them."""
+STRIP_CACHE_BYTES = 256 << 20
+"""Strips are as wide as the image: one window touches as many as it is high, wide image or not."""
 N_LOCKS = 32
 
 
@@ -55,6 +57,11 @@ class Grid:
         """Chunks in the image."""
         return self.across * -(-self.shape[0] // self.chunk[0])
 
+    @property
+    def is_striped(self) -> bool:
+        """Tell whether rows are stored whole."""
+        return self.chunk[1] >= self.shape[1]
+
     def corner(self, index: int) -> tuple[int, int]:
         """Return the upper left pixel (x, y) of a chunk."""
         return index % self.across * self.chunk[1], index // self.across * self.chunk[0]
@@ -80,12 +87,18 @@ class ChunkedRaster:
         self._locks = [threading.Lock() for _ in range(N_LOCKS)]
         chunk_bytes = int(np.prod(grid.chunk)) * self._channels * dtype.itemsize
         # all chunks are of one size: a bound on their number is a bound on bytes
-        self._decoded = lru_cache(max(CACHE_BYTES // chunk_bytes, 1))(_Decoder(path, file, grid, planes, decode))
+        n_kept = (STRIP_CACHE_BYTES if grid.is_striped else CACHE_BYTES) // chunk_bytes
+        self._decoded = lru_cache(max(n_kept, 1))(_Decoder(path, file, grid, planes, decode))
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(rows, columns, channels)."""
         return *self._grid.shape, self._n_planes * self._channels
+
+    @property
+    def is_striped(self) -> bool:
+        """Tell whether a row is decoded whole, whatever part of it is asked for."""
+        return self._grid.is_striped
 
     @property
     def dtype(self) -> np.dtype[Any]:

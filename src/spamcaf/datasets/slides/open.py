@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from spamcaf.datasets.slides import decoded, extents, scanner, tiff
-from spamcaf.datasets.slides.pixels import Opened, damaged
+from spamcaf.datasets.slides.chunks import ChunkedRaster
+from spamcaf.datasets.slides.pixels import FilePixels, Opened, damaged
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import Slide
 
@@ -31,7 +32,13 @@ def open_slide(path: Path) -> Slide:
     rows, columns = opened.pixels.shape
     notes = "".join(f"; {note}" for note in opened.notes)
     logger.info("%s: %d x %d px, read by %s%s", path.name, columns, rows, opened.reader, notes)
-    return Slide(opened.pixels, path.name, opened.mpp, opened.reader, opened.notes, partial(open_slide, path))
+    reopen, is_striped = partial(open_slide, path), _is_striped(opened)
+    return Slide(opened.pixels, path.name, opened.mpp, opened.reader, opened.notes, reopen, is_striped)
+
+
+def _is_striped(opened: Opened) -> bool:
+    raster = opened.pixels.raster if isinstance(opened.pixels, FilePixels) else None
+    return isinstance(raster, ChunkedRaster) and raster.is_striped
 
 
 def _open(path: Path) -> Opened:
