@@ -12,6 +12,7 @@ import pytest
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
+from spamcaf.datasets.other_sections import OtherSections
 from spamcaf.doctor.configuration import Asked
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.parameters import RunSettings
@@ -58,7 +59,8 @@ def ask(tmp_path: Path) -> Callable[..., Asked]:
     """Return a maker of `Asked`: catalog entries by name, and settings."""
 
     def make(settings: dict[str, Any] | None = None, can_download: bool = False, **entries: object) -> Asked:
-        values = {"raw_section": make_section(), "slide": make_slide(), **entries}
+        nobody = OtherSections((), tmp_path, tmp_path)
+        values = {"raw_section": make_section(), "slide": make_slide(), "other_sections": nobody, **entries}
         catalog: Any = {name: Entry(value) for name, value in values.items()}
         chosen = RunSettings.model_validate({"panel": {"n_genes": 20}, **(settings or {})})
         return Asked(chosen, catalog, tmp_path, "--env e --params section=S1", can_download)
