@@ -146,4 +146,4 @@ def test_where_released_was_fitted_alone_the_report_is_about_it(parts) -> None:
     assert "Predicted best by Released network (replica)" in html
     assert "Released network (replica), mean PCC" in html
     assert "released loses" in html
-    assert "Gaussian" not in html
+    assert "Program Gaussian process" not in html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from anndata import AnnData
 from pydantic import ValidationError
 from scipy.sparse import csr_matrix
 
+from spamcaf.datasets.other_sections import OtherSections
 from spamcaf.errors import InputError
 from spamcaf.parameters import PanelSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.ingestion.nodes import choose_gene_panel as choose_panel_node
@@ -18,6 +20,7 @@ from spamcaf.pipelines.ingestion.nodes import split_spots
 from spamcaf.sections.panel import choose_gene_panel
 
 N_GENES = 60
+NOBODY = OtherSections((), Path(), Path())
 
 
 @pytest.fixture
@@ -79,11 +82,11 @@ def test_counts_of_hidden_spots_change_nothing_in_the_pipeline(section: AnnData,
     counts = section.X.toarray()
     counts[hidden] = np.random.default_rng(5).poisson(50, (hidden.sum(), N_GENES))
     other.X = csr_matrix(counts)
-    ours = choose_panel_node(section, spots, settings)
-    pd.testing.assert_frame_equal(ours, choose_panel_node(other, spots, settings))
+    ours = choose_panel_node(section, spots, NOBODY, settings)
+    pd.testing.assert_frame_equal(ours, choose_panel_node(other, spots, NOBODY, settings))
     counts[~hidden] = np.random.default_rng(6).poisson(50, ((~hidden).sum(), N_GENES))
     other.X = csr_matrix(counts)
-    assert not ours.equals(choose_panel_node(other, spots, settings))
+    assert not ours.equals(choose_panel_node(other, spots, NOBODY, settings))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, obj
 @pytest.mark.parametrize("settings", [PanelSettings(), PanelSettings(genes=["gene1", "gene2"])])
 def test_no_training_spots(section: AnnData, settings: PanelSettings) -> None:
     with pytest.raises(
-        InputError, match="split.protocol=section .* other_sections .* Train on other sections and apply"
+        InputError, match="split.protocol=section .* other sections of the same tissue .*other_sections=<name>"
     ):
         choose_gene_panel(section[[]], settings)
 
