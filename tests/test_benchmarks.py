@@ -80,7 +80,7 @@ def test_rgb_statistics_are_of_each_tile_in_rgb_order() -> None:
 
     image = np.zeros((90, 90, 3), np.uint8)
     image[..., 0], image[:30, :30, 2] = 200, 50
-    found = rgb_statistics(Slide(ArrayPixels(image, "x"), "x"), np.array([[45.0, 45.0]]), WindowGeometry(90, "90 px"))
+    found = rgb_statistics(Slide(ArrayPixels(image, "x"), "x"), np.array([[45.0, 45.0]]), WindowGeometry(30, "30 px"))
     tiles = found.reshape(9, 6)
     assert tiles[0].tolist() == [200, 0, 50, 0, 0, 0]
     assert tiles[1:].tolist() == [[200, 0, 0, 0, 0, 0]] * 8
