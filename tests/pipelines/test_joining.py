@@ -11,7 +11,8 @@ import pytest
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import BackboneIdentity
 from spamcaf.histology.features import FeatureKey, Features
-from spamcaf.pipelines.joining import grid_sites, sites_of
+from spamcaf.pipelines.joining import EVERY, grid_sites, sites_of
+from spamcaf.sections.places import Index
 
 IDENTITY = BackboneIdentity("tiny", "package:tiny/x", "a" * 64, "c", 2, "MIT")
 GRID = pd.DataFrame(
@@ -37,24 +38,42 @@ BETWEEN = _features(["b_s1", "a_s1"], np.array([[15.0, 2.0], [25.0, 4.0]]), 5)
 
 
 def test_every_site_has_its_own_features() -> None:
-    sites, n_padded = grid_sites(GRID, SPOTS, BETWEEN, mpp=0.5)
+    stored = grid_sites(GRID, SPOTS, BETWEEN, mpp=0.5)
+    sites = stored.at(EVERY)
     assert sites.target[:, 0].tolist() == [2, 5, 1, 6]
     assert sites.neighbours[:, 8, 1].tolist() == [2, 5, 1, 6]
     assert sites.whole is not None and sites.whole[:, 0].tolist() == [102, 105, 101, 106]
-    assert n_padded.tolist() == [2, 5, 1, 6]
+    assert stored.n_px_padded.tolist() == [2, 5, 1, 6]
     np.testing.assert_array_equal(sites.xy_um, GRID[["x_px", "y_px"]].to_numpy() / 2)
 
 
 def test_a_grid_of_spots_alone_needs_no_others() -> None:
-    sites, _ = grid_sites(GRID[GRID["sub_index"] == 0], SPOTS, replace(BETWEEN, ids=()), mpp=1.0)
-    assert sites.target[:, 0].tolist() == [2, 1]
+    sites = grid_sites(GRID[GRID["sub_index"] == 0], SPOTS, replace(BETWEEN, ids=()), mpp=1.0)
+    assert sites.at(EVERY).target[:, 0].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("index", [slice(1, 3), np.array([3, 0, 3]), np.array([False, True, True, False])])
+def test_a_part_reads_only_its_own_rows(index: Index) -> None:
+    asked: list[int] = []
+
+    class Rows(np.ndarray):
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            asked.extend(np.asarray(rows).tolist())
+            return np.asarray(self)[rows]
+
+    spots, between = (replace(part, windows=part.windows.view(Rows)) for part in (SPOTS, BETWEEN))
+    sites = grid_sites(GRID, spots, between, mpp=1.0)
+    assert not asked
+    part = sites.at(index)
+    assert part.target[:, 0].tolist() == np.array([2, 5, 1, 6])[index].tolist()
+    assert len(asked) == len(part) == len(part.xy_um)
 
 
 @pytest.mark.parametrize("lacking", [0, 1])
 def test_without_all_shrunk_windows_there_are_none(lacking: int) -> None:
     parts = [SPOTS, BETWEEN]
     parts[lacking] = replace(parts[lacking], whole=None)
-    assert grid_sites(GRID, *parts, mpp=1.0)[0].whole is None
+    assert grid_sites(GRID, *parts, mpp=1.0).at(EVERY).whole is None
 
 
 def test_features_of_other_places_are_refused() -> None:
@@ -63,7 +82,7 @@ def test_features_of_other_places_are_refused() -> None:
 
 
 def test_sites_are_found_by_id() -> None:
-    sites = sites_of(["b", "a"], np.zeros((2, 2)), SPOTS)
+    sites = sites_of(["b", "a"], np.zeros((2, 2)), SPOTS).at(EVERY)
     assert sites.whole is not None
     assert (sites.target[:, 0].tolist(), sites.whole[:, 0].tolist()) == ([2, 1], [102, 101])
-    assert sites_of(["b"], np.zeros((1, 2)), replace(SPOTS, whole=None)).whole is None
+    assert sites_of(["b"], np.zeros((1, 2)), replace(SPOTS, whole=None)).at(EVERY).whole is None

@@ -23,12 +23,10 @@ from spamcaf.learning.sampling import nearest
 from spamcaf.learning.views import SiteView, SpotView
 from spamcaf.network.spamcaf import SpamcafNetwork
 from spamcaf.parameters import ComputeSettings
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.places import PART, Measured, Sites, SiteSource, in_parts
 
 BLOCK_NUMBERS = 10_000_000
 """Kernel values held per block and kernel: about 40 MB each."""
-
-MAX_BLOCK = 2048
 
 Array = NDArray[np.float64]
 
@@ -46,7 +44,7 @@ class Predicted:
     process: NDArray[np.float32] | None = None
 
 
-def predict(model: FittedModel, context: Measured | None, sites: Sites, compute: ComputeSettings) -> Predicted:
+def predict(model: FittedModel, context: Measured | None, sites: SiteSource, compute: ComputeSettings) -> Predicted:
     """Predict expression at `sites` of the section whose measured spots are `context`.
 
     Only `context` is looked at: the visible spots for recovery, all measured ones for a grid. None means that the
@@ -55,13 +53,13 @@ def predict(model: FittedModel, context: Measured | None, sites: Sites, compute:
     """
     if isinstance(model, ReleasedModel):
         return Predicted(predict_released(model, sites, compute))
-    _check_features(model, sites)
+    _check_features(model, sites.at(slice(0, 1)))
     if context is not None:
         _check_context(model, context)
     mode = model.transfer if context is None else model.recovery
-    centre = Centre(model.gene_mean, Pictures.of(sites).centre()) if context is None else Centre.of(context)
+    centre = Centre(model.gene_mean, _mean_picture(sites)) if context is None else Centre.of(context)
     process = _recall(model) if context is None else _condition_on(model, context, centre)
-    parts: list[tuple[Array, Array, Array]] = []
+    expression, sd, alone = (np.empty((len(sites), model.sizes.genes), np.float32) for _ in range(3))
     with computing(compute) as machine:
         ensemble = Ensemble.of(model, machine, centre)
         spots = ensemble.section(sites) if context is None else ensemble.spots(context)
@@ -69,10 +67,14 @@ def predict(model: FittedModel, context: Measured | None, sites: Sites, compute:
             block = sites.at(rows)
             pictures = model.basis(Pictures.of(block).minus(centre.pictures))
             mean, variance = process.at(pictures, block.xy_um)
-            parts.append((mode.mix.blend(mean, ensemble.scores(block, spots)), variance, mean))
-    mixed, variance, alone = (np.concatenate(part) for part in zip(*parts, strict=True))
-    sd = np.sqrt(model.programs.decode_variance(variance) + mode.mix.gene_noise)
-    return Predicted(_expression(model, centre, mixed), sd.astype(np.float32), _expression(model, centre, alone))
+            mixed = mode.mix.blend(mean, ensemble.scores(block, spots))
+            expression[rows], alone[rows] = (_expression(model, centre, scores) for scores in (mixed, mean))
+            sd[rows] = np.sqrt(model.programs.decode_variance(variance) + mode.mix.gene_noise)
+    return Predicted(expression, sd, alone)
+
+
+def _mean_picture(sites: SiteSource) -> Pictures:
+    return Pictures.stack([Pictures.of(part) for part in in_parts(sites, PART)]).centre()
 
 
 def _expression(model: SpamcafModel, centre: Centre, scores: Array) -> NDArray[np.float32]:
@@ -81,7 +83,7 @@ def _expression(model: SpamcafModel, centre: Centre, scores: Array) -> NDArray[n
 
 
 def _blocks(n_sites: int, n_spots: int) -> list[slice]:
-    size = min(MAX_BLOCK, max(1, BLOCK_NUMBERS // n_spots))
+    size = min(PART, max(1, BLOCK_NUMBERS // n_spots))
     return [slice(start, start + size) for start in range(0, n_sites, size)]
 
 
@@ -153,9 +155,9 @@ class Ensemble:
         scores = self.model.programs.scores(centred) / self.model.score_scale
         return SpotView(self._view(context.sites, context.sites), self._tensor(scores)), context.sites
 
-    def section(self, sites: Sites) -> tuple[SpotView, None]:
+    def section(self, sites: SiteSource) -> tuple[SpotView, None]:
         """Return the view of a section without measurements or positions: its pictures."""
-        view = self._view(sites, sites).without_places()
+        view = SiteView.stack([self._view(part, sites) for part in in_parts(sites, PART)]).without_places()
         return SpotView(view, torch.zeros(len(sites), self.model.sizes.programs, device=self.machine.device)), None
 
     @torch.no_grad()
@@ -176,7 +178,7 @@ class Ensemble:
             out = torch.stack([network(given).fusion.float() for network in self.networks]).mean(0)
         return out.cpu().numpy().astype(np.float64) * self.model.score_scale
 
-    def _view(self, sites: Sites, spots: Sites) -> SiteView:
+    def _view(self, sites: Sites, spots: SiteSource) -> SiteView:
         centre, origin_um = self.centre.pictures.surround, spots.xy_um.mean(axis=0)
         return SiteView.of(sites, centre, origin_um, self.model.projection, self.machine.device)
 

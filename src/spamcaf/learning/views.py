@@ -43,6 +43,11 @@ class SiteView:
             torch.from_numpy((sites.xy_um - origin_um).astype(np.float32)).to(device),
         )
 
+    @classmethod
+    def stack(cls, views: list[SiteView]) -> SiteView:
+        """Return all sites of `views`, one after the other."""
+        return cls(*(torch.cat([getattr(view, name) for view in views]) for name in ("target", "neighbours", "xy_um")))
+
     def without_places(self) -> SiteView:
         """Return the same pictures at unknown positions."""
         return SiteView(self.target, self.neighbours, torch.full_like(self.xy_um, torch.nan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,16 @@ from spamcaf.histology.features import Features
 from spamcaf.names import FACTS, SPATIAL, Fact, Obs
 from spamcaf.sections.expression import DEPTH
 from spamcaf.sections.grid import SITE_ID, SUB_INDEX, X_PX, Y_PX
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.places import Index, Measured, Sites
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
+
+EVERY = slice(None)
 
 
 def mpp_of(section: AnnData) -> float:
@@ -28,11 +33,60 @@ def pitch_um_of(section: AnnData) -> float:
     return float(section.uns[FACTS][Fact.PITCH_UM])
 
 
-def sites_of(ids: list[str], xy_um: NDArray[np.float64], features: Features) -> Sites:
-    """Return the sites `ids` at `xy_um` with their features."""
-    rows = features.rows(ids)
-    windows, whole = features.windows[rows], features.whole
-    return Sites(xy_um, features.target_of(windows), windows, None if whole is None else whole[rows])
+@dataclass(frozen=True)
+class StoredSites:
+    """Sites whose features stay in their stores until a part of the sites is asked for.
+
+    `xy_um` is (site, 2); of each site `store` (site,) says which of `stores` holds its features, `row` (site,) where.
+    """
+
+    xy_um: NDArray[np.float64]
+    stores: tuple[Features, ...]
+    store: NDArray[np.intp]
+    row: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.xy_um)
+
+    def at(self, index: Index) -> Sites:
+        """Return the sites at `index` with their features, in memory."""
+        windows = self._taken([features.windows for features in self.stores], index)
+        whole = [features.whole for features in self.stores if features.whole is not None]
+        shrunk = self._taken(whole, index) if len(whole) == len(self.stores) else None
+        return Sites(self.xy_um[index], Features.target_of(windows), windows, shrunk)
+
+    @property
+    def n_px_padded(self) -> NDArray[np.int64]:
+        """Pixels of each site's window outside the image, (site,)."""
+        return self._taken([features.n_px_padded for features in self.stores], EVERY)
+
+    def _taken(self, arrays: Sequence[NDArray[Any]], index: Index) -> NDArray[Any]:
+        """Return the sites' rows of the stores' arrays."""
+        store, row = self.store[index], self.row[index]
+        taken = np.empty((len(row), *arrays[0].shape[1:]), arrays[0].dtype)
+        for number, values in enumerate(arrays):
+            here = store == number
+            if here.any():
+                taken[here] = values[row[here]]
+        return taken
+
+
+def sites_of(ids: list[str], xy_um: NDArray[np.float64], features: Features) -> StoredSites:
+    """Return the sites `ids` at `xy_um`, whose features are those of one store."""
+    return StoredSites(xy_um, (features,), np.zeros(len(ids), np.intp), features.rows(ids))
+
+
+def grid_sites(grid: pd.DataFrame, spot_features: Features, grid_features: Features, mpp: float) -> StoredSites:
+    """Return the sites of a grid; a site that is a spot has the spot's features."""
+    is_spot = (grid[SUB_INDEX] == 0).to_numpy()
+    between = grid.loc[~is_spot]
+    if len(between):
+        grid_features.require_sites(between[SITE_ID].tolist(), between[[X_PX, Y_PX]].to_numpy(np.float64))
+    row = np.empty(len(grid), np.intp)
+    row[is_spot] = spot_features.rows(grid.loc[is_spot, Obs.PARENT].tolist())
+    row[~is_spot] = grid_features.rows(between[SITE_ID].tolist())
+    xy_um = grid[[X_PX, Y_PX]].to_numpy(np.float64) * mpp
+    return StoredSites(xy_um, (spot_features, grid_features), (~is_spot).astype(np.intp), row)
 
 
 def measured_spots(expression: AnnData, features: Features, barcodes: list[str]) -> Measured:
@@ -40,30 +94,5 @@ def measured_spots(expression: AnnData, features: Features, barcodes: list[str])
     features.require_sites(expression.obs_names.tolist(), np.asarray(expression.obsm[SPATIAL], np.float64))
     spots = expression[barcodes]
     xy_um = np.asarray(spots.obsm[SPATIAL], np.float64) * mpp_of(expression)
-    return Measured(sites_of(barcodes, xy_um, features), np.asarray(spots.X), spots.obs[DEPTH].to_numpy(np.float64))
-
-
-def grid_sites(
-    grid: pd.DataFrame, spot_features: Features, grid_features: Features, mpp: float
-) -> tuple[Sites, NDArray[np.int64]]:
-    """Return the sites of a grid and their padded pixels; a site that is a spot has the spot's features."""
-    is_spot = (grid[SUB_INDEX] == 0).to_numpy()
-    parts = [(is_spot, spot_features, spot_features.rows(grid.loc[is_spot, Obs.PARENT].tolist()))]
-    if not is_spot.all():
-        between = grid.loc[~is_spot]
-        grid_features.require_sites(between[SITE_ID].tolist(), between[[X_PX, Y_PX]].to_numpy(np.float64))
-        parts.append((~is_spot, grid_features, grid_features.rows(between[SITE_ID].tolist())))
-    windows = _joined(len(grid), [(where, f.windows, rows) for where, f, rows in parts])
-    n_padded = _joined(len(grid), [(where, f.n_px_padded, rows) for where, f, rows in parts])
-    with_whole = [(where, f.whole, rows) for where, f, rows in parts if f.whole is not None]
-    whole = _joined(len(grid), with_whole) if len(with_whole) == len(parts) else None
-    return Sites(grid[[X_PX, Y_PX]].to_numpy() * mpp, Features.target_of(windows), windows, whole), n_padded
-
-
-def _joined(n: int, parts: list[tuple[NDArray[np.bool_], NDArray[Any], NDArray[np.intp]]]) -> NDArray[Any]:
-    """Return `n` rows: where a part's mask says so, the rows of its array."""
-    _, first, _ = parts[0]
-    joined = np.empty((n, *first.shape[1:]), first.dtype)
-    for where, values, rows in parts:
-        joined[where] = values[rows]
-    return joined
+    sites = sites_of(barcodes, xy_um, features).at(EVERY)
+    return Measured(sites, np.asarray(spots.X), spots.obs[DEPTH].to_numpy(np.float64))

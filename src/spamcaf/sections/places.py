@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+PART = 2048
+"""Sites that are looked at together where memory must not grow with a grid: 75 MB at 1024 features."""
+
+Index = NDArray[np.intp] | NDArray[np.bool_] | slice
+
+
+class SiteSource(Protocol):
+    """Sites whose pictures may lie in files: `at` brings some of them into memory. `Sites` is one, all in memory."""
+
+    @property
+    def xy_um(self) -> NDArray[np.float64]:
+        """Positions (site, 2) in micrometres."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def at(self, index: Index) -> Sites:
+        """Return the sites at `index`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,7 @@ class Sites:
     def __len__(self) -> int:
         return len(self.xy_um)
 
-    def at(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Self:
+    def at(self, index: Index) -> Self:
         """Return the sites at `index`."""
         whole = None if self.whole is None else self.whole[index]
         return type(self)(self.xy_um[index], self.target[index], self.neighbours[index], whole)
@@ -57,9 +77,15 @@ class Measured:
     def __len__(self) -> int:
         return len(self.sites)
 
-    def at(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Self:
+    def at(self, index: Index) -> Self:
         """Return the spots at `index`."""
         return type(self)(self.sites.at(index), self.expression[index], self.depth[index])
+
+
+def in_parts(sites: SiteSource, size: int) -> Iterator[Sites]:
+    """Yield the sites in their order, at most `size` at a time; no site at all is one empty part."""
+    for start in range(0, max(len(sites), 1), size):
+        yield sites.at(slice(start, start + size))
 
 
 def stack(parts: Sequence[Measured]) -> Measured:

@@ -58,7 +58,7 @@ def test_blocks_change_nothing(
     released: FittedReleased, seen_whole: Measured, cpu: ComputeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = predict(released.model, None, seen_whole.sites, cpu).mean
-    monkeypatch.setattr(prediction, "BLOCK", 50)
+    monkeypatch.setattr(prediction, "PART", 50)
     np.testing.assert_allclose(predict(released.model, None, seen_whole.sites, cpu).mean, whole, atol=1e-5)
 
 

@@ -71,7 +71,7 @@ def score_super_resolution(
     from spamcaf.scoring.scores import Between, score_between
 
     between = (grid[SUB_INDEX] > 0).to_numpy()
-    sites = grid_sites(grid, spot_features, grid_features, mpp_of(expression))[0].at(between)
+    sites = grid_sites(grid[between], spot_features, grid_features, mpp_of(expression))
     measured = measured_spots(expression, spot_features, expression.obs_names.tolist())
     predictions = predict_all(measured, sites, pitch_um_of(expression), seed, SUPER_RESOLUTION)
     predictions |= _ours(super_resolved[between])

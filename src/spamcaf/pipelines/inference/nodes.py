@@ -45,9 +45,8 @@ def predict_hidden_spots(
     sites = sites_of(hidden, table[[X_PX, Y_PX]].to_numpy() * mpp_of(section), spot_features)
     context = measured_spots(expression, spot_features, visible) if visible else None
     predicted = predict(model.model, context, sites, compute)
-    n_padded = spot_features.n_px_padded[spot_features.rows(hidden)]
     genes = section.var.loc[list(model.genes)]
-    return as_prediction(predicted, model, genes, table, n_padded, section, tissue, 1)
+    return as_prediction(predicted, model, genes, table, sites.n_px_padded, section, tissue, 1)
 
 
 def predict_grid(
@@ -67,12 +66,12 @@ def predict_grid(
     _require_match(full_model, expression, spot_features.key)
     full_model.require_features(grid_features.key)
     full_model.require_spots(names_hash(expression.obs_names))
-    sites, n_padded = grid_sites(grid, spot_features, grid_features, mpp_of(section))
+    sites = grid_sites(grid, spot_features, grid_features, mpp_of(section))
     context = measured_spots(expression, spot_features, expression.obs_names.tolist())
     predicted = predict(full_model.model, context, sites, compute)
     logger.info("%d sites predicted, %d of them between the spots", len(grid), (grid[SUB_INDEX] > 0).sum())
     genes = section.var.loc[list(full_model.genes)]
-    return as_prediction(predicted, full_model, genes, grid, n_padded, section, tissue, settings.subdivide)
+    return as_prediction(predicted, full_model, genes, grid, sites.n_px_padded, section, tissue, settings.subdivide)
 
 
 def write_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> SpatialData:

@@ -52,7 +52,7 @@ def predict_unmeasured(
     sites = sites_of(ids, xy_px * mpp_of(unmeasured_section), unmeasured_features)
     predicted = predict(transfer_model.model, None, sites, compute)
     genes = pd.DataFrame({GENE_IDS: list(transfer_model.gene_ids)}, index=list(transfer_model.genes))
-    n_padded = unmeasured_features.n_px_padded[unmeasured_features.rows(ids)]
+    n_padded = sites.n_px_padded
     return as_prediction(
         predicted, transfer_model, genes, unmeasured_sites, n_padded, unmeasured_section, unmeasured_tissue, 1
     )

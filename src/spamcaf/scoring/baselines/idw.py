@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.places import Measured, SiteSource
 
 _N_NEIGHBOURS = 8
 _POWER = 2
@@ -15,7 +15,7 @@ _NEAREST_PITCHES = 1e-3
 """Distances below this share of a pitch count as this, so that a site on a spot takes the spot's own value."""
 
 
-def predict(measured: Measured, sites: Sites, pitch_um: float, seed: int) -> NDArray[np.float32]:
+def predict(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
     """Return (site, gene) float32 by inverse-distance weighting. `seed` belongs to the common signature."""
     n_neighbours = min(_N_NEIGHBOURS, len(measured))
     ranks = list(range(1, n_neighbours + 1))  # a list keeps scipy's answer two-dimensional for one neighbour

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.places import Measured, SiteSource
 
 _MAX_HYPER_SPOTS = 500
 _N_SKETCHES = 64
@@ -17,7 +17,7 @@ _STOP = {"maxiter": 50, "ftol": 1e-7, "gtol": 1e-5}
 """Of the mean log likelihood of one value: far below what moves a prediction."""
 
 
-def predict(measured: Measured, sites: Sites, pitch_um: float, seed: int) -> NDArray[np.float32]:
+def predict(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
     """Return (site, gene) float32: the posterior mean of a Matern-3/2 process plus white noise.
 
     The kernel's three numbers maximise the marginal likelihood on at most 500 spots; the fit itself is exact on all.

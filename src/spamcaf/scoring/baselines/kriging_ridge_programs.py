@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.scoring.baselines import kriging, ridge
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.places import Measured, SiteSource
 
 _N_PROGRAMS = 5
 
 
-def predict(measured: Measured, sites: Sites, pitch_um: float, seed: int) -> NDArray[np.float32]:
+def predict(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
     """Return (site, gene) float32, kriging and ridge fitted afresh."""
     by_place = kriging.predict(measured, sites, pitch_um, seed)
     by_picture = ridge.predict(measured, sites, pitch_um, seed)

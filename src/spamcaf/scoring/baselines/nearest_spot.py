@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.places import Measured, SiteSource
 
 
-def predict(measured: Measured, sites: Sites, pitch_um: float, seed: int) -> NDArray[np.float32]:
+def predict(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
     """Return (site, gene) float32: what the nearest spot shows. `pitch_um` and `seed`: the common signature."""
     _, nearest = cKDTree(measured.sites.xy_um).query(sites.xy_um)
     return measured.expression[nearest].astype(np.float32)

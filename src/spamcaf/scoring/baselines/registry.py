@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.names import Model
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.places import Measured, SiteSource
 
 RECOVERY = (Model.GENE_MEAN, Model.IDW, Model.KRIGING, Model.RIDGE, Model.KRIGING_RIDGE_PROGRAMS)
 """Baselines at hidden spots."""
@@ -29,7 +29,7 @@ _MIN_SPOTS = 3
 class Baseline(Protocol):
     """What each baseline's `predict` looks like."""
 
-    def __call__(self, measured: Measured, sites: Sites, pitch_um: float, seed: int) -> NDArray[np.float32]:
+    def __call__(self, measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
         """Return (site, gene) float32 at `sites`, learned from `measured` alone."""
         ...
 
@@ -42,7 +42,7 @@ def load_baseline(name: str) -> Baseline:
 
 
 def predict_all(
-    measured: Measured, sites: Sites, pitch_um: float, seed: int, names: Sequence[str] = RECOVERY
+    measured: Measured, sites: SiteSource, pitch_um: float, seed: int, names: Sequence[str] = RECOVERY
 ) -> dict[str, NDArray[np.float32]]:
     """Return each named baseline's (site, gene) prediction; kriging and ridge are fitted once, whoever needs them."""
     if len(measured) < _MIN_SPOTS:

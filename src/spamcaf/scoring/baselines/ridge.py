@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.places import PART, Measured, Sites, SiteSource, in_parts
 
 _N_COMPONENTS = 64
 _ALPHAS = np.logspace(-4, 4, 41)
 """Wide on purpose: on HEST-Bench tuning alpha alone moves UNI2-h from .4083 to .4338."""
 
 
-def predict(measured: Measured, sites: Sites, pitch_um: float, seed: int) -> NDArray[np.float32]:
+def predict(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
     """Return (site, gene) float32 from target features and the mean of the 9 tiles; alpha by leave-one-out.
 
     Features are centred and scaled by one number. Scaling each by its own deviation would blow up nearly dead
@@ -30,8 +30,8 @@ def predict(measured: Measured, sites: Sites, pitch_um: float, seed: int) -> NDA
     n_components = min(_N_COMPONENTS, len(measured) - 1, features.shape[1])
     reducer = PCA(n_components, random_state=seed).fit(features / scale)
     model = RidgeCV(_ALPHAS).fit(reducer.transform(features / scale), measured.expression - mean)
-    prediction = model.predict(reducer.transform((_features(sites) - centre) / scale))
-    return (mean + prediction.reshape(len(sites), -1)).astype(np.float32)
+    seen = np.concatenate([reducer.transform((_features(part) - centre) / scale) for part in in_parts(sites, PART)])
+    return (mean + model.predict(seen).reshape(len(sites), -1)).astype(np.float32)
 
 
 def _features(sites: Sites) -> NDArray[np.float64]:
