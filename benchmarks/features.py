@@ -3,7 +3,7 @@
 python benchmarks/features.py [--quick]
 
 Throughput: blocks through reading, network and store, and the same batches, ready in memory, through the network alone,
-in turns; the median of the turns' ratios. Memory: a process of its own for each row, minus the weights of the network.
+in turns. Memory: a process of its own for each row, minus the weights of the network.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from spamcaf.parameters import ComputeSettings, TileSettings
 ROOT = Path(__file__).parents[1]
 CHUNK_PX = 512
 SITES_PER_TURN = 8
+TURNS, FEW_TURNS = 32, 4
 PITCH_UM = 100.0
 N_SPOTS = 4992
 LARGE_PX, SMALL_PX = 20_000, 5_000
@@ -128,32 +129,38 @@ def bare(embedder: Embedder, batches: list[Tensor], dtype: torch.dtype) -> float
     return time.perf_counter() - start
 
 
+def ready_batches(task: Task, start: int, embedder: Embedder) -> list[Tensor]:
+    """Return the batches of a block as they go into the network, on its device."""
+    places, _ = distinct(task.places(start).reshape(-1, 3))
+    cut = (places[i : i + embedder.batch] for i in range(0, len(places), embedder.batch))
+    ready = (prepare(task.slide, batch, None).tiles for batch in cut)
+    return [torch.from_numpy(tiles).to(embedder.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for tiles in ready]
+
+
 def throughput(backbone: Backbone, path: Path, mpp: float, turns: int, device: torch.device) -> tuple[str, str]:
-    """Return tiles per second of the bare network, and pipeline over bare: the median of the turns, and their range."""
+    """Return tiles per second of the bare network, and pipeline over bare: over all turns, and the turns' range."""
     dtype = choose_precision(ComputeSettings(), device)
     workers = replace(Workers.of(device, dtype, TileSettings().batch), devices=(device,))
     n_sites = SITES_PER_TURN * (16 if device.type == "cuda" else 1)
     task = task_of(path, lattice(turns * n_sites, 1, mpp, SMALL_PX), mpp, backbone, n_sites)
     embedder = Embedder(backbone, device, dtype, workers.batch)
-    ratios, rates = [], []
+    own = replace(task, slide=open_slide(path))  # nothing decoded yet
+    alone, piped, rates = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         store = FeaturesDataset(filepath=folder)
-        for turn, start in enumerate([0, *task.starts()]):  # the first, twice, warms up
-            places, _ = distinct(task.places(start).reshape(-1, 3))
-            cut = [places[i : i + embedder.batch] for i in range(0, len(places), embedder.batch)]
-            ready = [prepare(task.slide, batch, None).tiles for batch in cut]
-            batches = [torch.from_numpy(tiles).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1 for tiles in ready]
-            alone = bare(embedder, batches, dtype)
-            fresh = replace(task, slide=open_slide(path))  # nothing decoded yet
+        bare(embedder, ready_batches(task, 0, embedder), dtype)  # warms up
+        for start in task.starts():
+            batches = ready_batches(task, start, embedder)
+            before = bare(embedder, batches, dtype)
             begin = time.perf_counter()
-            for block in embed_blocks(fresh, embedder, [start], workers.threads):
+            for block in embed_blocks(own, embedder, [start], workers.threads):
                 store.save(block)
-            seconds = time.perf_counter() - begin
-            again = bare(embedder, batches, dtype)
-            if turn:
-                ratios.append((alone + again) / 2 / seconds)
-                rates.append(len(places) / min(alone, again))
-    return f"{median(rates):.0f}", f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            piped.append(time.perf_counter() - begin)
+            after = bare(embedder, batches, dtype)
+            alone.append((before + after) / 2)
+            rates.append(sum(map(len, batches)) / min(before, after))
+    ratios = np.divide(alone, piped)
+    return f"{median(rates):.0f}", f"{sum(alone) / sum(piped):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
 
 
 def differences(backbone: Backbone, path: Path) -> tuple[float, float]:
@@ -272,7 +279,7 @@ def main() -> None:
         path = Path(folder) / "small.tif"
         write_slide(path, SMALL_PX)
         parts = {
-            "speed": lambda: rows_of_throughput(path, 4 if chosen.quick else 12),
+            "speed": lambda: rows_of_throughput(path, FEW_TURNS if chosen.quick else TURNS),
             "differences": lambda: [*rows_of_differences(path), row_of_shared_tiles(path)],
             "memory": lambda: rows_of_memory(Path(folder), N_SPOTS // 10 if chosen.quick else N_SPOTS),
         }

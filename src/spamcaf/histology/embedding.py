@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from spamcaf.histology.backbone import TILE_PX
 from spamcaf.histology.features import FeatureKey, Features
 from spamcaf.histology.reading import Stain, distinct, prepared_ahead, reading_order
 from spamcaf.histology.slide import Slide
@@ -36,9 +37,9 @@ class Embedder:
         import torch
 
         self._network = backbone.network.to(device).to(memory_format=torch.channels_last)
-        shape = (1, 3, 1, 1)
-        self._mean = torch.tensor(backbone.mean, device=device).reshape(shape) * 255
-        self._std = torch.tensor(backbone.std, device=device).reshape(shape) * 255
+        # a whole line of pixels each: along three channels alone the arithmetic took 15 times as long on a CPU
+        self._mean = torch.tensor(backbone.mean, device=device).repeat(TILE_PX) * 255
+        self._std = torch.tensor(backbone.std, device=device).repeat(TILE_PX) * 255
         self._dtype = dtype
         self.device = device
         self.width = backbone.width
@@ -66,11 +67,11 @@ class Embedder:
     def _forward(self, tiles: NDArray[np.uint8]) -> Tensor:
         import torch
 
-        # as they lie in memory, channels come last
-        pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2)
+        lines = torch.from_numpy(tiles).flatten(2)
         if self.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        pixels = (pixels - self._mean) / self._std
+            lines = lines.pin_memory().to(self.device, non_blocking=True)
+        # as they lie in memory, channels come last
+        pixels = lines.float().sub_(self._mean).div_(self._std).reshape(tiles.shape).permute(0, 3, 1, 2)
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32),
