@@ -21,6 +21,7 @@ from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.features import Features, join_blocks
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import WindowGeometry
+from spamcaf.histology.tissue import Tissue
 from spamcaf.names import SPATIAL, Model
 from spamcaf.parameters import (
     ComputeSettings,
@@ -33,7 +34,7 @@ from spamcaf.parameters import (
 from spamcaf.pipelines.feature_extraction import nodes as extraction
 from spamcaf.pipelines.ingestion import nodes as ingestion
 from spamcaf.pipelines.joining import mpp_of
-from spamcaf.sections.grid import SUB_INDEX, X_PX, Y_PX
+from spamcaf.sections.grid import SITE_ID, SUB_INDEX, X_PX, Y_PX
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,55 +58,77 @@ def read_section(folder: Path, name: str, backbone: Backbone, cache: Path) -> Se
     def prepare() -> Section:
         raw = SectionDataset(filepath=str(folder), section=name).load()
         checked, _ = ingestion.check_section(raw, slide, SectionSettings(), TissueSettings())
-        return Section(name, checked, _embed(checked, slide, backbone, Model.RELEASED))
+        tissue = ingestion.find_tissue(checked, slide, TissueSettings())
+        return Section(name, checked, _embed(checked, slide, tissue, backbone, TileSettings(), Model.RELEASED))
 
-    return _kept(cache, name, {"slide": slide.fingerprint, "backbone": backbone.identity.key}, prepare)
+    what = {"slide": slide.fingerprint, "backbone": backbone.identity.key, "tiles": TileSettings().model_dump()}
+    return _kept(cache, name, what, prepare)
 
 
-def simulate_section(settings: SimulationSettings, backbone: Backbone, cache: Path) -> Section:
+def simulate_section(
+    settings: SimulationSettings, backbone: Backbone, cache: Path, *, is_dense: bool = False
+) -> Section:
     """Return the simulated section, and samples of its 4 x and 16 x grid with the truth there."""
+    tiles = TileSettings(dense=is_dense)
     given = {"simulation": settings.model_dump()}
 
     def prepare() -> Section:
         slide = SimulatedSlideDataset(**given).load()
         raw = SimulatedSectionDataset(section="simulated", **given).load()
         checked, _ = ingestion.check_section(raw, slide, SectionSettings(), TissueSettings())
-        seen = _embed(checked, slide, backbone, Model.SPAMCAF)
-        grids = [_grid(checked, slide, backbone, settings, subdivide) for subdivide in SUBDIVISIONS]
+        tissue = ingestion.find_tissue(checked, slide, TissueSettings())
+        seen = _embed(checked, slide, tissue, backbone, tiles, Model.SPAMCAF)
+        grids = [_grid(checked, slide, tissue, backbone, tiles, settings, k) for k in SUBDIVISIONS]
         return Section("simulated", checked, seen, tuple(grids))
 
-    what = {**given, "backbone": backbone.identity.key, "sites": SITES_PER_GRID}
-    return _kept(cache, f"simulated_{settings.width_um:.0f}um", what, prepare)
+    what = {**given, "backbone": backbone.identity.key, "tiles": tiles.model_dump(), "sites": SITES_PER_GRID}
+    return _kept(cache, f"simulated_{settings.width_um:.0f}um{'_dense' if is_dense else ''}", what, prepare)
 
 
-def _embed(section: AnnData, slide: Slide, backbone: Backbone, model: Model) -> Seen:
-    blocks = extraction.embed_spots(section, slide, backbone, [], TileSettings(), ComputeSettings(), model)
-    return _seen(blocks, section, slide, np.asarray(section.obsm[SPATIAL], np.float64))
+def _embed(
+    section: AnnData, slide: Slide, tissue: Tissue, backbone: Backbone, tiles: TileSettings, model: Model
+) -> Seen:
+    blocks = extraction.embed_spots(section, slide, tissue, backbone, [], tiles, ComputeSettings(), model)
+    xy_px = np.asarray(section.obsm[SPATIAL], np.float64)
+    return _seen(list(blocks), section.obs_names.tolist(), xy_px, slide, WindowGeometry.of(tiles, mpp_of(section)))
 
 
-def _seen(blocks: Any, section: AnnData, slide: Slide, xy_px: NDArray[np.float64]) -> Seen:  # noqa: ANN401
-    features: Features = join_blocks(list(blocks))
-    geometry = WindowGeometry.of(TileSettings(), mpp_of(section))
-    return Seen(features.windows, rgb_statistics(slide, xy_px, geometry), features.whole)
+def _seen(
+    blocks: list[Features], ids: list[str], xy_px: NDArray[np.float64], slide: Slide, geometry: WindowGeometry
+) -> Seen:
+    """Return what was seen at `ids`, in their order: features come in the order in which they were read."""
+    features = join_blocks(blocks)
+    rows = features.rows(ids)
+    whole = None if features.whole is None else features.whole[rows]
+    return Seen(features.windows[rows], rgb_statistics(slide, xy_px, geometry), whole)
 
 
-def _grid(section: AnnData, slide: Slide, backbone: Backbone, settings: SimulationSettings, subdivide: int) -> Grid:
-    tissue = ingestion.find_tissue(section, slide, TissueSettings())
+def _grid(
+    section: AnnData,
+    slide: Slide,
+    tissue: Tissue,
+    backbone: Backbone,
+    tiles: TileSettings,
+    settings: SimulationSettings,
+    subdivide: int,
+) -> Grid:
     sites = ingestion.lay_grid(section, tissue, GridSettings(subdivide=subdivide))
     between = sites[sites[SUB_INDEX] > 0]
     chosen = between.sample(min(SITES_PER_GRID, len(between)), random_state=SAMPLE_SEED)
     blocks = extraction.embed_grid(
-        chosen, section, slide, backbone, [], TileSettings(), ComputeSettings(), Model.SPAMCAF
+        chosen, section, slide, tissue, backbone, [], tiles, ComputeSettings(), Model.SPAMCAF
     )
     xy_px = chosen[[X_PX, Y_PX]].to_numpy(np.float64)
     xy_um = xy_px * mpp_of(section)
     truth = SimulatedTruthDataset(simulation=settings.model_dump()).load()
     known = truth.true_expression(xy_um)[:, truth.genes.index.get_indexer(section.var_names)]
-    return Grid(subdivide**2, len(sites), xy_um, _seen(blocks, section, slide, xy_px), known)
+    geometry = WindowGeometry.of(tiles, mpp_of(section))
+    seen = _seen(list(blocks), chosen[SITE_ID].tolist(), xy_px, slide, geometry)
+    return Grid(subdivide**2, len(sites), xy_um, seen, known)
 
 
 def _kept(cache: Path, name: str, what: dict[str, Any], prepare: Callable[[], Section]) -> Section:
-    key = json.dumps({**what, "tiles": TileSettings().model_dump(), "version": __version__}, sort_keys=True)
+    key = json.dumps({**what, "version": __version__}, sort_keys=True)
     arrays, counts = cache / f"{name}.npz", cache / f"{name}.h5ad"
     if arrays.is_file() and counts.is_file():
         with np.load(arrays) as stored:

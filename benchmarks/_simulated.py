@@ -23,12 +23,10 @@ def simulated_table(section: Section, n_masks: int, options: Options) -> str:
 
 def grid_table(section: Section, options: Options) -> str:
     """Sites between the spots, every predictor fitted to all measured spots, the panel chosen on half of them."""
-    hiding = Hiding.of(section, SplitSettings(), options.panel)
-    folds = np.random.default_rng(BASELINE_SEED).permutation(len(section)) % SplitSettings().n_folds
-    home = Visible(section.measured(hiding.genes), folds)
+    home, genes = all_measured(section, options)
     model = fit_ours(home, [], section.pitch_um, options)
     table = Table("grids against the truth, all spots measured")
-    columns = section.data.var_names.get_indexer(hiding.genes)
+    columns = section.data.var_names.get_indexer(genes)
     notes = [
         f"{grid.factor} x: {len(grid.xy_um)} sites drawn at random from those between the spots ({grid.n_sites} "
         "sites in all, spots included)."
@@ -39,6 +37,13 @@ def grid_table(section: Section, options: Options) -> str:
     weights = " ".join(f"{weight:.2f}" for weight in model.recovery.mix.weights)
     notes += [versus_best(table, OURS, [*map(str, SUPER_RESOLUTION)]), worst_difference(table, OURS, PROCESS)]
     return table.markdown([*notes, f"The network's share of each program: {weights}."])
+
+
+def all_measured(section: Section, options: Options) -> tuple[Visible, list[str]]:
+    """Return all spots of a section as visible ones, and the panel that was chosen on half of them."""
+    genes = Hiding.of(section, SplitSettings(), options.panel).genes
+    folds = np.random.default_rng(BASELINE_SEED).permutation(len(section)) % SplitSettings().n_folds
+    return Visible(section.measured(genes), folds), genes
 
 
 def _score(

@@ -12,6 +12,7 @@ from pathlib import Path
 import _prepare
 import _synthetic
 from _ablation import ablation_table
+from _dense import dense_table
 from _models import Options
 from _recovery import block_table, pooled_table, random_table, released_table
 from _section import Section
@@ -29,8 +30,8 @@ REAL: dict[str, Callable[[Sequence[Section], int, Options], str]] = {
     "released": released_table,
 }
 NEED_SEVERAL = ("pooled", "transfer")
-SIMULATED = "simulated"
-TABLES = (*REAL, SIMULATED)
+SIMULATED, DENSE = "simulated", "dense"
+TABLES = (*REAL, SIMULATED, DENSE)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(REAL[name](sections[:1] if few else sections, asked.masks, options), flush=True)
     if SIMULATED in names:
         print(simulated_table(_simulated_section(asked), asked.simulated_masks, options), flush=True)
+    if DENSE in names:
+        print(dense_table(_simulated_section(asked), _simulated_section(asked, is_dense=True), options), flush=True)
 
 
 def _real_sections(asked: argparse.Namespace) -> list[Section]:
@@ -58,11 +61,11 @@ def _real_sections(asked: argparse.Namespace) -> list[Section]:
     return [_prepare.read_section(folder, name, backbone, asked.cache) for name in asked.sections]
 
 
-def _simulated_section(asked: argparse.Namespace) -> Section:
+def _simulated_section(asked: argparse.Namespace, *, is_dense: bool = False) -> Section:
     if asked.quick:
         return _synthetic.make_section("simulated", n_side=8, seed=9, factors=(4, 16))
     settings = SimulationSettings(width_um=asked.simulated_um, height_um=asked.simulated_um)
-    return _prepare.simulate_section(settings, _prepare.load_backbone(), asked.cache)
+    return _prepare.simulate_section(settings, _prepare.load_backbone(), asked.cache, is_dense=is_dense)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def vit(name: str) -> Backbone:
     import timm
 
     torch.manual_seed(0)
-    network = timm.create_model(name, pretrained=False, num_classes=0).eval().requires_grad_(False)
+    network: Any = timm.create_model(name, pretrained=False, num_classes=0).eval().requires_grad_(False)
     return Backbone(network, *HALF, BackboneIdentity(name, "random", "0" * 64, "b", network.num_features, "none"))
 
 
@@ -89,12 +90,12 @@ def write_slide(path: Path, side: int) -> None:
     def encoded() -> Iterator[bytes]:
         for _ in range(8):
             noise = gaussian_filter(rng.normal(size=(CHUNK_PX, CHUNK_PX, 3)), (3, 3, 0)) * 300 + (200, 120, 180)
-            yield imagecodecs.zlib_encode(np.clip(noise, 0, 255).astype(np.uint8).tobytes(), level=1)
+            yield bytes(imagecodecs.zlib_encode(np.clip(noise, 0, 255).astype(np.uint8).tobytes(), level=1))
 
     kinds = list(encoded())
     across = -(-side // CHUNK_PX)
     chosen = (kinds[i] for i in rng.integers(0, len(kinds), across**2))
-    how = {"photometric": "rgb", "tile": (CHUNK_PX, CHUNK_PX), "compression": "zlib"}
+    how: dict[str, Any] = {"photometric": "rgb", "tile": (CHUNK_PX, CHUNK_PX), "compression": "zlib"}
     tifffile.imwrite(path, chosen, shape=(side, side, 3), dtype=np.uint8, **how)
 
 

@@ -40,6 +40,7 @@ def test_accuracy_prints_every_table() -> None:
     assert {"ridge on RGB statistics", "ridge", "spamcaf"} <= set(rows(text, "leave one section out"))
     assert "nearest_spot" in rows(text, "grids against the truth")
     assert "released" in rows(text, "random, mask 0 only")
+    assert set(rows(text, "dense features")) >= {"spamcaf, exact", "spamcaf, dense", "ridge, dense"}
     scores = rows(text, "random, one")
     assert scores["gene_mean"] == [0.0] * 2
     assert all(0 < value < 1 for value in scores["spamcaf"])
@@ -84,6 +85,38 @@ def test_rgb_statistics_are_of_each_tile_in_rgb_order() -> None:
     tiles = found.reshape(9, 6)
     assert tiles[0].tolist() == [200, 0, 50, 0, 0, 0]
     assert tiles[1:].tolist() == [[200, 0, 0, 0, 0, 0]] * 8
+
+
+@pytest.mark.usefixtures("_importable")
+@pytest.mark.parametrize("is_dense", [False, True])
+def test_a_prepared_section_holds_each_sites_own_features(tmp_path: Path, is_dense: bool) -> None:
+    import torch
+    from _prepare import simulate_section
+    from torch import Tensor, nn
+
+    from spamcaf.histology.backbone import Backbone, BackboneIdentity
+    from spamcaf.parameters import SimulationSettings
+
+    class MeanColour(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.forward_features(pixels).mean(dim=(2, 3))
+
+        def forward_features(self, pixels: Tensor) -> Tensor:
+            return nn.functional.avg_pool2d(pixels, 32).float()
+
+    identity = BackboneIdentity("mean", "here", "0" * 64, "c", 3, "none")
+    backbone = Backbone(MeanColour(), (0.0,) * 3, (1 / 255,) * 3, identity)
+    settings = SimulationSettings(width_um=700, height_um=700)
+    section = simulate_section(settings, backbone, tmp_path, is_dense=is_dense)
+    again = simulate_section(settings, backbone, tmp_path, is_dense=is_dense)
+    assert len(section.grids) == 2 and [grid.factor for grid in section.grids] == [4, 16]
+    for seen, kept in zip(
+        (section.seen, *(g.seen for g in section.grids)), (again.seen, *(g.seen for g in again.grids)), strict=True
+    ):
+        rgb = torch.from_numpy(seen.rgb.reshape(-1, 9, 6)[..., :3])
+        # bf16 and shrinking round; a raster's tiles do not lie exactly under a site's
+        np.testing.assert_allclose(seen.windows, rgb, atol=12 if is_dense else 2)
+        assert np.array_equal(kept.windows, seen.windows)
 
 
 @pytest.mark.usefixtures("_importable")
