@@ -117,7 +117,12 @@ class ComputeSettings(_Settings):
     """Where and how precisely to compute."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
-    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, else float32")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto: bf16 on CUDA, for the backbone also on CPUs that have it; else float32"
+    )
+    compile: bool = Field(
+        False, description="torch.compile for the backbone: slow to start, then faster; needs a C++ compiler"
+    )
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice, and trains with one")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from spamcaf.doctor.machine import check_device, check_disk, check_memory
 from spamcaf.doctor.memory import available_bytes
 from spamcaf.doctor.need import Inputs, in_words, need_of
 from spamcaf.errors import InputError
-from spamcaf.parameters import ComputeSettings, RunSettings
+from spamcaf.parameters import ComputeSettings, RunSettings, TileSettings
 
 SETTINGS = RunSettings.model_validate({"grid": {"subdivide": 3}, "panel": {"n_genes": 100}})
-INPUTS = Inputs(n_spots=1000, image_px=(2000, 3000), is_held_whole=True)
+INPUTS = Inputs(n_spots=1000, image_px=(2000, 3000), is_held_whole=True, mpp=0.5)
 WIDTH = 500
 FEATURES = 1000 * 9 * 9 * WIDTH * 4
+LEARNING = 1000 * 9 * WIDTH * 4 * 3
+PREDICTION = 9000 * 100 * 4 * 3
 IMAGE = 2000 * 3000 * 3
 VIT = BackboneSpec(source="x", architecture="vit_large_patch16_224", width=1024)
 SMALL = BackboneSpec(source="x", architecture="tf_efficientnet_lite0", width=1280)
@@ -35,9 +38,18 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_needed_follows_from_spots_subdivision_and_width() -> None:
     need = need_of(SETTINGS, INPUTS, WIDTH)
     assert (need.n_sites, need.n_tiles) == (9000, 81_000)
-    assert need.memory_bytes == FEATURES + IMAGE
-    assert need.output_bytes == 9000 * 100 * 4 * 3 * 2 + IMAGE * 4 // 3
-    assert need_of(SETTINGS, Inputs(1000, (2000, 3000), False), WIDTH).memory_bytes == FEATURES
+    assert need.memory_bytes == LEARNING + PREDICTION + IMAGE
+    assert need.output_bytes == PREDICTION * 2 + IMAGE * 4 // 3
+    assert need.disk_bytes == FEATURES + need.output_bytes
+    assert need_of(SETTINGS, replace(INPUTS, is_held_whole=False), WIDTH).memory_bytes == LEARNING + PREDICTION
+
+
+def test_dense_tiles_are_those_of_the_image_however_fine_the_grid() -> None:
+    dense = SETTINGS.model_copy(update={"tiles": TileSettings(dense=True)})
+    rows, columns = 2 * (9 + 3), 2 * (14 + 3)  # of 224 px, half overlapping, and as far as windows reach
+    assert need_of(dense, INPUTS, WIDTH).n_tiles == 2 * rows * columns
+    assert need_of(dense, INPUTS, WIDTH, 8).n_tiles == 2 * rows * columns
+    assert need_of(dense, replace(INPUTS, n_spots=10), WIDTH, 1).n_tiles == 90
 
 
 def test_genes_named_by_the_user_count_instead_of_n_genes() -> None:
@@ -50,21 +62,21 @@ def test_sizes_in_words() -> None:
 
 
 def test_enough_memory_passes() -> None:
-    check, _ = check_memory(3 * FEATURES, SETTINGS, INPUTS, WIDTH)
+    check, _ = check_memory(LEARNING + 2 * PREDICTION + IMAGE, SETTINGS, INPUTS, WIDTH)
     assert check.status is Status.PASS
-    assert in_words(FEATURES) in check.found and in_words(IMAGE) in check.found
+    assert all(in_words(part) in check.found for part in (LEARNING, PREDICTION, IMAGE))
 
 
 def test_memory_for_one_copy_only_warns_with_the_subdivision_that_fits() -> None:
-    check, _ = check_memory(FEATURES + IMAGE + 1, SETTINGS, INPUTS, WIDTH)
+    check, _ = check_memory(LEARNING + PREDICTION + IMAGE + 1, SETTINGS, INPUTS, WIDTH)
     assert check.status is Status.WARN
     assert "grid.subdivide=2" in check.fix
 
 
 def test_too_little_memory_fails_with_both_numbers() -> None:
-    windowed = Inputs(1000, (2000, 3000), False)
-    with pytest.raises(InputError, match=r"40 MB available.*at least 162 MB.*grid\.subdivide=1"):
-        check_memory(40_000_000, SETTINGS, windowed, WIDTH)
+    windowed = replace(INPUTS, is_held_whole=False)
+    with pytest.raises(InputError, match=r"60 MB available.*at least 65 MB.*grid\.subdivide=1"):
+        check_memory(60_000_000, SETTINGS, windowed, WIDTH)
     with pytest.raises(InputError, match="more memory"):
         check_memory(1000, SETTINGS, INPUTS, WIDTH)
 
@@ -138,7 +150,7 @@ def test_cuda_asked_for_and_missing_fails() -> None:
 def test_a_large_vit_on_a_cpu_warns_with_the_number_of_tiles() -> None:
     check, _ = check_device(ComputeSettings(), VIT, need_of(SETTINGS, INPUTS, 1024))
     assert check.status is Status.WARN
-    assert "81000 tiles (9000 sites x 9)" in check.found
+    assert "81000 tiles (9000 sites)" in check.found
     assert check_device(ComputeSettings(), VIT, None)[0].status is Status.WARN
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.embedding import Embedder, Task, embed_blocks
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
@@ -126,6 +127,25 @@ def test_out_of_memory_with_one_tile_is_an_error(slide: Slide, mean_colour: Back
     mean_colour.network.limit = 0
     with pytest.raises(torch.cuda.OutOfMemoryError):
         run(task_of(slide), mean_colour, batch=4)
+
+
+def test_a_compiled_network_gives_the_same_whatever_the_number_of_tiles(convolution: Backbone) -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (7, 224, 224, 3), np.uint8)
+    expected = Embedder(convolution, CPU, torch.float32, 4).embed(tiles).numpy()
+    compiled = Embedder(convolution, CPU, torch.float32, 4, is_compiled=True)
+    for n in (7, 1):
+        np.testing.assert_allclose(compiled.embed(tiles[:n]).numpy(), expected[:n], atol=1e-5)
+
+
+def test_without_a_compiler_one_sentence_says_so(convolution: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    tiles = np.zeros((1, 224, 224, 3), np.uint8)
+    with pytest.raises(InputError, match=r"compute\.compile"):
+        Embedder(convolution, CPU, torch.float32, 3, is_compiled=True).embed(tiles)
 
 
 def test_bf16_inside_is_float32_outside(convolution: Backbone) -> None:

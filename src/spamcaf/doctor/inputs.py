@@ -10,6 +10,7 @@ from spamcaf.doctor.check import Check, attempt, passed, unchecked, warned
 from spamcaf.doctor.need import Inputs
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import Obs, Part
+from spamcaf.pipelines.joining import mpp_of
 from spamcaf.sections.split import PART
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def check_inputs(asked: Asked) -> tuple[list[Check], Inputs | None]:
     if section is None:
         return [section_read, slide_opened, identified, unchecked(PANEL, IDENTITY)], None
     enough, _ = attempt(PANEL, partial(_check_panel, section, asked))
-    size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide))
+    size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide), mpp_of(section))
     return [section_read, slide_opened, identified, enough], size
 
 

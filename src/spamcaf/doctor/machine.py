@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spamcaf.compute import choose_device, choose_precision
 from spamcaf.doctor.check import Check, passed, warned
-from spamcaf.doctor.need import TILES_PER_SITE, Inputs, Need, in_words, need_of
+from spamcaf.doctor.need import Inputs, Need, in_words, need_of
 from spamcaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_device(compute: ComputeSettings, spec: BackboneSpec | None, need: Need
     found = f"CPU, {compute.threads or torch.get_num_threads()} threads, backbone in {precision}"
     if spec is None or "vit" not in spec.architecture or spec.width < LARGE_WIDTH:
         return passed(DEVICE, found), None
-    tiles = f"up to {need.n_tiles} tiles ({need.n_sites} sites x {TILES_PER_SITE})" if need else "all tiles"
+    tiles = f"up to {need.n_tiles} tiles ({need.n_sites} sites)" if need else "all tiles"
     return warned(
         DEVICE,
         f"{found}; {tiles} go through {spec.architecture}, a large network for a CPU",
@@ -51,17 +51,16 @@ def check_memory(
     if inputs is None or width is None:
         return passed(MEMORY, f"{in_words(available)} available; what is needed depends on the inputs"), None
     need = need_of(settings, inputs, width)
-    image = f" and {in_words(need.image_bytes)} for the image" if need.image_bytes else ""
+    image = f", the image {in_words(need.image_bytes)}" if need.image_bytes else ""
     found = (
-        f"{in_words(available)} available; up to {need.n_sites} sites hold {in_words(need.feature_bytes)} of "
-        f"features{image}"
+        f"{in_words(available)} available; learning takes {in_words(need.spot_bytes)}, a prediction of up to "
+        f"{need.n_sites} sites {in_words(need.prediction_bytes)}{image}"
     )
     fix = _smaller(settings, inputs, width, available)
     if need.memory_bytes > available:
         raise InputError(f"{found}.", f"at least {in_words(need.memory_bytes)}.", fix)
-    # joining the blocks and the sites copies features once
-    if need.memory_bytes + need.feature_bytes > available:
-        return warned(MEMORY, f"{found}, which are copied when they are joined", fix), None
+    if _with_copy(need) > available:
+        return warned(MEMORY, f"{found}, which is copied when it is written", fix), None
     return passed(MEMORY, found), None
 
 
@@ -69,9 +68,13 @@ def _smaller(settings: RunSettings, inputs: Inputs, width: int, available: int) 
     """Return the next step for too little memory: the largest subdivision that fits, or another machine."""
     for k in range(settings.grid.subdivide - 1, 0, -1):
         need = need_of(settings, inputs, width, k)
-        if need.memory_bytes + need.feature_bytes <= available:
+        if _with_copy(need) <= available:
             return f"Predict fewer sites: --params grid.subdivide={k}. Or use a machine with more memory."
     return "Use a machine with more memory, or close other programs."
+
+
+def _with_copy(need: Need) -> int:
+    return need.memory_bytes + need.prediction_bytes
 
 
 def check_disk(data: Path, need: Need | None) -> tuple[Check, None]:

@@ -43,10 +43,13 @@ class DenseEmbedder(Embedder):
     `embed` returns (tile, row, column, feature); `side` is its number of rows and columns, `width` its features.
     """
 
-    def __init__(self, backbone: Backbone, device: torch.device, dtype: torch.dtype, batch: int) -> None:
+    def __init__(
+        self, backbone: Backbone, device: torch.device, dtype: torch.dtype, batch: int, *, is_compiled: bool = False
+    ) -> None:
         from spamcaf.histology.pooling import FeatureMap
 
-        super().__init__(replace(backbone, network=FeatureMap(backbone.network)), device, dtype, batch)
+        mapped = replace(backbone, network=FeatureMap(backbone.network))
+        super().__init__(mapped, device, dtype, batch, is_compiled=is_compiled)
         try:
             _, self.side, _, self.width = self.embed(np.zeros((1, TILE_PX, TILE_PX, 3), np.uint8)).shape
         except TypeError as error:

@@ -32,22 +32,28 @@ ViT-S ran at .89 of its own rate with one, at .92 without (median of 32 blocks i
 
 @dataclass(frozen=True)
 class Workers:
-    """Where and how to compute: one process per device, tiles per pass, and threads that read ahead for each."""
+    """Where and how to compute: one process per device, tiles per pass, and threads that read ahead for each.
+
+    `is_compiled`: the network goes through torch.compile first.
+    """
 
     devices: tuple[torch.device, ...]
     dtype: torch.dtype
     batch: int
     threads: int
+    is_compiled: bool = False
 
     @classmethod
-    def of(cls, device: torch.device, dtype: torch.dtype, batch: int) -> Workers:
+    def of(cls, device: torch.device, dtype: torch.dtype, batch: int, *, is_compiled: bool = False) -> Workers:
         """Return all visible GPUs, if `device` is one, with threads that read; else the CPU."""
         import torch
 
         if device.type != "cuda":
-            return cls((device,), dtype, batch, min(torch.get_num_threads() // CORES_PER_READER, MAX_THREADS))
+            threads = min(torch.get_num_threads() // CORES_PER_READER, MAX_THREADS)
+            return cls((device,), dtype, batch, threads, is_compiled)
         devices = tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
-        return cls(devices, dtype, batch, max(min((os.cpu_count() or 1) // len(devices), MAX_THREADS), 1))
+        threads = max(min((os.cpu_count() or 1) // len(devices), MAX_THREADS), 1)
+        return cls(devices, dtype, batch, threads, is_compiled)
 
 
 def embed_sites(task: Task, backbone: Backbone, workers: Workers, done: set[int]) -> Iterator[Features]:
@@ -78,8 +84,9 @@ def _computed(task: Task, backbone: Backbone, workers: Workers, i: int, starts: 
     """Return the blocks at `starts` as device `i` computes them, densely where the task asks for it."""
     how = (backbone, workers.devices[i], workers.dtype, workers.batch)
     if isinstance(task, DenseTask):
-        return embed_densely(task, DenseEmbedder(*how), starts, workers.threads)
-    return embed_blocks(task, Embedder(*how), starts, workers.threads)
+        dense = DenseEmbedder(*how, is_compiled=workers.is_compiled)
+        return embed_densely(task, dense, starts, workers.threads)
+    return embed_blocks(task, Embedder(*how, is_compiled=workers.is_compiled), starts, workers.threads)
 
 
 def _without_sites(task: Task, width: int) -> Features:

@@ -91,12 +91,14 @@ def _embed(
             view["whole"] = f"window in {TILE_PX} px"
         if tiles.dense:
             view |= DENSE_VIEW
+        if compute.compile:  # other roundings
+            view["compiled"] = True
         stain = Macenko.of_slide(slide, tissue) if tiles.stain == "macenko" else None
         seen = slide.fingerprint if stain is None else f"{slide.fingerprint}, stains {stain.fingerprint}"
         key = FeatureKey.of(seen, backbone.identity, view, geometry.window_px, ids, xy_px)
         done = {block.start for block in stored if block.key == key}
         _warn_of_scale(backbone, tiles)
-        workers = Workers.of(machine.device, dtype, tiles.batch)
+        workers = Workers.of(machine.device, dtype, tiles.batch, is_compiled=compute.compile)
         logger.info(
             "%d %s through %s on %s; %d blocks are stored",
             len(ids),
