@@ -1,0 +1,38 @@
+"""Backbones of timm with random weights, and one that costs next to nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spamcaf.histology.backbone import Backbone, BackboneIdentity
+
+WIDTH = 1024
+HALF = ((0.5,) * 3, (0.5,) * 3)
+
+
+class Shrunk(nn.Module):
+    """A network that costs next to nothing and gives as many features as ViT-L: memory alone is asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Conv2d(3, WIDTH, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (tile, 1024) for (tile, 3, 224, 224)."""
+        return self.forward_features(pixels).mean(dim=(2, 3))
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Return the map, (tile, 1024, 7, 7)."""
+        return self.line(nn.functional.avg_pool2d(pixels, 32))
+
+
+def vit(name: str) -> Backbone:
+    """Return a ViT of timm with random weights."""
+    import timm
+
+    torch.manual_seed(0)
+    network: Any = timm.create_model(name, pretrained=False, num_classes=0).eval().requires_grad_(False)
+    return Backbone(network, *HALF, BackboneIdentity(name, "random", "0" * 64, "b", network.num_features, "none"))

@@ -1,0 +1,67 @@
+"""Peak memory of embedding a large slide, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from _networks import HALF, WIDTH, Shrunk
+from _slide import LARGE_PX, lattice, task_of, write_slide
+
+from spamcaf.datasets.features import FeaturesDataset
+from spamcaf.histology.backbone import Backbone, BackboneIdentity
+from spamcaf.histology.workers import Workers, embed_sites
+
+MB = 1 << 20
+
+
+def rows_of_memory(folder: Path, n_spots: int) -> Iterator[tuple[str, str, str]]:
+    """Yield the rows of memory, each from a process of its own."""
+    path = folder / "large.tif"
+    write_slide(path, LARGE_PX)
+    for k, mode in ((2, "exact"), (4, "exact"), (4, "dense")):
+        command = [sys.executable, __file__, str(path), str(k), str(n_spots), mode]
+        seen = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        what = f"peak memory, {LARGE_PX} x {LARGE_PX} px, {n_spots} spots, {k * k} x grid, {WIDTH} features, {mode}"
+        figures = f"{seen['peak']:.0f} MB, {seen['imports']:.0f} of it before the first tile"
+        sizes = f"{seen['sites']:.0f} sites, {seen['stored']:.0f} MB stored in {seen['seconds']:.0f} s"
+        yield what, f"{figures} ({sizes})", "< 1500 MB"
+
+
+def memory(path: Path, k: int, n_spots: int, *, is_dense: bool) -> dict[str, float]:
+    """Embed spots and grid into a store, load it and read it in parts; return what it took, in MB and seconds."""
+    network = Shrunk().eval().requires_grad_(False)
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    backbone = Backbone(network, *HALF, BackboneIdentity("shrunk", "random", "0" * 64, "b", WIDTH, "none"))
+    started, begin = peak_bytes(), time.perf_counter()
+    xy = lattice(n_spots, k, 0.5, LARGE_PX)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        store = FeaturesDataset(filepath=folder)
+        workers = Workers.of(torch.device("cpu"), torch.float32, 64)
+        for block in embed_sites(task_of(path, xy, 0.5, backbone, is_dense=is_dense), backbone, workers, set()):
+            store.save(block)
+        seconds = time.perf_counter() - begin
+        features = store.load()
+        total = sum(float(features.windows[i : i + 512].mean()) for i in range(0, len(features.ids), 512))
+        stored = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
+    assert np.isfinite(total)
+    peak = peak_bytes() - weights
+    return {"sites": len(xy), "peak": peak / MB, "imports": started / MB, "stored": stored / MB, "seconds": seconds}
+
+
+def peak_bytes() -> int:
+    """Return the largest resident memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    given, k_given, n_given, mode_given = sys.argv[1:]
+    print(json.dumps(memory(Path(given), int(k_given), int(n_given), is_dense=mode_given == "dense")))

@@ -1,0 +1,65 @@
+"""A made-up slide, spots on it, and the task of embedding them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spamcaf.datasets.slides.open import open_slide
+from spamcaf.histology.backbone import Backbone
+from spamcaf.histology.dense import DenseTask
+from spamcaf.histology.embedding import Task
+from spamcaf.histology.features import FeatureKey
+from spamcaf.histology.tiles import WindowGeometry
+from spamcaf.parameters import TileSettings
+
+CHUNK_PX = 512
+PITCH_UM = 100.0
+N_SPOTS = 4992
+LARGE_PX, SMALL_PX = 20_000, 5_000
+
+
+def write_slide(path: Path, side: int) -> None:
+    """Write a tiled TIFF of `side` x `side` px: coloured noise, smooth over a few pixels, in eight kinds of tile."""
+    import imagecodecs
+    import tifffile
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(0)
+
+    def encoded() -> Iterator[bytes]:
+        for _ in range(8):
+            noise = gaussian_filter(rng.normal(size=(CHUNK_PX, CHUNK_PX, 3)), (3, 3, 0)) * 300 + (200, 120, 180)
+            yield bytes(imagecodecs.zlib_encode(np.clip(noise, 0, 255).astype(np.uint8).tobytes(), level=1))
+
+    kinds = list(encoded())
+    across = -(-side // CHUNK_PX)
+    chosen = (kinds[i] for i in rng.integers(0, len(kinds), across**2))
+    how: dict[str, Any] = {"photometric": "rgb", "tile": (CHUNK_PX, CHUNK_PX), "compression": "zlib"}
+    tifffile.imwrite(path, chosen, shape=(side, side, 3), dtype=np.uint8, **how)
+
+
+def lattice(n_spots: int, k: int, mpp: float, side: int) -> np.ndarray:
+    """Return (site, 2) px: a hexagonal lattice of `n_spots`, each with its k x k sites, spots in random order."""
+    across = int(np.ceil(np.sqrt(n_spots * 0.866)))
+    index = np.arange(n_spots)
+    row, column = index // across, index % across
+    spots = np.column_stack([column + 0.5 * (row % 2), row * 0.866]) * PITCH_UM / mpp
+    spots = np.random.default_rng(0).permutation(spots + (side - spots.max(axis=0)) / 2)
+    sub = np.array([(i + 0.5 * j, 0.866 * j) for j in range(k) for i in range(k)]) / k * PITCH_UM / mpp
+    return (spots[:, None] + sub).reshape(-1, 2)
+
+
+def task_of(
+    path: Path, xy_px: np.ndarray, mpp: float, backbone: Backbone, block: int | None = None, *, is_dense: bool = False
+) -> Task:
+    """Return the task of all tiles around `xy_px`."""
+    slide, geometry = open_slide(path), WindowGeometry.of(TileSettings(), mpp)
+    ids = [str(i) for i in range(len(xy_px))]
+    key = FeatureKey.of(slide.fingerprint, backbone.identity, geometry.view(), geometry.window_px, ids, xy_px)
+    how = DenseTask if is_dense else Task
+    return how(slide, geometry, ids, xy_px, replace(key, block=block) if block else key)
