@@ -23,6 +23,7 @@ SETTINGS = RunSettings.model_validate({"grid": {"subdivide": 3}, "panel": {"n_ge
 INPUTS = Inputs(n_spots=1000, image_px=(2000, 3000), is_held_whole=True, mpp=0.5)
 WIDTH = 500
 FEATURES = 1000 * 9 * 9 * WIDTH * 4
+PROGRAM = 600_000_000
 LEARNING = 1000 * 9 * WIDTH * 4 * 3
 PREDICTION = 9000 * 100 * 4 * 3
 IMAGE = 2000 * 3000 * 3
@@ -38,10 +39,12 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_needed_follows_from_spots_subdivision_and_width() -> None:
     need = need_of(SETTINGS, INPUTS, WIDTH)
     assert (need.n_sites, need.n_tiles) == (9000, 81_000)
-    assert need.memory_bytes == LEARNING + PREDICTION + IMAGE
+    assert need.memory_bytes == PROGRAM + LEARNING + PREDICTION + IMAGE
     assert need.output_bytes == PREDICTION * 2 + IMAGE * 4 // 3
     assert need.disk_bytes == FEATURES + need.output_bytes
-    assert need_of(SETTINGS, replace(INPUTS, is_held_whole=False), WIDTH).memory_bytes == LEARNING + PREDICTION
+    assert (
+        need_of(SETTINGS, replace(INPUTS, is_held_whole=False), WIDTH).memory_bytes == PROGRAM + LEARNING + PREDICTION
+    )
 
 
 def test_dense_tiles_are_those_of_the_image_however_fine_the_grid() -> None:
@@ -62,21 +65,21 @@ def test_sizes_in_words() -> None:
 
 
 def test_enough_memory_passes() -> None:
-    check, _ = check_memory(LEARNING + 2 * PREDICTION + IMAGE, SETTINGS, INPUTS, WIDTH)
+    check, _ = check_memory(PROGRAM + LEARNING + 2 * PREDICTION + IMAGE, SETTINGS, INPUTS, WIDTH)
     assert check.status is Status.PASS
-    assert all(in_words(part) in check.found for part in (LEARNING, PREDICTION, IMAGE))
+    assert all(in_words(part) in check.found for part in (PROGRAM, LEARNING, PREDICTION, IMAGE))
 
 
 def test_memory_for_one_copy_only_warns_with_the_subdivision_that_fits() -> None:
-    check, _ = check_memory(LEARNING + PREDICTION + IMAGE + 1, SETTINGS, INPUTS, WIDTH)
+    check, _ = check_memory(PROGRAM + LEARNING + PREDICTION + IMAGE + 1, SETTINGS, INPUTS, WIDTH)
     assert check.status is Status.WARN
     assert "grid.subdivide=2" in check.fix
 
 
 def test_too_little_memory_fails_with_both_numbers() -> None:
     windowed = replace(INPUTS, is_held_whole=False)
-    with pytest.raises(InputError, match=r"60 MB available.*at least 65 MB.*grid\.subdivide=1"):
-        check_memory(60_000_000, SETTINGS, windowed, WIDTH)
+    with pytest.raises(InputError, match=r"660 MB available.*at least 665 MB.*grid\.subdivide=1"):
+        check_memory(660_000_000, SETTINGS, windowed, WIDTH)
     with pytest.raises(InputError, match="more memory"):
         check_memory(1000, SETTINGS, INPUTS, WIDTH)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spamcaf.compute import choose_device, choose_precision
 from spamcaf.doctor.check import Check, passed, warned
-from spamcaf.doctor.need import Inputs, Need, in_words, need_of
+from spamcaf.doctor.need import PROCESS_BYTES, Inputs, Need, in_words, need_of
 from spamcaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def check_memory(
     need = need_of(settings, inputs, width)
     image = f", the image {in_words(need.image_bytes)}" if need.image_bytes else ""
     found = (
-        f"{in_words(available)} available; learning takes {in_words(need.spot_bytes)}, a prediction of up to "
-        f"{need.n_sites} sites {in_words(need.prediction_bytes)}{image}"
+        f"{in_words(available)} available; the program takes {in_words(PROCESS_BYTES)}, learning "
+        f"{in_words(need.spot_bytes)}, a prediction of up to {need.n_sites} sites "
+        f"{in_words(need.prediction_bytes)}{image}"
     )
     fix = _smaller(settings, inputs, width, available)
     if need.memory_bytes > available:

@@ -14,6 +14,8 @@ LAYERS = 3
 """Matrices of a prediction: expression, its standard deviation and the Gaussian process's share."""
 COPIES = 2
 """A prediction is stored as h5ad and inside the SpatialData."""
+PROCESS_BYTES = 600_000_000
+"""Python with torch and the libraries around it."""
 LEARNING_COPIES = 3
 """The spots' features are held as they are, side by side with other sections', and centred."""
 DENSE_NODES = 2
@@ -46,8 +48,8 @@ class Need:
 
     @property
     def memory_bytes(self) -> int:
-        """What is held in memory at once at least: the spots' features, a prediction, and an image without windows."""
-        return self.spot_bytes + self.prediction_bytes + self.image_bytes
+        """What is held at once at least: program, spots' features, a prediction, and an image without windows."""
+        return PROCESS_BYTES + self.spot_bytes + self.prediction_bytes + self.image_bytes
 
     @property
     def disk_bytes(self) -> int:
