@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from spamcaf.learning.fit import Fitted, fit_spamcaf
 from spamcaf.learning.kernels import Kernels
+from spamcaf.learning.memory import Memory
 from spamcaf.learning.nearest import condition_on_many, out_of_fold_of_many
 from spamcaf.learning.pool import Pool, Visible
 from spamcaf.learning.prediction import predict
-from spamcaf.learning.process import Hyperparameters, out_of_fold
+from spamcaf.learning.process import Hyperparameters, condition, out_of_fold
 from spamcaf.parameters import ComputeSettings, FitSettings
 from spamcaf.sections.places import Measured
 
@@ -26,6 +29,23 @@ def drawn(pool: Pool, seed: int) -> np.ndarray:
     return rng.multivariate_normal(np.zeros(len(pool)), covariance, method="eigh")[:, None]
 
 
+def known_of(pool: Pool, scores: np.ndarray) -> Memory:
+    return Memory(pool.pictures, scores, pool.depth, pool.section, pool.sites.xy_um)
+
+
+def test_what_the_basis_left_out_of_a_picture_is_uncertain(pool_of_three: Pool) -> None:
+    pool, scores = pool_of_three, drawn(pool_of_three, 2)
+    home = pool.section == 0
+    seen, xy_um = pool.pictures.at(home), pool.sites.xy_um[home]
+    strange = replace(seen, outside=seen.outside + np.array([3.0, 5.0], np.float32))
+    near = condition_on_many(known_of(pool, scores), PITCH_UM, HYPER)
+    kernels = Kernels.on(pool.pictures, pool.sites.xy_um, pool.section, PITCH_UM)
+    exact = condition(kernels, HYPER, scores, pool.depth)
+    added = [process.at(strange, xy_um)[1] - process.at(seen, xy_um)[1] for process in (exact, near)]
+    assert added[0].min() > 0.01
+    np.testing.assert_allclose(added[1], added[0], rtol=1e-3)
+
+
 @pytest.mark.parametrize("with_space", [True, False])
 def test_it_predicts_what_the_exact_process_predicts(pool_of_three: Pool, with_space: bool) -> None:
     pool, scores = pool_of_three, drawn(pool_of_three, 0)
@@ -34,7 +54,7 @@ def test_it_predicts_what_the_exact_process_predicts(pool_of_three: Pool, with_s
     gram = Kernels.on(pool.pictures, xy_um, pool.section, PITCH_UM).gram()
     mean, variance = out_of_fold(hyper, gram, scores, pool.depth, pool.folds)
     near, near_variance = out_of_fold_of_many(
-        pool.pictures, xy_um, pool.section, PITCH_UM, hyper, scores, pool.depth, pool.folds
+        known_of(pool, scores), PITCH_UM, hyper, pool.folds, has_places=with_space
     )
     assert np.corrcoef(mean[:, 0], near[:, 0])[0, 1] > 0.99
     assert near_variance.mean() == pytest.approx(variance.mean(), rel=0.1)
@@ -49,7 +69,7 @@ def test_a_section_is_not_seen_from_another(pool_of_three: Pool) -> None:
     only_space = Hyperparameters(HYPER.weights * [0, 0, 1, 1, 1], HYPER.noise, HYPER.reference_depth)
     home = pool.section == 0
     found = [
-        condition_on_many(pool.pictures, pool.sites.xy_um, pool.section, PITCH_UM, only_space, y, pool.depth).at(
+        condition_on_many(known_of(pool, y), PITCH_UM, only_space).at(
             pool.pictures.at(home), pool.sites.xy_um[home] + 30.0
         )[0]
         for y in (scores, shuffled)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from spamcaf.compute import computing
 from spamcaf.learning.checkpoints import Checkpoints, NoCheckpoints
 from spamcaf.learning.kernels import HOME, Kernels
+from spamcaf.learning.memory import Memory
 from spamcaf.learning.mixing import Mix, gene_noise, mixing_weights
-from spamcaf.learning.model import Memory, Mode, SpamcafModel
+from spamcaf.learning.model import Mode, SpamcafModel
 from spamcaf.learning.nearest import out_of_fold_of_many
 from spamcaf.learning.pool import Pool, Visible
 from spamcaf.learning.process import Hyperparameters, learn_hyperparameters, out_of_fold
@@ -41,6 +42,11 @@ class _Lot:
     programs: Programs
     scores: Array  # (spot, program)
     pitch_um: float
+
+    @property
+    def memory(self) -> Memory:
+        pool = self.pool
+        return Memory(pool.pictures, self.scores, pool.depth, pool.section, pool.sites.xy_um)
 
     def kernels(self, rows: NDArray[np.intp] | slice, *, with_space: bool) -> Kernels:
         pool = self.pool
@@ -86,7 +92,7 @@ def fit_spamcaf(
         projection=lessons.projection,
         score_scale=lessons.score_scale,
         networks=lessons.networks,
-        memory=Memory(pool.pictures, lot.scores, pool.depth, pool.section, pool.sites.xy_um),
+        memory=lot.memory,
         pitch_um=pitch_um,
         fit=fit,
         network=network,
@@ -113,10 +119,7 @@ def _out_of_fold(lot: _Lot, hyper: Hyperparameters, max_exact: int, *, with_spac
     if len(pool) <= max_exact:
         gram = lot.kernels(slice(None), with_space=with_space).gram()
         return out_of_fold(hyper, gram, lot.scores, pool.depth, pool.folds)
-    xy_um = pool.sites.xy_um if with_space else None
-    return out_of_fold_of_many(
-        pool.pictures, xy_um, pool.section, lot.pitch_um, hyper, lot.scores, pool.depth, pool.folds
-    )
+    return out_of_fold_of_many(lot.memory, lot.pitch_um, hyper, pool.folds, has_places=with_space)
 
 
 def _hyperparameters(lot: _Lot, max_spots: int, seed: int, *, with_space: bool) -> Hyperparameters:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.learning.kernels import HOME, IMAGE_KERNELS, SPACE_KERNELS
+from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS
+from spamcaf.learning.memory import Memory
 from spamcaf.learning.mixing import Mix
 from spamcaf.learning.pictures import Basis, Pictures
 from spamcaf.learning.process import Hyperparameters
@@ -31,25 +32,6 @@ class Mode:
 
     hyper: Hyperparameters
     mix: Mix
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the process recalls of the training spots: pictures and scores, counted from their section's mean.
-
-    All of them speak where nothing was measured, those of other sections also where something was.
-    """
-
-    pictures: Pictures
-    scores: NDArray[np.float64]  # (spot, program)
-    depth: NDArray[np.float64]  # (spot,)
-    section: NDArray[np.int64]  # (spot,), 0 for the section that was to be predicted
-    xy_um: NDArray[np.float64]  # (spot, 2), in each section's own coordinates
-
-    def others(self) -> Memory:
-        """Return what is recalled of other sections."""
-        rows = self.section != HOME
-        return Memory(self.pictures.at(rows), self.scores[rows], self.depth[rows], self.section[rows], self.xy_um[rows])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.spatial import cKDTree
 
 from spamcaf.learning.kernels import HOME, IMAGE_KERNELS, SPACE_KERNELS, space_kernels, space_scale, spread
+from spamcaf.learning.memory import Memory
 from spamcaf.learning.pictures import Pictures
 from spamcaf.learning.process import Hyperparameters
 
@@ -90,6 +91,7 @@ class _Program:
     image_weights: Array  # (component,) square roots of the kernel weights
     mean: Array  # (component,)
     lower: Array  # (component, component) Cholesky factor of the posterior precision
+    unseen: Array  # (image kernel,) prior variance per squared length that the basis left out
     left_over: Array  # (spot,)
     noise: Array  # (spot,)
 
@@ -129,66 +131,51 @@ class NearestProcess:
             _, index = self.tree.query(place, k=np.arange(1, min(N_NEAREST, self.tree.n) + 1))
             for j, program in enumerate(self.programs):
                 mean[rows, j], variance[rows, j] = program.at(image, place, self.spots_um, index)
+                variance[rows, j] += pictures.outside[rows] @ program.unseen
         return mean, variance
 
 
 def condition_on_many(
-    pictures: Pictures,
-    xy_um: Array | None,
-    section: NDArray[np.int64],
-    pitch_um: float,
-    hyper: Hyperparameters,
-    scores: Array,
-    depth: Array,
+    known: Memory, pitch_um: float, hyper: Hyperparameters, *, has_places: bool = True
 ) -> NearestProcess:
-    """Condition the process on spots with centred `pictures` and `scores` (spot, program).
-
-    `xy_um` (spot, 2) are positions in each spot's `section` (spot,), None where places must not be looked at.
-    """
-    scales = spread(pictures.target), spread(pictures.surround)
-    image, has_space = _image(pictures, scales), xy_um is not None
-    places = (np.zeros((len(scores), 2)) if xy_um is None else xy_um) + (section * APART_UM)[:, None]
-    order = np.random.default_rng(len(scores)).permutation(len(scores))
-    before = _predecessors(places, order) if has_space else np.full((len(scores), 1), -1)
-    sample = order[section[order] == section[0]][:MAX_SCALE_SPOTS]
-    scale = space_scale(places[sample], pitch_um) if has_space else np.ones(len(SPACE_KERNELS), np.float32)
+    """Condition the process on what is known of spots; their positions count where `has_places`."""
+    scales = spread(known.pictures.target), spread(known.pictures.surround)
+    image = _image(known.pictures, scales)
+    places = (known.xy_um if has_places else np.zeros((len(known), 2))) + (known.section * APART_UM)[:, None]
+    order = np.random.default_rng(len(known)).permutation(len(known))
+    before = _predecessors(places, order) if has_places else np.full((len(known), 1), -1)
+    sample = order[known.section[order] == known.section[0]][:MAX_SCALE_SPOTS]
+    scale = space_scale(places[sample], pitch_um) if has_places else np.ones(len(SPACE_KERNELS), np.float32)
     programs = []
-    for j, y in enumerate(scores.T):
+    for j, y in enumerate(known.scores.T):
         weights = hyper.weights[j]
         n_image = len(IMAGE_KERNELS)
-        space = _Space(weights[n_image:] if has_space else np.zeros(len(SPACE_KERNELS)), pitch_um, scale)
+        space = _Space(weights[n_image:] if has_places else np.zeros(len(SPACE_KERNELS)), pitch_um, scale)
         roots = np.sqrt(np.repeat(weights[:n_image], image.shape[1] // n_image))
-        noise = hyper.noise_of(depth, j)
+        noise = hyper.noise_of(known.depth, j)
         white = _whiten(np.column_stack([image * roots, y]), places, noise, before, space)
         precision = white[:, :-1].T @ white[:, :-1]
         precision[np.diag_indices_from(precision)] += 1
         factor = cho_factor(precision, lower=True)
         mean = cho_solve(factor, white[:, :-1].T @ white[:, -1])
         left_over = y - (image * roots) @ mean
-        programs.append(_Program(space, roots, mean, np.tril(factor[0]), left_over, noise))
+        unseen = weights[:n_image] / np.square(scales)
+        programs.append(_Program(space, roots, mean, np.tril(factor[0]), unseen, left_over, noise))
     return NearestProcess(scales, cKDTree(places), places, tuple(programs))
 
 
 def out_of_fold_of_many(
-    pictures: Pictures,
-    xy_um: Array | None,
-    section: NDArray[np.int64],
-    pitch_um: float,
-    hyper: Hyperparameters,
-    scores: Array,
-    depth: Array,
-    folds: NDArray[np.integer],
+    known: Memory, pitch_um: float, hyper: Hyperparameters, folds: NDArray[np.integer], *, has_places: bool = True
 ) -> tuple[Array, Array]:
     """Predict each fold from the others: mean and variance (spot, program), hyperparameters fixed."""
-    mean, variance = np.empty_like(scores), np.empty_like(scores)
+    mean, variance = np.empty_like(known.scores), np.empty_like(known.scores)
     for fold in np.unique(folds):
-        seen, held = folds != fold, folds == fold
-        places = None if xy_um is None else xy_um[seen]
-        known = condition_on_many(pictures.at(seen), places, section[seen], pitch_um, hyper, scores[seen], depth[seen])
-        for number in np.unique(section[held]):
-            rows = held & (section == number)
-            here = np.zeros((rows.sum(), 2)) if xy_um is None else xy_um[rows]
-            mean[rows], variance[rows] = known.at(pictures.at(rows), here, int(number))
+        held = folds == fold
+        process = condition_on_many(known.at(~held), pitch_um, hyper, has_places=has_places)
+        for number in np.unique(known.section[held]):
+            rows = held & (known.section == number)
+            asked = known.at(rows)
+            mean[rows], variance[rows] = process.at(asked.pictures, asked.xy_um, int(number))
     return mean, variance
 
 

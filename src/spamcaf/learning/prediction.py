@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
 from spamcaf.learning.kernels import HOME, Kernels
-from spamcaf.learning.model import Memory, Mode, SpamcafModel, Tensors, network_shape
+from spamcaf.learning.memory import Memory
+from spamcaf.learning.model import Mode, SpamcafModel, Tensors, network_shape
 from spamcaf.learning.models import FittedModel
 from spamcaf.learning.nearest import NearestProcess, condition_on_many
 from spamcaf.learning.pictures import Pictures
@@ -107,10 +108,9 @@ def _condition_on(model: SpamcafModel, context: Measured, centre: Centre) -> Pro
 
 
 def _conditioned(model: SpamcafModel, mode: Mode, known: Memory, *, has_places: bool) -> Process | NearestProcess:
+    if len(known) > model.fit.max_exact_spots:
+        return condition_on_many(known, model.pitch_um, mode.hyper, has_places=has_places)
     xy_um = known.xy_um if has_places else None
-    if len(known.depth) > model.fit.max_exact_spots:
-        where = (known.pictures, xy_um, known.section, model.pitch_um)
-        return condition_on_many(*where, mode.hyper, known.scores, known.depth)
     kernels = Kernels.on(known.pictures, xy_um, known.section, model.pitch_um)
     return condition(kernels, mode.hyper, known.scores, known.depth)
 
