@@ -26,6 +26,7 @@ from spamcaf.pipelines.types import AnnData, DataFrame
 from spamcaf.sections.grid import SITE_ID, SUB_INDEX, X_PX, Y_PX
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
@@ -85,30 +86,39 @@ def _embed(
     with computing(compute) as machine:
         dtype = choose_precision(compute, machine.device)
         geometry = WindowGeometry.of(tiles, mpp)
-        view = {**geometry.view(), "precision": str(dtype).removeprefix("torch."), "stain": tiles.stain}
         with_whole = model == Model.RELEASED
-        if with_whole:
-            view["whole"] = f"window in {TILE_PX} px"
-        if tiles.dense:
-            view |= DENSE_VIEW
-        if compute.compile:  # other roundings
-            view["compiled"] = True
         stain = Macenko.of_slide(slide, tissue) if tiles.stain == "macenko" else None
         seen = slide.fingerprint if stain is None else f"{slide.fingerprint}, stains {stain.fingerprint}"
+        view = _view(geometry, dtype, tiles, with_whole=with_whole, is_compiled=compute.compile)
         key = FeatureKey.of(seen, backbone.identity, view, geometry.window_px, ids, xy_px)
         done = {block.start for block in stored if block.key == key}
         _warn_of_scale(backbone, tiles)
         workers = Workers.of(machine.device, dtype, tiles.batch, is_compiled=compute.compile)
         logger.info(
-            "%d %s through %s on %s; %d blocks are stored",
+            "%d %s through %s%s on %s; %d blocks are stored",
             len(ids),
             what,
             backbone.identity.name,
+            " by its maps" if tiles.dense else "",
             ", ".join(map(str, workers.devices)),
             len(done),
         )
         task = (DenseTask if tiles.dense else Task)(slide, geometry, ids, xy_px, key, with_whole, stain)
         yield from embed_sites(task, backbone, workers, done)
+
+
+def _view(
+    geometry: WindowGeometry, dtype: torch.dtype, tiles: TileSettings, *, with_whole: bool, is_compiled: bool
+) -> dict[str, object]:
+    """Return all that decides what features look like, but for slide and backbone."""
+    view = {**geometry.view(), "precision": str(dtype).removeprefix("torch."), "stain": tiles.stain}
+    if with_whole:
+        view["whole"] = f"window in {TILE_PX} px"
+    if tiles.dense:
+        view |= DENSE_VIEW
+    if is_compiled:  # rounds otherwise
+        view["compiled"] = True
+    return view
 
 
 def _warn_of_scale(backbone: Backbone, tiles: TileSettings) -> None:
