@@ -1,9 +1,10 @@
-"""Reading sections and embedding their spots through the house's own nodes, once: results are kept in a folder."""
+"""Reading sections and embedding their spots through the pipelines' own nodes, once: results are kept in a folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,8 @@ def simulate_section(
         return Section("simulated", checked, seen, tuple(grids))
 
     what = {**given, "backbone": backbone.identity.key, "tiles": tiles.model_dump(), "sites": SITES_PER_GRID}
-    return _kept(cache, f"simulated_{settings.width_um:.0f}um{'_dense' if is_dense else ''}", what, prepare)
+    file = f"simulated_{settings.width_um:.0f}um{'_dense' if is_dense else ''}"
+    return replace(_kept(cache, file, what, prepare), name="simulated")
 
 
 def _embed(

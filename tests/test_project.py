@@ -42,7 +42,7 @@ def test_commands_that_compute_nothing_import_nothing_heavy(project: Path, words
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
-@pytest.mark.parametrize("name", [*CHAIN, "simulation", "download"])
+@pytest.mark.parametrize("name", [*CHAIN, "simulation", "download", "transfer"])
 def test_annotations_of_nodes_resolve(name: str) -> None:
     """Kedro skips the typed parameters of a node whose annotations it cannot resolve."""
     for node in import_module(f"spamcaf.pipelines.{name}").create_pipeline().nodes:

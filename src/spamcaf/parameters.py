@@ -70,17 +70,16 @@ class PanelSettings(_Settings):
     n_genes: int = Field(1000, ge=2, description="genes chosen by method, on training spots only")
     genes: GeneNames = Field(
         default_factory=list,
-        description="exactly these, in this order, by symbol or Ensembl id; then method and n_genes are not used",
+        description="exactly these, by symbol or Ensembl id; method, n_genes and include then have no say",
     )
     include: GeneNames = Field(
-        default_factory=list, description="symbols or Ensembl ids that the panel holds beside those chosen by method"
+        default_factory=list,
+        description="genes beside those chosen by method, where min_spots training spots have them",
     )
     min_spots: int = Field(10, ge=1, description="fewest training spots that express a gene chosen by method")
 
     @model_validator(mode="after")
-    def _one_way_to_name_genes(self) -> Self:
-        if self.genes and self.include:
-            raise ValueError("give genes (exactly these) or include (beside those chosen by method), not both")
+    def _more_than_one_gene(self) -> Self:
         if len(self.genes) == 1:
             raise ValueError("genes should be at least 2, found 1; for a single gene use include")
         return self
@@ -193,10 +192,12 @@ class TransferSettings(_Settings):
 
 
 class ReportSettings(_Settings):
-    """What the report draws."""
+    """Which genes are drawn, and written for QuPath."""
 
-    genes: list[str] = Field(default_factory=list, description="symbols to draw first, where the panel has them")
-    n_genes: Annotated[int, Field(ge=1, le=20)] = Field(6, description="maps in all; the rest are those predicted best")
+    genes: list[str] = Field(default_factory=list, description="symbols that come first, where the panel has them")
+    n_genes: Annotated[int, Field(ge=1, le=20)] = Field(
+        6, description="genes in all; then those predicted best, or that vary most"
+    )
 
 
 class RunSettings(_Settings):

@@ -62,7 +62,6 @@ def test_a_shipped_entry_is_the_network_of_its_card(name: str) -> None:
 def test_every_shipped_entry_states_its_licence(name: str) -> None:
     spec = spec_of(name)
     assert spec.licence != "unknown"
-    assert spec.gated == (name not in {"efficientnet_lite0", "phikon-v2"})
 
 
 VIT = {"source": "", "architecture": "test_vit", "width": 64, "init": {"img_size": 224}}

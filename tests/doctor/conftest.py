@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spamcaf.datasets.other_sections import OtherSections
@@ -50,8 +51,20 @@ def make_section(n_genes: int = 40) -> AnnData:
     return section
 
 
-def make_slide(side: int = IMAGE_PX) -> Slide:
-    return Slide(ArrayPixels(np.full((side, side, 3), 200, np.uint8), "f"), "S1.png")
+def tissue_picture(n_columns: int = IMAGE_PX) -> NDArray[np.uint8]:
+    """Stained tissue with a margin of glass, under all spots."""
+    image = np.full((IMAGE_PX, n_columns, 3), 240, np.uint8)
+    image[50:-50, 50:-50] = (190, 110, 160)
+    return image
+
+
+def make_slide() -> Slide:
+    return Slide(ArrayPixels(tissue_picture(), "f"), "S1.png")
+
+
+@pytest.fixture
+def picture() -> Callable[..., NDArray[np.uint8]]:
+    return tissue_picture
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from spamcaf.doctor.check import Check, Status
 from spamcaf.doctor.configuration import Asked
@@ -14,6 +15,7 @@ from spamcaf.errors import InputError
 from spamcaf.histology.slide import ArrayPixels, Slide
 
 Ask = Callable[..., Asked]
+Picture = Callable[..., NDArray[np.uint8]]
 MISSING = InputError("no section.", "one.", "Put it there.")
 
 
@@ -36,15 +38,15 @@ def test_a_good_section_passes_and_its_size_is_known(ask: Ask) -> None:
     assert "2.0000 um per pixel" in found["identity"].found
 
 
-def test_the_reader_of_the_slide_and_what_it_converted_are_said(ask: Ask) -> None:
-    pixels = ArrayPixels(np.zeros((1300, 1300, 3), np.uint8), "f")
+def test_the_reader_of_the_slide_and_what_it_converted_are_said(ask: Ask, picture: Picture) -> None:
+    pixels = ArrayPixels(picture(), "f")
     slide = Slide(pixels, "a.tif", None, "tifffile", ("16 bits rescaled to 8",))
     checks, _ = check_inputs(ask(slide=slide))
     assert by_name(checks)["slide"].found.endswith("by tifffile; 16 bits rescaled to 8")
 
 
-def test_a_scale_of_the_image_that_disagrees_is_told(ask: Ask) -> None:
-    pixels = ArrayPixels(np.zeros((1300, 1300, 3), np.uint8), "f")
+def test_a_scale_of_the_image_that_disagrees_is_told(ask: Ask, picture: Picture) -> None:
+    pixels = ArrayPixels(picture(), "f")
     checks, _ = check_inputs(ask(slide=Slide(pixels, "a.tif", mpp=0.5)))
     identity = by_name(checks)["identity"]
     assert identity.status is Status.WARN
@@ -82,9 +84,17 @@ def test_a_slide_of_another_section_fails(ask: Ask) -> None:
     assert inputs is None
 
 
-def test_spots_beside_the_image_are_told(ask: Ask) -> None:
-    image = np.zeros((1300, 1150, 3), np.uint8)
-    checks, _ = check_inputs(ask(slide=Slide(ArrayPixels(image, "f"), "cut.png")))
+def test_an_image_that_shows_the_tissue_elsewhere_fails(ask: Ask, picture: Picture) -> None:
+    image = np.roll(picture(), 700, axis=1)
+    image[:, :700] = 240
+    checks, inputs = check_inputs(ask(slide=Slide(ArrayPixels(image, "f"), "other.png")))
+    assert statuses(checks) == ["PASS", "PASS", "FAIL", "WARN"]
+    assert "on tissue" in by_name(checks)["identity"].found
+    assert inputs is None
+
+
+def test_spots_beside_the_image_are_told(ask: Ask, picture: Picture) -> None:
+    checks, _ = check_inputs(ask(slide=Slide(ArrayPixels(picture(1150), "f"), "cut.png")))
     identity = by_name(checks)["identity"]
     assert identity.status is Status.WARN
     assert "12 spots lie outside" in identity.found

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 
 from spamcaf.names import Model
+from spamcaf.parameters import ReportSettings
 from spamcaf.pipeline_registry import CHAIN
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -87,6 +88,8 @@ def test_every_result_is_there(project: Path) -> None:
     for name in ("maps.png", "training_curves.png", "section_overlay.png", "report.html", "gene_scores.csv"):
         assert (project / REPORTING / name).stat().st_size > 1000
     assert (project / OUTPUT / "simulated.zarr" / "zarr.json").is_file()
+    detection = json.loads((project / OUTPUT / "super_resolved.geojson").read_text())["features"][0]
+    assert len(detection["properties"]["measurements"]) == ReportSettings().n_genes
     assert not list((project / "data").rglob("*.tmp*"))
 
 

@@ -36,7 +36,6 @@ class BackboneSpec(BaseModel):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     mpp: float | None = Field(None, gt=0, description="micrometres per pixel that it was trained at")
     licence: str = "unknown"
-    gated: bool = Field(False, description="the hub gives the weights only to accounts that were granted access")
     sha256: str | None = Field(None, description="of the weight file; refused when it differs")
     naming: Literal["timm", "in_order", "dinov2", "timm_pretrained"] = Field(
         "timm",

@@ -58,12 +58,12 @@ def _is_held_whole(slide: Slide) -> bool:
 
 
 def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> tuple[Check, AnnData]:
-    from spamcaf.sections.checks import check_section
+    from spamcaf.pipelines.ingestion.nodes import check_section
 
-    section, report = check_section(raw, slide.shape, settings.section_checks, slide.mpp)
+    section, report = check_section(raw, slide, settings.section_checks, settings.tissue)
     found = (
         f"{report['n_spots']} spots with counts, {report['mpp']:.4f} um per pixel, {report['lattice']} lattice within "
-        f"{report['lattice_residual_pitches']:.3f} pitches"
+        f"{report['lattice_residual_pitches']:.3f} pitches, {report['share_of_spots_on_tissue']:.0%} on tissue"
     )
     n_outside = sum(report["n_spots_outside_image"].values())
     if n_outside:

@@ -35,6 +35,13 @@ def choose_genes(gene_scores: pd.DataFrame, requested: Sequence[str], n: int) ->
     return {gene: float(ours[gene]) for gene in list(wanted)[:n]}
 
 
+def choose_varying_genes(predicted: AnnData, requested: Sequence[str], n: int) -> list[str]:
+    """Return up to `n` genes of a prediction: those requested, as far as it holds them, then those that vary most."""
+    spread = np.asarray(predicted.X).std(axis=0)
+    ranked = predicted.var_names[np.argsort(-spread, kind="stable")]
+    return list(dict.fromkeys([*(gene for gene in requested if gene in predicted.var_names), *ranked]))[:n]
+
+
 def plot_gene_maps(
     measured: AnnData,
     recovered: AnnData,
@@ -76,9 +83,7 @@ def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) ->
 
     X is log1p CP10k, `obsm["spatial"]` in full-resolution pixels; the picture and its scale are in `uns["spatial"]`.
     """
-    spread = np.asarray(predicted.X).std(axis=0)
-    ranked = predicted.var_names[np.argsort(-spread, kind="stable")]
-    genes = list(dict.fromkeys([*(gene for gene in requested if gene in predicted.var_names), *ranked]))[:n]
+    genes = choose_varying_genes(predicted, requested, n)
     columns = min(len(genes), _COLUMNS)
     rows = -(-len(genes) // columns)
     figure = Figure(figsize=((_PANEL_INCHES + 0.8) * columns, _PANEL_INCHES * rows), layout="constrained")

@@ -9,7 +9,7 @@ from spamcaf.histology.features import Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import Part
-from spamcaf.parameters import ComputeSettings, GridSettings
+from spamcaf.parameters import ComputeSettings, GridSettings, ReportSettings
 from spamcaf.pipelines.joining import grid_sites, measured_spots, mpp_of, sites_of
 from spamcaf.pipelines.predictions import as_prediction
 from spamcaf.pipelines.types import AnnData, DataFrame, SpatialData, TrainedModel
@@ -81,11 +81,12 @@ def write_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -
     return to_spatialdata(super_resolved, section, slide)
 
 
-def write_geojson(super_resolved: AnnData, genes: list[str]) -> dict[str, Any]:
-    """Return the sites as GeoJSON for QuPath, with the genes that the report draws."""
+def write_geojson(super_resolved: AnnData, settings: ReportSettings) -> dict[str, Any]:
+    """Return the sites as GeoJSON for QuPath, with a few genes: those asked for, then those that vary most."""
     from spamcaf.reporting.geojson import to_geojson
+    from spamcaf.reporting.maps import choose_varying_genes
 
-    return to_geojson(super_resolved, [gene for gene in genes if gene in super_resolved.var_names])
+    return to_geojson(super_resolved, choose_varying_genes(super_resolved, settings.genes, settings.n_genes))
 
 
 def _require_match(model: TrainedModel, expression: AnnData, key: FeatureKey) -> None:

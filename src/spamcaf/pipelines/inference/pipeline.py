@@ -43,7 +43,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 nodes.write_geojson,
-                ["super_resolved", "params:report.genes"],
+                ["super_resolved", "params:report"],
                 "super_resolved_geojson",
                 name="write_geojson",
             ),
