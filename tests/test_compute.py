@@ -27,7 +27,8 @@ def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("asked", "device", "native", "dtype"),
     [
-        ("auto", "cuda", False, torch.bfloat16),
+        ("auto", "cuda", True, torch.bfloat16),
+        ("auto", "cuda", False, torch.float32),
         ("auto", "cpu", True, torch.bfloat16),
         ("auto", "cpu", False, torch.float32),
         ("float32", "cuda", True, torch.float32),
@@ -36,6 +37,7 @@ def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_precision(monkeypatch: pytest.MonkeyPatch, asked: str, device: str, native: bool, dtype: torch.dtype) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
     assert choose_precision(ComputeSettings(precision=asked), torch.device(device)) is dtype
 
 

@@ -25,6 +25,13 @@ def choose_device(compute: ComputeSettings) -> torch.device:
     return torch.device("cuda" if use_cuda else "cpu")
 
 
+def _has_bf16_cores(device: torch.device) -> bool:
+    """Tell whether it is a GPU that computes bf16 itself; older ones emulate it slowly."""
+    import torch
+
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @dataclass(frozen=True)
 class Machine:
     """A device, and whether forward passes run in bf16 there."""
@@ -45,7 +52,7 @@ def computing(compute: ComputeSettings) -> Iterator[Machine]:
     import torch
 
     device = choose_device(compute)
-    use_bf16 = compute.precision == "bf16" or (compute.precision == "auto" and device.type == "cuda")
+    use_bf16 = compute.precision == "bf16" or (compute.precision == "auto" and _has_bf16_cores(device))
     threads = torch.get_num_threads()
     if compute.threads:
         torch.set_num_threads(compute.threads)
@@ -75,5 +82,5 @@ def choose_precision(compute: ComputeSettings, device: torch.device) -> torch.dt
 
     if compute.precision != "auto":
         return torch.bfloat16 if compute.precision == "bf16" else torch.float32
-    is_native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    is_native = _has_bf16_cores(device) or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
     return torch.bfloat16 if is_native else torch.float32

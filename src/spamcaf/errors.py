@@ -32,6 +32,11 @@ def _restored(kind: type[InputError], args: tuple[Any, ...]) -> InputError:
     return error
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def require_columns(found: list[str], expected: list[str], where: str) -> None:
     """Raise InputError unless every expected column is among those found in `where`."""
     missing = [name for name in expected if name not in found]

@@ -101,12 +101,24 @@ def test_a_damaged_block_is_named_and_can_be_written_again(
     np.testing.assert_array_equal(store.load().windows, WINDOWS)
 
 
-def test_a_new_key_replaces_the_old_once_it_is_complete(store: FeaturesDataset, stored: StoredBlocksDataset) -> None:
+def later(tmp_path: Path, key: FeatureKey) -> None:
+    """Let a key's blocks be the last ones written, whatever the clock's resolution."""
+    for path in (tmp_path / "features" / key.short()).iterdir():
+        os.utime(path, (2e9, 2e9))
+
+
+def test_a_new_key_replaces_the_old_once_it_is_complete(
+    store: FeaturesDataset, stored: StoredBlocksDataset, tmp_path: Path
+) -> None:
     for block in blocks():
         store.save(block)
     for block in blocks(OTHER, 2.0)[:2]:
         store.save(block)
-    assert store.load().key == KEY
+    later(tmp_path, OTHER)
+    assert not store.exists()
+    with pytest.raises(DatasetError, match=rf"features of {sum(len(b.ids) for b in blocks()[:2])} of {N} sites"):
+        store.load()
+    assert {block.key for block in stored.load()} == {KEY, OTHER}
     store.save(blocks(OTHER, 2.0)[2])
     assert store.load().key == OTHER
     np.testing.assert_array_equal(store.load().windows, WINDOWS * 2)
@@ -125,6 +137,34 @@ def test_of_two_wholes_the_newest_is_loaded(store: FeaturesDataset, tmp_path: Pa
     for path in (tmp_path / "features" / newest.short()).iterdir():
         os.utime(path, (2e9, 2e9))
     assert store.load().key == newest
+
+
+def test_the_settings_before_get_their_features_back(
+    store: FeaturesDataset, stored: StoredBlocksDataset, tmp_path: Path
+) -> None:
+    for block in blocks():
+        store.save(block)
+    store.save(blocks(OTHER, 2.0)[0])
+    later(tmp_path, OTHER)
+    again = FeaturesDataset(filepath=str(tmp_path / "features"))
+    again.save(replace(blocks()[0], ids=(), windows=WINDOWS[:0]))  # nothing to compute: KEY is in use
+    assert again.load().key == KEY
+    assert {block.key for block in stored.load()} == {KEY}
+
+
+def test_a_damaged_block_does_not_count_as_stored(
+    store: FeaturesDataset, stored: StoredBlocksDataset, tmp_path: Path
+) -> None:
+    for block in blocks():
+        store.save(block)
+    for block in blocks(OTHER, 2.0)[:2]:
+        store.save(block)
+    spoil_content(tmp_path / "features" / OTHER.short() / "block_00000003.safetensors")
+    again = FeaturesDataset(filepath=str(tmp_path / "features"))
+    again.save(blocks(OTHER, 2.0)[2])
+    assert KEY in {block.key for block in stored.load()}
+    again.save(blocks(OTHER, 2.0)[1])
+    assert {block.key for block in stored.load()} == {OTHER}
 
 
 def test_a_block_moved_to_another_key_is_not_trusted(store: FeaturesDataset, tmp_path: Path) -> None:
@@ -227,8 +267,8 @@ def test_saving_does_not_read_what_was_saved_before(
     store: FeaturesDataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     opened: list[Path] = []
-    read_texts = blocks_module.read_texts
-    monkeypatch.setattr(blocks_module, "read_texts", lambda path: opened.append(path) or read_texts(path))
+    read_tensors = blocks_module.read_tensors
+    monkeypatch.setattr(blocks_module, "read_tensors", lambda path: opened.append(path) or read_tensors(path))
     for block in blocks():
         store.save(block)
     assert opened == []

@@ -37,6 +37,8 @@ def test_features_point_the_same_way(dtype: torch.dtype, lowest: float) -> None:
     on_gpu = Embedder(backbone(), torch.device("cuda"), dtype, 64).embed(tiles).cpu().numpy()
     lengths = np.linalg.norm(on_cpu, axis=-1) * np.linalg.norm(on_gpu, axis=-1)
     assert ((on_cpu * on_gpu).sum(axis=-1) / lengths).min() > lowest
+    if dtype == torch.float32:
+        np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-4)
 
 
 def section() -> Measured:

@@ -125,7 +125,7 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(
 
 def test_out_of_memory_with_one_tile_is_an_error(slide: Slide, mean_colour: Backbone) -> None:
     mean_colour.network.limit = 0
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(InputError, match="too little free GPU memory for tiny"):
         run(task_of(slide), mean_colour, batch=4)
 
 

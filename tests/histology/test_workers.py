@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from torch import Tensor, nn
 
 from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
@@ -59,6 +61,33 @@ def test_an_error_in_a_process_is_raised_here(task: Task, convolution: Backbone,
     corner = replace(task, slide=open_slide(path), xy_px=np.full((9, 2), (590.0, 290.0)))
     with pytest.raises(InputError, match=r"s\.tif is damaged in tile"):
         list(embed_sites(corner, convolution, TWO, set()))
+
+
+class Dying(nn.Module):
+    """Ends its process, as the system does when memory runs out."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        os._exit(9)
+
+
+class Unlucky(nn.Module):
+    """Raises what no other process can be sent."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        class Local(Exception):
+            pass
+
+        raise Local("not to be pickled")
+
+
+def test_a_process_that_dies_is_told_in_one_sentence(task: Task, convolution: Backbone) -> None:
+    with pytest.raises(InputError, match=r"ended before its work was done.*9.*goes on where it stopped"):
+        list(embed_sites(task, replace(convolution, network=Dying()), TWO, set()))
+
+
+def test_an_error_that_cannot_be_sent_arrives_as_its_text(task: Task, convolution: Backbone) -> None:
+    with pytest.raises(RuntimeError, match="Local: not to be pickled"):
+        list(embed_sites(task, replace(convolution, network=Unlucky()), TWO, set()))
 
 
 def test_a_slide_that_cannot_be_sent_is_read_by_one_process(task: Task, convolution: Backbone) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,6 +80,13 @@ def test_without_all_shrunk_windows_there_are_none(lacking: int) -> None:
 def test_features_of_other_places_are_refused() -> None:
     with pytest.raises(InputError, match="other places"):
         grid_sites(GRID.assign(x_px=GRID["x_px"] + 1), SPOTS, BETWEEN, mpp=1.0)
+
+
+@pytest.mark.parametrize("change", [{"slide": "other"}, {"view": "{}x"}, {"window_px": 3}, {"backbone": "other"}])
+def test_spots_and_grid_of_two_slides_or_views_are_refused(change: dict[str, Any]) -> None:
+    other = replace(BETWEEN, key=replace(BETWEEN.key, **change))
+    with pytest.raises(InputError, match="one slide, embedded in one way"):
+        grid_sites(GRID, SPOTS, other, mpp=1.0)
 
 
 def test_sites_are_found_by_id() -> None:

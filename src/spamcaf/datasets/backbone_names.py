@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, first_line
 from spamcaf.histology.backbone import TILE_PX
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _facts(name: str, cfg: PretrainedCfg) -> dict[str, Any]:
             width = network(torch.empty(1, 3, TILE_PX, TILE_PX)).shape[-1]
     except (TypeError, AssertionError, RuntimeError) as error:
         raise InputError(
-            f"{name} does not take tiles of {TILE_PX} px: {str(error).splitlines()[0]}.",
+            f"{name} does not take tiles of {TILE_PX} px: {first_line(error)}.",
             f"a backbone for {TILE_PX} px.",
             "Choose another (--params backbone=<name>).",
         ) from error

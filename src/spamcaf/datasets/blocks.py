@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.datasets.atomic import replacing
-from spamcaf.datasets.tensors import read_rows, read_tensors, read_texts, write_tensors
+from spamcaf.datasets.tensors import read_rows, read_tensors, write_tensors
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features
 
@@ -66,21 +66,10 @@ def verified(folder: Path) -> Iterator[BlockFile]:
         try:
             block = _verify(path)
         except InputError as error:
-            logger.warning("%s It will be computed again.", error)
+            logger.warning("%s feature_extraction computes it again.", error)
             continue
         if block.key.short() == folder.name and block_path(folder, block.start) == path:
             yield block
-
-
-def stored_starts(folder: Path) -> set[int]:
-    """Return where the blocks in a folder start, by what they say of themselves: content is not read."""
-    starts = set()
-    for path in folder.glob(PATTERN):
-        try:
-            starts.add(int(read_texts(path)["start"]))
-        except (OSError, ValueError, KeyError):
-            continue
-    return starts
 
 
 def is_whole(blocks: list[BlockFile]) -> bool:

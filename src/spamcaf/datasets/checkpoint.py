@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, first_line
 from spamcaf.histology.backbone import TILE_PX
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def build(spec: BackboneSpec, path: Path) -> nn.Module:
         raise _misfit(spec, path, error) from error
     except (UnpicklingError, SafetensorError) as error:
         raise InputError(
-            f"{path} is damaged, or holds more than tensors: {str(error).splitlines()[0]}",
+            f"{path} is damaged, or holds more than tensors: {first_line(error)}",
             "tensors alone; nothing else is unpickled, since that would run the file's code.",
             "Fetch the file again, or convert it to safetensors where you trust it.",
         ) from error
@@ -178,7 +178,7 @@ def from_dinov2(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _misfit(spec: BackboneSpec, path: Path, error: Exception) -> InputError:
     return InputError(
-        f"{path} does not fit {spec.architecture}: {(str(error).splitlines() or [type(error).__name__])[0]}",
+        f"{path} does not fit {spec.architecture}: {first_line(error)}",
         "the weights of exactly this architecture.",
         "Check source, architecture and init of the entry in globals.yml.",
     )

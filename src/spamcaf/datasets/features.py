@@ -20,10 +20,10 @@ from spamcaf.datasets.blocks import (
     StoredRows,
     block_path,
     is_whole,
-    stored_starts,
     verified,
     write_block,
 )
+from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 
 
@@ -32,8 +32,9 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
 
     Under `filepath` lies one folder per key, in it a safetensors file per block with the checksum of its content. Every
     block is verified when the whole is loaded. Saving a block of a new key begins a new folder; older keys are removed
-    once the new one is complete, so that a run that fails half-way leaves what there was. A block without sites says
-    only which key is in use.
+    once the new one is complete, so that a run that fails half-way leaves what there was: the old settings get it back.
+    Until then nothing is loaded, since what follows would take the old features for those asked for last. A block
+    without sites says only which key is in use.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -44,7 +45,7 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
     def save(self, data: Features) -> None:
         folder = self._folder / data.key.short()
         if folder not in self._starts:  # once: a save must not take the longer, the more blocks there are
-            self._starts[folder] = stored_starts(folder)
+            self._starts[folder] = {block.start for block in verified(folder)}
         starts = self._starts[folder]
         if data.ids or not data.n_total:
             write_block(block_path(folder, data.start), data)
@@ -54,15 +55,21 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
 
     def load(self) -> Features:
         """Return the whole; raise InputError when it is not complete."""
-        # the newest first: a kill between the last block and the removal of older keys leaves two wholes
-        for folder in sorted(self._folders(), key=_last_written, reverse=True):
-            blocks = list(verified(folder))
-            if is_whole(blocks):
-                return _joined(blocks)
-        raise not_stored(self._folder)
+        newest = self._newest()
+        if newest is None:
+            raise not_stored(self._folder)
+        blocks = list(verified(newest))
+        if not is_whole(blocks):
+            raise _incomplete(newest, blocks)
+        return _joined(blocks)
+
+    def _newest(self) -> Path | None:
+        # a kill between the last block and the removal of older keys leaves two wholes
+        return max((folder for folder in self._folders() if any(folder.glob(PATTERN))), key=_last_written, default=None)
 
     def _exists(self) -> bool:
-        return any(is_whole(list(verified(folder))) for folder in self._folders())
+        newest = self._newest()
+        return newest is not None and is_whole(list(verified(newest)))
 
     def _folders(self) -> list[Path]:
         return sorted(f for f in self._folder.iterdir() if f.is_dir()) if self._folder.is_dir() else []
@@ -95,6 +102,16 @@ class StoredBlocksDataset(FeaturesDataset):
 
     def _exists(self) -> bool:
         return True
+
+
+def _incomplete(folder: Path, blocks: list[BlockFile]) -> InputError:
+    n_stored = sum(len(block.ids) for block in blocks)
+    total = f" of {blocks[0].n_total}" if blocks else ""
+    return InputError(
+        f"features of {n_stored}{total} sites in {folder}.",
+        "those of all sites.",
+        "Run the pipeline feature_extraction again with the settings that you want; it goes on where it stopped.",
+    )
 
 
 def _joined(blocks: list[BlockFile]) -> Features:

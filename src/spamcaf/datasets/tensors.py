@@ -35,17 +35,6 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         raise ValueError(str(error)) from error
 
 
-def read_texts(path: Path) -> dict[str, str]:
-    """Return the texts alone, without reading any array; ValueError as `read_tensors`."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "numpy") as file:
-            return _texts(file.metadata())
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-
-
 def checksum(arrays: Mapping[str, NDArray[Any]], *texts: str) -> str:
     """Return the SHA-256 of the arrays' content and of `texts`: safetensors itself does not notice a changed byte."""
     digest = hashlib.sha256()

@@ -50,7 +50,15 @@ def probe_weights(source: str, token: str | None, timeout_s: float) -> Weights:
 
 
 def _repository(source: str) -> hub.Repository:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
     name, _, revision = source.removeprefix(HUB).partition("@")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise InputError(
+            f"the source '{source}'.", f"{HUB}<owner>/<model>, or with @<revision>.", "Correct it in globals.yml."
+        ) from error
     return hub.Repository(name, revision or None)
 
 

@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from spamcaf.doctor.check import Check, passed
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, first_line
 
 NAME = "software"
 PACKAGES = ("spamcaf", "kedro", "torch", "torchvision", "timm", "scanpy", "anndata")
@@ -25,7 +25,7 @@ def check_software() -> tuple[Check, None]:
     except (ImportError, RuntimeError, OSError) as error:
         raise InputError(
             f"torch {versions['torch']} and torchvision {versions['torchvision']}, which do not work together "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}).",
+            f"({first_line(error)}).",
             "a pair that was built together.",
             "Run `pip install --upgrade torch torchvision` from one index.",
         ) from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, first_line
 from spamcaf.histology.backbone import TILE_PX
 from spamcaf.histology.features import FeatureKey, Features
 from spamcaf.histology.reading import Stain, distinct, prepared_ahead, reading_order
@@ -39,7 +39,11 @@ class Embedder:
     ) -> None:
         import torch
 
-        network = backbone.network.to(device).to(memory_format=torch.channels_last)
+        try:
+            network = backbone.network.to(device).to(memory_format=torch.channels_last)
+        except torch.cuda.OutOfMemoryError as error:
+            raise _too_large(backbone.identity.name) from error
+        self._name = backbone.identity.name
         self._network = cast("nn.Module", torch.compile(network, dynamic=False)) if is_compiled else network
         self._is_compiled = is_compiled
         # a whole line of pixels each: along three channels alone the arithmetic took 15 times as long on a CPU
@@ -54,7 +58,7 @@ class Embedder:
     def embed(self, tiles: NDArray[np.uint8]) -> Tensor:
         """Return (tile, feature) float32 on the device for (tile, 224, 224, 3) RGB; on a GPU it need not be done.
 
-        Raises InputError where torch cannot compile the network.
+        Raises InputError where a GPU has no room for a single tile, or torch cannot compile the network.
         """
         import torch
 
@@ -66,13 +70,13 @@ class Embedder:
                 start += len(tiles[start : start + self.batch])
             except torch.cuda.OutOfMemoryError:
                 if self.batch == 1:
-                    raise
+                    raise _too_large(self._name) from None
                 torch.cuda.empty_cache()
                 self.batch //= 2
                 logger.warning("GPU memory ran out: going on with %d tiles at a time", self.batch)
             except _compile_error() as error:  # only looked at when something was raised: its import is slow
                 raise InputError(
-                    f"compute.compile, but torch cannot compile the backbone: {str(error).splitlines()[0]}.",
+                    f"compute.compile, but torch cannot compile the backbone: {first_line(error)}.",
                     "a working C++ compiler (on a GPU, Triton) and a network that torch can compile.",
                     "Install a compiler such as g++, or set compute.compile to false.",
                 ) from error
@@ -89,12 +93,23 @@ class Embedder:
             lines = lines.pin_memory().to(self.device, non_blocking=True)
         # as they lie in memory, channels come last
         pixels = lines.float().sub_(self._mean).div_(self._std).unflatten(2, tiles.shape[2:]).permute(0, 3, 1, 2)
+        is_exact = self._dtype == torch.float32
         with (
             torch.inference_mode(),
-            torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32),
+            torch.autocast(self.device.type, self._dtype, enabled=not is_exact),
+            # a GPU rounds convolutions to 10 bits unless told otherwise
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=not is_exact),
         ):
             output: Tensor = self._network(pixels)
         return output[: len(tiles)].float()
+
+
+def _too_large(name: str) -> InputError:
+    return InputError(
+        f"too little free GPU memory for {name}.",
+        "room for the network and a tile.",
+        "Free the GPU, or take the CPU (--params compute.device=cpu) or a smaller backbone.",
+    )
 
 
 def _compile_error() -> type[Exception]:

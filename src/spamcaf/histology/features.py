@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from spamcaf import __version__
 from spamcaf.errors import InputError
 from spamcaf.histology.tiles import CENTRE
 
@@ -24,11 +25,12 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """Everything that features depend on; features of equal keys are interchangeable.
+    """What features depend on; those of equal keys are interchangeable, up to the rounding of another device.
 
-    `backbone` names weights and configuration, `view` says how wide tiles are and how precisely they were computed;
-    both can be compared between sections. `sites` hashes the site ids and their pixel coordinates. `block` is the
-    number of sites in a block: only blocks of one size make a whole.
+    `slide` is the fingerprint of its pixels, and of its stains where they are normalised. `backbone` names weights and
+    configuration, `view` says how wide tiles are and how precisely they were computed; both can be compared between
+    sections. `sites` hashes the site ids and their pixel coordinates. `block` is the number of sites in a block: only
+    blocks of one size make a whole. `version` is this package's.
     """
 
     slide: str
@@ -37,6 +39,7 @@ class FeatureKey:
     sites: str
     window_px: int
     block: int = BLOCK
+    version: str = __version__
 
     @classmethod
     def of(
@@ -55,6 +58,17 @@ class FeatureKey:
     def text(self) -> str:
         """Return the key as one line of JSON."""
         return json.dumps(asdict(self), sort_keys=True)
+
+    def require_same_source(self, other: FeatureKey) -> None:
+        """Raise InputError unless `other` is of the same slide, backbone and view: only the sites may differ."""
+        for what in ("slide", "backbone", "view", "window_px"):
+            if getattr(self, what) != getattr(other, what):
+                raise InputError(
+                    f"features of spots and grid that differ in {what.removesuffix('_px')} ({getattr(self, what)} and "
+                    f"{getattr(other, what)}).",
+                    "both of one slide, embedded in one way.",
+                    "Run the pipeline feature_extraction again for this section.",
+                )
 
     def short(self) -> str:
         """Return a name for files of this key."""

@@ -1,4 +1,8 @@
-"""Stain normalisation: Macenko et al., A method for normalizing histology slides for quantitative analysis (2009)."""
+"""Stain normalisation: Macenko et al., A method for normalizing histology slides for quantitative analysis (2009).
+
+Not a library's: those of the field estimate the stains of every picture that they are given, so tile by tile. A tile of
+one stain, or of none, has no two to find, and differences between tiles would be taken away; here a slide has one map.
+"""
 
 from __future__ import annotations
 

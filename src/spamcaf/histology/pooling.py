@@ -43,12 +43,17 @@ class FeatureMap(nn.Module):
         """Return the map; raise TypeError where the network gives none."""
         if not hasattr(self.network, "forward_features"):
             raise TypeError(f"{type(self.network).__name__} gives no map of features")
-        return as_map(self.network.forward_features(pixels), getattr(self.network, "num_prefix_tokens", 0))  # type: ignore[operator]
+        features = self.network.forward_features(pixels)  # type: ignore[operator]
+        if getattr(self.network, "output_fmt", None) == "NHWC":  # timm's word for it, of Swin transformers and others
+            features = features.permute(0, 3, 1, 2)
+        return as_map(features, getattr(self.network, "num_prefix_tokens", 0))
 
 
 def as_map(features: Tensor, n_prefix: int) -> Tensor:
     """Return (tile, row, column, feature) of tokens (tile, token, feature) or of a map (tile, feature, row, column)."""
     if features.ndim == 4:  # noqa: PLR2004  a convolutional network's
+        if features.shape[2] != features.shape[3]:
+            raise TypeError(f"features of shape {tuple(features.shape)} are no square map")
         return features.permute(0, 2, 3, 1)
     if features.ndim != 3:  # noqa: PLR2004
         raise TypeError(f"features of shape {tuple(features.shape)} are no map")

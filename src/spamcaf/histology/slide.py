@@ -24,7 +24,7 @@ class Pixels(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A short text that changes whenever the pixels may have changed."""
+        """A short text that tells this image from others, and from itself after a change."""
 
     def crop(self, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
         """Return the pixels of a window that lies wholly inside the image, (row, column, 3) RGB.
@@ -86,7 +86,7 @@ class Slide:
 
     @property
     def fingerprint(self) -> str:
-        """A short text that changes whenever the pixels may have changed."""
+        """A short text that tells this image from others, and from itself after a change."""
         return self.pixels.fingerprint
 
     def read(self, x0: int, y0: int, width: int, height: int) -> tuple[NDArray[np.uint8], int]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
 import queue
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spamcaf.errors import InputError
 from spamcaf.histology.dense import DenseEmbedder, DenseTask, embed_densely
 from spamcaf.histology.embedding import Embedder, Task, embed_blocks
 from spamcaf.histology.features import Features
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from spamcaf.histology.backbone import Backbone
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
 MAX_THREADS = 8
@@ -74,8 +79,9 @@ def embed_sites(task: Task, backbone: Backbone, workers: Workers, done: set[int]
 
 
 def _blocks(task: Task, backbone: Backbone, workers: Workers, starts: list[int]) -> Iterator[Features]:
-    n = min(len(workers.devices), len(starts))
-    if n > 1 and task.slide.is_portable:
+    n = min(len(workers.devices), len(starts)) if task.slide.is_portable else 1
+    logger.info("%d blocks on %s", len(starts), ", ".join(map(str, workers.devices[:n])))
+    if n > 1:
         return _shared(task, backbone, workers, [part.tolist() for part in np.array_split(np.array(starts), n)])
     return _computed(task, backbone, workers, 0, starts)
 
@@ -124,11 +130,13 @@ def _received(results: Any, processes: Sequence[Any]) -> Iterator[Features]:  # 
     while n_running:
         # asked before the queue: what a worker sent before it ended is there by then
         codes = [process.exitcode for process in processes]
+        if any(codes):
+            raise _ended_early(codes)
         try:
             result = results.get(timeout=POLL_S)
         except queue.Empty:
-            if any(codes) or None not in codes:
-                raise RuntimeError(f"A worker ended early (exit codes {codes}), perhaps out of memory") from None
+            if None not in codes:
+                raise _ended_early(codes) from None
             continue
         if isinstance(result, Exception):
             raise result
@@ -136,6 +144,14 @@ def _received(results: Any, processes: Sequence[Any]) -> Iterator[Features]:  # 
             n_running -= 1
         else:
             yield result
+
+
+def _ended_early(codes: Sequence[int | None]) -> InputError:
+    return InputError(
+        f"a process that ended before its work was done (exit codes {', '.join(map(str, codes))}).",
+        "all of them to finish; memory may have run out.",
+        "Run the same command again: it goes on where it stopped. A smaller tiles.batch takes less memory.",
+    )
 
 
 def _work(
@@ -151,23 +167,27 @@ def _work(
     import torch
 
     torch.set_num_threads(cpu_threads)
+    Thread(target=_end_with_the_parent, daemon=True).start()
     try:
         backbone = pickle.loads(weights)  # noqa: S301  the parent's own object
         for block in _computed(task, backbone, workers, i, starts):
-            _put(block, results)
-        _put(None, results)
+            results.put(block)
+        results.put(None)
     except Exception as error:  # whatever it is, the parent raises it
-        _put(error, results)
+        results.put(_sendable(error))
 
 
-def _put(result: Any, results: Any) -> None:  # noqa: ANN401
-    """Hand over a result; end when the parent was killed, which would otherwise be waited for for ever."""
-    while True:
-        try:
-            results.put(result, timeout=POLL_S)
-        except queue.Full:
-            parent = multiprocessing.parent_process()
-            if parent is not None and not parent.is_alive():
-                os._exit(1)
-        else:
-            return
+def _end_with_the_parent() -> None:
+    """End at once when the parent was killed: handing over what nobody takes would wait, and hold a GPU, for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return the error, or its text where it does not survive the way."""
+    try:
+        return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]  # noqa: S301
+    except Exception:  # pickle raises errors of many types
+        return RuntimeError(f"{type(error).__name__}: {error}")

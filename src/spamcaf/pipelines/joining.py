@@ -77,10 +77,14 @@ def sites_of(ids: list[str], xy_um: NDArray[np.float64], features: Features) -> 
 
 
 def grid_sites(grid: pd.DataFrame, spot_features: Features, grid_features: Features, mpp: float) -> StoredSites:
-    """Return the sites of a grid; a site that is a spot has the spot's features."""
+    """Return the sites of a grid; a site that is a spot has the spot's features.
+
+    Raises InputError where the features are of other places, or of another slide or view than the spots'.
+    """
     is_spot = (grid[SUB_INDEX] == 0).to_numpy()
     between = grid.loc[~is_spot]
     if len(between):
+        spot_features.key.require_same_source(grid_features.key)
         grid_features.require_sites(between[SITE_ID].tolist(), between[[X_PX, Y_PX]].to_numpy(np.float64))
     row = np.empty(len(grid), np.intp)
     row[is_spot] = spot_features.rows(grid.loc[is_spot, Obs.PARENT].tolist())

@@ -15,7 +15,7 @@ from spamcaf.datasets.layouts.counts import Counts, Matrix, choose_counts
 from spamcaf.datasets.layouts.genes import is_expression, name_genes
 from spamcaf.datasets.layouts.library import THUMBNAILS
 from spamcaf.datasets.layouts.spots import COORDINATE_KEYS
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, first_line
 from spamcaf.names import PROVENANCE, SPATIAL
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def readable(path: Path, expected: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # there is no end to the types that readers raise at broken content
-        text = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        text = first_line(error).rstrip(".")
         raise InputError(
             f"{path} cannot be read ({text}).", f"{expected}.", "Fetch or write the file again."
         ) from error

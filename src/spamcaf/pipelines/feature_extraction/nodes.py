@@ -95,12 +95,11 @@ def _embed(
         _warn_of_scale(backbone, tiles)
         workers = Workers.of(machine.device, dtype, tiles.batch, is_compiled=compute.compile)
         logger.info(
-            "%d %s through %s%s on %s; %d blocks are stored",
+            "%d %s through %s%s; %d blocks are stored",
             len(ids),
             what,
             backbone.identity.name,
-            " by its maps" if tiles.dense else "",
-            ", ".join(map(str, workers.devices)),
+            ", by its maps" if tiles.dense else "",
             len(done),
         )
         task = (DenseTask if tiles.dense else Task)(slide, geometry, ids, xy_px, key, with_whole, stain)

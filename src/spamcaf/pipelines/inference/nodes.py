@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from spamcaf.histology.features import Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import Part
+from spamcaf.names import SPATIAL, Part
 from spamcaf.parameters import ComputeSettings, GridSettings, ReportSettings
 from spamcaf.pipelines.joining import grid_sites, measured_spots, mpp_of, sites_of
 from spamcaf.pipelines.predictions import as_prediction
@@ -40,6 +42,7 @@ def predict_hidden_spots(
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
     _require_match(model, expression, spot_features.key)
     model.require_spots(names_hash(visible))
+    spot_features.require_sites(section.obs_names.tolist(), np.asarray(section.obsm[SPATIAL], np.float64))
     spots = section[hidden]
     table = subdivide(spots, lattice_of(section), 1)
     sites = sites_of(hidden, table[[X_PX, Y_PX]].to_numpy() * mpp_of(section), spot_features)
