@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from _networks import vit
 from _prepare import load_backbone
-from _slide import LARGE_PX, N_SPOTS, SMALL_PX, lattice, task_of
+from _slide import N_SPOTS, lattice, task_of
 
 from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.dense import OVERLAP
@@ -34,7 +34,7 @@ def rows_of_differences(path: Path) -> Iterator[tuple[str, str, str]]:
 def differences(backbone: Backbone, path: Path) -> tuple[float, float]:
     """Return the largest difference of float32 features to one tile at a time, and the least cosine of bf16 ones."""
     cpu = torch.device("cpu")
-    task = task_of(path, lattice(4, 1, 0.35, SMALL_PX), 0.35, backbone)
+    task = task_of(path, lattice(4, 1, 0.35), 0.35, backbone)
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         embedder = Embedder(backbone, cpu, dtype, 18)
@@ -65,7 +65,7 @@ def row_of_dense_passes() -> tuple[str, str, str]:
     """Return how many network passes the dense mode needs for spots and 16 x grid of a whole slide."""
     exact = dense = 0
     geometry = WindowGeometry.of(TileSettings(), 0.5)
-    sites = lattice(N_SPOTS, 4, 0.5, LARGE_PX).reshape(N_SPOTS, -1, 2)
+    sites = lattice(N_SPOTS, 4, 0.5).reshape(N_SPOTS, -1, 2)
     for xy_px in (sites[:, 0], sites[:, 1:].reshape(-1, 2)):  # two nodes, each with a raster of its own
         exact += len(distinct(geometry.tiles(xy_px).reshape(-1, 3))[0])
         dense += len(Raster(geometry.tile_px, LITE0_SIDE, OVERLAP).tiles(geometry.corners(xy_px)))

@@ -9,24 +9,23 @@ from torch import Tensor, nn
 
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 
-WIDTH = 1024
 HALF = ((0.5,) * 3, (0.5,) * 3)
 
 
 class Shrunk(nn.Module):
-    """A network that costs next to nothing and gives as many features as ViT-L: memory alone is asked of it."""
+    """A network that costs next to nothing and gives as many features as a large one: memory alone is asked of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, side: int) -> None:
         super().__init__()
-        self.line = nn.Conv2d(3, WIDTH, 1)
+        self.side, self.line = side, nn.Conv2d(3, width, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (tile, 1024) for (tile, 3, 224, 224)."""
+        """Return (tile, width) for (tile, 3, 224, 224)."""
         return self.forward_features(pixels).mean(dim=(2, 3))
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """Return the map, (tile, 1024, 7, 7)."""
-        return self.line(nn.functional.avg_pool2d(pixels, 32))
+        """Return the map, (tile, width, side, side)."""
+        return self.line(nn.functional.avg_pool2d(pixels, 224 // self.side))
 
 
 def vit(name: str) -> Backbone:

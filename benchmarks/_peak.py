@@ -9,11 +9,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from _networks import HALF, WIDTH, Shrunk
+from _networks import HALF, Shrunk
 from _slide import LARGE_PX, lattice, task_of, write_slide
 
 from spamcaf.datasets.features import FeaturesDataset
@@ -23,30 +24,45 @@ from spamcaf.histology.workers import Workers, embed_sites
 MB = 1 << 20
 
 
+@dataclass(frozen=True)
+class Job:
+    """A k x k grid of a network's features; `side` is that of its map."""
+
+    k: int
+    width: int = 1024
+    side: int = 7
+    is_dense: bool = False
+
+
+JOBS = (Job(2), Job(4), Job(4, is_dense=True), Job(4, 1536, 16, is_dense=True))
+
+
 def rows_of_memory(folder: Path, n_spots: int) -> Iterator[tuple[str, str, str]]:
     """Yield the rows of memory, each from a process of its own."""
     path = folder / "large.tif"
     write_slide(path, LARGE_PX)
-    for k, mode in ((2, "exact"), (4, "exact"), (4, "dense")):
-        command = [sys.executable, __file__, str(path), str(k), str(n_spots), mode]
+    for job in JOBS:
+        command = [sys.executable, __file__, str(path), str(n_spots), json.dumps(asdict(job))]
         seen = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        what = f"peak memory, {LARGE_PX} x {LARGE_PX} px, {n_spots} spots, {k * k} x grid, {WIDTH} features, {mode}"
+        how = f"dense, {job.side} x {job.side} map" if job.is_dense else "exact"
+        grid = f"{n_spots} spots, {job.k**2} x grid, {job.width} features, {how}"
+        what = f"peak memory, {LARGE_PX} x {LARGE_PX} px, {grid}"
         figures = f"{seen['peak']:.0f} MB, {seen['imports']:.0f} of it before the first tile"
         sizes = f"{seen['sites']:.0f} sites, {seen['stored']:.0f} MB stored in {seen['seconds']:.0f} s"
         yield what, f"{figures} ({sizes})", "< 1500 MB"
 
 
-def memory(path: Path, k: int, n_spots: int, *, is_dense: bool) -> dict[str, float]:
+def memory(path: Path, n_spots: int, job: Job) -> dict[str, float]:
     """Embed spots and grid into a store, load it and read it in parts; return what it took, in MB and seconds."""
-    network = Shrunk().eval().requires_grad_(False)
+    network = Shrunk(job.width, job.side).eval().requires_grad_(False)
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
-    backbone = Backbone(network, *HALF, BackboneIdentity("shrunk", "random", "0" * 64, "b", WIDTH, "none"))
+    backbone = Backbone(network, *HALF, BackboneIdentity("shrunk", "random", "0" * 64, "b", job.width, "none"))
     started, begin = peak_bytes(), time.perf_counter()
-    xy = lattice(n_spots, k, 0.5, LARGE_PX)
+    xy = lattice(n_spots, job.k, 0.5)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         store = FeaturesDataset(filepath=folder)
         workers = Workers.of(torch.device("cpu"), torch.float32, 64)
-        for block in embed_sites(task_of(path, xy, 0.5, backbone, is_dense=is_dense), backbone, workers, set()):
+        for block in embed_sites(task_of(path, xy, 0.5, backbone, is_dense=job.is_dense), backbone, workers, set()):
             store.save(block)
         seconds = time.perf_counter() - begin
         features = store.load()
@@ -63,5 +79,4 @@ def peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    given, k_given, n_given, mode_given = sys.argv[1:]
-    print(json.dumps(memory(Path(given), int(k_given), int(n_given), is_dense=mode_given == "dense")))
+    print(json.dumps(memory(Path(sys.argv[1]), int(sys.argv[2]), Job(**json.loads(sys.argv[3])))))

@@ -43,15 +43,28 @@ def write_slide(path: Path, side: int) -> None:
     tifffile.imwrite(path, chosen, shape=(side, side, 3), dtype=np.uint8, **how)
 
 
-def lattice(n_spots: int, k: int, mpp: float, side: int) -> np.ndarray:
-    """Return (site, 2) px: a hexagonal lattice of `n_spots`, each with its k x k sites, spots in random order."""
+def lattice(n_spots: int, k: int, mpp: float) -> np.ndarray:
+    """Return (site, 2) px: a hexagonal lattice of `n_spots`, each with its k x k sites, spots in random order.
+
+    It lies as near to the slide's corner as windows allow that do not reach beyond it.
+    """
     across = int(np.ceil(np.sqrt(n_spots * 0.866)))
     index = np.arange(n_spots)
     row, column = index // across, index % across
     spots = np.column_stack([column + 0.5 * (row % 2), row * 0.866]) * PITCH_UM / mpp
-    spots = np.random.default_rng(0).permutation(spots + (side - spots.max(axis=0)) / 2)
+    spots = np.random.default_rng(0).permutation(spots + margin_px(mpp))
     sub = np.array([(i + 0.5 * j, 0.866 * j) for j in range(k) for i in range(k)]) / k * PITCH_UM / mpp
     return (spots[:, None] + sub).reshape(-1, 2)
+
+
+def margin_px(mpp: float) -> int:
+    """Return how far a site must be from the border for its window to lie on the slide."""
+    return WindowGeometry.of(TileSettings(), mpp).window_px // 2 + 1
+
+
+def side_for(xy_px: np.ndarray, mpp: float) -> int:
+    """Return the side of a slide on which all windows of a lattice lie."""
+    return int(np.ceil(xy_px.max())) + margin_px(mpp)
 
 
 def task_of(

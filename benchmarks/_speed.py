@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from _networks import vit
 from _prepare import load_backbone
-from _slide import SMALL_PX, lattice, task_of
+from _slide import lattice, side_for, task_of, write_slide
 from torch import Tensor
 
 from spamcaf.compute import choose_precision
@@ -29,16 +29,16 @@ SITES_PER_TURN, SITES_PER_GPU_TURN = 8, 128
 COMPILED_TURNS = 8
 
 
-def rows_of_throughput(path: Path, turns: int) -> Iterator[tuple[str, str, str]]:
+def rows_of_throughput(folder: Path, turns: int) -> Iterator[tuple[str, str, str]]:
     """Yield the rows of speed, on the CPU and, where there is one, on a GPU."""
     cpu = torch.device("cpu")
     for name, backbone in (("ViT-S/16", vit("vit_small_patch16_224")), ("EfficientNet-lite0", load_backbone())):
         for mpp, how in ((0.5, "as they are"), (0.25, "448 px shrunk to 224")):
-            rate, ratio = throughput(backbone, path, mpp, turns, cpu)
+            rate, ratio = throughput(backbone, folder, mpp, turns, cpu)
             what = f"pipeline / bare network, {name}, CPU, {choose_precision(ComputeSettings(), cpu)}, tiles {how}"
             yield what.replace("torch.", ""), f"{ratio}; bare: {rate} tiles/s", ">= 0.90 with ViT-S"
     if torch.cuda.is_available():
-        rate, ratio = throughput(vit("vit_large_patch16_224"), path, 0.25, turns, torch.device("cuda"))
+        rate, ratio = throughput(vit("vit_large_patch16_224"), folder, 0.25, turns, torch.device("cuda"))
         yield "pipeline / bare network, ViT-L/16, CUDA, bf16", f"{ratio}; bare: {rate} tiles/s", ">= 0.85"
 
 
@@ -50,23 +50,26 @@ def rows_of_compiling(path: Path) -> Iterator[tuple[str, str, str]]:
         yield row_of_compiling(path, torch.device("cuda"), vit("vit_large_patch16_224"))
 
 
-def throughput(backbone: Backbone, path: Path, mpp: float, turns: int, device: torch.device) -> tuple[str, str]:
+def throughput(backbone: Backbone, folder: Path, mpp: float, turns: int, device: torch.device) -> tuple[str, str]:
     """Return tiles per second of the bare network, and pipeline over bare: over all turns, and the turns' range."""
     dtype = choose_precision(ComputeSettings(), device)
     workers = replace(Workers.of(device, dtype, TileSettings().batch), devices=(device,))
     n_sites = SITES_PER_GPU_TURN if device.type == "cuda" else SITES_PER_TURN
-    task = task_of(path, lattice(turns * n_sites, 1, mpp, SMALL_PX), mpp, backbone, n_sites)
+    xy_px, path = lattice(turns * n_sites, 1, mpp), folder / "sites.tif"
+    write_slide(path, side_for(xy_px, mpp))
+    task = task_of(path, xy_px, mpp, backbone, n_sites)
     embedder = Embedder(backbone, device, dtype, workers.batch)
     own = replace(task, slide=open_slide(path))  # nothing decoded yet
     alone, piped, rates = [], [], []
-    with tempfile.TemporaryDirectory() as folder:
-        store = FeaturesDataset(filepath=folder)
+    with tempfile.TemporaryDirectory() as stored:
+        store = FeaturesDataset(filepath=stored)
         bare(embedder, ready_batches(task, 0, embedder), dtype)  # warms up
         for start in task.starts():
             batches = ready_batches(task, start, embedder)
             before = bare(embedder, batches, dtype)
             begin = time.perf_counter()
             for block in embed_blocks(own, embedder, [start], workers.threads):
+                assert not block.n_px_padded.any(), "glass beyond the slide costs nothing to read"
                 store.save(block)
             piped.append(time.perf_counter() - begin)
             after = bare(embedder, batches, dtype)
@@ -81,7 +84,7 @@ def row_of_compiling(path: Path, device: torch.device, backbone: Backbone) -> tu
     dtype = choose_precision(ComputeSettings(), device)
     batch = Workers.of(device, dtype, TileSettings().batch).batch
     eager, compiled = (Embedder(backbone, device, dtype, batch, is_compiled=c) for c in (False, True))
-    task = task_of(path, lattice(4, 1, 0.5, SMALL_PX), 0.5, backbone)
+    task = task_of(path, lattice(4, 1, 0.5), 0.5, backbone)
     batches = ready_batches(task, 0, eager)[:2]  # of one shape
     bare(eager, batches, dtype)
     took = bare(compiled, batches, dtype)

@@ -45,7 +45,7 @@ def main() -> None:
         path = Path(folder) / "small.tif"
         write_slide(path, SMALL_PX)
         parts = (
-            lambda: rows_of_throughput(path, FEW_TURNS if chosen.quick else TURNS),
+            lambda: rows_of_throughput(Path(folder), FEW_TURNS if chosen.quick else TURNS),
             lambda: [*rows_of_differences(path), row_of_shared_tiles(path), row_of_dense_passes()],
             lambda: rows_of_compiling(path),
             lambda: rows_of_memory(Path(folder), N_SPOTS // 10 if chosen.quick else N_SPOTS),

@@ -223,6 +223,11 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     thread.join()
 
 
+@pytest.mark.parametrize("source", ["hf-hub:owner/tiny/main", "hf-hub:", "hf-hub:own er/tiny"])
+def test_a_source_that_is_no_repository_is_refused(source: str) -> None:
+    assert "hf-hub:<owner>/<model>" in refused(TINY | {"source": source})
+
+
 ON_HUB = TINY | {"source": "hf-hub:owner/tiny"}
 
 

@@ -217,6 +217,26 @@ def test_a_backbone_without_a_map_is_refused() -> None:
         DenseEmbedder(backbone(nn.AdaptiveAvgPool2d(1)), CPU, torch.float32, 8)
 
 
+def test_a_network_whose_map_has_its_channels_last_gives_the_same(slide: Slide) -> None:
+    class Last(MeanOfPatches):
+        output_fmt = "NHWC"
+
+        def forward_features(self, pixels: Tensor) -> Tensor:
+            return super().forward_features(pixels).permute(0, 2, 3, 1)
+
+    (found,), (expected,) = (dense(slide, network, SITES[:1]) for network in (Last(), MeanOfPatches()))
+    np.testing.assert_array_equal(found.windows, expected.windows)
+
+
+def test_a_map_that_is_no_square_is_refused() -> None:
+    class Wide(MeanOfPatches):
+        def forward_features(self, pixels: Tensor) -> Tensor:
+            return super().forward_features(pixels)[..., 1:]
+
+    with pytest.raises(InputError, match="no square map"):
+        DenseEmbedder(backbone(Wide()), CPU, torch.float32, 8)
+
+
 def test_a_backbone_that_pools_twice_gives_its_patch_tokens_too(slide: Slide, vit: nn.Module) -> None:
     (found,) = dense(slide, ClassAndMean(vit), [centre(TILE, TILE)])
     (expected,) = dense(slide, vit, [centre(TILE, TILE)])

@@ -148,7 +148,7 @@ class _Bands:
             return
         if above is not None and above[0] == row - 1:
             self._hold(row, features[:height] + above[1])
-        self._above = (row, features[height:])
+        self._above = (row, features[height:].copy())  # a view would keep the whole row
 
     def _hold(self, strip: int, features: NDArray[np.float32]) -> None:
         self._held[strip] = Band.of(features, self._raster.at(strip), self._raster.at(self._extent[0]))
