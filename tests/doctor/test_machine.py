@@ -169,6 +169,7 @@ def test_a_cuda_device_is_named_with_its_memory(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10_000_000_000, 80_000_000_000))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     check, _ = check_device(ComputeSettings(), VIT, None)
     assert check.status is Status.PASS
     assert check.found == "Some GPU, 10.0 GB of 80.0 GB free, backbone in bfloat16"
