@@ -241,6 +241,16 @@ def test_tiles_that_were_never_written_are_white(tmp_path: Path, image: Picture)
     assert "1 of 15 tiles were never written and are white" in slide.notes
 
 
+def test_the_fingerprint_sees_a_change_in_the_middle_of_an_uncompressed_file(tmp_path: Path) -> None:
+    image = np.zeros((2000, 2000, 3), np.uint8)
+    found = []
+    for value in (0, 1):
+        image[995:1005] = value
+        tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb")
+        found.append(open_slide(tmp_path / "a.tif").fingerprint)
+    assert found[0] != found[1]
+
+
 def test_the_fingerprint_tells_images_apart(tmp_path: Path, image: Picture) -> None:
     tifffile.imwrite(tmp_path / "a.tif", image, **RGB)
     tifffile.imwrite(tmp_path / "b.tif", 255 - image, **RGB)
