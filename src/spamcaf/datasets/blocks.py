@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.datasets.atomic import replacing
-from spamcaf.datasets.tensors import read_rows, read_tensors, write_tensors
+from spamcaf.datasets.tensors import checksum, read_rows, read_tensors, write_tensors
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features
 
@@ -92,14 +92,8 @@ def _verify(path: Path) -> BlockFile:
 
 
 def _checksum(arrays: dict[str, NDArray[Any]], record: dict[str, str]) -> str:
-    import hashlib
-
     said = {name: text for name, text in record.items() if name != CHECKSUM}
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()
+    return checksum(arrays, json.dumps(said, sort_keys=True))
 
 
 class StoredRows:

@@ -39,19 +39,19 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._folder = Path(filepath)
-        self._starts: dict[Path, set[int]] = {}
+        self._stored: dict[Path, set[Path]] = {}
         self.metadata = metadata
 
     def save(self, data: Features) -> None:
         folder = self._folder / data.key.short()
-        if folder not in self._starts:  # once: a save must not take the longer, the more blocks there are
-            self._starts[folder] = {block.start for block in verified(folder)}
-        starts = self._starts[folder]
+        if folder not in self._stored:  # once: a save must not take the longer, the more blocks there are
+            self._stored[folder] = set(folder.glob(PATTERN))
         if data.ids or not data.n_total:
-            write_block(block_path(folder, data.start), data)
-            starts.add(data.start)
-        if starts.issuperset(range(0, max(data.n_total, 1), data.key.block)):
-            self._keep_only(folder)
+            path = block_path(folder, data.start)
+            write_block(path, data)
+            self._stored[folder].add(path)
+        if len(self._stored[folder]) >= max(-(-data.n_total // data.key.block), 1):
+            self._tidy(folder)
 
     def load(self) -> Features:
         """Return the whole; raise InputError when it is not complete."""
@@ -74,13 +74,16 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
     def _folders(self) -> list[Path]:
         return sorted(f for f in self._folder.iterdir() if f.is_dir()) if self._folder.is_dir() else []
 
-    def _keep_only(self, folder: Path) -> None:
-        for other in self._folders():
-            if other != folder:
-                shutil.rmtree(other)
+    def _tidy(self, folder: Path) -> None:
+        """Remove older keys and what killed processes left, once every block is there; a damaged one does not count."""
+        others = [other for other in self._folders() if other != folder]
+        if others and not is_whole(list(verified(folder))):
+            return
+        for other in others:
+            shutil.rmtree(other)
         for left_over in folder.glob(UNFINISHED):
             left_over.unlink()
-        self._starts = {folder: self._starts[folder]}
+        self._stored = {folder: self._stored[folder]}
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": PurePosixPath(self._folder)}

@@ -39,7 +39,8 @@ def checksum(arrays: Mapping[str, NDArray[Any]], *texts: str) -> str:
     """Return the SHA-256 of the arrays' content and of `texts`: safetensors itself does not notice a changed byte."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
     for text in texts:
         digest.update(text.encode())
     return digest.hexdigest()
