@@ -164,3 +164,9 @@ def test_the_simulated_section_reads_back_as_an_own_section(kedro: Run, project:
 
 def test_models_have_names() -> None:
     assert {model.value for model in Model} > MODELS
+
+
+def test_a_grid_of_the_spots_alone_has_no_scores_between_them(kedro: Run, project: Path) -> None:
+    done = kedro("run", "--params", "grid.subdivide=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "super_resolution" not in json.loads((project / REPORTING / "scores.json").read_text())

@@ -61,16 +61,16 @@ def score_super_resolution(
     grid_features: Features,
     seed: int,
 ) -> dict[str, Any]:
-    """Score the sites between the spots against the truth; an empty record where nobody knows it.
+    """Score the sites between the spots against the truth; an empty record where there are none, or no known truth.
 
     The baselines look at the same measured spots as the model did.
     """
-    if truth is None:
+    between = (grid[SUB_INDEX] > 0).to_numpy()
+    if truth is None or not between.any():
         return {}
     from spamcaf.scoring.baselines.registry import SUPER_RESOLUTION, predict_all
     from spamcaf.scoring.scores import Between, score_between
 
-    between = (grid[SUB_INDEX] > 0).to_numpy()
     sites = grid_sites(grid[between], spot_features, grid_features, mpp_of(expression))
     measured = measured_spots(expression, spot_features, expression.obs_names.tolist())
     predictions = predict_all(measured, sites, pitch_um_of(expression), seed, SUPER_RESOLUTION)
