@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Self
+
+PACKAGE = Path(__file__).parent
 
 
 class InputError(ValueError):
@@ -30,6 +33,35 @@ def _restored(kind: type[InputError], args: tuple[Any, ...]) -> InputError:
     error = kind.__new__(kind, *args)
     error.args = args
     return error
+
+
+API_MISMATCH = re.compile(r"unexpected keyword argument|positional argument|not callable|missing \d+ required")
+"""What a TypeError says when a library's function no longer takes what this program passes."""
+
+
+def is_fault_of_ours(error: BaseException) -> bool:
+    """Tell whether an error is a mistake of this program or of its installed libraries, and no damage of a file.
+
+    Readers catch whatever a library raises at broken content. A call of this package to something that the installed
+    version of a library does not have fails in the same place, and must stay a traceback: the user's file is sound.
+
+    Parameters
+    ----------
+    error
+        An exception that was caught, with its traceback.
+
+    Returns
+    -------
+    bool
+        True for a missing name, attribute or module, or a call with wrong arguments, raised by a line of this package.
+    """
+    is_mismatch = isinstance(error, TypeError) and bool(API_MISMATCH.search(str(error)))
+    if not (is_mismatch or isinstance(error, AttributeError | NameError | ImportError)):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
 
 
 def first_line(error: BaseException) -> str:
