@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from anndata import AnnData
 from pydantic import ValidationError
 from scipy.sparse import csr_matrix
 
+from spamcaf.datasets.csv import CSVDataset
 from spamcaf.datasets.other_sections import OtherSections
 from spamcaf.errors import InputError
 from spamcaf.parameters import PanelSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.ingestion.nodes import choose_gene_panel as choose_panel_node
+from spamcaf.pipelines.ingestion.nodes import normalise_expression as normalise_node
 from spamcaf.pipelines.ingestion.nodes import split_spots
 from spamcaf.sections.panel import choose_gene_panel
 
@@ -110,9 +113,42 @@ def test_stored_zeros_do_not_count_as_expressed(section: AnnData) -> None:
     assert "gene5" not in set(panel["gene"])
 
 
-def test_too_few_candidates_name_the_setting(section: AnnData) -> None:
-    with pytest.raises(InputError, match=r"Found: 59 of 60 genes .*panel.n_genes=59"):
-        choose_gene_panel(section, PanelSettings(n_genes=N_GENES))
+@pytest.mark.parametrize("method", ["seurat_v3", "moran"])
+@pytest.mark.parametrize("n_genes", [N_GENES, 1000])
+def test_all_genes_are_taken_with_a_warning_where_fewer_than_asked_can_be_learned(
+    section: AnnData, method: str, n_genes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = PanelSettings.model_validate({"n_genes": n_genes, "method": method, "include": ["gene3"]})
+    panel = choose_gene_panel(section, settings)
+    assert re.search(rf"59 of 60 genes .*: the panel holds these, not {n_genes} \(panel.n_genes\)", caplog.text)
+    assert sorted(panel["gene"]) == sorted(set(section.var_names) - {"gene0"})
+    exact = choose_gene_panel(section, settings.model_copy(update={"n_genes": N_GENES - 1}))
+    pd.testing.assert_frame_equal(panel, exact)
+
+
+def test_one_gene_is_no_panel(section: AnnData) -> None:
+    with pytest.raises(InputError, match=r"Found: 0 of 60 genes .*panel.min_spots.*at least 2, .*panel.n_genes"):
+        choose_gene_panel(section, PanelSettings(n_genes=N_GENES, min_spots=10_000))
+
+
+@pytest.mark.parametrize("method", ["seurat_v3", "moran"])
+def test_names_that_look_like_numbers_are_read_back_as_names(section: AnnData, tmp_path: Path, method: str) -> None:
+    """Stored and read back between the nodes: were they numbers, AnnData would take them for positions."""
+    section.uns["section"]["spot_diameter_um"] = 55.0
+    settings = PanelSettings.model_validate({"n_genes": 10, "method": method})
+    names, genes = section.obs_names.tolist(), section.var_names.tolist()
+    numbers, ids = [str(i) for i in range(1, len(names) + 1)], [str(i) for i in range(1, N_GENES + 1)]
+    split = split_spots(section, SplitSettings(), TileSettings(), 1)
+    panel = choose_panel_node(section, split, NOBODY, settings)
+    expression = normalise_node(section, panel)
+    section.obs_names, section.var_names, section.var["gene_ids"] = numbers, ids, ids
+    stored = {name: CSVDataset(filepath=str(tmp_path / name)) for name in ("split.csv", "panel.csv")}
+    stored["split.csv"].save(split.assign(barcode=split["barcode"].map(dict(zip(names, numbers, strict=True)))))
+    numbered = choose_panel_node(section, stored["split.csv"].load(), NOBODY, settings)
+    assert numbered["gene"].tolist() == panel["gene"].map(dict(zip(genes, ids, strict=True))).tolist()
+    np.testing.assert_array_equal(numbered[["mean", "variance"]], panel[["mean", "variance"]])
+    stored["panel.csv"].save(numbered)
+    np.testing.assert_array_equal(normalise_node(section, stored["panel.csv"].load()).X, expression.X)
 
 
 def test_genes_by_symbol_or_id_are_exactly_the_panel(section: AnnData) -> None:

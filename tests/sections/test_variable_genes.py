@@ -102,8 +102,8 @@ def test_all_candidates_or_more(name: str) -> None:
     n_varying = int(is_varying(section).sum())
     panel = choose_gene_panel(section, PanelSettings(n_genes=n_varying, min_spots=1))
     assert set(panel["gene"]) == set(section.var_names[is_varying(section)])
-    with pytest.raises(InputError, match=f"Found: {n_varying} of .*panel.n_genes={n_varying}"):
-        choose_gene_panel(section, PanelSettings(n_genes=n_varying + 1, min_spots=1))
+    more = choose_gene_panel(section, PanelSettings(n_genes=n_varying + 1, min_spots=1))
+    pd.testing.assert_frame_equal(more, panel)
 
 
 def test_a_wider_fit_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -124,5 +124,5 @@ def test_any_counts(n_spots: int, n_genes: int, rate: float, same: bool, data: s
         panel = choose_gene_panel(section_of(rng.poisson(rates, (n_spots, n_genes))), PanelSettings(n_genes=n))
     except InputError:
         return
-    assert len(panel) == n
+    assert 2 <= len(panel) <= n
     assert panel["gene"].is_unique

@@ -1,4 +1,4 @@
-"""Tables in CSV files."""
+"""Tables in CSV files; ids and names in them are text, also where they look like numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.datasets.base import StoredDataset
+from spamcaf.names import GENE_IDS, LabelTable, Obs
+from spamcaf.sections.grid import SITE_ID
+from spamcaf.sections.panel import GENE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,8 +16,10 @@ if TYPE_CHECKING:
 
 PREVIEW_ROWS = 10
 
-# only an empty cell is a missing value: "NA" and "NAN" are gene symbols; numbers come back to the last digit
-READING = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}
+IDS = (*LabelTable, Obs.PARENT, Obs.LIBRARY, SITE_ID, GENE, GENE_IDS, "gene_id", "symbol")
+"""Columns that are read as text: a spot may be called 0001, a gene 1e3."""
+EXACT_BY_DEFAULT = (3, 1)
+"""From this version pandas reads numbers to the last digit, and asks not to be asked for it."""
 
 
 class CSVDataset(StoredDataset["pd.DataFrame", "pd.DataFrame"]):
@@ -31,13 +36,17 @@ class CSVDataset(StoredDataset["pd.DataFrame", "pd.DataFrame"]):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
-        self._load_args = {**READING, **(load_args or {})}
+        self._load_args = load_args or {}
         self._save_args = {"index": False, **(save_args or {})}
 
     def _read(self, path: Path) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.read_csv(path, **self._load_args)
+        # only an empty cell is a missing value: "NA" and "NAN" are gene symbols
+        reading = {"keep_default_na": False, "na_values": [""], "dtype": {str(name): str for name in IDS}}
+        version = tuple(int(part) for part in pd.__version__.split(".")[:2])
+        exact = {} if version >= EXACT_BY_DEFAULT else {"float_precision": "round_trip"}
+        return pd.read_csv(path, **{**reading, **exact, **self._load_args})
 
     def _write(self, data: pd.DataFrame, path: Path) -> None:
         data.to_csv(path, **self._save_args)

@@ -32,10 +32,10 @@ def choose_gene_panel(training: AnnData, settings: PanelSettings) -> pd.DataFram
     """Choose the genes to predict, from the training spots' raw counts.
 
     Returns a table with gene, gene_ids, mean, variance and chosen_by (variability | spatial | request). With
-    `settings.genes` the panel is exactly those, in their order. Else it holds `n_genes`: the highest ranked by
-    `settings.method`, first, and those of `include`, which take the place of the lowest ranked. Genes expressed in
-    fewer than `min_spots` training spots, or constant there, are not chosen by a method. Raises InputError without
-    training spots, for genes that are unknown or cannot be learned, and when fewer genes are left than asked for.
+    `settings.genes` the panel is exactly those, in their order. Else it holds `n_genes`, or all that there are: the
+    highest ranked by `settings.method`, first, and those of `include`, which take the place of the lowest ranked. Genes
+    expressed in fewer than `min_spots` training spots, or constant there, are not chosen by a method. Raises InputError
+    without training spots, for genes that are unknown or cannot be learned, and when too few genes are left to rank.
     """
     if training.n_obs == 0:
         raise InputError(
@@ -80,22 +80,31 @@ def _with_closest(gene: str, var: pd.DataFrame) -> str:
 def _ranked(training: AnnData, varying: NDArray[np.bool_], settings: PanelSettings) -> pd.DataFrame:
     n_expressing = np.asarray((training.X > 0).sum(axis=0)).ravel()
     usable = varying & (n_expressing >= settings.min_spots)
-    n_usable = int(usable.sum())
-    if n_usable < settings.n_genes:
-        lower = f"Lower it: --params panel.n_genes={n_usable}." if n_usable >= FEWEST_GENES else "Check the counts."
-        raise InputError(
-            f"{n_usable} of {training.n_vars} genes are expressed in at least {settings.min_spots} training "
-            f"spots and vary.",
-            f"{settings.n_genes} (panel.n_genes).",
-            lower,
-        )
+    n_genes = _at_most(settings, int(usable.sum()), training)
     asked = _included(training, usable, settings)
     if settings.method == "moran":
-        ranked = most_spatial(training, usable, settings.n_genes)
+        ranked = most_spatial(training, usable, n_genes)
     else:
-        ranked = most_variable(training[:, usable].copy(), settings.n_genes)
-    chosen = [gene for gene in ranked if gene not in set(asked)][: settings.n_genes - len(asked)]
+        ranked = most_variable(training[:, usable].copy(), n_genes)
+    chosen = [gene for gene in ranked if gene not in set(asked)][: n_genes - len(asked)]
     return _table(training, chosen, CHOSEN_BY[settings.method], asked)
+
+
+def _at_most(settings: PanelSettings, n_usable: int, training: AnnData) -> int:
+    """Return how many genes the panel holds: those asked for, or all that can be learned where they are fewer."""
+    found = (
+        f"{n_usable} of {training.n_vars} genes are expressed in at least {settings.min_spots} of {training.n_obs} "
+        "training spots (panel.min_spots) and vary"
+    )
+    if n_usable < FEWEST_GENES:
+        raise InputError(
+            f"{found}.",
+            f"at least {FEWEST_GENES}, of which at most {settings.n_genes} are chosen (panel.n_genes).",
+            "Check the counts, lower panel.min_spots, or hide fewer spots (split.hidden_share).",
+        )
+    if n_usable < settings.n_genes:
+        logger.warning("%s: the panel holds these, not %d (panel.n_genes)", found, settings.n_genes)
+    return min(settings.n_genes, n_usable)
 
 
 def _included(training: AnnData, usable: NDArray[np.bool_], settings: PanelSettings) -> list[str]:

@@ -22,7 +22,7 @@ CHUNK = 512
 
 
 def most_spatial(training: AnnData, candidates: NDArray[np.bool_], n_genes: int) -> list[str]:
-    """Return the names of the `n_genes` genes with the highest Moran's I, the highest first.
+    """Return the names of the `n_genes` genes with the highest Moran's I, the highest first; of all where it is more.
 
     `training` (spot, gene) holds raw counts of all genes, `candidates` tells which may be chosen. Moran's I is that of
     log1p of counts per 10 000 over the spots of `training` that are lattice neighbours. Raises InputError where none
