@@ -226,6 +226,91 @@ def test_transparency_is_laid_over_white(tmp_path: Path, image: Picture, write: 
     np.testing.assert_allclose(window[:, 100:200], half, atol=1)
 
 
+IGNORED = "its fourth channel, whose meaning it does not state, is ignored"
+
+
+def write_unspecified(path: Path, rgba: Picture) -> None:
+    tifffile.imwrite(path, rgba, **TILED, extrasamples=["unspecified"])
+
+
+def write_unspecified_mapped(path: Path, rgba: Picture) -> None:
+    tifffile.imwrite(path, rgba, **RGB, extrasamples=["unspecified"])
+
+
+def write_unspecified_planes(path: Path, rgba: Picture) -> None:
+    tifffile.imwrite(path, planar(rgba), **TILED, planarconfig="separate", extrasamples=["unspecified"])
+
+
+def write_unspecified_16_bits(path: Path, rgba: Picture) -> None:
+    # deeper than the colours, whose depth alone says what is white
+    deep = rgba.astype(np.uint16)
+    deep[..., 3] *= 257
+    tifffile.imwrite(path, deep, **TILED, extrasamples=["unspecified"])
+
+
+def write_without_the_tag(path: Path, rgba: Picture) -> None:
+    write_unspecified(path, rgba)
+    content, tag = path.read_bytes(), b"\x52\x01\x03\x00\x01\x00\x00\x00"
+    assert content.count(tag) == 1
+    path.write_bytes(content.replace(tag, b"\xe8\xfd" + tag[2:]))  # ExtraSamples becomes a private tag
+
+
+def write_pil_rgbx(path: Path, rgba: Picture) -> None:
+    Image.frombuffer("RGBX", rgba.shape[1::-1], rgba.tobytes()).save(path, "tiff")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_unspecified,
+        write_unspecified_mapped,
+        write_unspecified_planes,
+        write_unspecified_16_bits,
+        write_without_the_tag,
+        write_pil_rgbx,
+    ],
+)
+def test_a_fourth_channel_of_unstated_meaning_is_ignored_and_said(tmp_path: Path, image: Picture, write: Write) -> None:
+    rgba = opaque(image)
+    rgba[:, :, 3] = np.linspace(0, 255, rgba.shape[1]).astype(np.uint8)
+    write(tmp_path / "a", rgba)
+    slide = open_slide(tmp_path / "a")
+    np.testing.assert_array_equal(slide.read(0, 0, 320, 200)[0], image)
+    np.testing.assert_array_equal(slide.read(33, 44, 100, 50)[0], image[44:94, 33:133])
+    assert IGNORED in slide.notes
+    assert "transparency laid over white" not in slide.notes
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, rgba: tifffile.imwrite(path, rgba, **TILED),
+        lambda path, rgba: Image.fromarray(rgba).save(path, "tiff"),
+        lambda path, rgba: Image.fromarray(rgba).save(path, "png"),
+    ],
+    ids=["tifffile", "PIL", "PNG of PIL"],
+)
+def test_transparency_that_common_programs_write_is_stated(tmp_path: Path, image: Picture, write: Write) -> None:
+    rgba = opaque(image)
+    rgba[:, :100, 3] = 0
+    write(tmp_path / "a", rgba)
+    slide = open_slide(tmp_path / "a")
+    assert (slide.read(0, 0, 100, 200)[0] == 255).all()
+    assert slide.notes == ("transparency laid over white",)
+
+
+@pytest.mark.parametrize("shape", [(1, 320), (200, 1), (1, 1)])
+@pytest.mark.parametrize("how", [RGB, {**RGB, "compression": "zlib"}], ids=["mapped", "compressed"])
+def test_one_row_or_column_is_an_image_too(
+    tmp_path: Path, image: Picture, shape: tuple[int, int], how: dict[str, str]
+) -> None:
+    line = np.ascontiguousarray(image[: shape[0], : shape[1]])
+    tifffile.imwrite(tmp_path / "a.tif", line, **how)
+    slide = open_slide(tmp_path / "a.tif")
+    assert slide.shape == shape
+    np.testing.assert_array_equal(slide.read(0, 0, shape[1], shape[0])[0], line)
+
+
 def test_tiles_that_were_never_written_are_white(tmp_path: Path, image: Picture) -> None:
     def tiles() -> object:
         for top in range(0, 192, 64):

@@ -12,6 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from spamcaf.datasets.slides.extents import require_first_page
 from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
 
@@ -173,6 +174,18 @@ def test_a_damaged_tile_is_named_and_the_others_are_read(tmp_path: Path, image: 
     assert np.abs(slide.read(0, 0, 320, 64)[0].astype(int) - image[:64]).mean() < 2
     with pytest.raises(InputError, match=r"a\.tif is damaged in tile or strip 7, at pixel \(128, 64\)"):
         slide.read(150, 100, 10, 10)
+
+
+def test_an_offset_that_no_file_reaches_is_damage(tmp_path: Path, image: Picture) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, **TILED, bigtiff=True, compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages.first.tags["TileOffsets"].valueoffset
+    content = bytearray(path.read_bytes())
+    content[at : at + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="farther than any file reaches"):
+        require_first_page(path, is_ndpi=False)
 
 
 def test_damage_that_only_openslide_meets_is_an_input_error_too(tmp_path: Path, image: Picture) -> None:

@@ -60,6 +60,11 @@ def test_ome_without_sizes(tmp_path: Path, image: NDArray[np.uint8]) -> None:
     assert mpp_of(tmp_path / "a.ome.tif", image, metadata={"axes": "YXS"}) is None
 
 
+@pytest.mark.parametrize("inside", ["<Image>text</Image>", "<Image/><Image/>", "text"])
+def test_ome_whose_elements_hold_only_text(tmp_path: Path, image: NDArray[np.uint8], inside: str) -> None:
+    assert mpp_of(tmp_path / "a.tif", image, description=f"<OME>{inside}</OME>", metadata=None) is None
+
+
 def test_a_scanner_says_so_itself(tmp_path: Path, image: NDArray[np.uint8]) -> None:
     description = "Aperio Image Library v12.0.15 \n|AppMag = 40|MPP = 0.2511"
     assert mpp_of(tmp_path / "a.svs", image, description=description, metadata=None) == pytest.approx(0.2511)

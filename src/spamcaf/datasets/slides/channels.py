@@ -24,7 +24,7 @@ BLOCK_PX = 1 << 20
 
 
 class Alpha(StrEnum):
-    """What a fourth channel says."""
+    """What a fourth channel says: NONE where there is none, or where it is not stated to be transparency."""
 
     NONE = "none"
     STRAIGHT = "straight"
@@ -47,7 +47,7 @@ class Conversion:
     def to_rgb(self, samples: NDArray[Any]) -> NDArray[np.uint8]:
         """Convert (row, column, channel) samples to (row, column, 3)."""
         if samples.dtype == np.uint8 and self.alpha is Alpha.NONE and not self.is_ycbcr:
-            return samples
+            return samples if samples.shape[2] == N_RGB else np.ascontiguousarray(samples[..., :N_RGB])
         height, width = samples.shape[:2]
         rgb = np.empty((height, width, N_RGB), np.uint8)
         step = max(BLOCK_PX // max(width, 1), 1)
@@ -75,6 +75,8 @@ def conversion_of(raster: Raster, alpha: Alpha = Alpha.NONE, is_ycbcr: bool = Fa
     The depth of 16-bit samples is told from windows spread over the image.
     """
     notes = [] if alpha is Alpha.NONE else ["transparency laid over white"]
+    if alpha is Alpha.NONE and raster.shape[2] > N_RGB:
+        notes.append("its fourth channel, whose meaning it does not state, is ignored")
     notes += ["luma and chroma converted to RGB"] if is_ycbcr else []
     if raster.dtype == np.uint8:
         return Conversion(alpha, is_ycbcr), notes

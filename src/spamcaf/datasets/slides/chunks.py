@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, is_fault_of_ours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -155,6 +155,8 @@ class _Decoder:
         try:
             segment = self.decode(data, where.first + index, **where.decoding)[0]
         except Exception as error:  # a codec may fail in any way on damaged bytes
+            if is_fault_of_ours(error):
+                raise
             x, y = self.grid.corner(index)
             raise InputError(
                 f"{self.path.name} is damaged in tile or strip {index}, at pixel ({x}, {y}): {error}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ import numpy as np
 from spamcaf.datasets.slides.channels import N_RGB, Alpha, conversion_of
 from spamcaf.datasets.slides.mapped import spool
 from spamcaf.datasets.slides.pixels import ArrayRaster, FilePixels, Opened, Raster, damaged, not_h_and_e
-from spamcaf.errors import InputError
+from spamcaf.datasets.slides.turned import EXIF_BEGIN, exif_orientation, upright
+from spamcaf.errors import InputError, is_fault_of_ours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,12 +27,15 @@ PNG_RGB, PNG_RGBA = 2, 6
 PNG_KINDS = {0: "grayscale", 3: "a palette image", 4: "grayscale"}
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG markers that begin a frame and say its size."""
+EXIF, SCAN = 0xE1, 0xDA
+"""JPEG markers of an EXIF block, and of the pixels."""
 
 
 @dataclass(frozen=True)
 class _Header:
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
+    orientation: int | None
 
 
 def open_jpeg(path: Path) -> Opened:
@@ -56,10 +60,13 @@ def _open(path: Path, reader: str, read_header: Callable[[Path, bytes], _Header]
     except InputError:
         raise
     except Exception as error:  # a codec may fail in any way on damaged bytes
+        if is_fault_of_ours(error):
+            raise
         raise damaged(path, str(error) or type(error).__name__) from error
     alpha = Alpha.STRAIGHT if header.shape[2] > N_RGB else Alpha.NONE
     conversion, converted = conversion_of(raster, alpha)
-    return Opened(FilePixels(path, raster, conversion), reader, (*notes, *converted))
+    pixels, turned = upright(FilePixels(path, raster, conversion), header.orientation)
+    return Opened(pixels, reader, (*turned, *notes, *converted))
 
 
 def _decode(path: Path, header: _Header, write: Callable[[NDArray[Any]], object]) -> tuple[Raster, list[str]]:
@@ -75,29 +82,30 @@ def _jpeg_header(path: Path, data: bytes) -> _Header:
     # the decoder fills what is missing with gray and says nothing
     if JPEG_END not in data[-JPEG_TAIL:]:
         raise ValueError("it is truncated")
-    bits, rows, columns, channels = _jpeg_frame(data)
+    segments = list(_jpeg_segments(data))
+    frame = next((content for marker, content in segments if marker in FRAMES), None)
+    if frame is None:
+        raise ValueError("it has no frame header")
+    bits, rows, columns, channels = struct.unpack_from(">BHHB", frame)
     if channels != N_RGB:
         raise not_h_and_e(path, JPEG_KINDS.get(channels, f"an image of {channels} channels"))
     if bits != 8:  # noqa: PLR2004
         raise not_h_and_e(path, f"a JPEG of {bits} bits")
-    return _Header((rows, columns, channels), np.dtype(np.uint8))
+    exif = next((content for marker, content in segments if marker == EXIF and content.startswith(EXIF_BEGIN)), b"")
+    return _Header((rows, columns, channels), np.dtype(np.uint8), exif_orientation(exif))
 
 
-def _jpeg_frame(data: bytes) -> tuple[int, int, int, int]:
-    """Return bits, rows, columns and channels, as the frame header says."""
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield marker and content of each segment before the pixels."""
     at = 2
-    while at + 10 <= len(data):
-        if data[at] != 0xFF:  # noqa: PLR2004  every marker begins so
-            break
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != SCAN:  # noqa: PLR2004  every marker begins so
         marker = data[at + 1]
         if marker == 0xFF:  # noqa: PLR2004  a fill byte
             at += 1
             continue
-        if marker in FRAMES:
-            bits, rows, columns, channels = struct.unpack(">BHHB", data[at + 4 : at + 10])
-            return bits, rows, columns, channels
-        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
-    raise ValueError("it has no frame header")
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        yield marker, data[at + 4 : end]
+        at = end
 
 
 def _png_header(path: Path, data: bytes) -> _Header:
@@ -106,4 +114,16 @@ def _png_header(path: Path, data: bytes) -> _Header:
         raise not_h_and_e(path, PNG_KINDS.get(kind, "of an unknown kind"))
     # a colour that stands for transparent is decoded into a fourth channel
     is_opaque = kind == PNG_RGB and b"tRNS" not in data[: data.find(b"IDAT")]
-    return _Header((rows, columns, N_RGB if is_opaque else N_RGB + 1), np.dtype(f"uint{bits}"))
+    shape = rows, columns, N_RGB if is_opaque else N_RGB + 1
+    return _Header(shape, np.dtype(f"uint{bits}"), exif_orientation(_png_chunk(data, b"eXIf")))
+
+
+def _png_chunk(data: bytes, kind: bytes) -> bytes:
+    """Return the content of the first chunk of a kind, empty where there is none."""
+    at = len(PNG_MAGIC)
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] == kind:
+            return data[at + 8 : at + 8 + length]
+        at += length + 12  # with length, kind and checksum
+    return b""

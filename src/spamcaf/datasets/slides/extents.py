@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.datasets.slides.pixels import damaged
+from spamcaf.errors import is_fault_of_ours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,10 @@ def require_whole(path: Path, pages: list[TiffPage]) -> None:
     """Raise InputError naming the first strip or tile of `pages` that does not lie wholly inside the file."""
     size = path.stat().st_size
     for page in pages:
-        offsets, counts = extents_of(page)
+        try:
+            offsets, counts = extents_of(page)
+        except OverflowError as error:
+            raise damaged(path, "tiles or strips lie farther than any file reaches") from error
         if len(offsets) != len(counts):
             raise damaged(path, f"{len(offsets)} tiles or strips with {len(counts)} lengths")
         outside = np.flatnonzero((counts > 0) & ((offsets < HEADER_BYTES) | (offsets + counts > size)))
@@ -46,7 +50,9 @@ def is_of_scanner(path: Path) -> bool:
         with tifffile.TiffFile(path, is_ndpi=False) as file:
             is_ndpi = NDPI_FORMAT in file.pages.first.tags
             return any((is_ndpi, file.is_svs, file.is_scn, file.is_bif, file.is_philips))
-    except Exception:  # tifffile may fail in any way on a damaged header; the reader will say so
+    except Exception as error:  # tifffile may fail in any way on a damaged header; the reader will say so
+        if is_fault_of_ours(error):
+            raise
         return False
 
 
@@ -57,6 +63,8 @@ def require_first_page(path: Path, is_ndpi: bool) -> None:
     try:
         with tifffile.TiffFile(path, is_ndpi=is_ndpi) as file:
             pages = [file.pages.first]
-    except Exception:  # OpenSlide knows the format better
+    except Exception as error:  # OpenSlide knows the format better
+        if is_fault_of_ours(error):
+            raise
         return
     require_whole(path, pages)

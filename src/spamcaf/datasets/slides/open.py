@@ -9,8 +9,9 @@ from pathlib import Path
 from spamcaf.datasets.slides import decoded, extents, scanner, tiff
 from spamcaf.datasets.slides.chunks import ChunkedRaster
 from spamcaf.datasets.slides.pixels import FilePixels, Opened, damaged
+from spamcaf.datasets.slides.turned import TurnedPixels
 from spamcaf.errors import InputError
-from spamcaf.histology.slide import Slide
+from spamcaf.histology.slide import Pixels, Slide
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +33,14 @@ def open_slide(path: Path) -> Slide:
     rows, columns = opened.pixels.shape
     notes = "".join(f"; {note}" for note in opened.notes)
     logger.info("%s: %d x %d px, read by %s%s", path.name, columns, rows, opened.reader, notes)
-    reopen, is_striped = partial(open_slide, path), _is_striped(opened)
+    reopen, is_striped = partial(open_slide, path), _is_striped(opened.pixels)
     return Slide(opened.pixels, path.name, opened.mpp, opened.reader, opened.notes, reopen, is_striped)
 
 
-def _is_striped(opened: Opened) -> bool:
-    raster = opened.pixels.raster if isinstance(opened.pixels, FilePixels) else None
-    return isinstance(raster, ChunkedRaster) and raster.is_striped
+def _is_striped(pixels: Pixels) -> bool:
+    if isinstance(pixels, TurnedPixels):
+        return not pixels.turn.transposes and _is_striped(pixels.stored)
+    return isinstance(pixels, FilePixels) and isinstance(pixels.raster, ChunkedRaster) and pixels.raster.is_striped
 
 
 def _open(path: Path) -> Opened:

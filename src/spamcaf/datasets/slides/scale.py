@@ -36,8 +36,8 @@ def _ome_mpp(tiff: TiffFile, series: TiffPageSeries) -> float | None:
     """Return the scale that all images of this size agree on: images and series need not be in one order."""
     from tifffile import xml2dict
 
-    images = xml2dict(tiff.ome_metadata or "").get("OME", {}).get("Image", [])
-    pixels = [image.get("Pixels", {}) for image in (images if isinstance(images, list) else [images])]
+    roots = _elements(xml2dict(tiff.ome_metadata or ""), "OME")
+    pixels = [p for root in roots for image in _elements(root, "Image") for p in _elements(image, "Pixels")]
     size = (series.keyframe.imagewidth, series.keyframe.imagelength)
     found = {
         plausible_mpp(_ome_um(p, "PhysicalSizeX"), _ome_um(p, "PhysicalSizeY"))
@@ -45,6 +45,12 @@ def _ome_mpp(tiff: TiffFile, series: TiffPageSeries) -> float | None:
         if (p.get("SizeX"), p.get("SizeY")) == size
     }
     return found.pop() if len(found) == 1 else None
+
+
+def _elements(parent: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the elements of a name; one that is broken, and holds text only, is left out."""
+    found = parent.get(name, [])
+    return [element for element in (found if isinstance(found, list) else [found]) if isinstance(element, dict)]
 
 
 def _ome_um(pixels: dict[str, Any], key: str) -> float | None:

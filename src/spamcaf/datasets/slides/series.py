@@ -12,7 +12,7 @@ from spamcaf.datasets.slides.pixels import damaged, not_h_and_e
 from spamcaf.errors import InputError
 
 if TYPE_CHECKING:
-    from tifffile import TiffFile, TiffPage, TiffPageSeries
+    from tifffile import TiffFile, TiffPageSeries
 
 N_RGBA = 4
 MINISBLACK, RGB, YCBCR = 1, 2, 6
@@ -45,20 +45,20 @@ def choose_series(path: Path, tiff: TiffFile) -> tuple[TiffPageSeries, list[str]
     return pictures[0], notes
 
 
-def has_alpha(page: TiffPage) -> bool:
-    """Tell whether a page of `choose_series` has transparency beside its colours."""
-    return page.samplesperpixel == N_RGBA
+def sizes_of(series: TiffPageSeries) -> list[tuple[str, int]]:
+    """Return the axes of a series with their lengths. Axes of length 1 may be left out, save Y and X."""
+    return list(zip(series.axes, series.shape, strict=True))
 
 
 def _area(series: TiffPageSeries) -> int:
-    sizes = dict(zip(series.get_axes(False), series.get_shape(False), strict=True))
+    sizes = dict(sizes_of(series))
     return int(sizes.get("Y", 0)) * int(sizes.get("X", 0))
 
 
 def _refusal(series: TiffPageSeries) -> str | None:
     """Return why a series cannot be a colour picture, or None: what it is, to follow '<name> is'."""
     page = series.keyframe
-    sizes = list(zip(series.get_axes(False), series.get_shape(False), strict=True))
+    sizes = sizes_of(series)
     said = f"axes {series.axes}, shape {tuple(series.shape)}"
     if series.dtype not in DTYPES:
         return f"of {series.dtype} values"
@@ -74,11 +74,11 @@ def _refusal(series: TiffPageSeries) -> str | None:
 def _refusal_of_channels(series: TiffPageSeries, said: str) -> str | None:
     page = series.keyframe
     n_samples, n_pages = page.samplesperpixel, len(series)
-    sizes = dict(zip(series.get_axes(False), series.get_shape(False), strict=True))
+    sizes = dict(sizes_of(series))
     n_channels = int(sizes.get("S", 1)) * int(sizes.get("C", 1))
     if n_channels == 1:
         return "grayscale"
-    if n_channels == N_RGBA and n_samples == N_RGBA and page.photometric == RGB and len(page.extrasamples) == 1:
+    if n_channels == N_RGBA and n_samples == N_RGBA and page.photometric == RGB and len(page.extrasamples) <= 1:
         return None
     if n_channels != N_RGB:
         return f"an image of {n_channels} channels ({said}), such as fluorescence"

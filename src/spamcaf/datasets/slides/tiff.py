@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spamcaf.datasets.slides.channels import Alpha, conversion_of
-from spamcaf.datasets.slides.chunks import CACHE_BYTES, ChunkedRaster, Grid, Plane
+from spamcaf.datasets.slides.chunks import CACHE_BYTES, STRIP_CACHE_BYTES, ChunkedRaster, Grid, Plane
 from spamcaf.datasets.slides.extents import HEADER_BYTES, extents_of, require_whole
 from spamcaf.datasets.slides.mapped import MappedRaster, spool
 from spamcaf.datasets.slides.pixels import FilePixels, Opened, Raster, damaged, not_h_and_e
 from spamcaf.datasets.slides.scale import stated_mpp
-from spamcaf.datasets.slides.series import choose_series, has_alpha
-from spamcaf.errors import InputError
+from spamcaf.datasets.slides.series import N_RGBA, choose_series, sizes_of
+from spamcaf.datasets.slides.turned import ORIENTATION, turn_of, upright
+from spamcaf.errors import InputError, is_fault_of_ours
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-YCBCR, PREMULTIPLIED, ORIENTATION, UPRIGHT = 6, 1, 274, 1
+YCBCR = 6
+ALPHAS = {1: Alpha.PREMULTIPLIED, 2: Alpha.STRAIGHT}
+"""Values of the tag ExtraSamples that mean transparency; 0, the third, leaves the meaning open."""
 LARGEST_LISTED = 2**32 - 1
 JPEG = {6, 7, 33007, 34892}
 CODED_AS_STORED = {1, 5, 8, 32773, 32946, 33003, 34925, 50000}
@@ -40,20 +43,23 @@ def open_tiff(path: Path) -> Opened:
             series, notes = choose_series(path, tiff)
             raster, more = _raster(path, tiff, series)
             mpp = stated_mpp(tiff, series)
-        conversion, converted = conversion_of(raster, _alpha(series.keyframe), _is_ycbcr(series.keyframe))
+            page = series.keyframe
+        conversion, converted = conversion_of(raster, _alpha(page), _is_ycbcr(page))
+        pixels, turned = upright(FilePixels(path, raster, conversion), _orientation(page))
     except InputError:
         raise
     except Exception as error:  # tifffile may fail in any way on a damaged header
+        if is_fault_of_ours(error):
+            raise
         raise damaged(path, str(error) or type(error).__name__) from error
-    return Opened(FilePixels(path, raster, conversion), "tifffile", (*notes, *more, *converted), mpp)
+    return Opened(pixels, "tifffile", (*notes, *turned, *more, *converted), mpp)
 
 
 def _raster(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[Raster, list[str]]:
-    notes = _orientation(series.keyframe)
     found = _own_pages(path, tiff, series)
     offset = series.dataoffset
     if offset is not None:
-        return _mapped(path, tiff, series, offset), notes
+        return _mapped(path, tiff, series, offset), []
     pages = [page.aspage() if page.is_frame else page for page in found]
     require_whole(path, pages)
     keyframe = series.keyframe
@@ -61,17 +67,27 @@ def _raster(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[Raster,
     planes = [plane for page in pages for plane in _planes(path, page, grid)]
     keyframe.init_decode()
     raster = ChunkedRaster(path, grid, planes, keyframe.decode, np.dtype(series.dtype))
-    notes += _sparse(path, planes)
-    _probe(path, raster, grid, planes)
-    if int(np.prod(grid.chunk)) * planes[0].channels * raster.dtype.itemsize <= CACHE_BYTES:
+    notes = _sparse(path, planes)
+    _probe(path, raster, grid, planes, keyframe)
+    if not _is_impractical(raster, int(np.prod(grid.chunk)) * planes[0].channels, keyframe):
         return raster, notes
     spooled, note = spool(path, raster.shape, raster.dtype, lambda samples: _decode_all(raster, grid, samples))
     return spooled, [*notes, note]
 
 
+def _is_impractical(raster: ChunkedRaster, chunk_samples: int, page: TiffPage) -> bool:
+    """Tell whether windows would decode too much: one chunk fills the memory, or each window of a band needs all.
+
+    The strips of an image that is turned by a quarter are columns: a band of windows from left to right touches all.
+    """
+    turn, size = turn_of(_orientation(page)), raster.dtype.itemsize
+    is_across = turn is not None and turn.transposes and raster.is_striped
+    return chunk_samples * size > CACHE_BYTES or (is_across and int(np.prod(raster.shape)) * size > STRIP_CACHE_BYTES)
+
+
 def _mapped(path: Path, tiff: TiffFile, series: TiffPageSeries, offset: int) -> MappedRaster:
     dtype = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
-    kept = [(axis, n) for axis, n in zip(series.get_axes(False), series.get_shape(False), strict=True) if n > 1]
+    kept = [(axis, n) for axis, n in sizes_of(series) if n > 1 or axis in "YX"]
     axes = "".join(axis for axis, _ in kept).replace("C", "S")
     shape = tuple(n for _, n in kept)
     if offset < HEADER_BYTES or _is_short(series.keyframe):
@@ -123,8 +139,11 @@ def _sparse(path: Path, planes: list[Plane]) -> list[str]:
     return [f"{absent.sum()} of {len(absent)} tiles were never written and are white"] if absent.any() else []
 
 
-def _probe(path: Path, raster: ChunkedRaster, grid: Grid, planes: list[Plane]) -> None:
-    """Decode one chunk; raise UndecodableError when tifffile does not know the coding."""
+def _probe(path: Path, raster: ChunkedRaster, grid: Grid, planes: list[Plane], page: TiffPage) -> None:
+    """Decode one chunk; raise UndecodableError when tifffile does not know the coding.
+
+    For an image that is turned it is no UndecodableError, which OpenSlide gets to try: that turns each tile by itself.
+    """
     import tifffile
 
     x, y = grid.corner(int(np.argmax(planes[0].counts > 0)))
@@ -133,7 +152,8 @@ def _probe(path: Path, raster: ChunkedRaster, grid: Grid, planes: list[Plane]) -
     except InputError as error:
         unknown = isinstance(error.__cause__, (ValueError, NotImplementedError))
         if unknown and not isinstance(error.__cause__, tifffile.TiffFileError):
-            raise UndecodableError(
+            kind = UndecodableError if turn_of(_orientation(page)) is None else InputError
+            raise kind(
                 f"{path.name} in a coding that is not read ({error.__cause__}).",
                 "a TIFF that tifffile decodes.",
                 "Convert the image to a tiled TIFF with deflate or JPEG.",
@@ -147,15 +167,14 @@ def _decode_all(raster: ChunkedRaster, grid: Grid, samples: np.ndarray) -> None:
 
 
 def _alpha(page: TiffPage) -> Alpha:
-    if not has_alpha(page):
+    if page.samplesperpixel != N_RGBA or not page.extrasamples:
         return Alpha.NONE
-    return Alpha.PREMULTIPLIED if page.extrasamples[0] == PREMULTIPLIED else Alpha.STRAIGHT
+    return ALPHAS.get(page.extrasamples[0], Alpha.NONE)
 
 
 def _is_ycbcr(page: TiffPage) -> bool:
     return page.photometric == YCBCR and page.compression in CODED_AS_STORED
 
 
-def _orientation(page: TiffPage) -> list[str]:
-    orientation = page.tags.valueof(ORIENTATION, UPRIGHT)
-    return [] if orientation == UPRIGHT else [f"orientation {int(orientation)} is not applied"]
+def _orientation(page: TiffPage) -> object:
+    return page.tags.valueof(ORIENTATION)
