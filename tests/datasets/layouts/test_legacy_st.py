@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from spamcaf.datasets.layouts import legacy_st
 from spamcaf.datasets.layouts.layout import Layout, Wanted
+from spamcaf.datasets.layouts.legacy_tables import read_counts, read_spots
 from spamcaf.errors import InputError
 
 COUNTS = np.arange(24).reshape(6, 4) % 5
@@ -93,6 +94,10 @@ def other(root: Path, name: str) -> None:
     tifffile.imwrite(path, np.full((30, 50, 3), 200, np.uint8), photometric="rgb")
 
 
+def spare(root: Path, name: str) -> None:
+    (root / "ST-imgs" / name).write_bytes(b"not to be opened")
+
+
 def plain(root: Path) -> None:
     (root / "ST-cnts/C2.tsv.gz").unlink()
     counts().to_csv(root / "ST-cnts/C2.tsv", sep="\t")
@@ -126,6 +131,11 @@ VARIANTS: dict[str, Edit] = {
     "TIFF": lambda r: other(r, "C/C2/HE.tif"),
     "image by its own name": lambda r: other(r, "C2.tiff"),
     "image in a folder of its own": lambda r: other(r, "C2/slide.TIF"),
+    "OME-TIFF": lambda r: other(r, "C2.ome.tif"),
+    "image called as the section beside others": lambda r: (other(r, "C/C2/C2.tif"), spare(r, "C/C2/C2_1.tif")),
+    "images of sections that begin alike": lambda r: (other(r, "C2.tif"), spare(r, "C2_1.tif"), spare(r, "C20.tif")),
+    "thumbnail beside it": lambda r: spare(r, "C/C2/C2_hires_image.tif"),
+    "gzipped twin beside it": lambda r: spare(r, "C/C2/HE.jpg.gz"),
 }
 
 
@@ -178,6 +188,7 @@ DEFECTS: dict[str, tuple[Edit, str]] = {
     "truncated": (lambda r: truncate(r / "ST-cnts/C2.tsv.gz"), "C2.tsv.gz cannot be read"),
     "text": (lambda r: write(r, counts().astype(object).replace(3, "many")), "text in column"),
     "fractional": (lambda r: write(r, counts() + 0.5), "fractional"),
+    "above 2^31": (lambda r: write(r, counts() * 2**30), "values above 2.31 in .*C2.tsv.gz"),
     "negative": (lambda r: write(r, counts() - 1), "negative"),
     "missing": (lambda r: write(r, counts().replace(3, np.nan)), "missing"),
     "no genes": (lambda r: write(r, counts()[[]]), "holds no"),
@@ -202,6 +213,20 @@ def test_a_section_without_image_lists_the_others(root: Path) -> None:
     (root / "ST-imgs/C/C2/HE.jpg").rename(root / "ST-imgs/C/C3/HE.jpg")
     with pytest.raises(InputError, match=r"no section 'C2' in .*ST-imgs; there are C3"):
         layout_of(root).open_slide()
+
+
+def test_a_gzipped_image_is_to_be_unpacked(root: Path) -> None:
+    (root / "ST-imgs/C/C2/HE.jpg").rename(root / "ST-imgs/C/C2/HE.jpg.gz")
+    with pytest.raises(InputError, match=r"HE\.jpg\.gz is packed.*gunzip HE\.jpg\.gz"):
+        layout_of(root).open_slide()
+
+
+@pytest.mark.parametrize("part", ["ST-cnts/C2.tsv.gz", "ST-spotfiles/C2_selection.tsv"])
+def test_a_fault_of_ours_is_no_damage_of_the_file(root: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a library no longer knows an argument that it is called with."""
+    monkeypatch.setattr(pd, "read_csv", lambda: None)
+    with pytest.raises(TypeError, match="argument"):
+        (read_counts if "cnts" in part else read_spots)(root / part)
 
 
 def test_two_images_are_named(root: Path) -> None:

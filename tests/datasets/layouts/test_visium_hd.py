@@ -22,6 +22,7 @@ from scipy.sparse import csr_matrix
 
 from spamcaf.datasets.layouts import legacy_st, space_ranger, visium_hd
 from spamcaf.datasets.layouts.layout import Layout, Wanted
+from spamcaf.datasets.layouts.space_ranger.folder import bin_size
 from spamcaf.errors import InputError
 from spamcaf.sections.lattice import fit_lattice
 
@@ -286,6 +287,29 @@ def test_every_defect_is_named(outs: Path, edit: Edit, bin_um: int | None, messa
     with pytest.raises(InputError) as caught:
         find(outs.parents[1], bin_um).read()
     assert re.fullmatch(f"Found: .*{message}.*", str(caught.value), re.DOTALL), caught.value
+
+
+def test_a_fault_of_ours_is_no_damage_of_the_scale_factors(outs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a library no longer knows an argument that it is called with."""
+    folder = bins_of(outs).rename(outs / "coarse")
+    assert bin_size(folder) == 16
+    monkeypatch.setattr(json, "loads", lambda: None)
+    with pytest.raises(TypeError, match="argument"):
+        bin_size(folder)
+
+
+def test_the_image_called_as_the_section_wins(outs: Path) -> None:
+    for number, name in enumerate(("S1.ome.tif", "S1_1.ome.tif", "S1_tissue_image.tif")):
+        shape = (SHAPE[0] + number, SHAPE[1], 3)
+        tifffile.imwrite(outs / name, np.full(shape, 200, np.uint8), photometric="rgb")
+    assert find(outs.parents[1]).open_slide().shape == SHAPE
+
+
+@pytest.mark.parametrize("name", ["cytassist_image.tif", "S1_cytassist_image.tif", "detected_tissue_image.tif"])
+def test_a_derived_picture_is_never_the_slide(outs: Path, name: str) -> None:
+    tifffile.imwrite(outs / name, np.full((*SHAPE, 3), 200, np.uint8), photometric="rgb")
+    with pytest.raises(InputError, match=f"no full-resolution image .*CytAssist made {name}"):
+        find(outs.parents[1]).open_slide()
 
 
 def test_bins_of_another_size_are_refused(outs: Path) -> None:

@@ -1,40 +1,84 @@
-"""The full-resolution image that lies in the folder of an h5ad file."""
+"""Which images beside a section's files can be its full-resolution one, and which of them is."""
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from spamcaf.datasets.layouts.listing import listing
 from spamcaf.datasets.slides.open import IMAGE_SUFFIXES
 from spamcaf.errors import InputError
-from spamcaf.names import SpaceRanger
 
-THUMBNAILS = tuple(name.lower() for name in (SpaceRanger.HIRES, SpaceRanger.LOWRES))
+logger = logging.getLogger(__name__)
+
 TOO_COARSE = "hires and lowres pictures are thumbnails, too coarse to see cells in"
+DERIVED = ("aligned_fiducials", "aligned_tissue_image", "detected_tissue_image", "cytassist_image")
+"""What Space Ranger calls pictures that it draws, and the one that the CytAssist instrument took."""
+THUMBNAIL = re.compile(r"(?:^|.*[_. -])(?:hires|lowres)(?:[_. -].*|$)")
+GZ = ".gz"
+FULL_WORDS, PLAIN_WORDS = ("tissue_image", "full_image"), ("image", "he")
+"""What may follow the section's name in an image's; beside one of the first, a plain `image` is the instrument's."""
+MAX_NAMED = 20
 
 
 def image_beside(path: Path, section: str, is_only_file: bool) -> Path:
-    """Return the image in the folder of the file at `path` whose name begins with the section's or the file's.
+    """Return the image in the folder of the file at `path` that is called as the section or the file, or begins so.
 
     Where no name does, the folder's only image is taken if `is_only_file` says that the file has no neighbour that the
     image may belong to. Raises InputError when there is none, or when several fit.
     """
-    images = sorted(p for p in path.parent.iterdir() if _is_image(p))
-    named = [p for p in images if begins_with(p.name, section) or begins_with(p.name, path.stem)]
-    found = named or (images if is_only_file else [])
-    if len(found) == 1:
-        return found[0]
+    folder = path.parent
+    others = [p.stem for p in folder.iterdir() if p.suffix == path.suffix and p.stem not in {section, path.stem}]
+    names, images = (section, path.stem), images_in(folder)
+    found = called([p for p in images if owner(p, names, others)], names) or (images if is_only_file else [])
     if found:
-        raise InputError(
-            f"{len(found)} images that may belong to {path.name}: {', '.join(p.name for p in found[:20])}.",
-            "one.",
-            "Name the full-resolution H&E image: --params image=<file>.",
-        )
+        return the_one(found, f"images that may belong to {path.name}")
+    held = listing(folder, path.stem) + passed_over(all_images(folder), section)
     raise InputError(
-        f"no image of {path.name} in {path.parent}, which holds {listing(path.parent)}.",
+        f"no image of {path.name} in {folder}, which holds {held}.",
         f"the full-resolution H&E image; {TOO_COARSE}.",
         f"Put it there as {path.stem}.tif, or name it: --params image=<file>.",
     )
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return the images directly in `folder` that may be of full resolution."""
+    return slides_among(all_images(folder))
+
+
+def slides_among(images: Collection[Path]) -> list[Path]:
+    """Return the images that may be of full resolution by their names, gzipped ones only where no other is."""
+    kept = [p for p in images if not is_derived(p)]
+    return [p for p in kept if p.suffix.lower() != GZ or p.with_suffix("") not in kept]
+
+
+def all_images(folder: Path) -> list[Path]:
+    """Return what has the name of an image directly in `folder`, gzipped or not; nothing hidden."""
+    try:
+        return sorted(p for p in folder.iterdir() if is_image(p))
+    except OSError:  # no such folder; and above the data there may be folders that only others can read
+        return []
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether `path` is a file with the name of an image, gzipped or not."""
+    plain = path.with_suffix("") if path.suffix.lower() == GZ else path
+    return plain.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def is_derived(path: Path) -> bool:
+    """Tell whether an image is one that Space Ranger derives or an instrument takes, by its name: never the slide."""
+    stem = image_stem(path).lower()
+    return any(name in stem for name in DERIVED) or bool(THUMBNAIL.fullmatch(stem))
+
+
+def image_stem(path: Path) -> str:
+    """Return an image's name without its endings: `A` of `A.ome.tif` and of `A.tif.gz`."""
+    name = path.name[: -len(GZ)] if path.suffix.lower() == GZ else path.name
+    stem = name.rpartition(".")[0]
+    return stem[: -len(".ome")] if stem.lower().endswith(".ome") else stem
 
 
 def begins_with(name: str, section: str) -> bool:
@@ -42,5 +86,71 @@ def begins_with(name: str, section: str) -> bool:
     return name == section or name.startswith((f"{section}_", f"{section}-", f"{section}."))
 
 
-def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.lower().endswith(THUMBNAILS)
+def owner(image: Path, names: Collection[str], others: Iterable[str]) -> str | None:
+    """Return which of `names` an image is called by; None where none, or where the name of another section fits better.
+
+    `A_1_image.tif` is not of section A where a section A_1 is.
+    """
+    fitting = [name for name in (*names, *others) if name and begins_with(image.name, name)]
+    longest = max(fitting, key=len, default=None)
+    return longest if longest in names else None
+
+
+def called(own: Collection[Path], names: Sequence[str], free: Collection[Path] = ()) -> list[Path]:
+    """Return the images of the first rule that fits any.
+
+    An image called exactly as the section comes first, then one called as its `tissue_image` or `full_image`, then as
+    its `image`; then any that ends in one of the first two, and last, what is left of `own` and a `free` one that ends
+    in `image`. `own` are called by one of `names`, the most trusted first; `free` by none.
+    """
+    after = {(p, name): _after(image_stem(p), name) for p in own for name in names}
+    rules: list[list[Path]] = [[p for p in own if after[p, name] == ""] for name in names]
+    for words in (FULL_WORDS, PLAIN_WORDS):
+        rules += [[p for p in own if after[p, name] in words] for name in names]
+    every = sorted((*own, *free))
+    rules.append([p for p in every if image_stem(p).lower().endswith(FULL_WORDS)])
+    rules.append([p for p in every if p in own or image_stem(p).lower().endswith("image")])
+    return next((found for found in rules if found), [])
+
+
+def the_one(found: Sequence[Path], what: str) -> Path:
+    """Return the only image found, and log it; raise InputError where there are several, or where it is gzipped."""
+    if len(found) > 1:
+        raise InputError(
+            f"{len(found)} {what}: {', '.join(p.name for p in found[:MAX_NAMED])}.",
+            "one.",
+            "Name the full-resolution H&E image: --params image=<file>; or move the others away.",
+        )
+    image = found[0]
+    if image.suffix.lower() == GZ:
+        raise InputError(
+            f"the image {image} is packed.",
+            "an image that can be read in windows.",
+            f"Unpack it: gunzip {image.name}; or name another: --params image=<file>.",
+        )
+    logger.info("the full-resolution image is %s", image)
+    return image
+
+
+def passed_over(images: Collection[Path], section: str) -> str:
+    """Say why none of `images` is the full-resolution one of `section`, in words to append; empty where there are none.
+
+    They are those that `called` was given, and those of which a name alone says that they are none.
+    """
+    derived = _names(p for p in images if is_derived(p))
+    others = _names(p for p in images if not is_derived(p))
+    why = "by name Space Ranger or CytAssist made {}, which are never of full resolution"
+    texts = [why.format(derived)] if derived else []
+    texts += [f"not called after section '{section}': {others}"] if others else []
+    return "".join(f"; {text}" for text in texts)
+
+
+def _names(images: Iterable[Path]) -> str:
+    names = list(dict.fromkeys(p.name for p in images))
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def _after(stem: str, name: str) -> str | None:
+    """Return what follows a section's name in an image's, in lower case; None where it does not begin so."""
+    return stem[len(name) + 1 :].lower() if begins_with(stem, name) else None

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamcaf.datasets.layouts.beside import begins_with
-from spamcaf.datasets.slides.open import IMAGE_SUFFIXES, open_slide
+from spamcaf.datasets.layouts.beside import all_images, called, is_image, owner, passed_over, slides_among, the_one
+from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,26 +40,23 @@ class ImageOnly:
 def find(wanted: Wanted) -> ImageOnly | None:
     """Return the image that was named, that is `root`, or that lies there under the section's name.
 
-    Raises InputError when several do.
+    Raises InputError when several do, or when all that do are pictures that are never of full resolution.
     """
     if wanted.image is not None:
         return ImageOnly(wanted.image)
     if wanted.root.is_file():
-        return ImageOnly(wanted.root) if _is_image(wanted.root) else None
-    own = _images(wanted.root / wanted.section)
-    found = own or [p for p in _images(wanted.root) if begins_with(p.name, wanted.section)]
-    if len(found) > 1:
+        return ImageOnly(the_one([wanted.root], "images")) if is_image(wanted.root) else None
+    root, names = wanted.root, (wanted.section,)
+    inside, beside = all_images(root / wanted.section), [p for p in all_images(root) if owner(p, names, ())]
+    for images in (slides_among(inside), slides_among(beside)):
+        found = called([p for p in images if owner(p, names, ())], names) or images
+        if found:
+            return ImageOnly(the_one(found, f"images of section '{wanted.section}'"))
+    if inside or beside:
+        why = passed_over([*inside, *beside], wanted.section)
         raise InputError(
-            f"{len(found)} images of section '{wanted.section}': {', '.join(p.name for p in found[:20])}.",
-            "one.",
-            "Name the full-resolution H&E image: --params image=<file>.",
+            f"no full-resolution image of section '{wanted.section}' in {root}{why}.",
+            "the full-resolution H&E image.",
+            f"Put it there as {wanted.section}.tif, or name it: --params image=<file>.",
         )
-    return ImageOnly(found[0]) if found else None
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if _is_image(p)) if folder.is_dir() else []
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    return None

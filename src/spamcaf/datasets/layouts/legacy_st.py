@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spamcaf.datasets.layouts.beside import image_stem, is_image, slides_among, the_one
 from spamcaf.datasets.layouts.legacy_tables import read_counts, read_spots
-from spamcaf.datasets.slides.open import IMAGE_SUFFIXES, open_slide
+from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Fact, LegacyST, Obs
 
@@ -76,10 +77,13 @@ def _table(root: Path, section: str, part: LegacyST) -> Path:
 
 def _image(root: Path, section: str) -> Path:
     folder = root / LegacyST.IMAGES
-    images = [p for p in folder.rglob("[!.]*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-    names = {p.parent.name if p.parent != folder else p.stem for p in images}
-    own = [p for p in images if section in (p.stem, p.parent.name)]
-    return _the_one(own, folder, section, names)
+    images = slides_among(sorted(p for p in folder.rglob("*") if is_image(p)))
+    names = {p.parent.name if p.parent != folder else image_stem(p) for p in images}
+    own = [p for p in images if section in (image_stem(p), p.parent.name)]
+    found = [p for p in own if image_stem(p) == section] or own
+    if not found:
+        raise _no_section(section, folder, names)
+    return the_one(found, f"files of section '{section}' in {folder}")
 
 
 def _the_one(candidates: list[Path], folder: Path, section: str, names: set[str]) -> Path:
@@ -90,7 +94,11 @@ def _the_one(candidates: list[Path], folder: Path, section: str, names: set[str]
         raise InputError(
             f"{len(candidates)} files of section '{section}' in {folder}: {listed}.", "one.", "Move the others away."
         )
-    raise InputError(
+    raise _no_section(section, folder, names)
+
+
+def _no_section(section: str, folder: Path, names: set[str]) -> InputError:
+    return InputError(
         f"no section '{section}' in {folder}; there are {', '.join(sorted(names)[:40]) or 'none'}.",
         "one file of the section.",
         "Choose one that exists: --params section=<name>.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamcaf.datasets.layouts.damage import UNREADABLE
+from spamcaf.datasets.layouts.damage import reading
 from spamcaf.errors import InputError, require_columns
 from spamcaf.names import LegacyST
 
@@ -18,11 +18,9 @@ def read_counts(path: Path) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    try:
+    with reading(path, "a tab-separated table"):
         genes = pd.read_csv(path, sep="\t", header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0, 1:]
         table = pd.read_csv(path, sep="\t", index_col=0)
-    except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read ({error}).", "a tab-separated table.", "Fetch it again.") from error
     wrong = [str(c) for c, kind in table.dtypes.items() if kind.kind not in "iuf"]
     values = None if wrong else table.to_numpy()
     if values is None or not values.any() or not np.isfinite(values).all() or (values < 0).any() or (values % 1).any():
@@ -32,6 +30,8 @@ def read_counts(path: Path) -> pd.DataFrame:
             "raw UMI counts, spots in rows and genes in columns.",
             "Use the count table as published, not a normalised one.",
         )
+    if values.max() > np.iinfo(np.int32).max:
+        raise InputError(f"values above 2^31 in {path}.", "raw UMI counts.", "Fetch the count table again.")
     # pandas renames the second of two equal columns
     _require_once(pd.Index(genes), "gene", path)
     _require_once(table.index, "spot", path)
@@ -53,10 +53,8 @@ def read_spots(path: Path) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    try:
+    with reading(path, "a tab-separated table"):
         spots = pd.read_csv(path, sep="\t", encoding="utf-8-sig")
-    except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read ({error}).", "a tab-separated table.", "Fetch it again.") from error
     columns: list[str] = [LegacyST.X, LegacyST.Y, LegacyST.PIXEL_X, LegacyST.PIXEL_Y]
     require_columns(list(spots.columns), columns, str(path))
     if LegacyST.SELECTED not in spots:

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 MAX_LISTED = 20
 
 
-def listing(folder: Path) -> str:
-    """Name what is in `folder`."""
+def listing(folder: Path, first: str = "") -> str:
+    """Name what is in `folder`, beginning with what is called as `first`."""
     if not folder.is_dir():
         return "that is a file" if folder.is_file() else "there is no such folder"
     names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir())
+    names.sort(key=lambda name: not name.startswith(first))
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return (", ".join(names[:MAX_LISTED]) or "nothing") + more

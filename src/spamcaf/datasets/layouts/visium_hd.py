@@ -13,11 +13,11 @@ from spamcaf.datasets.layouts.space_ranger.folder import (
     holds_hd,
     holds_matrix,
     image_folders,
-    spatial_folder,
     visible,
 )
 from spamcaf.datasets.layouts.space_ranger.images import read_scalefactors
 from spamcaf.datasets.layouts.space_ranger.picture import find_image
+from spamcaf.datasets.layouts.space_ranger.sample import Sample
 from spamcaf.datasets.layouts.space_ranger.section import read_spots
 from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
@@ -57,7 +57,7 @@ class VisiumHDSection:
         return open_slide(self.wanted.image or find_image(self._image_folders(), self.wanted.section))
 
     def _require_bin_size(self) -> None:
-        stated = read_scalefactors(spatial_folder(self.folder)).get(ScaleFactor.BIN)
+        stated = read_scalefactors(Sample(self.folder, "", self.wanted.section)).get(ScaleFactor.BIN)
         if stated != self.bin_um:
             raise InputError(
                 f"bins of {'unknown size' if stated is None else f'{stated:g} um'} by the scale factors in "

@@ -54,7 +54,54 @@ FOUND = {
     "OME-TIFF": ["S1/outs/V1_image.ome.tif"],
     "twin of macOS": ["S1/outs/image.tif", "S1/outs/._image.tif"],
     "inner before outer": ["S1/outs/image.tif", "S1/image.tif"],
+    "exactly the section": ["S1/outs/S1.tif", "S1/outs/S1_1.tif", "S1/outs/S1_tissue_image.tif"],
+    "exactly the section, OME-TIFF": ["S1/outs/S1.ome.tif", "S1/outs/S1_1.ome.tif", "S1/outs/S1_image.tif"],
+    "exactly the section, above": ["S1.tif", "S1_1.tif", "S10.tif"],
+    "its image, above": ["S1_image.tif", "S1_1_image.tif", "S1_1_tissue_image.tif"],
+    "Space Ranger's other pictures beside it": [
+        "S1/outs/S1_scan.tif",
+        "S1/outs/detected_tissue_image.jpg",
+        "S1/outs/aligned_tissue_image.jpg",
+        "S1/outs/aligned_fiducials.jpg",
+        "S1/outs/S1_cytassist_image.tif",
+        "S1/outs/S1_tissue_hires_image_2.png",
+    ],
+    "above, beside another section's": ["S1_scan.tif", "S1_1_scan.tif", "S1_1/outs/spatial/notes.png"],
 }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tissue_hires_image.png",
+        "S1_tissue_lowres_image.png",
+        "aligned_fiducials.jpg",
+        "S1_aligned_tissue_image.jpg",
+        "detected_tissue_image.jpg",
+        "detected_tissue_image_S1.jpg",
+        "cytassist_image.tif",
+        "S1_cytassist_image.tif",
+        "S1_hires.png",
+    ],
+)
+@pytest.mark.parametrize("folder", ["S1/outs", "S1/outs/spatial", "S1", "."])
+def test_a_derived_picture_is_never_the_slide(root: Path, folder: str, name: str) -> None:
+    lay(root, f"{folder}/{name}")
+    with pytest.raises(InputError, match="no full-resolution image of section 'S1'") as caught:
+        shape_found(root)
+    is_looked_at = folder in {"S1/outs", "S1"} or (folder == "." and name.startswith("S1"))
+    assert (f"CytAssist made {name}: " in str(caught.value).replace(", which", ": ")) == is_looked_at
+
+
+def test_a_flat_spatial_folder_holds_no_slide(tmp_path: Path) -> None:
+    """All files of `spatial` beside the matrix, as some deposits have them."""
+    names = ["aligned_fiducials.jpg", "detected_tissue_image.jpg", "cytassist_image.tif", "tissue_hires_image.png"]
+    lay(tmp_path / "S1", *names)
+    (tmp_path / "S1/filtered_feature_bc_matrix.h5").touch()
+    with pytest.raises(InputError, match="no full-resolution image .*aligned_fiducials.jpg, cytassist_image.tif"):
+        shape_found(tmp_path)
+    lay(tmp_path / "S1", "slide_image.tif")
+    assert shape_found(tmp_path) == SHAPE
 
 
 @pytest.mark.parametrize("names", FOUND.values(), ids=FOUND)
@@ -74,7 +121,9 @@ def test_above_a_flat_section_only_its_own_image_counts(tmp_path: Path) -> None:
         (["S1/outs/a_image.tif", "S1/outs/b_image.tif"], "2 images .*a_image.tif, b_image.tif"),
         (["S1/outs/tissue_hires_image.png"], "no full-resolution image .*tissue_hires_image.png"),
         (["S10_image.tif"], "no full-resolution image"),
-        (["S1/outs/notes.txt.png"], "no full-resolution image"),
+        (["S1/outs/notes.txt.png"], "no full-resolution image .*not called after section 'S1': notes.txt.png"),
+        (["S1_1_scan.tif", "S1_1/outs/spatial/notes.png"], "no full-resolution image"),
+        (["S1_a.tif", "S1_b.tif"], "2 images .*S1_a.tif, S1_b.tif"),
     ],
 )
 def test_none_or_several_images_are_named(root: Path, names: list[str], message: str) -> None:

@@ -178,6 +178,7 @@ VARIANTS: dict[str, Edit] = {
         b"\xef\xbb\xbf" + (o / "spatial/tissue_positions.csv").read_bytes()
     ),
     "floats written for indices": lambda o: write_positions(o, array_row=positions()["array_row"].map("{:.1f}".format)),
+    "semicolons": lambda o: positions().to_csv(o / "spatial/tissue_positions.csv", index=False, sep=";"),
     "flat": lambda o: ([p.rename(o / p.name) for p in list((o / "spatial").iterdir())], (o / "spatial").rmdir()),
 }
 # fmt: on
@@ -287,11 +288,17 @@ DEFECTS: dict[str, tuple[Edit, str]] = {
     "scale factors not JSON": (
         lambda o: (o / "spatial/scalefactors_json.json").write_text("{"), "scalefactors_json.json cannot be read",
     ),
-    "scale factor missing": (
-        lambda o: (o / "spatial/scalefactors_json.json").write_text("{}"), "spot_diameter_fullres",
+    "scale factor text": (
+        lambda o: edit_scalefactors(o, spot_diameter_fullres="wide"),
+        "spot_diameter_fullres = 'wide' in .*scalefactors_json.json",
     ),
-    "scale factor 0": (lambda o: edit_scalefactors(o, spot_diameter_fullres=0), "above 0"),
-    "scale factor text": (lambda o: edit_scalefactors(o, spot_diameter_fullres="wide"), "cannot be read"),
+    "bins under Visium's names": (
+        lambda o: (
+            edit_scalefactors(o, bin_size_um=8.0),
+            (o / "spatial/scalefactors_json.json").rename(o / "spatial/S1_scalefactors_json.json"),
+        ),
+        "bins of 8 um of Visium HD .*square_008um",
+    ),
     "no positions": (lambda o: (o / "spatial/tissue_positions.csv").unlink(), "no position file.*scalefactors_json"),
     "positions disagree": (
         lambda o: write_positions(
@@ -384,14 +391,13 @@ DEFECTS: dict[str, tuple[Edit, str]] = {
     "binary positions": (
         lambda o: (o / "spatial/tissue_positions.csv").write_bytes(b"\x89PNG\xff\xfe\0\0"), "tissue_positions.csv",
     ),
-    "semicolons": (
-        lambda o: positions().to_csv(o / "spatial/tissue_positions.csv", index=False, sep=";"),
-        "1 columns without a header",
-    ),
     "scale factors of a list": (
-        lambda o: (o / "spatial/scalefactors_json.json").write_text("[1, 2]"), "spot_diameter_fullres",
+        lambda o: (o / "spatial/scalefactors_json.json").write_text("[1, 2]"),
+        "scalefactors_json.json cannot be read .it holds no numbers by name",
     ),
-    "scale factor NaN": (lambda o: edit_scalefactors(o, spot_diameter_fullres=float("nan")), "above 0"),
+    "scale factor NaN": (
+        lambda o: edit_scalefactors(o, spot_diameter_fullres=float("nan")), "spot_diameter_fullres = nan .*above 0",
+    ),
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spamcaf.errors import is_fault_of_ours
 from spamcaf.names import ScaleFactor, SpaceRanger
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ HD_PARTS = (SpaceRanger.BINNED, SpaceRanger.SEGMENTED, SpaceRanger.FEATURE_SLICE
 def find_outs(wanted: Wanted) -> Path | None:
     """Return the folder that holds matrix and positions of the section, or None.
 
-    Looked for are `<root>/<section>/outs`, `<root>/<section>`, `<root>/outs` and `<root>`, in this order. Folders of
-    Visium HD are none.
+    Looked for are `<root>/<section>/outs`, `<root>/<section>`, `<root>/outs` and `<root>`, in this order. A
+    `matrix.mtx` whose files lie flat counts where positions lie beside it. Folders of Visium HD are none.
     """
     places = [place for folder in wanted.folders for place in (folder / SpaceRanger.OUTS, folder)]
     return next((place for place in places if _holds_section(place)), None)
@@ -62,13 +63,27 @@ def bin_size(folder: Path) -> int | None:
     if named:
         return int(named[1])
     try:
-        record = json.loads((spatial_folder(folder) / SpaceRanger.SCALEFACTORS).read_text(encoding="utf-8"))
+        record = json.loads((spatial_folder(folder) / SpaceRanger.SCALEFACTORS).read_text(encoding="utf-8-sig"))
         return round(float(record[ScaleFactor.BIN]))
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        if is_fault_of_ours(error):
+            raise
         return None
+
+
+def sections_like(folder: Path, section: str) -> set[str]:
+    """Return the names of the folders in `folder` that hold another section whose name begins as `section` does."""
+    try:
+        like = [p for p in folder.iterdir() if p.name.startswith(section) and p.name != section and p.is_dir()]
+        return {p.name for p in like if any(_holds_section(q) or holds_hd(q) for q in (p / SpaceRanger.OUTS, p))}
+    except OSError:  # above the data there may be folders that only others can read
+        return set()
 
 
 def _holds_section(folder: Path) -> bool:
     if not folder.is_dir() or bin_size(folder) is not None or (folder / SpaceRanger.BINNED).is_dir():
         return False
-    return holds_matrix(folder) or ((folder / SpaceRanger.SPATIAL).is_dir() and not holds_hd(folder))
+    if holds_matrix(folder) or ((folder / SpaceRanger.SPATIAL).is_dir() and not holds_hd(folder)):
+        return True
+    placed = (f"*{SpaceRanger.POSITIONS_STEM}*", f"*{SpaceRanger.SPATIAL}")
+    return any(visible(folder, "*matrix.mtx*")) and any(any(visible(folder, pattern)) for pattern in placed)

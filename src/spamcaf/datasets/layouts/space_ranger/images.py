@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import re
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spamcaf.datasets.layouts.listing import listing
+from spamcaf.datasets.layouts.damage import reading
+from spamcaf.datasets.layouts.space_ranger.packed import unpacked
 from spamcaf.errors import InputError
 from spamcaf.names import ScaleFactor, SpaceRanger
 
@@ -17,42 +21,60 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from spamcaf.datasets.layouts.space_ranger.sample import Sample
+
 logger = logging.getLogger(__name__)
 
 THUMBNAILS = {"hires": (SpaceRanger.HIRES, ScaleFactor.HIRES), "lowres": (SpaceRanger.LOWRES, ScaleFactor.LOWRES)}
+DIAMETERS = (ScaleFactor.SPOT, ScaleFactor.FIDUCIAL)
 
 
-def read_scalefactors(spatial: Path) -> dict[str, float]:
-    """Return the scale factors that Space Ranger wrote; raise InputError when they are missing or make no sense."""
-    path = spatial / SpaceRanger.SCALEFACTORS
-    if not path.is_file():
-        raise InputError(
-            f"no {path.name} in {spatial}, but {listing(spatial)}.",
-            "the scale factors, without which the size of a pixel is unknown.",
-            "Copy the file from the Space Ranger output of this section.",
+def read_scalefactors(sample: Sample) -> dict[str, float]:
+    """Return the scale factors that Space Ranger wrote; raise InputError when they are missing or make no sense.
+
+    A diameter that is missing, null or 0 is left out: the array's pitch is known without it.
+    """
+    paths = sample.files(re.escape(SpaceRanger.SCALEFACTORS) + r"(?:\.gz)?")
+    if not paths:
+        raise sample.missing(
+            SpaceRanger.SCALEFACTORS, "the scale factors, without which the size of a pixel is unknown."
         )
+    path = paths[0]
+    with reading(path, "numbers by name"):
+        record = json.loads(unpacked(path).decode("utf-8-sig"))
+        if not isinstance(record, dict):
+            raise ValueError("it holds no numbers by name")
+    stated = {key: record[key] for key in ScaleFactor if record.get(key) is not None}
+    stated = {key: value for key, value in stated.items() if key not in DIAMETERS or value != 0}
+    return {key.value: _positive(key, value, path) for key, value in stated.items()}
+
+
+def _positive(key: ScaleFactor, value: object, path: Path) -> float:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        factors = {key.value: float(record[key]) for key in ScaleFactor if key in record}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} cannot be read ({error}).", "numbers by name.", "Copy the file again.") from error
-    if not all(np.isfinite(value) and value > 0 for value in factors.values()) or ScaleFactor.SPOT not in factors:
-        raise InputError(f"{factors} in {path}.", f"{ScaleFactor.SPOT}, and all above 0.", "Copy the file again.")
-    return factors
+        number = np.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = np.nan
+    if not (np.isfinite(number) and number > 0):
+        raise InputError(f"{key.value} = {value!r} in {path}.", "a number above 0.", "Copy the file again.")
+    return number
 
 
-def read_thumbnails(spatial: Path, factors: dict[str, float]) -> dict[str, NDArray[np.uint8]]:
+def read_thumbnails(sample: Sample, factors: dict[str, float]) -> dict[str, NDArray[np.uint8]]:
     """Return the thumbnails of known scale that can be read, (row, column, 3) uint8; warn of the others."""
     from PIL import Image
 
     images: dict[str, NDArray[np.uint8]] = {}
     for name, (file, factor) in THUMBNAILS.items():
         if factor not in factors:
-            logger.warning("No %s in %s: maps are drawn without %s", factor.value, spatial, file.value)
+            logger.warning("No %s in %s: maps are drawn without %s", factor.value, sample.folder, file.value)
+            continue
+        path = next(iter(sample.files(re.escape(file) + r"(?:\.gz)?")), None)
+        if path is None:
+            logger.warning("No %s in %s: maps are drawn without it", file.value, sample.places[0])
             continue
         try:
-            with Image.open(spatial / file) as image:
+            with Image.open(io.BytesIO(unpacked(path))) as image:
                 images[name] = np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            logger.warning("No %s in %s (%s): maps are drawn without it", file.value, spatial, type(error).__name__)
+        except (OSError, EOFError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError) as error:
+            logger.warning("%s cannot be read (%s): maps are drawn without it", path, type(error).__name__)
     return images

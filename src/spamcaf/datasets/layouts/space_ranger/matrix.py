@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
+import gzip
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spamcaf.datasets.hdf5 import refuse_foreign_content
-from spamcaf.datasets.layouts.damage import UNREADABLE
-from spamcaf.datasets.layouts.genes import name_genes
+from spamcaf.datasets.layouts.damage import reading
+from spamcaf.datasets.layouts.genes import FEATURE_TYPES, is_expression, name_genes
 from spamcaf.datasets.layouts.listing import listing
-from spamcaf.datasets.layouts.space_ranger.folder import visible
+from spamcaf.datasets.layouts.space_ranger.packed import is_gzipped, still_packed, unpacked
 from spamcaf.errors import InputError
 from spamcaf.names import GENE_IDS, SpaceRanger
 
@@ -20,64 +20,70 @@ if TYPE_CHECKING:
     import h5py
     import pandas as pd
     from anndata import AnnData
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
 
-GENE_EXPRESSION = "Gene Expression"
 INDEX_BLOCK = 10_000_000
 """How many indices are checked at once: those of Visium HD take gigabytes."""
-H5_PARTS = ("barcodes", "data", "indices", "indptr", "shape", "features/id", "features/name", "features/feature_type")
+H5_PARTS = ("barcodes", "data", "indices", "indptr", "shape", "features/id", "features/name")
+H5_TYPES = "features/feature_type"
+MTX = "matrix.mtx"
+FEATURE_COLUMNS = (GENE_IDS, "symbol", FEATURE_TYPES)
 
 
-def read_matrix(outs: Path, section: str) -> AnnData:
-    """Return the counts of `section` in `outs`: X (spot, gene) CSR int32, barcodes and unique symbols as names.
+def read_matrix(path: Path) -> AnnData:
+    """Return the counts at `path`: X (spot, gene) CSR int32, barcodes and unique symbols as names.
 
-    The h5 file is taken where there is one, else the Matrix Market folder. `var["gene_ids"]` holds the Ensembl ids. A
-    symbol that stands for several genes keeps its name at the first; the others become `<symbol>_<Ensembl id>`.
-    Raises InputError when there is not exactly one matrix, or when it is damaged or holds anything but counts.
+    `path` is what `find_matrix` returns. `var["gene_ids"]` holds the Ensembl ids; features that are no genes are left
+    out, see `is_expression`. A symbol that stands for several genes keeps its name at the first; the others become
+    `<symbol>_<Ensembl id>`. Raises InputError when the matrix is damaged or holds anything but counts.
     """
-    path = _find(outs, section)
-    try:
-        with warnings.catch_warnings():
-            # anndata advises to rename, which is done below
-            warnings.filterwarnings("ignore", message="(Variable|Observation) names are not unique")
-            matrix = _read_folder(path) if path.is_dir() else _read_h5(path)
-    except UNREADABLE as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read ({error}).", "a whole count matrix.", "Fetch it again.") from error
-    return _name_genes(_whole_counts(matrix, path), path)
+    import pandas as pd
+    from anndata import AnnData
 
-
-def _find(outs: Path, section: str) -> Path:
-    files = visible(outs, f"*{SpaceRanger.MATRIX_H5}")
-    found = files or [p for p in visible(outs, f"*{SpaceRanger.MATRIX_FOLDER}") if p.is_dir()]
-    own = [p for p in found if p.name.startswith((SpaceRanger.MATRIX_FOLDER, f"{section}_"))]
-    candidates = own or found
-    if len(candidates) == 1:
-        return candidates[0]
-    if not candidates and visible(outs, f"*{SpaceRanger.RAW_FOLDER}*"):
-        next_step = "The raw matrix also holds barcodes without tissue: copy the filtered one from the same run."
-    elif not candidates:
-        next_step = "Copy it from the Space Ranger output of this section; unpack it where it is a tar.gz."
-    else:
-        next_step = "Move the others away, or name the section as its files begin."
-    raise InputError(
-        f"{len(candidates)} filtered count matrices in {outs}, which holds {listing(outs)}.",
-        f"one: {SpaceRanger.MATRIX_H5}, <section>_{SpaceRanger.MATRIX_H5} or the folder {SpaceRanger.MATRIX_FOLDER}.",
-        next_step,
+    with reading(path, "a whole count matrix"):
+        counts, barcodes, features = _read_mtx(path) if path.is_dir() or MTX in path.name else _read_h5(path)
+        _require_shape(counts, barcodes, features)
+        problem = _problem(counts)
+    if problem is not None:
+        raise InputError(
+            f"{path} holds {problem}.",
+            "raw UMI counts, whole numbers of 0 or more, each gene once per spot.",
+            f"Use {SpaceRanger.MATRIX_H5} as Space Ranger wrote it.",
+        )
+    _require_once(barcodes, "barcode", path)
+    counts.eliminate_zeros()
+    genes = is_expression(features)
+    if not genes.all():
+        counts, features = counts[:, np.flatnonzero(genes)], features[genes]
+    _require_once(pd.Index(features[GENE_IDS]), "gene", path)
+    if not counts.data.any():
+        raise InputError(f"no gene expression in {path}.", "a count above 0.", "Fetch the matrix again.")
+    return AnnData(
+        counts.astype(np.int32, copy=False), obs=pd.DataFrame(index=barcodes), var=name_genes(features, str(path))
     )
 
 
-def _read_h5(path: Path) -> AnnData:
+def _read_h5(path: Path) -> tuple[csr_matrix, pd.Index, pd.DataFrame]:
+    """Return counts (spot, gene), barcodes and features; scanpy's reader narrows counts to float32 unchecked."""
     import h5py
-    import scanpy as sc
+    import pandas as pd
+    from scipy.sparse import csr_matrix
 
+    if is_gzipped(path):
+        raise still_packed(path, "a count matrix")
     refuse_foreign_content(path)
     with h5py.File(path) as file:
-        missing = [part for part in H5_PARTS if f"matrix/{part}" not in file]
+        missing = [part for part in H5_PARTS if not isinstance(file.get(f"matrix/{part}"), h5py.Dataset)]
         if missing:
             raise ValueError(f"it has no matrix/{missing[0]}")
-        _require_sound(file["matrix"])
-    return sc.read_10x_h5(path)
+        matrix = file["matrix"]
+        _require_sound(matrix)
+        compressed = tuple(matrix[name][:] for name in ("data", "indices", "indptr"))
+        counts = csr_matrix(compressed, shape=tuple(int(n) for n in matrix["shape"][:][::-1]))
+        kinds = [H5_TYPES] if isinstance(matrix.get(H5_TYPES), h5py.Dataset) else []
+        columns = [matrix[name].asstr()[:] for name in ("features/id", "features/name", *kinds)]
+        return counts, pd.Index(matrix["barcodes"].asstr()[:]), _features(pd.DataFrame(dict(enumerate(columns))))
 
 
 def _require_sound(matrix: h5py.Group) -> None:
@@ -103,62 +109,87 @@ def _require_sound(matrix: h5py.Group) -> None:
             raise ValueError("it names genes that it does not have")
 
 
-def _read_folder(folder: Path) -> AnnData:
-    """Read what `scanpy.read_10x_mtx` reads, and also plain files and feature tables of two columns."""
-    from anndata import AnnData
+def _read_mtx(path: Path) -> tuple[csr_matrix, pd.Index, pd.DataFrame]:
+    """Return counts (spot, gene), barcodes and features of a folder, or of files that begin as `path` does."""
+    import pandas as pd
     from scipy.io import mmread
+    from scipy.sparse import csr_matrix, issparse
 
-    features = _read_names(folder, "features.tsv", "genes.tsv")
+    folder, prefix = (path, "") if path.is_dir() else (path.parent, path.name[: path.name.index(MTX)])
+    features = _read_names(folder, prefix, "features.tsv", "genes.tsv")
     if features.shape[1] == 1:
         raise InputError(f"a feature table of one column in {folder}.", "gene ids and symbols.", "Fetch it again.")
-    barcodes = _read_names(folder, "barcodes.tsv")[0]
-    matrix = AnnData(mmread(_member(folder, "matrix.mtx")).T.tocsr())
-    matrix.obs_names = barcodes.to_numpy(str)
-    matrix.var_names = features[1].to_numpy(str)
-    matrix.var[GENE_IDS] = features[0].to_numpy(str)
-    kind = 2
-    return matrix[:, (features[kind] == GENE_EXPRESSION).to_numpy()].copy() if kind in features else matrix
+    barcodes = _read_names(folder, prefix, "barcodes.tsv")[0]
+    matrix = _member(folder, prefix, MTX)
+    if is_gzipped(matrix):
+        with gzip.open(matrix) as file:
+            entries = mmread(file)
+    else:
+        entries = mmread(matrix)
+    counts = csr_matrix(entries.T)
+    if issparse(entries) and counts.nnz < entries.nnz:  # what stands twice was added up
+        raise ValueError(f"{matrix.name} names a gene twice in one spot")
+    return counts, pd.Index(barcodes.to_numpy()), _features(features)
 
 
-def _read_names(folder: Path, *names: str) -> pd.DataFrame:
+def _read_names(folder: Path, prefix: str, *names: str) -> pd.DataFrame:
+    import io
+
     import pandas as pd
 
+    content = unpacked(_member(folder, prefix, *names))
     # there are genes called NA and NAN
-    return pd.read_csv(_member(folder, *names), sep="\t", header=None, dtype=str, keep_default_na=False)
+    return pd.read_csv(io.BytesIO(content), sep="\t", header=None, dtype=str, keep_default_na=False)
 
 
-def _member(folder: Path, *names: str) -> Path:
+def _member(folder: Path, prefix: str, *names: str) -> Path:
     for name in names:
-        for path in (folder / f"{name}.gz", folder / name):
+        for path in (folder / f"{prefix}{name}.gz", folder / f"{prefix}{name}"):
             if path.is_file():
                 return path
     raise InputError(
-        f"no {names[0]} in {folder}, but {listing(folder)}.",
+        f"no {prefix}{names[0]} in {folder}, but {listing(folder, prefix)}.",
         "matrix.mtx, features.tsv and barcodes.tsv, gzipped or not.",
         "Fetch the whole folder.",
     )
 
 
-def _whole_counts(matrix: AnnData, path: Path) -> AnnData:
-    values = matrix.X.data
-    is_whole = values.dtype.kind in "iu" or bool(np.isfinite(values).all() and not (values % 1).any())
-    if not values.any() or not is_whole or (values < 0).any():
-        raise InputError(
-            f"{path} holds no gene expression, or negative, missing or fractional values.",
-            "raw UMI counts.",
-            f"Use {SpaceRanger.MATRIX_H5} as Space Ranger wrote it.",
+def _features(table: pd.DataFrame) -> pd.DataFrame:
+    """Return ids and, where the table has them, types of the features, indexed by symbol."""
+    named = table.iloc[:, : len(FEATURE_COLUMNS)]
+    return named.set_axis(FEATURE_COLUMNS[: named.shape[1]], axis=1).set_index("symbol").rename_axis(None)
+
+
+def _require_shape(counts: csr_matrix, barcodes: pd.Index, features: pd.DataFrame) -> None:
+    if counts.shape != (len(barcodes), len(features)):
+        raise ValueError(
+            f"counts of {counts.shape[0]} spots and {counts.shape[1]} genes, but {len(barcodes)} barcodes and "
+            f"{len(features)} features"
         )
-    if not matrix.obs_names.is_unique:
-        twice = matrix.obs_names[matrix.obs_names.duplicated()][0]
-        raise InputError(f"barcode {twice} twice in {path}.", "each once.", "Fetch the matrix again.")
-    matrix.X = matrix.X.astype(np.int32)
-    return matrix
 
 
-def _name_genes(matrix: AnnData, path: Path) -> AnnData:
-    repeated = matrix.var[GENE_IDS].duplicated().to_numpy()
-    if repeated.any():
-        twice = matrix.var[GENE_IDS].to_numpy()[repeated][0]
-        raise InputError(f"gene {twice} twice in {path}.", "each gene once.", "Fetch the matrix again.")
-    matrix.var = name_genes(matrix.var, str(path))
-    return matrix
+def _problem(counts: csr_matrix) -> str | None:
+    """Say why these are no raw counts, None where they are; puts them in order."""
+    if counts.dtype.kind not in "iuf":
+        return f"values of type {counts.dtype}"
+    n_stored = counts.nnz
+    counts.sum_duplicates()
+    return "a gene twice in one spot" if counts.nnz < n_stored else _problem_of(counts.data)
+
+
+def _problem_of(values: NDArray[Any]) -> str | None:
+    if not values.any():
+        return "no gene expression"
+    if not np.isfinite(values).all():
+        return "missing or infinite values"
+    if values.min() < 0:
+        return "negative values"
+    if values.dtype.kind == "f" and (values % 1).any():
+        return "fractional values"
+    return "values above 2^31" if values.max() > np.iinfo(np.int32).max else None
+
+
+def _require_once(names: pd.Index, what: str, path: Path) -> None:
+    if not names.is_unique:
+        twice = names[names.duplicated()][0]
+        raise InputError(f"{what} {twice} twice in {path}.", "each once.", "Fetch the matrix again.")

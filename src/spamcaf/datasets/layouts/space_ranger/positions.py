@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spamcaf.datasets.layouts.damage import UNREADABLE
-from spamcaf.datasets.layouts.listing import listing
-from spamcaf.datasets.layouts.space_ranger.folder import visible
+from spamcaf.datasets.layouts.damage import reading
+from spamcaf.datasets.layouts.space_ranger.packed import unpacked
+from spamcaf.datasets.layouts.space_ranger.position_text import COLUMNS, read_position_text
+from spamcaf.datasets.layouts.space_ranger.sample import POSITIONS, sample_of
 from spamcaf.errors import InputError, require_columns
 from spamcaf.names import Position, SpaceRanger
 
@@ -18,45 +20,42 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from spamcaf.datasets.layouts.space_ranger.sample import Sample
+
 logger = logging.getLogger(__name__)
 
-COLUMNS = [column.value for column in Position]
 INDICES = [Position.IN_TISSUE.value, Position.ARRAY_ROW.value, Position.ARRAY_COL.value]
-SUFFIXES = (".csv", ".txt", ".csv.gz", ".txt.gz", ".parquet")
+PARQUET, PARQUET_MAGIC = ".parquet", b"PAR1"
 ROUNDING_PX = 0.01
 
 
-def read_positions(spatial: Path) -> pd.DataFrame:
-    """Return the positions in `spatial`, indexed by barcode.
+def read_positions(sample: Sample) -> pd.DataFrame:
+    """Return the positions of a sample, indexed by barcode.
 
-    Columns are in_tissue, array_row, array_col (int64) and pxl_row_in_fullres, pxl_col_in_fullres (float64, px).
-    Whether there is a header is seen from the first cell, not from the file's name. Raises InputError when there is no
-    file, when several disagree, or when one holds anything but numbers.
+    Columns are in_tissue, array_row, array_col (int64) and pxl_row_in_fullres, pxl_col_in_fullres (float64, px). What
+    a file holds is told by its content, see `read_position_text`. Raises InputError when there is no file, when
+    several disagree, or when one holds anything but numbers.
     """
-    paths = _find(spatial)
+    paths = sample.files(POSITIONS)
+    if not paths:
+        raise sample.missing(
+            "position file", f"{SpaceRanger.POSITIONS}, {SpaceRanger.POSITIONS_V1} or a parquet file of that name."
+        )
+    if not sample.is_alone and sample.name and sample_of(paths[0].name, POSITIONS) == "":
+        logger.warning("%s lies beside matrices of several samples: it is taken for that of %s", paths[0], sample.name)
+    # text before parquet, which takes longer
+    paths = sorted(paths, key=lambda path: (PARQUET in path.name, path.name))
     first = _read(paths[0])
     for path in paths[1:]:
         if not _agree(_read(path), first):
             raise InputError(
-                f"{paths[0].name} and {path.name} in {spatial} disagree.",
+                f"{paths[0].name} and {path.name} in {path.parent} disagree.",
                 "one position file, or equal ones.",
                 "Remove the one that does not belong to this section.",
             )
     if len(paths) > 1:
-        logger.info("%d equal position files in %s: %s is used", len(paths), spatial, paths[0].name)
+        logger.info("%d equal position files in %s: %s is used", len(paths), paths[0].parent, paths[0].name)
     return first
-
-
-def _find(spatial: Path) -> list[Path]:
-    every = [p for p in visible(spatial, f"*{SpaceRanger.POSITIONS_STEM}*") if p.is_file()]
-    found = [p for suffix in SUFFIXES for p in every if p.name.endswith(suffix)]
-    if not found:
-        raise InputError(
-            f"no position file in {spatial}, but {listing(spatial)}.",
-            f"{SpaceRanger.POSITIONS}, {SpaceRanger.POSITIONS_V1} or a parquet file of that name.",
-            "Copy it from the Space Ranger output of this section; unpack it where it is a tar.gz.",
-        )
-    return found
 
 
 def _agree(one: pd.DataFrame, other: pd.DataFrame) -> bool:
@@ -77,40 +76,31 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _read_cells(path: Path) -> pd.DataFrame:
-    """Return the named cells of a position file, text as text."""
-    import pandas as pd
-
-    try:
-        if path.suffix == ".parquet":
-            table = _read_parquet(path)
-            require_columns(list(table.columns), COLUMNS, str(path))
-            return table[COLUMNS]
-        table = pd.read_csv(path, header=None, dtype=str, encoding="utf-8-sig")
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read ({error}).", "a table of positions.", "Fetch it again.") from error
-    if table.iloc[0, 0] == Position.BARCODE:
-        table = table.iloc[1:].set_axis(table.iloc[0].tolist(), axis=1).reset_index(drop=True)
-        require_columns(list(table.columns), COLUMNS, str(path))
-        return table[COLUMNS]
-    if table.shape[1] != len(COLUMNS):
-        raise InputError(
-            f"{table.shape[1]} columns without a header in {path}.",
-            f"{len(COLUMNS)}: {', '.join(COLUMNS)}.",
-            "Copy the position file as Space Ranger wrote it.",
-        )
-    return table.set_axis(COLUMNS, axis=1)
+    """Return the columns of `Position` as the file has them."""
+    with reading(path, "a table of positions"):
+        content = unpacked(path)
+        if not content.startswith(PARQUET_MAGIC):
+            return read_position_text(content, path)
+        table = _read_parquet(content)
+    require_columns(list(table.columns), COLUMNS, str(path))
+    return table[COLUMNS]
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(content: bytes) -> pd.DataFrame:
+    """Return the columns; barcodes that pandas stored as the index are the column of that name."""
     import pandas as pd
     import pyarrow
+    from pyarrow import parquet
 
     try:
-        return pd.read_parquet(path)
+        columns = parquet.read_table(io.BytesIO(content))
+        columns.validate(full=True)  # newer pandas decodes text only when it is used
+        table = columns.to_pandas()
     except pyarrow.ArrowException as error:  # not all of them are ValueErrors
         raise ValueError(str(error)) from error
+    if Position.BARCODE in table or isinstance(table.index, pd.RangeIndex):
+        return table
+    return table.rename_axis(Position.BARCODE).reset_index()
 
 
 def _as_numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:

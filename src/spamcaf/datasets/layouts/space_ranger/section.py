@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spamcaf.datasets.layouts.space_ranger.folder import find_outs, image_folders, spatial_folder
+from spamcaf.datasets.layouts.space_ranger.folder import find_outs, image_folders
 from spamcaf.datasets.layouts.space_ranger.images import read_scalefactors, read_thumbnails
 from spamcaf.datasets.layouts.space_ranger.matrix import read_matrix
+from spamcaf.datasets.layouts.space_ranger.matrix_file import find_matrix
 from spamcaf.datasets.layouts.space_ranger.picture import find_image
 from spamcaf.datasets.layouts.space_ranger.positions import read_positions
 from spamcaf.datasets.slides.open import open_slide
@@ -40,6 +41,13 @@ class SpaceRangerSection:
         """Return the section, see `Layout`: all spots of the matrix that have a position, on and off the tissue."""
         section = read_spots(self.outs, self.wanted.section)
         factors = section.uns[SPATIAL][self.wanted.section]["scalefactors"]
+        if ScaleFactor.BIN in factors:
+            raise InputError(
+                f"bins of {factors[ScaleFactor.BIN]:g} um of Visium HD in {self.outs}, by the scale factors.",
+                "the files of one bin size in a folder of their own.",
+                f"Move them into a folder square_{factors[ScaleFactor.BIN]:03.0f}um, with scalefactors_json.json "
+                "unpacked and called so, and pass it: --params raw_root=<folder>.",
+            )
         section.uns[FACTS] |= {
             Fact.LATTICE.value: "hexagonal",
             Fact.PITCH_UM.value: PITCH_UM,
@@ -65,11 +73,11 @@ def read_spots(folder: Path, name: str) -> AnnData:
     Scale factors and thumbnails are in `uns["spatial"][name]`; the facts hold the name and how many barcodes had no
     position. Raises InputError.
     """
-    spatial = spatial_folder(folder)
-    factors = read_scalefactors(spatial)
-    section, n_unmatched = _join(read_matrix(folder, name), read_positions(spatial), folder)
+    path, sample = find_matrix(folder, name)
+    factors = read_scalefactors(sample)
+    section, n_unmatched = _join(read_matrix(path), read_positions(sample), folder)
     section.uns[FACTS] = {Fact.NAME.value: name, Fact.UNMATCHED.value: n_unmatched}
-    section.uns[SPATIAL] = {name: {"images": read_thumbnails(spatial, factors), "scalefactors": factors}}
+    section.uns[SPATIAL] = {name: {"images": read_thumbnails(sample, factors), "scalefactors": factors}}
     return section
 
 

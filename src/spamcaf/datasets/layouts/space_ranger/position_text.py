@@ -1,0 +1,150 @@
+"""A position file as text: as Space Ranger wrote it, or as pandas, R or a spreadsheet saved it again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spamcaf.errors import InputError, require_columns
+from spamcaf.names import Position
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = [column.value for column in Position]
+ENCODING = "utf-8-sig"
+SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
+"""In this order: commas may stand in numbers where tabs or semicolons separate."""
+UNNAMED = re.compile(r"|unnamed: \d+")
+"""What R and pandas call the column of row names."""
+PLACEHOLDER = re.compile(r"[vx]?(\d+)")
+"""What they call columns without names: V1, V2, ...; 0, 1, ..."""
+TRUTH = {"TRUE": "1", "True": "1", "true": "1", "FALSE": "0", "False": "0", "false": "0"}
+THOUSANDS = r"-?\d{1,3},\d{3}"
+
+
+def read_position_text(content: bytes, path: Path) -> pd.DataFrame:
+    """Return the columns of `Position` as text; raise InputError where it is not clear which they are.
+
+    Separator and header are told by the first line. A column of row names is passed over, or is the barcode where no
+    other column is called so.
+    """
+    import pandas as pd
+
+    first, n_before, is_only = _first_line(content)
+    separator = next((mark for mark in SEPARATORS if mark in first.strip()), ",")
+    cells = next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])
+    names = [cell.strip().lower() for cell in cells]
+    where = f"{path}, separated by {SEPARATORS[separator]}"
+    has_header = _is_header(names)
+    if has_header and is_only:
+        require_columns(names, COLUMNS[1:], where)
+        return pd.DataFrame(columns=COLUMNS, dtype=str)
+    table = pd.read_csv(
+        io.BytesIO(content),
+        sep=separator,
+        header=None,
+        skiprows=n_before + has_header,
+        dtype=str,
+        skipinitialspace=True,
+        encoding=ENCODING,
+    ).apply(lambda column: column.str.strip())
+    has_names = has_header and not _are_placeholders(names)
+    table = _by_name(table, names, where) if has_names else _by_place(table, where)
+    table[Position.IN_TISSUE] = table[Position.IN_TISSUE].replace(TRUTH)
+    return table if separator == "," else _without_decimal_comma(table)
+
+
+def _first_line(content: bytes) -> tuple[str, int, bool]:
+    """Return the first line that is not blank, how many come before it, and whether none comes after it."""
+    lines = io.TextIOWrapper(io.BytesIO(content), ENCODING)
+    filled = ((number, line.rstrip("\n")) for number, line in enumerate(lines) if line.strip())
+    number, first = next(filled, (0, ""))
+    return first, number, next(filled, None) is None
+
+
+def _is_header(names: list[str]) -> bool:
+    """Tell names from the cells of a spot, most of which are numbers."""
+    if any(name in COLUMNS for name in names) or _are_placeholders(names):
+        return True
+    return bool(names) and not any(re.fullmatch(r"-?[\d.]+", name) for name in names)
+
+
+def _are_placeholders(names: list[str]) -> bool:
+    matches = [PLACEHOLDER.fullmatch(name) for name in names if not UNNAMED.fullmatch(name)]
+    numbers = [int(match[1]) for match in matches if match]
+    return len(numbers) == len(matches) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def _by_place(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Name the columns of a table without names; a seventh may count the rows, or be empty."""
+    n_columns = len(COLUMNS)
+    if table.shape[1] == n_columns + 1:
+        if table.iloc[:, -1].isna().all():
+            table = table.iloc[:, :-1]
+        elif _counts_rows(table.iloc[:, 0]) and _is_text(table.iloc[:, 1]):
+            table = table.iloc[:, 1:]
+    if table.shape[1] != n_columns:
+        raise InputError(
+            f"{table.shape[1]} columns without a header in {where}.",
+            f"{n_columns}: {', '.join(COLUMNS)}.",
+            "Copy the position file as Space Ranger wrote it, or write these names into its first line.",
+        )
+    return table.set_axis(COLUMNS, axis=1)
+
+
+def _by_name(table: pd.DataFrame, names: list[str], where: str) -> pd.DataFrame:
+    """Return the columns of `Position`; `names` may lack that of the row names, as R writes them."""
+    n_columns = table.shape[1]
+    barcode = ["", *names].index(Position.BARCODE if Position.BARCODE in names else "")
+    if n_columns == len(names) + 1 and table.iloc[:, -1].isna().all():
+        table = table.iloc[:, :-1]  # each line ends in a separator
+    elif n_columns == len(names) + 1 and _is_text(table.iloc[:, barcode]):
+        names = ["", *names]
+    elif n_columns == len(names) - 1 and not names[-1]:
+        names = names[:-1]
+    if len(names) != table.shape[1]:
+        raise InputError(
+            f"{len(names)} names for {n_columns} columns in {where}.",
+            "a name for each column.",
+            "Copy the position file as Space Ranger wrote it; where it has decimal commas, write points.",
+        )
+    unnamed = [i for i, name in enumerate(names) if UNNAMED.fullmatch(name) and _is_text(table.iloc[:, i])]
+    if Position.BARCODE not in names and len(unnamed) == 1:
+        names = [Position.BARCODE.value if i == unnamed[0] else name for i, name in enumerate(names)]
+    require_columns(names, COLUMNS, where)
+    twice = [name for name in COLUMNS if names.count(name) > 1]
+    if twice:
+        raise InputError(f"column {twice[0]} twice in {where}.", "each once.", "Remove the wrong one.")
+    return table.iloc[:, [names.index(name) for name in COLUMNS]].set_axis(COLUMNS, axis=1)
+
+
+def _is_text(cells: pd.Series) -> bool:
+    """Tell whether no cell is a number, and not all are empty."""
+    import pandas as pd
+
+    return bool(cells.notna().any() and pd.to_numeric(cells, errors="coerce").isna().all())
+
+
+def _counts_rows(cells: pd.Series) -> bool:
+    import pandas as pd
+
+    numbers = pd.to_numeric(cells, errors="coerce")
+    return bool(numbers.iloc[0] in (0, 1) and (numbers.diff().iloc[1:] == 1).all())
+
+
+def _without_decimal_comma(table: pd.DataFrame) -> pd.DataFrame:
+    """Write points for decimal commas; not where all of a column's may be commas between thousands."""
+    for name in COLUMNS[1:]:
+        cells = table[name]
+        commas = cells[cells.str.contains(",", regex=False, na=False)]
+        if (
+            len(commas)
+            and not commas.str.contains(".", regex=False).any()
+            and not commas.str.fullmatch(THOUSANDS).all()
+        ):
+            table[name] = cells.str.replace(",", ".", regex=False)
+    return table
