@@ -111,7 +111,10 @@ class Fact(StrEnum):
     LATTICE = "lattice"  # "hexagonal" | "square"
     PITCH_UM = "pitch_um"  # nominal distance of neighbouring spots
     SPOT_UM = "spot_diameter_um"
-    MPP = "mpp"  # micrometres per full-resolution pixel; absent where the source does not say
+    MPP = "mpp"  # micrometres per full-resolution pixel; of a raw section, what its file states outright
+    SPOT_PX = "spot_diameter_px"  # Visium's spot_diameter_fullres and the next, where Space Ranger wrote them
+    FIDUCIAL_PX = "fiducial_diameter_px"
+    OFF_TISSUE = "off_tissue_px"  # (x, y) of the spots that the source calls off the tissue, full-resolution pixels
     LAYOUT = "layout"  # how the files lay
     UNMATCHED = "n_unmatched"  # barcodes of the matrix without a position, dropped by the reader
     COUNTS = (

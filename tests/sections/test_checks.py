@@ -49,6 +49,14 @@ def test_off_tissue_and_empty_spots_are_dropped_and_counted(raw: AnnData) -> Non
     section, report = check_section(raw, IMAGE, SETTINGS)
     assert section.obs_names.tolist() == raw.obs_names[[3, 4, *range(7, 80)]].tolist()
     assert report["n_spots_dropped"] == {"empty": 2, "off_tissue": 3, "unmatched": 0}
+    np.testing.assert_array_equal(section.uns["section"]["off_tissue_px"], raw.obsm["spatial"][:3])
+
+
+def test_spots_off_the_tissue_that_a_reader_knows_of_are_kept_with_those_of_the_table(raw: AnnData) -> None:
+    raw.uns["section"]["off_tissue_px"] = np.array([[1.0, 2.0], [3.0, 4.0]])
+    raw.obs.iloc[:1, raw.obs.columns.get_loc("in_tissue")] = 0
+    section, _ = check_section(raw, IMAGE, SETTINGS)
+    np.testing.assert_array_equal(section.uns["section"]["off_tissue_px"][:, 0], [1, 3, raw.obsm["spatial"][0, 0]])
 
 
 def test_scale_comes_from_the_lattice_where_the_source_is_silent(raw: AnnData) -> None:
@@ -75,6 +83,7 @@ def test_what_the_source_does_not_say_is_found(raw: AnnData) -> None:
     section, report = check_section(bare(raw), IMAGE, SETTINGS)
     assert (section.obs[["array_row", "array_col"]].to_numpy() == index.to_numpy()).all()
     found = section.uns["section"]
+    assert found.pop("off_tissue_px").shape == (0, 2)
     assert found == {
         "name": "S1", "lattice": "hexagonal", "pitch_um": 100.0, "spot_diameter_um": pytest.approx(55.0),
         "mpp": pytest.approx(MPP),
@@ -109,7 +118,9 @@ def test_constant_genes_and_sources_of_the_scale_are_reported(raw: AnnData) -> N
     raw.uns["section"] |= {"layout": "Space Ranger", "counts_from": "layers['counts']"}
     _, report = check_section(raw, IMAGE, SETTINGS, image_mpp=0.25)
     assert report["n_genes_constant"] == 2
-    assert report["mpp_by"] == {"lattice": round(MPP, 5), "scale factors": round(MPP, 5), "image": 0.25}
+    assert report["mpp_by"] == {
+        "lattice": round(MPP, 5), "file": round(MPP, 5), "fiducials": None, "spot diameter": None, "image": 0.25
+    }  # fmt: skip
     assert (report["layout"], report["counts_from"]) == ("Space Ranger", "layers['counts']")
     assert json.loads(json.dumps(report)) == report
 
@@ -206,6 +217,13 @@ def name_twice(axis: str) -> Callable[[AnnData], None]:
     return edit
 
 
+def as_microfluidic(raw: AnnData) -> None:
+    """Make it a square array with indices by column, dressed as a Visium section."""
+    square(raw)
+    row, column = np.divmod(np.arange(raw.n_obs), 10)
+    raw.obs["array_row"], raw.obs["array_col"] = column, row
+
+
 DEFECTS: dict[str, tuple[Callable[[AnnData], None], str]] = {
     "negative": (put(-1.0), "negative"),
     "missing": (put(np.nan), "missing"),
@@ -238,12 +256,24 @@ DEFECTS: dict[str, tuple[Callable[[AnnData], None], str]] = {
     "half moved far": (move_half(9), "pitches off a hexagonal lattice"),
     "stretched": (place(lambda xy: xy * (1.2, 1.0)), "stretched by 17%"),
     "negative coordinates": (place(lambda xy: -xy), "x from -18.. to -500 .*do not belong together"),
-    "hires coordinates": (place(lambda xy: xy / 10), "um per pixel by the scale factors, 7.1429 by the lattice"),
-    "micrometres": (place(lambda xy: xy * MPP), "um per pixel by the scale factors, 1.0000 by the lattice"),
-    "scaled by 2": (place(lambda xy: xy * 2), "um per pixel by the scale factors, 0.3571 by the lattice"),
+    "hires coordinates": (place(lambda xy: xy / 10), "7.1429 um per pixel by the lattice .*, but 0.7143 by the file"),
+    "micrometres": (place(lambda xy: xy * MPP), "exactly as many pixels as micrometres apart"),
+    "scaled by 2": (place(lambda xy: xy * 2), "0.3571 um per pixel by the lattice .*, but 0.7143 by the file"),
     "stated lattice is another": (facts(lattice="square"), "off a square lattice, stretched"),
-    "stated scale is another": (facts(mpp=MPP * 1.05), "um per pixel by the scale factors"),
+    "stated scale is another": (facts(mpp=MPP * 1.05), "0.7500 by the file"),
     "thumbnail of another image": (lambda raw: thumbnail(raw, 200, 200), "thumbnail of one of 2000 x 2000"),
+    "array indices": (
+        lambda raw: raw.obsm.__setitem__("spatial", raw.obs[["array_col", "array_row"]].to_numpy(float)),
+        "array rows and columns",
+    ),
+    "array indices, swapped": (
+        lambda raw: raw.obsm.__setitem__("spatial", raw.obs[["array_row", "array_col"]].to_numpy(float)),
+        "array rows and columns",
+    ),
+    "a square array as Visium": (
+        as_microfluidic,
+        r"square lattice, 140.0 px apart.*--params section_checks.pitch_um=<um>",
+    ),
     "thumbnail turned": (lambda raw: thumbnail(raw, 210, 140), "thumbnail of one of 1400 x 2100"),
 }
 
@@ -290,6 +320,35 @@ def test_every_defect_of_a_silent_source_stops(raw: AnnData, edit: Callable[[Ann
 def test_thumbnail_given_as_the_image_stops(raw: AnnData, shape: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="do not belong together"):
         check_section(raw, shape, SETTINGS)
+
+
+def test_a_square_array_dressed_as_visium_is_read_with_its_pitch(raw: AnnData) -> None:
+    as_microfluidic(raw)
+    del raw.uns["section"]["mpp"]
+    section, report = check_section(raw, IMAGE, SectionSettings(pitch_um=50))
+    assert (report["lattice"], report["pitch_um"], report["mpp"]) == (
+        "square",
+        50,
+        pytest.approx(50 / PITCH_PX, abs=1e-5),
+    )
+    assert section.uns["section"]["spot_diameter_um"] == pytest.approx(27.5)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("n", [80, 2000])
+def test_cells_at_random_places_lie_on_no_lattice(make_section: Callable[..., AnnData], seed: int, n: int) -> None:
+    raw = bare(make_section(n_rows=n // 40, n_columns=40))
+    raw.obsm["spatial"] = np.random.default_rng(seed).random((raw.n_obs, 2)) * 1300
+    with pytest.raises(InputError, match="spots on no lattice.*single cells"):
+        check_section(raw, IMAGE, SETTINGS)
+
+
+def test_a_thumbnail_of_another_image_only_warns_where_the_user_trusts_it(
+    raw: AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    thumbnail(raw, 200, 200)
+    check_section(raw, IMAGE, SectionSettings(trust_image=True), image="he.tif")
+    assert "he.tif of 2100 x 1400 px, and a thumbnail of one of 2000 x 2000" in caplog.text
 
 
 def test_all_spots_off_the_tissue_stop(raw: AnnData) -> None:

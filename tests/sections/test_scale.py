@@ -1,4 +1,4 @@
-"""Micrometres per pixel come from lattice, scale factors and image, in this order, and must agree."""
+"""Micrometres per pixel come from the lattice; what files state is compared with it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
+from spamcaf.names import Fact
 from spamcaf.parameters import SectionSettings
 from spamcaf.sections.lattice import UNIT_BASIS, Lattice, LatticeKind
-from spamcaf.sections.scale import settle_scale
+from spamcaf.sections.scale import resolve_scale
 
 SETTINGS = SectionSettings()
 
@@ -26,9 +27,10 @@ def lattice(kind: LatticeKind, pitch_px: float = 200.0) -> Lattice:
         ("hexagonal", {}, None, None, (0.5, 100, 55)),
         ("hexagonal", {}, 0.25, None, (0.5, 100, 55)),
         ("hexagonal", {}, None, 120, (0.6, 120, 66)),
-        ("hexagonal", {"pitch_um": 110}, None, 120, (0.55, 110, 60.5)),
+        ("hexagonal", {"pitch_um": 110}, None, None, (0.55, 110, 60.5)),
+        ("hexagonal", {"pitch_um": 100, "spot_diameter_um": 55}, None, 50, (0.25, 50, 27.5)),
         ("hexagonal", {"mpp": 0.51, "spot_diameter_um": 65}, None, None, (0.5, 100, 65)),
-        ("square", {"pitch_um": 16.0, "spot_diameter_um": 16.0, "mpp": 0.08}, None, None, (0.08, 16, 16)),
+        ("square", {"pitch_um": 16.0, "spot_diameter_um": 16.0, "mpp": 0.0802}, None, None, (0.0802, 16, 16)),
         ("square", {"mpp": 0.4}, 0.7, None, (0.4, 80, 44)),
         ("square", {}, 0.7, None, (0.7, 140, 77)),
         ("square", {}, 0.7, 200, (1.0, 200, 110)),
@@ -39,32 +41,79 @@ def test_the_surest_source_is_believed(
 ) -> None:
     if image_mpp and pitch_um:
         image_mpp = 1.0
-    scale = settle_scale(lattice(kind), facts, image_mpp, SectionSettings(pitch_um=pitch_um))
+    scale = resolve_scale(lattice(kind), facts, image_mpp, SectionSettings(pitch_um=pitch_um))
     assert (scale.mpp, scale.pitch_um, scale.spot_um) == pytest.approx(expected)
-    assert scale.mpp_by["scale factors"] == facts.get("mpp")
+    assert scale.mpp_by["file"] == facts.get("mpp")
     assert scale.mpp_by["image"] == image_mpp
 
 
+def visium(spot_um: float, fiducial_um: float = 105.0, mpp: float = 0.5) -> dict[str, float]:
+    """What scale factors say of a section of 0.5 um per pixel whose spot diameter stands for `spot_um`."""
+    return {Fact.SPOT_PX: spot_um / mpp, Fact.FIDUCIAL_PX: fiducial_um / mpp, Fact.PITCH_UM: 100.0}
+
+
+@pytest.mark.parametrize("spot_um", [70, 65, 60, 55])
+def test_the_spot_diameter_of_every_generation_agrees(spot_um: float, caplog: pytest.LogCaptureFixture) -> None:
+    scale = resolve_scale(lattice("hexagonal"), visium(spot_um), None, SETTINGS)
+    assert scale.mpp == pytest.approx(0.5)
+    assert scale.spot_um == pytest.approx(55), "the printed spot, whatever the file calls its diameter"
+    assert scale.mpp_by["fiducials"] == pytest.approx(0.5) and scale.mpp_by["spot diameter"] == pytest.approx(0.5)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("spot_um", [70, 65, 60, 55])
+def test_a_spot_diameter_alone_agrees_too(spot_um: float, caplog: pytest.LogCaptureFixture) -> None:
+    facts = {Fact.SPOT_PX: spot_um / 0.5}
+    assert resolve_scale(lattice("hexagonal"), facts, None, SETTINGS).mpp_by["spot diameter"] == pytest.approx(0.5)
+    assert not caplog.records
+
+
+def test_placeholders_only_warn(caplog: pytest.LogCaptureFixture) -> None:
+    placeholders = {Fact.SPOT_PX: 1.0, Fact.FIDUCIAL_PX: 100.0}
+    assert resolve_scale(lattice("hexagonal"), placeholders, None, SETTINGS).mpp == pytest.approx(0.5)
+    assert "by the fiducials" in caplog.text and "which is used" in caplog.text
+
+
+def test_one_source_that_agrees_outvotes_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    scale = resolve_scale(lattice("hexagonal"), visium(65, mpp=0.6), 0.5, SETTINGS)
+    assert scale.mpp == pytest.approx(0.5)
+    assert "0.6000 um per pixel by the fiducials, 0.5000 by the lattice" in caplog.text
+
+
 def test_a_scale_that_the_lattice_does_not_give_is_not_called_the_lattices() -> None:
-    assert settle_scale(lattice("square"), {"mpp": 0.4}, None, SETTINGS).mpp_by["lattice"] is None
+    assert resolve_scale(lattice("square"), {"mpp": 0.4}, None, SETTINGS).mpp_by["lattice"] is None
 
 
 def test_the_image_only_warns(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        settle_scale(lattice("hexagonal"), {"mpp": 0.5}, 0.51, SETTINGS)
+        resolve_scale(lattice("hexagonal"), {"mpp": 0.5}, 0.51, SETTINGS)
         assert not caplog.records
-        settle_scale(lattice("hexagonal"), {"mpp": 0.5}, 0.6, SETTINGS)
-    assert "0.6000 um per pixel, the section 0.5000" in caplog.text
+        resolve_scale(lattice("hexagonal"), {"mpp": 0.5}, 0.6, SETTINGS)
+    assert "0.6000 um per pixel by the image, 0.5000 by the lattice" in caplog.text
 
 
+PICTURES = {"tissue_hires_scalef": 0.1, "tissue_lowres_scalef": 0.03}
 REFUSED = {
     "nothing known": ("square", {}, None, 200.0, "section_checks.pitch_um"),
-    "scale factors": ("hexagonal", {"mpp": 0.52}, None, 200.0, "0.5200 um per pixel by the scale factors, 0.5000"),
+    "stated": ("hexagonal", {"mpp": 0.52}, None, 200.0, "0.5000 um per pixel by the lattice .* 0.5200 by the file"),
+    "stated, square": ("square", {"mpp": 0.52, "pitch_um": 100}, None, 200.0, "0.5200 by the file"),
+    "all others": (
+        "hexagonal", visium(65, mpp=0.6), 0.8, 200.0,
+        r"0.5000 um per pixel by the lattice .*0.6000 by the fiducials, 0.6000 by the spot diameter, 0.8000 by the "
+        "image.*max_mpp_disagreement=<share>",
+    ),
+    "spot and image together": ("hexagonal", {Fact.SPOT_PX: 65 / 0.45}, 0.481, 200.0, "0.4.* by the spot diameter"),
     "thumbnail": ("hexagonal", {}, None, 20.0, "5 um per pixel"),
     "thumbnail, stated": ("square", {"mpp": 4.0}, None, 20.0, "4 um per pixel"),
+    "pixels of hires": ("hexagonal", visium(65), None, 20.0, "of the hires picture.*tissue_hires_scalef = 0.1"),
+    "pixels of lowres": ("hexagonal", visium(70), None, 6.0, "of the lowres picture.*tissue_lowres_scalef = 0.03"),
     "micrometres": ("hexagonal", {}, 0.5, 100.0, "in micrometres"),
+    "micrometres, no other source": ("hexagonal", {}, None, 100.2, "in micrometres.*section_checks.pitch_um=100"),
+    "micrometres of bins": ("square", {"pitch_um": 16.0}, None, 16.0, "in micrometres"),
+    "micrometres, scale factors in pixels": ("hexagonal", visium(65), None, 100.0, "in micrometres"),
+    "array indices": ("square", {}, None, 1.41, "array rows and columns"),
     "far too fine": ("hexagonal", {}, None, 1e4, "0.01 um per pixel"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "facts", "image_mpp", "pitch_px", "message"), REFUSED.values(), ids=REFUSED)
@@ -72,4 +121,15 @@ def test_contradictions_are_refused(
     kind: LatticeKind, facts: dict[str, Any], image_mpp: float | None, pitch_px: float, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        settle_scale(lattice(kind, pitch_px), facts, image_mpp, SETTINGS)
+        resolve_scale(lattice(kind, pitch_px), facts, image_mpp, SETTINGS, PICTURES)
+
+
+def test_one_micrometre_per_pixel_is_believed_where_something_confirms_it_or_the_user_says_so() -> None:
+    confirmed = [({}, 1.0, SETTINGS), (visium(65, mpp=1.0), None, SETTINGS), ({}, None, SectionSettings(pitch_um=100))]
+    for facts, image_mpp, settings in confirmed:
+        assert resolve_scale(lattice("hexagonal", 100.0), facts, image_mpp, settings).mpp == pytest.approx(1)
+
+
+def test_the_limit_of_disagreement_overrides() -> None:
+    settings = SectionSettings(max_mpp_disagreement=0.3)
+    assert resolve_scale(lattice("hexagonal"), visium(65, mpp=0.6), None, settings).mpp == pytest.approx(0.5)

@@ -33,7 +33,7 @@ def test_rows_are_aligned_and_hold_the_figures(report: dict[str, Any]) -> None:
     assert rows["genes"] == "30, 1 of them constant"
     assert rows["lattice"] == "hexagonal by array indices, spots within 0.000 pitches"
     assert rows["pitch"] == "100 um = 140 px"
-    assert rows["um per px"] == "0.7143 (lattice 0.7143, scale factors 0.7143, image silent)"
+    assert rows["um per px"] == "0.7143 (lattice 0.7143, file 0.7143)"
     assert rows["image"] == "1700 x 1400 px"
     assert rows["outside"] == "8 spots: 8 right"
     assert rows["mirrored"] == "no"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Fact, Obs
+from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Fact, Obs, ScaleFactor
 from spamcaf.sections.lattice import Lattice, fit_lattice
 from spamcaf.sections.numbering import number_spots
 from spamcaf.sections.obs import coordinates_of, in_tissue_of, index_of
 from spamcaf.sections.picture import require_image
 from spamcaf.sections.report import section_report
-from spamcaf.sections.scale import settle_scale
+from spamcaf.sections.scale import resolve_scale
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,14 +23,35 @@ if TYPE_CHECKING:
 
 
 def check_section(
-    raw: AnnData, image_shape: tuple[int, int], settings: SectionSettings, image_mpp: float | None = None
+    raw: AnnData,
+    image_shape: tuple[int, int],
+    settings: SectionSettings,
+    image_mpp: float | None = None,
+    image: str = "the image",
 ) -> tuple[AnnData, dict[str, Any]]:
     """Return the section that is safe to compute with, and the report of what was checked.
 
-    `image_shape` is (rows, columns) of the full-resolution image, `image_mpp` the micrometres per pixel that its file
-    states. Spots off the tissue or without counts are dropped and counted. The section returned has counts as CSR,
-    array_row and array_col, found from the coordinates where the source has none, and all facts of lattice and scale.
-    Raises InputError at the first thing that does not fit.
+    Spots off the tissue or without counts are dropped and counted; where those off the tissue lie is kept as a fact.
+    The section returned has counts as CSR, array_row and array_col, found from the coordinates where the source has
+    none, and all facts of lattice and scale.
+
+    Parameters
+    ----------
+    raw
+        As a reader gives it: counts, obsm["spatial"] in full-resolution pixels, and facts.
+    image_shape
+        (rows, columns) of the full-resolution image.
+    settings
+        Limits, and what only the user can know.
+    image_mpp
+        Micrometres per pixel that the image's file states.
+    image
+        Name of the image's file, for messages.
+
+    Raises
+    ------
+    InputError
+        At the first thing that does not fit.
     """
     _require_counts(raw)
     xy, is_kept, n_dropped = _choose_spots(raw)
@@ -40,9 +61,11 @@ def check_section(
     facts = dict(section.uns[FACTS])
     _require_matched(facts, raw.n_obs, settings)
 
-    numbering = number_spots(section.obsm[SPATIAL], index_of(section), facts.get(Fact.LATTICE), settings)
-    scale = settle_scale(numbering.lattice, facts, image_mpp, settings)
-    require_image(section, image_shape, settings)
+    index = index_of(section)
+    _refuse_array_indices(section.obsm[SPATIAL], index)
+    numbering = number_spots(section.obsm[SPATIAL], index, facts.get(Fact.LATTICE), settings)
+    scale = resolve_scale(numbering.lattice, facts, image_mpp, settings, _picture_scales(section))
+    require_image(section, image_shape, settings, image)
     _complete(section, numbering.index)
     section.uns[FACTS] = {
         **facts,
@@ -50,6 +73,7 @@ def check_section(
         Fact.PITCH_UM.value: scale.pitch_um,
         Fact.SPOT_UM.value: scale.spot_um,
         Fact.MPP.value: scale.mpp,
+        Fact.OFF_TISSUE.value: np.concatenate([off_tissue_of(raw), xy[~in_tissue_of(raw)]]),
     }
     return section, section_report(section, numbering, scale, image_shape, n_dropped)
 
@@ -58,6 +82,27 @@ def lattice_of(section: AnnData) -> Lattice:
     """Fit the lattice of a checked section's spots."""
     index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)
     return fit_lattice(section.obsm[SPATIAL], index, section.uns[FACTS][Fact.LATTICE])
+
+
+def off_tissue_of(section: AnnData) -> NDArray[np.float64]:
+    """Return (x, y) of the spots that the source calls off the tissue and gives no counts of, (spot, 2), pixels."""
+    return np.asarray(section.uns[FACTS].get(Fact.OFF_TISSUE, ()), np.float64).reshape(-1, 2)
+
+
+def _picture_scales(section: AnnData) -> dict[str, float]:
+    """Return the scale factors of the section's small pictures by name."""
+    factors = [record.get("scalefactors", {}) for record in section.uns.get(SPATIAL, {}).values()]
+    keys = (ScaleFactor.HIRES.value, ScaleFactor.LOWRES.value)
+    return {key: float(record[key]) for record in factors for key in keys if key in record}
+
+
+def _refuse_array_indices(xy_px: NDArray[np.float64], index: NDArray[np.int64] | None) -> None:
+    if index is not None and (np.array_equal(xy_px, index) or np.array_equal(xy_px, index[:, ::-1])):
+        raise InputError(
+            "coordinates that are the spots' array rows and columns.",
+            "coordinates in pixels of the full-resolution image.",
+            "Give the spots' pixel coordinates, as Space Ranger's position file has them.",
+        )
 
 
 def _choose_spots(raw: AnnData) -> tuple[NDArray[np.float64], NDArray[np.bool_], dict[str, int]]:

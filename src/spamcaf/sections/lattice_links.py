@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spamcaf.errors import InputError
+from spamcaf.sections.spread import LOWEST_ORDER, direction_order, no_lattice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,8 +19,6 @@ NEAR = 1.25
 """Links up to this many median nearest distances long show the directions of the lattice."""
 REACH, SLACK = 2.3, 0.35
 """A link is at most so long, and ends at most so far from a lattice point, in pitches."""
-LOWEST_ORDER = 0.4
-"""Least agreement of the directions, 0 to 1: 0.7 on a lattice with jitter of 0.1 pitches."""
 SYMMETRY: dict[LatticeKind, int] = {"hexagonal": 6, "square": 4}
 N_REFINEMENTS = 4
 
@@ -38,11 +36,10 @@ def first_basis(vectors: NDArray[np.float64], usual_px: float) -> tuple[LatticeK
     """Tell the kind by the symmetry of the directions to near neighbours; return it with a rough basis, (2, 2) rows."""
     length = np.linalg.norm(vectors, axis=1)
     near = length < NEAR * usual_px
-    direction = np.arctan2(vectors[near, 1], vectors[near, 0])
-    order = {kind: complex(np.exp(1j * fold * direction).mean()) for kind, fold in SYMMETRY.items()}
+    order = {kind: direction_order(vectors[near], fold) for kind, fold in SYMMETRY.items()}
     kind = max(order, key=lambda name: abs(order[name]))
     if abs(order[kind]) < LOWEST_ORDER:
-        raise _no_lattice()
+        raise no_lattice()
     turn = np.angle(order[kind]) / SYMMETRY[kind] + np.array([0.0, 2 * np.pi / SYMMETRY[kind]])
     return kind, float(np.median(length[near])) * np.column_stack([np.cos(turn), np.sin(turn)])
 
@@ -70,7 +67,7 @@ def fits(
 def nearest_steps(offset_px: NDArray[np.float64], basis: NDArray[np.float64], kind: LatticeKind) -> NDArray[np.int64]:
     """Return the whole numbers of basis vectors (n, 2) to the lattice point nearest to each offset (n, 2)."""
     if np.linalg.matrix_rank(basis) < len(basis):
-        raise _no_lattice()
+        raise no_lattice()
     exact = offset_px @ np.linalg.inv(basis)
     if kind == "square":
         return np.rint(exact).astype(np.int64)
@@ -80,11 +77,3 @@ def nearest_steps(offset_px: NDArray[np.float64], basis: NDArray[np.float64], ki
     worst = np.abs(whole - exact).argmax(axis=1)
     whole[np.arange(len(whole)), worst] -= whole.sum(axis=1)
     return whole[:, :2].astype(np.int64)
-
-
-def _no_lattice() -> InputError:
-    return InputError(
-        "spots on no lattice.",
-        "a hexagonal or a square one.",
-        "Check the coordinates; of spatial data only spot arrays (Visium, Visium HD, ST) can be used.",
-    )

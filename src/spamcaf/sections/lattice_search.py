@@ -11,12 +11,14 @@ from spamcaf.errors import InputError
 from spamcaf.sections.lattice import INDEX_STEPS, Lattice, LatticeKind, fit_lattice
 from spamcaf.sections.lattice_links import first_basis, link, nearest_steps, refine
 from spamcaf.sections.lattice_walk import join, walk
-from spamcaf.sections.spread import require_spread
+from spamcaf.sections.spread import no_lattice, require_spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ROUNDS = 20
+DISORDER = 0.3
+"""Points at random lie about this many pitches from the places of a lattice; spots jittered by 0.1 lie within 0.15."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ def find_lattice(xy_px: NDArray[np.float64]) -> FoundLattice:
     harm. Raises InputError when there is no lattice, or two spots on one of its places.
     """
     found = search_lattice(xy_px)
+    if found.lattice.residual > DISORDER:
+        raise no_lattice()
     if found.n_doubled:
         raise InputError(
             f"{found.n_doubled} spots that share a place on a {found.lattice.kind} lattice, from which the spots lie "

@@ -43,12 +43,16 @@ def number_spots(
     Raises InputError when coordinates, index and kind contradict each other.
     """
     require_spread(xy_px)
+    if settings.pitch_um is not None:  # then the user knows more of the array than the source
+        kind = search_lattice(xy_px).lattice.kind
     if index is None:
         found = find_lattice(xy_px)
         _require_kind(found.lattice.kind, kind)
         _require_regular(found.lattice, settings, "Check the pixel coordinates.")
         return Numbering(found.lattice, found.index, "coordinates")
     _require_unique(index)
+    if kind == "hexagonal":
+        _refuse_square(xy_px, index)
     lattice = fit_lattice(xy_px, index, kind or search_lattice(xy_px).lattice.kind)
     _require_regular(
         lattice, settings, "Check array_row, array_col and pixel coordinates; are rows and columns swapped?"
@@ -63,6 +67,23 @@ def _require_kind(found: LatticeKind, stated: LatticeKind | None) -> None:
             f"spots on a {found} lattice.",
             f"a {stated} one, as the source says.",
             "Check that the coordinates are of this section, and that its files are of the kind that they seem.",
+        )
+
+
+def _refuse_square(xy_px: NDArray[np.float64], index: NDArray[np.int64]) -> None:
+    """Raise InputError where spots that the source calls hexagonal lie on a square lattice, by their indices too."""
+    try:
+        found = search_lattice(xy_px)
+    except InputError:  # the fit by the indices will say what is wrong
+        return
+    if found.lattice.kind != "square" or found.lattice.residual > CLEAR_RESIDUAL:
+        return
+    if fit_lattice(xy_px, index, "square").residual <= CLEAR_RESIDUAL:
+        raise InputError(
+            f"spots on a square lattice, {found.lattice.pitch_px:.1f} px apart, in the files of a Visium section.",
+            "Visium's hexagonal lattice.",
+            "A square array, such as a microfluidic one (DBiT-seq), is read once the distance of its neighbouring "
+            "spots is stated: --params section_checks.pitch_um=<um>.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spamcaf.parameters import SectionSettings
+
+logger = logging.getLogger(__name__)
 
 IMAGE_TOLERANCE_PX = 2
 """How far the image may be from the size that its thumbnail implies, in thumbnail rounding steps."""
@@ -31,17 +34,32 @@ def count_outside(xy_px: NDArray[np.float64], image_shape: tuple[int, int]) -> d
     }
 
 
-def require_image(section: AnnData, image_shape: tuple[int, int], settings: SectionSettings) -> None:
-    """Raise InputError when too many spots lie outside the image, or when a thumbnail is of another image."""
+def require_image(
+    section: AnnData, image_shape: tuple[int, int], settings: SectionSettings, image: str = "the image"
+) -> None:
+    """Raise InputError when too many spots lie outside the image, or when a thumbnail is of another image.
+
+    Parameters
+    ----------
+    section
+        Its spots in pixels and its small pictures are looked at.
+    image_shape
+        (rows, columns) of the full-resolution image.
+    settings
+        Limits; with `trust_image` a thumbnail of another size is warned of only.
+    image
+        Name of the image's file, for messages.
+    """
     xy = section.obsm[SPATIAL]
     rows, columns = image_shape
     if sum(count_outside(xy, image_shape).values()) > settings.max_outside * section.n_obs:
         (x0, y0), (x1, y1) = xy.min(axis=0), xy.max(axis=0)
         raise InputError(
-            f"an image of {columns} x {rows} px, and spots with x from {x0:.0f} to {x1:.0f} and y from {y0:.0f} to "
+            f"{image} of {columns} x {rows} px, and spots with x from {x0:.0f} to {x1:.0f} and y from {y0:.0f} to "
             f"{y1:.0f}.",
             "spots inside the image.",
-            "Image and coordinates do not belong together: give the full-resolution image, not hires or CytAssist.",
+            "Image and coordinates do not belong together: give the full-resolution image, not hires or CytAssist "
+            "(--params image=<file>), and coordinates in its pixels, not in micrometres.",
         )
     for record in section.uns.get(SPATIAL, {}).values():
         scale = record.get("scalefactors", {}).get(ScaleFactor.HIRES)
@@ -49,8 +67,12 @@ def require_image(section: AnnData, image_shape: tuple[int, int], settings: Sect
             continue
         implied = np.array(record["images"]["hires"].shape[:2]) / float(scale)
         if np.abs(implied - image_shape).max() > IMAGE_TOLERANCE_PX / float(scale):
-            raise InputError(
-                f"an image of {columns} x {rows} px, and a thumbnail of one of {implied[1]:.0f} x {implied[0]:.0f} px.",
+            problem = InputError(
+                f"{image} of {columns} x {rows} px, and a thumbnail of one of {implied[1]:.0f} x {implied[0]:.0f} px.",
                 "one size.",
-                "Give the image that Space Ranger was run on.",
+                "Give the image that Space Ranger was run on (--params image=<file>); or, if you know that they belong "
+                "together: --params section_checks.trust_image=true.",
             )
+            if not settings.trust_image:
+                raise problem
+            logger.warning("trusted all the same (section_checks.trust_image): %s", problem)

@@ -74,7 +74,8 @@ def _read_by(report: Mapping[str, Any]) -> str:
 
 
 def _sources(mpp_by: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{source} {f'{mpp:.4f}' if mpp else 'silent'}" for source, mpp in mpp_by.items())
+    said = ", ".join(f"{source} {mpp:.4f}" for source, mpp in mpp_by.items() if mpp)
+    return said or "by no source"
 
 
 def _listed(counts: Mapping[str, int], before: str) -> str:

@@ -1,4 +1,4 @@
-"""Micrometres per pixel, pitch and spot size: from the lattice, the source and the image, compared."""
+"""Micrometres per pixel of a section: from the lattice of its spots, and cross-checked against all that files state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.errors import InputError
-from spamcaf.names import Fact
+from spamcaf.names import Fact, ScaleFactor
 from spamcaf.sections import visium
 
 if TYPE_CHECKING:
@@ -22,16 +22,27 @@ SPOT_SHARE = visium.SPOT_UM / visium.PITCH_UM
 """Spot diameter over pitch where nothing is known: Visium's."""
 PLAUSIBLE_MPP = (0.05, 3.0)
 """Micrometres per pixel of a full-resolution image; a Visium thumbnail of 2000 px has 3.3 or more."""
-
+RATIO_TOLERANCE = 0.02
+"""How far fiducial over spot diameter may be from that of a Space Ranger generation (1.50, 1.62, 1.75) or converter."""
 MICROMETRES = 0.005
-"""So near to one micrometre per pixel, coordinates may be in micrometres."""
+"""So near to one micrometre per pixel, which no scanner has, coordinates seem to be in micrometres."""
+ARRAY_STEPS_PX = 4.0
+"""Neighbouring spots nearer than this many pixels: the coordinates seem to be array rows and columns."""
+LATTICE, STATED, FIDUCIALS, SPOTS, IMAGE = "lattice", "file", "fiducials", "spot diameter", "image"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Micrometres per full-resolution pixel, nominal pitch and spot diameter in micrometres.
+    """The scale of a section.
 
-    `mpp_by` holds the micrometres per pixel by source: lattice, scale factors, image; None where a source is silent.
+    Attributes
+    ----------
+    mpp
+        Micrometres per full-resolution pixel.
+    pitch_um, spot_um
+        Nominal distance of neighbouring spots and diameter of a spot, micrometres.
+    mpp_by
+        Micrometres per pixel by source (lattice, file, fiducials, spot diameter, image), None where one is silent.
     """
 
     mpp: float
@@ -40,51 +51,169 @@ class Scale:
     mpp_by: dict[str, float | None]
 
 
-def settle_scale(
-    lattice: Lattice, facts: Mapping[str, Any], image_mpp: float | None, settings: SectionSettings
+def resolve_scale(
+    lattice: Lattice,
+    facts: Mapping[str, Any],
+    image_mpp: float | None,
+    settings: SectionSettings,
+    picture_scales: Mapping[str, float] | None = None,
 ) -> Scale:
-    """Return the scale; raise InputError when the sources contradict each other, or none says anything.
+    """Return the scale of a section.
 
-    `facts` are those of the source, `image_mpp` what the image file says, in micrometres per pixel. The lattice is
-    believed before the scale factors, and these before the image, whose tags are often wrong.
+    The lattice decides, since the distance of spots is the same in all files of a kind; a file that states micrometres
+    per pixel for square bins, as Visium HD's do, is taken by its word. All else is compared with it: fiducials of
+    105 um, the spot diameter, which stands for 70, 65 or 60 um by generation of Space Ranger and for 55 um in other
+    tools' files, and the image's own tags.
+
+    Parameters
+    ----------
+    lattice
+        Fitted to the spots' coordinates, full-resolution pixels.
+    facts
+        What the source says, see `spamcaf.names.Fact`.
+    image_mpp
+        Micrometres per pixel that the image file states, if any.
+    settings
+        Limits, and the pitch where the user states it.
+    picture_scales
+        Scale factors of the small pictures, to recognise coordinates in their pixels.
+
+    Raises
+    ------
+    InputError
+        When nothing that files state agrees with the lattice, naming each estimate; when nothing says how far apart
+        the spots are; when the coordinates seem to be micrometres, array indices or pixels of a small picture.
     """
-    stated = None if facts.get(Fact.MPP) is None else float(facts[Fact.MPP])
     pitch_um = _nominal_pitch(lattice, facts, settings)
     by_lattice = None if pitch_um is None else pitch_um / lattice.pitch_px
-    _require_agreement(by_lattice, stated, image_mpp, settings.max_mpp_disagreement)
-    mpp = _require_plausible(by_lattice or stated or image_mpp, lattice)
+    estimates = _estimates(facts, image_mpp, by_lattice)
+    stated = estimates.mpp_by[STATED]
+    if by_lattice is not None:
+        _require_agreement(by_lattice, estimates, lattice, settings, picture_scales or {})
+    by_choice = stated if stated and (by_lattice is None or lattice.kind == "square") else by_lattice
+    mpp = _require_plausible(by_choice or image_mpp, lattice)
     pitch_um = pitch_um or mpp * lattice.pitch_px
-    spot_um = float(facts.get(Fact.SPOT_UM) or SPOT_SHARE * pitch_um)
-    return Scale(mpp, pitch_um, spot_um, {"lattice": by_lattice, "scale factors": stated, "image": image_mpp})
+    spot_um = SPOT_SHARE * pitch_um if settings.pitch_um else float(facts.get(Fact.SPOT_UM) or SPOT_SHARE * pitch_um)
+    return Scale(mpp, pitch_um, spot_um, {LATTICE: by_lattice, **estimates.mpp_by})
+
+
+@dataclass(frozen=True)
+class _Estimates:
+    """Micrometres per pixel by source other than the lattice, and the sources that are sure of themselves."""
+
+    mpp_by: dict[str, float | None]
+    sure: tuple[str, ...]
+
+    def agreeing(self, mpp: float, limit: float) -> list[str]:
+        """Return the sources that say `mpp`."""
+        return [source for source, value in self.mpp_by.items() if value and abs(mpp / value - 1) <= limit]
+
+    def in_words(self) -> str:
+        """Return what each source says, for a message."""
+        said = [f"{value:.4f} by the {source}" for source, value in self.mpp_by.items() if value]
+        return ", ".join(said)
+
+
+def _estimates(facts: Mapping[str, Any], image_mpp: float | None, by_lattice: float | None) -> _Estimates:
+    stated, fiducial_px, spot_px = (_number(facts.get(key)) for key in (Fact.MPP, Fact.FIDUCIAL_PX, Fact.SPOT_PX))
+    spot_um = _spot_um(fiducial_px, spot_px, by_lattice)
+    is_consistent = spot_px is None or fiducial_px is None or _is_known_ratio(fiducial_px / spot_px)
+    mpp_by = {
+        STATED: stated,
+        FIDUCIALS: visium.FIDUCIAL_UM / fiducial_px if fiducial_px else None,
+        SPOTS: spot_um / spot_px if spot_px else None,
+        IMAGE: image_mpp,
+    }
+    # a spot diameter alone may be of any generation; placeholders (1, 1 and 100) contradict each other
+    sure = [STATED] if stated else []
+    return _Estimates(mpp_by, (*sure, FIDUCIALS) if fiducial_px and is_consistent else tuple(sure))
+
+
+def _spot_um(fiducial_px: float | None, spot_px: float | None, by_lattice: float | None) -> float:
+    """Return what the spot diameter stands for: by its ratio to the fiducials, else by what the lattice says."""
+    if spot_px and fiducial_px:
+        apparent_um = visium.FIDUCIAL_UM * spot_px / fiducial_px
+    elif spot_px and by_lattice:
+        apparent_um = spot_px * by_lattice
+    else:
+        return visium.STATED_SPOT_UM[0]
+    return min(visium.STATED_SPOT_UM, key=lambda known: abs(known - apparent_um))
+
+
+def _is_known_ratio(ratio: float) -> bool:
+    return any(abs(ratio * um / visium.FIDUCIAL_UM - 1) <= RATIO_TOLERANCE for um in visium.STATED_SPOT_UM)
 
 
 def _nominal_pitch(lattice: Lattice, facts: Mapping[str, Any], settings: SectionSettings) -> float | None:
+    if settings.pitch_um is not None:
+        return settings.pitch_um
     if facts.get(Fact.PITCH_UM) is not None:
         return float(facts[Fact.PITCH_UM])
     # every hexagonal spot array on the market is Visium
-    return settings.pitch_um or (visium.PITCH_UM if lattice.kind == "hexagonal" else None)
+    return visium.PITCH_UM if lattice.kind == "hexagonal" else None
 
 
-def _require_agreement(by_lattice: float | None, stated: float | None, by_image: float | None, limit: float) -> None:
-    if by_lattice and stated and abs(by_lattice / stated - 1) > limit:
+def _require_agreement(
+    by_lattice: float,
+    estimates: _Estimates,
+    lattice: Lattice,
+    settings: SectionSettings,
+    picture_scales: Mapping[str, float],
+) -> None:
+    """Warn of each source that does not agree with the lattice; raise InputError where none does."""
+    limit = settings.max_mpp_disagreement
+    agreeing = estimates.agreeing(by_lattice, limit)
+    others = {source: value for source, value in estimates.mpp_by.items() if value and source not in agreeing}
+    if not agreeing:
+        _refuse_micrometres(by_lattice, lattice, settings)
+        _refuse_small_picture(by_lattice, estimates, picture_scales, limit)
+        image, spots = estimates.mpp_by[IMAGE], estimates.mpp_by[SPOTS]
+        # each of the two may be wrong by itself: both wrong in the same way is no chance
+        confirm_each_other = bool(image and spots and abs(image / spots - 1) <= limit)
+        if estimates.sure or confirm_each_other:
+            raise InputError(
+                f"{by_lattice:.4f} um per pixel by the {LATTICE} (spots {lattice.pitch_px:.1f} px apart), but "
+                f"{estimates.in_words()}.",
+                f"one of them the same as the lattice within {limit:.0%}.",
+                "Scale factors and positions are not of one section, or the coordinates are not full-resolution "
+                "pixels. If the lattice is right all the same: --params section_checks.max_mpp_disagreement=<share>; "
+                "if its spots are otherwise far apart: section_checks.pitch_um=<um>.",
+            )
+    for source, value in others.items():
+        logger.warning("%.4f um per pixel by the %s, %.4f by the lattice, which is used", value, source, by_lattice)
+
+
+def _refuse_micrometres(by_lattice: float, lattice: Lattice, settings: SectionSettings) -> None:
+    if settings.pitch_um is None and abs(by_lattice - 1) < MICROMETRES:
         raise InputError(
-            f"{stated:.4f} um per pixel by the scale factors, {by_lattice:.4f} by the lattice.",
-            f"the same within {limit:.0%}.",
-            "Scale factors and positions are not of one section, or the coordinates are not full-resolution pixels.",
-        )
-    believed = by_lattice or stated
-    if not believed or not by_image or abs(believed / by_image - 1) <= limit:
-        return
-    if not stated and abs(believed - 1) < MICROMETRES:
-        raise InputError(
-            f"spots exactly as many pixels as micrometres apart, in an image of {by_image:.4f} um per pixel.",
+            f"spots exactly as many pixels as micrometres apart ({lattice.pitch_px:.1f}), and nothing that confirms "
+            "one micrometre per pixel.",
             "coordinates in full-resolution pixels.",
-            "The coordinates seem to be in micrometres: divide them by the um per pixel of the image.",
+            "The coordinates seem to be in micrometres: divide them by the micrometres per pixel of the image. If its "
+            f"pixels really are 1 um wide: --params section_checks.pitch_um={lattice.pitch_px:.0f}.",
         )
-    logger.warning("the image file says %.4f um per pixel, the section %.4f, which is used", by_image, believed)
+
+
+def _refuse_small_picture(
+    by_lattice: float, estimates: _Estimates, picture_scales: Mapping[str, float], limit: float
+) -> None:
+    for name, key in (("hires", ScaleFactor.HIRES), ("lowres", ScaleFactor.LOWRES)):
+        factor = picture_scales.get(key)
+        if factor and factor < 1 and estimates.agreeing(by_lattice * factor, limit):
+            raise InputError(
+                f"coordinates in pixels of the {name} picture: {by_lattice:.4f} um per pixel by the lattice.",
+                f"full-resolution pixels: {estimates.in_words()}.",
+                f"Divide the coordinates by {key.value} = {factor:g}.",
+            )
 
 
 def _require_plausible(mpp: float | None, lattice: Lattice) -> float:
+    if lattice.pitch_px < ARRAY_STEPS_PX:
+        raise InputError(
+            f"spots {lattice.pitch_px:.2f} px apart.",
+            "coordinates in pixels of the full-resolution image.",
+            "The coordinates seem to be array rows and columns: give the spots' pixel coordinates.",
+        )
     if mpp is None:
         raise InputError(
             f"spots {lattice.pitch_px:.1f} px apart on a square lattice, and nothing that says how far that is.",
@@ -99,3 +228,7 @@ def _require_plausible(mpp: float | None, lattice: Lattice) -> float:
             "Give image and coordinates at full resolution, in pixels; or pass --params section_checks.pitch_um=<um>.",
         )
     return mpp
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401  whatever a file held there
+    return None if value is None else float(value)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spamcaf.datasets.layouts.texts import as_texts
 from spamcaf.errors import InputError
 from spamcaf.names import PROVENANCE, SPATIAL, Fact, Obs, ScaleFactor
-from spamcaf.sections.visium import PITCH_UM, SPOT_UM, THEORETICAL_SPOT_UM
+from spamcaf.sections.visium import PITCH_UM, SPOT_UM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WRITTEN_BY_SPACE_RANGER = (ScaleFactor.HIRES, ScaleFactor.LOWRES, ScaleFactor.FIDUCIAL)
-"""Other tools write `spot_diameter_fullres` too, and mean 55 um by it."""
+"""Other tools write `spot_diameter_fullres`, too, and what they mean by it is not known."""
 THUMBNAILS = ("hires", "lowres")
+PLACES = (Obs.IN_TISSUE, Obs.ARRAY_ROW, Obs.ARRAY_COL)
 WHITE = 255
 N_RGB, N_RGBA = 3, 4
 
@@ -52,8 +54,10 @@ def choose_library(obs: pd.DataFrame, uns: Mapping[str, Any], section: str, sour
         raise _which(list(records), source, "and no column of obs says which spot is of which")
     if column is None:
         return Library(np.ones(len(obs), bool), next(iter(records.values()), {}))
-    labels = obs[column].astype(object).astype(str)
-    names = list(dict.fromkeys(labels))
+    labels = as_texts(obs[column])
+    names = [name for name in dict.fromkeys(labels) if name]
+    if (labels == "").any():
+        logger.warning("%d spots of %s are of no library by obs['%s']: left out", (labels == "").sum(), source, column)
     if len(names) > 1 and section not in names:
         raise _which(names, source, f"by obs['{column}']")
     name = section if section in names else names[0]
@@ -70,7 +74,7 @@ def scale_factors(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def scale_facts(record: Mapping[str, Any], spots: pd.DataFrame) -> dict[str, Any]:
-    """Return lattice, pitch, spot diameter and micrometres per pixel, each only where the record says it.
+    """Return lattice, pitch, diameters and micrometres per pixel, each only where the record says it.
 
     `spots` has the columns of `spot_columns`. Array indices tell a Visium section from others, and where there are
     none, the chemistry that Space Ranger wrote down.
@@ -82,15 +86,16 @@ def scale_facts(record: Mapping[str, Any], spots: pd.DataFrame) -> dict[str, Any
     if ScaleFactor.BIN in factors or ScaleFactor.MPP in factors:
         facts = bin_facts(factors.get(ScaleFactor.BIN), factors.get(ScaleFactor.MPP))
     elif _is_visium(factors, metadata, spots):
-        facts = visium_facts(THEORETICAL_SPOT_UM / factors[ScaleFactor.SPOT])
+        facts = visium_facts(factors)
     mpp = _number(metadata.get("mpp"))
     return facts if mpp is None else {**facts, Fact.MPP.value: mpp}
 
 
-def visium_facts(mpp: float | None) -> dict[str, Any]:
-    """Return the facts of the Visium array."""
+def visium_facts(factors: Mapping[str, float]) -> dict[str, Any]:
+    """Return the facts of the Visium array, and the diameters in pixels that the scale factors hold."""
     facts = {Fact.LATTICE.value: "hexagonal", Fact.PITCH_UM.value: PITCH_UM, Fact.SPOT_UM.value: SPOT_UM}
-    return facts if mpp is None else {**facts, Fact.MPP.value: mpp}
+    diameters = {Fact.SPOT_PX.value: ScaleFactor.SPOT, Fact.FIDUCIAL_PX.value: ScaleFactor.FIDUCIAL}
+    return facts | {fact: factors[key] for fact, key in diameters.items() if key in factors}
 
 
 def bin_facts(bin_um: float | None, mpp: float | None) -> dict[str, Any]:
@@ -142,17 +147,21 @@ def _records(uns: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _library_column(obs: pd.DataFrame, records: Mapping[str, Any]) -> str | None:
-    """Return the column that names each spot's library: the usual one, else one whose values are all libraries."""
-    if Obs.LIBRARY in obs:
+    """Return the column that names each spot's library: the usual one, else one whose values are all libraries.
+
+    Of several the one with the most of them: libraries may be called 1 and 2.
+    """
+    if Obs.LIBRARY in obs and obs[Obs.LIBRARY].notna().any():
         return Obs.LIBRARY.value
     if len(records) < 2:  # noqa: PLR2004  nothing to tell apart
         return None
-    texts = (name for name in obs.columns if obs[name].dtype.kind == "O")  # categories are of this kind too
-    return next((name for name in texts if set(obs[name].astype(object).astype(str)) <= set(records)), None)
+    values = {name: set(as_texts(obs[name].drop_duplicates())) - {""} for name in obs.columns if name not in PLACES}
+    candidates = [name for name, texts in values.items() if texts and texts <= set(records)]
+    return max(candidates, key=lambda name: len(values[name]), default=None)
 
 
 def _is_visium(factors: Mapping[str, float], metadata: Mapping[str, Any], spots: pd.DataFrame) -> bool:
-    if ScaleFactor.SPOT not in factors or not any(key in factors for key in WRITTEN_BY_SPACE_RANGER):
+    if not any(key in factors for key in WRITTEN_BY_SPACE_RANGER):
         return False
     if Obs.ARRAY_ROW in spots:
         return is_visium_array(spots)

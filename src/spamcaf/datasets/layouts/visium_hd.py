@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spamcaf.datasets.layouts.library import bin_facts
 from spamcaf.datasets.layouts.listing import listing
 from spamcaf.datasets.layouts.space_ranger.folder import (
     BIN_FOLDER,
@@ -21,7 +22,7 @@ from spamcaf.datasets.layouts.space_ranger.sample import Sample
 from spamcaf.datasets.layouts.space_ranger.section import read_spots
 from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, SPATIAL, Fact, ScaleFactor, SpaceRanger
+from spamcaf.names import FACTS, SPATIAL, ScaleFactor, SpaceRanger
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,12 +45,7 @@ class VisiumHDSection:
         self._require_bin_size()
         section = read_spots(self.folder, self.wanted.section)
         factors = section.uns[SPATIAL][self.wanted.section]["scalefactors"]
-        section.uns[FACTS] |= {
-            Fact.LATTICE.value: "square",
-            Fact.PITCH_UM.value: float(self.bin_um),
-            Fact.SPOT_UM.value: float(self.bin_um),
-            Fact.MPP.value: factors.get(ScaleFactor.MPP, self.bin_um / factors[ScaleFactor.SPOT]),
-        }
+        section.uns[FACTS] |= bin_facts(float(self.bin_um), factors.get(ScaleFactor.MPP))
         return section
 
     def open_slide(self) -> Slide:

@@ -19,7 +19,7 @@ from spamcaf.sections.simulation.landscape import Landscape
 from spamcaf.sections.simulation.lattice import visium_spots
 from spamcaf.sections.simulation.picture import BLOCK, Picture
 from spamcaf.sections.simulation.shrink import shrunk
-from spamcaf.sections.visium import PITCH_UM, SPOT_UM, THEORETICAL_SPOT_UM
+from spamcaf.sections.visium import FIDUCIAL_UM, PITCH_UM, SPOT_UM, STATED_SPOT_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,8 +30,6 @@ DOMAIN = "domain"
 
 GLASS = -1
 HIRES_PX, LOWRES_PX = 2000, 600
-FIDUCIAL_UM = 105.0
-"""What 10x's scale factors take a fiducial to be."""
 
 
 class SimulatedTissue:
@@ -125,7 +123,7 @@ class SimulatedTissue:
         return {
             "images": {"hires": hires, "lowres": lowres},
             "scalefactors": {
-                ScaleFactor.SPOT.value: THEORETICAL_SPOT_UM / self.settings.mpp,
+                ScaleFactor.SPOT.value: STATED_SPOT_UM[0] / self.settings.mpp,
                 ScaleFactor.FIDUCIAL.value: FIDUCIAL_UM / self.settings.mpp,
                 ScaleFactor.HIRES.value: max(hires.shape) / max(rows, columns),
                 ScaleFactor.LOWRES.value: max(lowres.shape) / max(rows, columns),

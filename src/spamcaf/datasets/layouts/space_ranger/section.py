@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spamcaf.datasets.layouts.library import visium_facts
 from spamcaf.datasets.layouts.space_ranger.folder import find_outs, image_folders
 from spamcaf.datasets.layouts.space_ranger.images import read_scalefactors, read_thumbnails
 from spamcaf.datasets.layouts.space_ranger.matrix import read_matrix
@@ -17,16 +18,19 @@ from spamcaf.datasets.layouts.space_ranger.positions import read_positions
 from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, SPATIAL, Fact, Position, ScaleFactor
-from spamcaf.sections.visium import PITCH_UM, SPOT_UM, THEORETICAL_SPOT_UM
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from numpy.typing import NDArray
 
     from spamcaf.datasets.layouts.layout import Wanted
     from spamcaf.histology.slide import Slide
 
 GEM_SUFFIX = "-1"
+INDEX = [Position.ARRAY_ROW, Position.ARRAY_COL]
+MAX_OFF_TISSUE, NEAR_STEPS = 100_000, 8
+"""Above so many spots off the tissue, those within so many steps of the array from tissue are kept."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,7 @@ class SpaceRangerSection:
                 f"Move them into a folder square_{factors[ScaleFactor.BIN]:03.0f}um, with scalefactors_json.json "
                 "unpacked and called so, and pass it: --params raw_root=<folder>.",
             )
-        section.uns[FACTS] |= {
-            Fact.LATTICE.value: "hexagonal",
-            Fact.PITCH_UM.value: PITCH_UM,
-            Fact.SPOT_UM.value: SPOT_UM,
-            Fact.MPP.value: THEORETICAL_SPOT_UM / factors[ScaleFactor.SPOT],
-        }
+        section.uns[FACTS] |= visium_facts(factors)
         return section
 
     def open_slide(self) -> Slide:
@@ -70,13 +69,18 @@ def find(wanted: Wanted) -> SpaceRangerSection | None:
 def read_spots(folder: Path, name: str) -> AnnData:
     """Return what Visium and Visium HD have in common: counts joined with positions by barcode.
 
-    Scale factors and thumbnails are in `uns["spatial"][name]`; the facts hold the name and how many barcodes had no
-    position. Raises InputError.
+    Scale factors and thumbnails are in `uns["spatial"][name]`; the facts hold the name, how many barcodes had no
+    position, and where the spots off the tissue lie, which the filtered matrix leaves out. Raises InputError.
     """
     path, sample = find_matrix(folder, name)
     factors = read_scalefactors(sample)
-    section, n_unmatched = _join(read_matrix(path), read_positions(sample), folder)
-    section.uns[FACTS] = {Fact.NAME.value: name, Fact.UNMATCHED.value: n_unmatched}
+    positions = read_positions(sample)
+    section, n_unmatched = _join(read_matrix(path), positions, folder)
+    section.uns[FACTS] = {
+        Fact.NAME.value: name,
+        Fact.UNMATCHED.value: n_unmatched,
+        Fact.OFF_TISSUE.value: _off_tissue(positions, section.obs_names),
+    }
     section.uns[SPATIAL] = {name: {"images": read_thumbnails(sample, factors), "scalefactors": factors}}
     return section
 
@@ -91,6 +95,23 @@ def _join(matrix: AnnData, positions: pd.DataFrame, folder: Path) -> tuple[AnnDa
     section.obs = where[[Position.IN_TISSUE, Position.ARRAY_ROW, Position.ARRAY_COL]].rename_axis(None)
     section.obsm[SPATIAL] = where[[Position.PXL_COL, Position.PXL_ROW]].to_numpy(np.float64)
     return section, int((~placed).sum())
+
+
+def _off_tissue(positions: pd.DataFrame, in_section: pd.Index) -> NDArray[np.float64]:
+    """Return (x, y) of the spots off the tissue that the section has no row of, (spot, 2).
+
+    Of millions of bins, those near tissue are kept: the others tell nothing of where tissue ends.
+    """
+    is_off = (positions[Position.IN_TISSUE] == 0).to_numpy()
+    if is_off.sum() > MAX_OFF_TISSUE:
+        from scipy.ndimage import binary_dilation
+
+        row, column = (positions[key].to_numpy() - positions[key].min() for key in INDEX)
+        array = np.zeros((row.max() + 1, column.max() + 1), bool)
+        array[row[~is_off], column[~is_off]] = True
+        is_off &= binary_dilation(array, iterations=NEAR_STEPS)[row, column]
+    off = positions[is_off & ~positions.index.isin(in_section)]
+    return off[[Position.PXL_COL, Position.PXL_ROW]].to_numpy(np.float64)
 
 
 def _no_overlap(in_matrix: pd.Index, in_positions: pd.Index, folder: Path) -> InputError:

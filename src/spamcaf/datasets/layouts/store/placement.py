@@ -9,7 +9,7 @@ import numpy as np
 
 from spamcaf.datasets.layouts.library import bin_facts, is_visium_array, visium_facts
 from spamcaf.errors import InputError
-from spamcaf.sections.visium import PITCH_UM, THEORETICAL_SPOT_UM
+from spamcaf.names import ScaleFactor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 AXES = ("x", "y")
 MAX_DISAGREEMENT_PX = 1.0
-MAX_WIDTH_DISAGREEMENT = 0.1
-"""Tells circles of 65 um from those of 55 um, which other tools draw."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +38,17 @@ class Outlines:
         return Outlines(self.xy[rows], self.width[rows], self.are_circles)
 
     def facts(self, spots: pd.DataFrame, bin_um: int | None) -> dict[str, Any]:
-        """Return lattice, pitch, spot diameter and micrometres per pixel where they are certain.
+        """Return lattice, pitch, spot diameter, and micrometres per pixel of square bins, where they are certain.
 
-        `spots` has the columns of `spot_columns`; `bin_um` is the size that the names of a Visium HD store say. The
-        circles of a Visium section give a scale where they are as wide as Space Ranger's, 65 um.
+        `spots` has the columns of `spot_columns`; `bin_um` is the size that the names of a Visium HD store say. How
+        wide the circles of a Visium section are is told in pixels: tools draw them 55 to 70 um wide.
         """
         width_px = float(np.median(self.width))
         if bin_um is not None:
             return bin_facts(float(bin_um), bin_um / width_px)
         if not self.are_circles or not is_visium_array(spots):
             return {}
-        from scipy.spatial import cKDTree
-
-        pitch_px = float(np.median(cKDTree(self.xy).query(self.xy, k=2)[0][:, 1]))
-        width_um = width_px / pitch_px * PITCH_UM
-        is_space_ranger = abs(width_um / THEORETICAL_SPOT_UM - 1) < MAX_WIDTH_DISAGREEMENT
-        return visium_facts(THEORETICAL_SPOT_UM / width_px if is_space_ranger else None)
+        return visium_facts({ScaleFactor.SPOT.value: width_px})
 
 
 def outlines_of(shapes: GeoDataFrame) -> Outlines:
