@@ -117,3 +117,56 @@ def test_orientations_return_after_their_inverse() -> None:
             np.testing.assert_allclose(np.ptp(np.sort(moved, axis=0), axis=0).sum(), np.ptp(xy, axis=0).sum())
     np.testing.assert_allclose(found["left and right exchanged"](xy), np.column_stack([500 - xy[:, 0], xy[:, 1]]))
     np.testing.assert_allclose(found["x and y swapped"](xy), xy[:, ::-1])
+
+
+def off(shape: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the spots that the position file calls off the tissue: the others of an array around it."""
+    array = np.zeros_like(shape)
+    array[3:23, 4:22] = True
+    return (index_of(array & ~shape) + 0.5) * PITCH_PX
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1 / 1.38, "1.3[78]"), (0.15, "6.6"), (2.0, "0.5")])
+def test_coordinates_of_another_scale_are_refused_with_the_factor(scale: float, said: str) -> None:
+    xy, lattice = spots(corner())
+    scaled = Lattice(lattice.kind, lattice.origin_px * scale, lattice.basis_px * scale, 0.0)
+    with pytest.raises(InputError, match=rf"multiplied by about {said}.*micrometres.*trust_image=true"):
+        require_on_tissue(tissue(corner()), xy * scale, scaled, off(corner()) * scale)
+
+
+def test_the_best_of_several_orientations_is_named() -> None:
+    """A tissue that other orientations fit well, too: the first that passes is not the best."""
+    shape = np.zeros((SIZE, SIZE), bool)
+    shape[4:26, 4:26] = True
+    shape[4:9, 4:12] = False
+    xy, lattice = spots(shape)
+    with pytest.raises(InputError, match="100% with a turn by (90|270) degrees;"):
+        require_on_tissue(tissue(np.rot90(shape)), xy, lattice)
+
+
+def test_tissue_that_covers_the_array_is_told_by_the_spots_off_the_tissue() -> None:
+    """Nine tenths of another section's spots lie on tissue: only where they should not tells."""
+    shape, other = corner(), np.zeros((SIZE, SIZE), bool)
+    other[3:23, 4:20] = True
+    xy, lattice = spots(shape)
+    assert tissue(other).holds(xy).mean() > 0.9
+    with pytest.raises(InputError, match=r"lie on tissue of he.tif.*another section.*image=<file>.*trust_image=true"):
+        require_on_tissue(tissue(other), xy, lattice, off(shape), "he.tif")
+
+
+def test_a_person_who_knows_better_is_only_warned(caplog: pytest.LogCaptureFixture) -> None:
+    assert require_on_tissue(tissue(np.roll(corner(), 2, axis=1)), *spots(corner()), trust=True) < 1
+    assert "trusted all the same (section_checks.trust_image)" in caplog.text
+
+
+def test_an_image_without_glass_tells_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert require_on_tissue(tissue(np.ones((SIZE, SIZE), bool)), *spots(corner()), None, "he.tif") == 1
+    assert "he.tif shows no glass" in caplog.text
+
+
+def test_a_part_cut_out_of_a_section_passes() -> None:
+    shape = np.zeros((SIZE, SIZE), bool)
+    shape[8:18, 8:18] = True
+    whole = np.zeros((SIZE, SIZE), bool)
+    whole[2:28, 2:24] = True
+    assert require_on_tissue(tissue(whole), *spots(shape)) == 1

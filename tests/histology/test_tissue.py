@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import ArrayPixels, Slide
-from spamcaf.histology.tissue import find_tissue
+from spamcaf.histology.tissue import Tissue, find_tissue
 from spamcaf.parameters import TissueSettings
 
 STAIN = (190, 110, 160)
@@ -81,3 +81,103 @@ def test_a_mask_is_never_finer_than_the_image() -> None:
     tissue = find_tissue(Slide(ArrayPixels(picture(20.0), "f"), "s"), 20.0, SETTINGS)
     assert tissue.px_per_mask_px == 1
     assert tissue.holds(at([(900, 600), (900, 1300)], 20.0)).tolist() == [True, False]
+
+
+def found(image: NDArray[np.uint8], mpp: float = 4.0, settings: TissueSettings = SETTINGS) -> Tissue:
+    return find_tissue(Slide(ArrayPixels(image.astype(np.uint8), "f"), "s"), mpp, settings)
+
+
+def section_on(glass: tuple[int, int, int], stains: list[tuple[int, int, int]], noise: float = 2) -> NDArray[np.uint8]:
+    """2 x 3 mm at 4 um per pixel: nuclei on one block of tissue of 600 um per stain, from x = 400 and y = 400 um on."""
+    rng = np.random.default_rng(0)
+    image = np.empty((500, 750, 3))
+    image[:] = glass
+    for i, stain in enumerate(stains):
+        block = image[100:250, 100 + 150 * i : 250 + 150 * i]
+        block[:] = stain
+        block[rng.random(block.shape[:2]) < 0.15] *= (0.55, 0.45, 0.75)
+    return np.clip(image + rng.normal(0, noise, image.shape), 0, 255).astype(np.uint8)
+
+
+def share_of_blocks(tissue: Tissue, n: int) -> list[float]:
+    k = 4.0 / (tissue.px_per_mask_px * 4.0)
+    cells = [
+        tissue.mask[round(110 * k) : round(240 * k), round((110 + 150 * i) * k) : round((240 + 150 * i) * k)]
+        for i in range(n)
+    ]
+    return [float(cell.mean()) for cell in cells]
+
+
+def share_of_glass(tissue: Tissue) -> float:
+    below = tissue.mask[round(0.6 * len(tissue.mask)) :]
+    return float(below.mean())
+
+
+def test_pale_tissue_stays_beside_dark_tissue() -> None:
+    tissue = found(section_on((172, 175, 174), [(120, 70, 130), (158, 148, 165)]))
+    assert min(share_of_blocks(tissue, 2)) > 0.99
+    assert share_of_glass(tissue) == 0
+
+
+@pytest.mark.parametrize("glass", [(210, 220, 200), (235, 220, 232), (215, 215, 235), (255, 255, 255), (172, 175, 174)])
+def test_glass_of_any_tint_is_glass(glass: tuple[int, int, int]) -> None:
+    tissue = found(section_on(glass, [(150, 110, 160), (175, 120, 165)]))
+    assert min(share_of_blocks(tissue, 2)) > 0.99
+    assert share_of_glass(tissue) == 0
+
+
+def test_eosin_that_ran_out_over_the_glass_is_no_tissue() -> None:
+    image = section_on((236, 225, 235), [(150, 110, 160)]).astype(float)
+    y, x = np.mgrid[0:500, 0:750]
+    smear = 45 * np.exp(-(((x - 420) / 120) ** 2 + ((y - 180) / 120) ** 2))
+    image[..., 1] -= np.where(x >= 250, smear, 0)
+    tissue = found(image.clip(0, 255))
+    assert share_of_blocks(tissue, 1)[0] > 0.99
+    k = 1 / tissue.px_per_mask_px
+    assert tissue.mask[:, round(300 * k) :].mean() < 0.01
+
+
+def test_scanner_padding_is_no_tissue() -> None:
+    image = section_on((235, 232, 236), [(150, 110, 160)])
+    image[:, 600:] = 0
+    tissue = found(image)
+    assert share_of_blocks(tissue, 1)[0] > 0.99 and share_of_glass(tissue) == 0
+    assert not tissue.mask[:, round(610 / tissue.px_per_mask_px) :].any()
+
+
+def test_an_image_wholly_in_tissue_is_tissue_everywhere() -> None:
+    image = section_on((150, 110, 160), [(155, 115, 165)] * 2)
+    rng = np.random.default_rng(1)
+    nuclei = rng.random(image.shape[:2]) < 0.15
+    tissue = found(np.where(nuclei[..., None], image * (0.55, 0.45, 0.75), image))
+    assert tissue.mask.all() and not tissue.shows_glass
+
+
+def marked(on: list[tuple[float, float]], off: list[tuple[float, float]], image_says: bool = False) -> Tissue:
+    """Spots 100 px apart on a mask of 10 px per pixel that says one thing everywhere."""
+    tissue = Tissue(np.full((60, 60), image_says), np.zeros((60, 60, 3), np.uint8), 10.0)
+    return tissue.marked_by_spots(np.array(on).reshape(-1, 2), np.array(off).reshape(-1, 2), 100.0)
+
+
+SQUARE = [(x, y) for x in (105.0, 205.0, 305.0) for y in (105.0, 205.0, 305.0)]
+
+
+def test_spots_mark_tissue_where_the_image_shows_none() -> None:
+    tissue = marked(SQUARE, [])
+    between = [(155, 105), (155, 155), (205, 255), (130, 280)]
+    assert tissue.holds(np.array(SQUARE)).all() and tissue.holds(np.array(between)).all()
+    assert not tissue.holds(np.array([(365, 205), (45, 205), (205, 375), (505, 505)])).any()
+
+
+def test_spots_off_the_tissue_mark_glass_where_the_image_shows_tissue() -> None:
+    off = [(405.0, y) for y in (105.0, 205.0, 305.0)] + [(505.0, y) for y in (105.0, 205.0, 305.0)]
+    tissue = marked(SQUARE, off, image_says=True)
+    assert tissue.holds(np.array(SQUARE)).all()
+    assert not tissue.holds(np.array(off)).any() and not tissue.holds(np.array([(385, 205), (455, 255)])).any()
+    assert tissue.holds(np.array([(355, 205)])).all(), "half-way the image decides"
+    assert not marked(SQUARE, off).holds(np.array([(355, 205)])).any(), "half-way the image decides"
+    assert tissue.holds(np.array([(55, 55)])).all(), "beyond the spots the image decides"
+
+
+def test_spots_outside_the_image_do_no_harm() -> None:
+    assert marked([(-500.0, 100.0), (105.0, 105.0), (5000.0, 9000.0)], [(-900.0, -900.0)]).mask.any()

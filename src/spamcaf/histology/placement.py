@@ -1,7 +1,9 @@
-"""Does this image belong to these spots? Spots lie on tissue, and no shift or turn of the image fits them better."""
+"""Does this image belong to these spots? They lie on tissue, and no shift, turn or scale of the image fits better."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -16,47 +18,98 @@ if TYPE_CHECKING:
     from spamcaf.histology.tissue import Tissue
     from spamcaf.sections.lattice import Lattice
 
+logger = logging.getLogger(__name__)
+
 REACH = 3
 """Largest shift tried, in steps of the lattice."""
 SAFE_SHARE, LOWEST_SHARE = 0.85, 0.5
-"""Above the first share of spots on tissue an image is accepted, below the second refused, between them shifts decide.
-On her2st C2-C4 the right image holds 0.97-0.99 of the spots, that of a neighbouring section 0.18-0.67."""
+"""Above the first share of spots on tissue an image is accepted where only these spots are known, below the second it
+is refused, between them shifts decide. On her2st C2-C4 the right image holds all of the spots, others 0.18 to 0.73."""
 CLEAR_GAIN = 0.1
-"""A shift fits better when the correlation of spots and tissue is higher by this much; an orientation when its share
-of spots on tissue is, too."""
+"""A shift, orientation or scale fits clearly better when the agreement of spots and tissue is higher by this much."""
 MATCH, MATCH_GAIN = 0.9, 0.05
-"""An orientation also fits better with a correlation above the first, which chance does not reach, and higher by the
-second. On her2st the right orientation has 0.95-0.99, the others up to 0.78."""
+"""An orientation also fits better with an agreement above the first, which chance does not reach, and higher by the
+second. The right orientations of her2st have 0.93 to 0.97, of three DLPFC sections 0.80 to 0.95; others up to 0.79."""
+GOOD, GOOD_BY_SPOTS = 0.75, 0.6
+"""Agreement that tells an orientation or a scale: against places of the array without a spot, and against spots that
+the position file calls off the tissue. The second are surer: the first may be tissue too, where only a part of a
+section was kept."""
+POOR_GAIN, SPOTS_OF_CHANCE = 0.01, 4
+"""Below `GOOD_BY_SPOTS`, a shift need be better by the first only, and by a few spots: among the images and spots of
+three DLPFC sections and a mouse kidney wrong pairs have 0.07 to 0.45 and gain 0.02 or more, right ones gain nothing."""
+HOPELESS = 0.3
+"""Agreement below which an image is not of these spots, whatever a shift brings."""
 MIRROR_GAIN = 0.02
 """By so much the given coordinates have to fit better than with x and y exchanged, where they mirror the array."""
+MIN_OFF_TISSUE = 20
+"""Fewer spots off the tissue say nothing about an image."""
+MAX_PLACES = 20_000
+"""So many places tell as much as all of them; Visium HD has hundreds of thousands."""
+SCALES = np.exp(np.arange(np.log(0.2), np.log(25), 0.01))
+"""Factors of the coordinates that are tried: pixels of a small picture, micrometres, pixels of another level."""
+OTHER_SCALE = 0.03
+TRUST = "if you know that they belong together: --params section_checks.trust_image=true"
 
 
-def require_on_tissue(tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice) -> float:
-    """Return the share of spots on tissue; raise InputError when the image is another section's, or turned.
+def require_on_tissue(
+    tissue: Tissue,
+    xy_px: NDArray[np.float64],
+    lattice: Lattice,
+    off_px: NDArray[np.float64] | None = None,
+    image: str = "the image",
+    trust: bool = False,
+) -> float:
+    """Return the share of spots on tissue, after making sure that the image is theirs.
 
-    `xy_px` is (spot, 2), full-resolution pixels.
+    Parameters
+    ----------
+    tissue
+        What the image shows, found without the spots.
+    xy_px
+        (spot, 2), the spots under tissue, full-resolution pixels.
+    lattice
+        The lattice that they lie on.
+    off_px
+        (spot, 2), the spots that the source calls off the tissue; without them, the empty places of the lattice around
+        the spots are taken.
+    image
+        Name of the image file, for messages.
+    trust
+        Warn instead of raising.
+
+    Raises
+    ------
+    InputError
+        When the image seems to be another section's, turned, mirrored, or of another scale than the coordinates.
     """
     share = float(tissue.holds(xy_px).mean())
-    places = _Places.around(tissue, xy_px, lattice)
-    here, shifted = places.agreement(places.xy_px), places.best_shifted()
-    _refuse_other_orientation(places, xy_px, share, here, shifted)
-    if share < LOWEST_SHARE or (share < SAFE_SHARE and shifted > here + CLEAR_GAIN):
-        raise InputError(
-            f"{share:.0%} of the spots lie on tissue; agreement of spots and tissue is {here:.2f}, and {shifted:.2f} "
-            "after shifting the image.",
-            f"at least {SAFE_SHARE:.0%}, or no shift that fits better.",
-            "The image is of another section, or its orientation is not that of the coordinates.",
-        )
+    if not tissue.shows_glass:
+        logger.warning("%s shows no glass: whether it is the image of these spots cannot be told", image)
+        return share
+    fit = _Fit.of(tissue, xy_px, lattice, off_px)
+    better = [found for found in (_other_orientation(fit, xy_px, image), _other_scale(fit, image)) if found is not None]
+    problem = max(better, key=lambda found: found[0])[1] if better else _other_section(fit, image)
+    if problem is not None and not trust:
+        raise problem
+    if problem is not None:
+        logger.warning("trusted all the same (section_checks.trust_image): %s", problem)
+    elif fit.shifted - fit.agreement > fit.chance:
+        logger.warning(
+            "agreement of spots and tissue in %s is %.2f, and %.2f after a small shift: make sure that it is the image "
+            "of these spots", image, fit.agreement, fit.shifted,
+        )  # fmt: skip
     return share
 
 
-def require_handedness(tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice) -> None:
+def require_handedness(
+    tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice, off_px: NDArray[np.float64] | None = None
+) -> None:
     """Raise InputError unless coordinates that mirror the array fit the image clearly better than with x and y swapped.
 
     To be called where `lattice.mirrored`: an image may be mirrored by right, a position file with its columns exchanged
-    may not, and on tissue that looks alike either way only a person can tell.
+    may not, and on tissue that looks alike either way only a person can tell. Parameters as of `require_on_tissue`.
     """
-    places = _Places.around(tissue, xy_px, lattice)
+    places = _Places.of(tissue, xy_px, lattice, off_px)
     here, swapped = places.agreement(places.xy_px), places.agreement(places.xy_px[:, ::-1])
     if swapped > here - MIRROR_GAIN:
         raise InputError(
@@ -68,30 +121,103 @@ def require_handedness(tissue: Tissue, xy_px: NDArray[np.float64], lattice: Latt
         )
 
 
-def _refuse_other_orientation(
-    places: _Places, xy_px: NDArray[np.float64], share: float, here: float, shifted: float
-) -> None:
-    """Raise InputError when spots and tissue agree clearly better in another orientation."""
-    tissue = places.tissue
+def _other_orientation(fit: _Fit, xy_px: NDArray[np.float64], image: str) -> tuple[float, InputError] | None:
+    """Return agreement and error where another orientation fits clearly better; the best one is named."""
+    tissue, places = fit.places.tissue, fit.places
     rows, columns = tissue.mask.shape
     size_px = (columns * tissue.px_per_mask_px, rows * tissue.px_per_mask_px)
-    for name, orientation in orientations(xy_px, size_px).items():
-        turned, agreement = float(tissue.holds(orientation(xy_px)).mean()), places.agreement(orientation(places.xy_px))
-        gain = agreement - here
-        matches = agreement > MATCH and gain > MATCH_GAIN
-        rescues = turned > share + CLEAR_GAIN and gain > CLEAR_GAIN
-        if turned >= SAFE_SHARE and agreement > shifted and (matches or rescues):
-            raise InputError(
-                f"{share:.0%} of the spots lie on tissue, but {turned:.0%} with {name}; agreement of spots and tissue "
-                f"is {here:.2f}, and {agreement:.2f} so.",
-                "the orientation that fits best.",
-                f"Coordinates and image seem to differ by {name}: bring both into one orientation.",
-            )
+    found = {
+        name: (places.agreement(turned(places.xy_px)), float(tissue.holds(turned(xy_px)).mean()))
+        for name, turned in orientations(xy_px, size_px).items()
+    }
+    name = max(found, key=lambda key: found[key])
+    agreement, share = found[name]
+    gain = agreement - fit.agreement
+    matches = agreement > MATCH and gain > MATCH_GAIN
+    rescues = share > fit.share + CLEAR_GAIN and gain > CLEAR_GAIN
+    is_clear = gain > CLEAR_GAIN and agreement > fit.good
+    if share < SAFE_SHARE or agreement <= fit.shifted or not (matches or rescues or is_clear):
+        return None
+    return agreement, InputError(
+        f"{fit.share:.0%} of the spots lie on tissue, but {share:.0%} with {name}; agreement of spots and tissue "
+        f"in {image} is {fit.agreement:.2f}, and {agreement:.2f} so.",
+        "the orientation that fits best.",
+        f"Coordinates and image seem to differ by {name}: bring both into one orientation; or, {TRUST}.",
+    )
+
+
+def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
+    """Return agreement and error where coordinates times some factor fit the image, and as they are they do not."""
+    if fit.agreement > fit.good:
+        return None
+    places = fit.places
+    on_tissue = places.xy_px[places.has_spot]
+    agreements = np.array([places.agreement(places.xy_px * scale) for scale in SCALES])
+    agreement = float(agreements.max())
+    scale = float(np.median(SCALES[agreements == agreement]))  # neighbouring factors fit a coarse mask equally well
+    share = float(places.tissue.holds(on_tissue * scale).mean())
+    is_better = agreement > max(fit.good, fit.shifted + CLEAR_GAIN) and share >= SAFE_SHARE
+    if not is_better or abs(scale - 1) < OTHER_SCALE:
+        return None
+    return agreement, InputError(
+        f"spots that fit {image} once their coordinates are multiplied by about {scale:.3g}: agreement of spots and "
+        f"tissue is {fit.agreement:.2f}, and {agreement:.2f} so.",
+        "coordinates in pixels of the full-resolution image.",
+        "The coordinates seem to be in micrometres, or in pixels of another picture: bring them to full-resolution "
+        f"pixels, or name the image that they belong to (--params image=<file>); or, {TRUST}.",
+    )
+
+
+def _other_section(fit: _Fit, image: str) -> InputError | None:
+    """Return the error where too few spots lie on tissue, or where a shift of the image would fit better."""
+    gain = fit.shifted - fit.agreement
+    is_poor = fit.agreement < GOOD_BY_SPOTS and gain > (fit.chance if fit.is_by_spots else CLEAR_GAIN)
+    is_hopeless = fit.is_by_spots and fit.agreement < HOPELESS
+    is_shifted = fit.share < SAFE_SHARE and gain > CLEAR_GAIN
+    if not (fit.share < LOWEST_SHARE or is_poor or is_hopeless or is_shifted):
+        return None
+    return InputError(
+        f"{fit.share:.0%} of the spots lie on tissue of {image}; agreement of spots and tissue is {fit.agreement:.2f}, "
+        f"and {fit.shifted:.2f} after shifting the image.",
+        f"at least {SAFE_SHARE:.0%}, an agreement of {GOOD_BY_SPOTS:g} or more, and no shift that fits better.",
+        "The image is of another section, or its orientation is not that of the coordinates: name the right one "
+        f"(--params image=<file>); or, {TRUST}.",
+    )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How well spots and tissue fit: share of spots on tissue, agreement as given and at the best shift."""
+
+    places: _Places
+    is_by_spots: bool
+    share: float
+    agreement: float
+    shifted: float
+
+    @classmethod
+    def of(
+        cls, tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice, off_px: NDArray[np.float64] | None
+    ) -> Self:
+        places = _Places.of(tissue, xy_px, lattice, off_px)
+        is_by_spots = off_px is not None and len(off_px) >= MIN_OFF_TISSUE
+        share = float(tissue.holds(xy_px).mean())
+        return cls(places, is_by_spots, share, places.agreement(places.xy_px), places.best_shifted())
+
+    @property
+    def chance(self) -> float:
+        """Gain in agreement that a shift may bring by chance."""
+        return POOR_GAIN + SPOTS_OF_CHANCE / len(self.places.xy_px)
+
+    @property
+    def good(self) -> float:
+        """Agreement from which on it tells the right orientation and scale."""
+        return GOOD_BY_SPOTS if self.is_by_spots else GOOD
 
 
 @dataclass(frozen=True)
 class _Places:
-    """The places of the lattice in and around the spots: where they are, and which of them have a spot."""
+    """Places with and without a spot: where they are, and which have one."""
 
     tissue: Tissue
     basis_px: NDArray[np.float64]
@@ -99,12 +225,16 @@ class _Places:
     has_spot: NDArray[np.bool_]
 
     @classmethod
-    def around(cls, tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice) -> Self:
-        steps = np.rint((xy_px - lattice.origin_px) @ np.linalg.inv(lattice.basis_px)).astype(int)
-        low, high = steps.min(axis=0) - REACH, steps.max(axis=0) + REACH + 1
-        grid = np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True))), axis=-1).reshape(-1, 2)
-        has_spot = np.isin(grid @ [1, 1 << 20], steps @ [1, 1 << 20])
-        return cls(tissue, lattice.basis_px, grid @ lattice.basis_px + lattice.origin_px, has_spot)
+    def of(
+        cls, tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice, off_px: NDArray[np.float64] | None
+    ) -> Self:
+        """Return the spots beside those off the tissue or, where too few are known, beside empty places around them."""
+        if off_px is None or len(off_px) < MIN_OFF_TISSUE:
+            off_px = _empty_places(xy_px, lattice)
+        places = np.concatenate([xy_px, off_px])
+        has_spot = np.arange(len(places)) < len(xy_px)
+        kept = slice(None, None, -(-len(places) // MAX_PLACES))
+        return cls(tissue, lattice.basis_px, places[kept], has_spot[kept])
 
     def agreement(self, moved_xy_px: NDArray[np.float64]) -> float:
         """Correlate 'a spot is here' with 'tissue is there', the places having been moved."""
@@ -114,5 +244,18 @@ class _Places:
 
     def best_shifted(self) -> float:
         """Return the agreement at the best shift by whole steps."""
-        reach = range(-REACH, REACH + 1)
-        return max(self.agreement(self.xy_px + (i, j) @ self.basis_px) for i in reach for j in reach)
+        return max(self.agreement(self.xy_px + shift @ self.basis_px) for shift in _shifts())
+
+
+def _shifts() -> Iterable[NDArray[np.int64]]:
+    reach = range(-REACH, REACH + 1)
+    return (np.array([i, j]) for i in reach for j in reach)
+
+
+def _empty_places(xy_px: NDArray[np.float64], lattice: Lattice) -> NDArray[np.float64]:
+    """Return the places of the lattice in and around the spots that have none, (place, 2)."""
+    steps = np.rint((xy_px - lattice.origin_px) @ np.linalg.inv(lattice.basis_px)).astype(int)
+    low, high = steps.min(axis=0) - REACH, steps.max(axis=0) + REACH + 1
+    grid = np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True))), axis=-1).reshape(-1, 2)
+    is_empty = ~np.isin(grid @ [1, 1 << 20], steps @ [1, 1 << 20])
+    return grid[is_empty] @ lattice.basis_px + lattice.origin_px

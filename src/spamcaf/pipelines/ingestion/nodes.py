@@ -37,13 +37,13 @@ def check_section(
 
     The image is checked too, before anything is stored: it must show tissue where the spots are.
     """
-    section, report = checks.check_section(raw_section, slide.shape, settings, slide.mpp)
-    mask = histology.find_tissue(slide, mpp_of(section), tissue)
-    xy, lattice = np.asarray(section.obsm[SPATIAL]), checks.lattice_of(section)
-    share = require_on_tissue(mask, xy, lattice)
+    section, report = checks.check_section(raw_section, slide.shape, settings, slide.mpp, slide.name)
+    seen = _tissue_in_image(section, slide, tissue)  # without the spots, which are checked against it
+    xy, lattice, off_px = np.asarray(section.obsm[SPATIAL]), checks.lattice_of(section), checks.off_tissue_of(section)
+    share = require_on_tissue(seen, xy, lattice, off_px, slide.name, settings.trust_image)
     if lattice.mirrored:
         if not settings.allow_mirrored:
-            require_handedness(mask, xy, lattice)
+            require_handedness(seen, xy, lattice, off_px)
         logger.warning("the image shows the array mirrored: right only where the image was mirrored on purpose")
     report |= {
         "share_of_spots_on_tissue": round(share, 4),
@@ -56,8 +56,15 @@ def check_section(
 
 
 def find_tissue(section: AnnData, slide: Slide, settings: TissueSettings) -> Tissue:
-    """Return the tissue mask."""
-    return histology.find_tissue(slide, mpp_of(section), settings)
+    """Return the tissue that the image shows and the spots prove."""
+    pitch_px = checks.lattice_of(section).pitch_px
+    seen = _tissue_in_image(section, slide, settings)
+    return seen.marked_by_spots(np.asarray(section.obsm[SPATIAL]), checks.off_tissue_of(section), pitch_px)
+
+
+def _tissue_in_image(section: AnnData, slide: Slide, settings: TissueSettings) -> Tissue:
+    # where the array lies is known by its spots: a frame has nothing to add
+    return histology.find_tissue(slide, mpp_of(section), settings.model_copy(update={"inside_frame": False}))
 
 
 def plot_overlay(section: AnnData, tissue: Tissue) -> Figure:
