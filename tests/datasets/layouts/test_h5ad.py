@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.sparse import csc_matrix, csr_matrix
 
+from spamcaf.datasets.anndata import AnnDataDataset
 from spamcaf.datasets.layouts.counts import recover_counts
 from spamcaf.datasets.layouts.h5ad import H5adLayout, find
 from spamcaf.datasets.layouts.layout import Wanted
+from spamcaf.datasets.layouts.table import readable
 from spamcaf.errors import InputError
 
 N_SPOTS, N_GENES = 24, 40
@@ -94,6 +97,25 @@ def scaled_with_lognorm_raw() -> AnnData:
     return data
 
 
+def layer_and_lognorm_raw() -> AnnData:
+    """What the usual tutorials leave behind: counts of the variable genes in a layer, raw log-normalised."""
+    data = in_layer()
+    data.raw = data
+    return data[:, 5:12].copy()
+
+
+def lognorm_of_some_and_all() -> AnnData:
+    data = scaled_with_lognorm_raw()
+    data.X = csr_matrix(normalised())
+    return data[:, :30].copy()
+
+
+def counts_of_some_and_all() -> AnnData:
+    data = visium()
+    data.raw = data
+    return data[:, [11, 3, 29]].copy()
+
+
 def base_2() -> AnnData:
     data = visium(csr_matrix(normalised() / np.log(2)))
     data.uns["log1p"] = {"base": 2.0}
@@ -112,6 +134,12 @@ COUNTS_FROM: dict[str, tuple[Callable[[], AnnData], str]] = {
     "lognorm csc": (lambda: visium(csc_matrix(normalised())), "recovered from X, log1p-normalised"),
     "lognorm base 2": (base_2, "recovered from X, log1p-normalised"),
     "scaled, raw lognorm": (scaled_with_lognorm_raw, "recovered from raw.X, log1p-normalised"),
+    "some, raw has all": (counts_of_some_and_all, "raw.X, the full matrix of 40 genes; X holds 3 of them"),
+    "some in a layer, raw lognorm": (
+        layer_and_lognorm_raw,
+        "recovered from raw.X, log1p-normalised, the full matrix of 40 genes; layers['counts'] holds 7 of them",
+    ),
+    "lognorm of some, raw of all": (lognorm_of_some_and_all, "recovered from raw.X, log1p-normalised"),
 }
 
 
@@ -128,6 +156,82 @@ def test_counts_are_those_that_were_measured(tmp_path: Path, make: Callable[[], 
 def test_recovering_counts_is_said_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read(tmp_path, visium(csr_matrix(normalised())))
     assert "recovered from X" in caplog.text
+
+
+def other_raw(change: Callable[[np.ndarray], np.ndarray], names: list[str] | None = None) -> AnnData:
+    data = visium()
+    data.raw = visium(csr_matrix(change(COUNTS.astype(np.float32))))
+    if names is not None:
+        data.raw.var.index = names
+    return data[:, :7].copy()
+
+
+def selected() -> AnnData:
+    data = visium()
+    data.var["highly_variable"] = np.arange(N_GENES) < 7
+    return data[:, data.var["highly_variable"]].copy()
+
+
+SOME_GENES = {
+    "raw scaled": lambda: other_raw(lambda counts: counts - counts.mean(axis=0)),
+    "raw of other values": lambda: other_raw(lambda counts: counts + 1),
+    "raw of other genes": lambda: other_raw(lambda counts: counts, [f"Other{i}" for i in range(N_GENES)]),
+    "raw with a name twice": lambda: other_raw(lambda counts: counts, ["Gene0", *visium().var_names[:-1]]),
+    "no raw": selected,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* names are not unique")
+@pytest.mark.parametrize("make", SOME_GENES.values(), ids=SOME_GENES)
+def test_counts_of_some_genes_are_taken_with_a_warning_of_the_depth(
+    tmp_path: Path, make: Callable[[], AnnData], caplog: pytest.LogCaptureFixture
+) -> None:
+    section = read(tmp_path, make())
+    np.testing.assert_array_equal(section.X.toarray(), COUNTS[:, :7])
+    assert section.uns["section"]["counts_from"] == "X"
+    assert "X of A1.h5ad has counts of 7 chosen genes only" in caplog.text
+
+
+def test_all_genes_are_no_reason_for_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = visium()
+    data.var["highly_variable"] = np.arange(N_GENES) < 7
+    data.raw = data
+    read(tmp_path, data)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_raw_with_other_spots_is_damaged(tmp_path: Path) -> None:
+    path = write(tmp_path, counts_of_some_and_all())
+    with h5py.File(path, "a") as file:
+        file["raw/X"].attrs["shape"] = (N_SPOTS - 1, N_GENES)
+        indptr = file["raw/X/indptr"][:-1]
+        del file["raw/X/indptr"]
+        file["raw/X/indptr"] = indptr
+    with pytest.raises(InputError, match=r"raw\.X of A1.h5ad is damaged \(\(23, 40\) values for 24 spots"):
+        layout(path).read()
+
+
+def equal_totals() -> np.ndarray:
+    return np.rint(COUNTS / COUNTS.sum(axis=1, keepdims=True) * 1e4)
+
+
+NO_COUNTING = {
+    "binarised": (lambda: COUNTS > 0, "no number above 1: it looks binarised"),
+    "rounded": (equal_totals, "as the total of nearly every spot: it looks normalised and rounded"),
+    "rounded, two spots off": (
+        lambda: np.where(np.arange(N_SPOTS)[:, None] < 1, COUNTS, equal_totals()), "normalised and rounded",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message"), NO_COUNTING.values(), ids=NO_COUNTING)
+def test_whole_numbers_that_are_no_counts_are_read_with_a_warning(
+    tmp_path: Path, make: Callable[[], np.ndarray], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    section = read(tmp_path, visium(csr_matrix(make().astype(np.float32))))
+    np.testing.assert_array_equal(section.X.toarray(), make())
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1 and message in warnings[0]
 
 
 def rare_ones() -> AnnData:
@@ -292,13 +396,125 @@ def test_antibodies_are_no_genes(tmp_path: Path) -> None:
     assert section.n_vars == N_GENES - 1 and "Gene0" not in section.var_names
 
 
+TYPES = {
+    "missing": ([np.nan] * 3, 3),
+    "missing in one section of two": (["Gene Expression", np.nan, "Gene Expression"], 3),
+    "empty": (["", "Gene Expression", "nan"], 3),
+    "lower case": (["gene expression", "GENE EXPRESSION", "Gene_Expression"], 3),
+    "short": (["GEX", "gene", " Gene  Expression "], 3),
+    "others": (["Antibody Capture", "Gene Expression", None], 2),
+}
+
+
+@pytest.mark.parametrize(("types", "n_kept"), TYPES.values(), ids=TYPES)
+@pytest.mark.parametrize("dtype", [None, "category"])
+def test_a_gene_is_what_is_not_called_otherwise(
+    tmp_path: Path, types: list[object], n_kept: int, dtype: object
+) -> None:
+    data = visium()
+    column = (types * N_GENES)[:N_GENES]
+    data.var["feature_types"] = pd.Series(column, index=data.var_names, dtype=dtype)
+    section = read(tmp_path, data)
+    kept = [name for name, kind in zip(data.var_names, column, strict=True) if kind != "Antibody Capture"]
+    assert list(section.var_names) == kept
+    assert (n_kept == 3) == (len(kept) == N_GENES)
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = visium()
+    data.var["feature_types"] = ["Antibody Capture"] * 3 + ["CRISPR"] + ["gene expression"] * (N_GENES - 4)
+    read(tmp_path, data)
+    assert "4 of 40 features are no genes and are left out: 'Antibody Capture' (3), 'CRISPR' (1)" in caplog.text
+
+
+def test_types_without_a_gene_are_named(tmp_path: Path) -> None:
+    data = visium()
+    data.var["feature_types"] = ["protein"] * (N_GENES - 1) + ["Antibody Capture"]
+    with pytest.raises(InputError, match=r"no gene among 40 features: .* 'protein' \(39\), 'Antibody Capture' \(1\)"):
+        read(tmp_path, data)
+
+
+# names that look like something else
+
+NAMES = ["1", "0001", "007", "1e3", "NA", "nan", "None", "inf", "TRUE", "1.0", "-1", "12345678901234567890"]
+
+
+def test_names_are_text_as_they_are_written(tmp_path: Path) -> None:
+    data = visium()
+    data.obs_names = [*NAMES, *(f"{i}" for i in range(100, 100 + N_SPOTS - len(NAMES)))]
+    data.var_names = [*NAMES, *(f"{i}" for i in range(100, 100 + N_GENES - len(NAMES)))]
+    del data.var["gene_ids"]
+    section = read(tmp_path, data)
+    for ours, theirs in ((section.obs_names, data.obs_names), (section.var_names, data.var_names)):
+        assert ours.tolist() == theirs.tolist()
+        assert all(type(name) is str for name in ours)
+    assert section.var["gene_ids"].tolist() == data.var_names.tolist()
+    stored = AnnDataDataset(filepath=str(tmp_path / "section.h5ad"))
+    stored.save(section)
+    assert stored.load().obs_names.tolist() == data.obs_names.tolist()
+    assert stored.load().var["gene_ids"].tolist() == data.var_names.tolist()
+
+
+def replace(path: Path, key: str, value: object) -> None:
+    parent, name = key.rpartition("/")[::2]
+    with h5py.File(path, "a") as file:
+        group = file[parent or "/"]
+        del group[name]
+        with anndata.settings.override(allow_write_nullable_strings=True):
+            anndata.io.write_elem(group, name, value)
+
+
+def index_of(path: Path, frame: str, values: np.ndarray) -> None:
+    with h5py.File(path) as file:
+        key = f"{frame}/{file[frame].attrs['_index']}"
+    replace(path, key, values)
+
+
+INDICES = {
+    "integers": lambda n: np.arange(1, n + 1),
+    "floats": lambda n: np.arange(1.0, n + 1),
+    "bytes": lambda n: np.array([f"{i}".encode() for i in range(1, n + 1)]),
+    "nullable text": lambda n: pd.array([f"{i}" for i in range(1, n + 1)], dtype="string"),
+    "nullable integers": lambda n: pd.array(range(1, n + 1), dtype="Int64"),
+    "categories": lambda n: pd.Categorical([f"{i}" for i in range(1, n + 1)]),
+    "integer categories": lambda n: pd.Categorical(range(1, n + 1)),
+}
+
+
+@pytest.mark.parametrize("make", INDICES.values(), ids=INDICES)
+def test_names_of_other_tools_become_text(tmp_path: Path, make: Callable[[int], np.ndarray]) -> None:
+    data = visium()
+    del data.var["gene_ids"]
+    path = write(tmp_path, data)
+    index_of(path, "obs", make(N_SPOTS))
+    index_of(path, "var", make(N_GENES))
+    section = layout(path).read()
+    assert section.obs_names.tolist() == [str(i) for i in range(1, N_SPOTS + 1)]
+    assert section.var_names.tolist() == section.var["gene_ids"].tolist() == [str(i) for i in range(1, N_GENES + 1)]
+    np.testing.assert_array_equal(section[["1", "10"]].X.toarray(), COUNTS[[0, 9]])
+
+
+def test_spots_and_genes_without_a_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, visium())
+    index_of(path, "obs", np.array(["", "", *(str(i) for i in range(2, N_SPOTS))], object))
+    with pytest.raises(InputError, match="2 of 24 spots without a name in A1.h5ad"):
+        layout(path).read()
+    data = visium()
+    del data.var["gene_ids"]
+    path = write(tmp_path, data)
+    index_of(path, "var", np.array(["", *(str(i) for i in range(1, N_GENES))], object))
+    with pytest.raises(InputError, match="1 of 40 genes without a name in A1.h5ad"):
+        layout(path).read()
+
+
 # scale and thumbnails
 
 
 def test_a_visium_file_states_lattice_and_scale(tmp_path: Path) -> None:
     facts = read(tmp_path, visium()).uns["section"]
     assert (facts["lattice"], facts["pitch_um"], facts["spot_diameter_um"]) == ("hexagonal", 100.0, 55.0)
-    assert facts["mpp"] == 65 / 26
+    assert (facts["spot_diameter_px"], facts["fiducial_diameter_px"]) == (26.0, 40.0)
+    assert "mpp" not in facts  # a spot's diameter stands for 55 to 70 um, by who wrote it
     assert facts["name"] == "A1" and facts["n_unmatched"] == 0
 
 
@@ -322,7 +538,8 @@ def no_record(data: AnnData) -> None:
 def test_nothing_is_stated_that_the_file_does_not_say(tmp_path: Path, change: Callable[[AnnData], None]) -> None:
     data = visium()
     change(data)
-    assert not {"lattice", "pitch_um", "spot_diameter_um", "mpp"} & set(read(tmp_path, data).uns["section"])
+    stated = {"lattice", "pitch_um", "spot_diameter_um", "spot_diameter_px", "fiducial_diameter_px", "mpp"}
+    assert not stated & set(read(tmp_path, data).uns["section"])
 
 
 def test_a_stated_pixel_size_wins(tmp_path: Path) -> None:
@@ -379,13 +596,33 @@ def test_the_library_of_the_sections_name_is_taken(tmp_path: Path, column: str) 
     assert section.n_obs == N_SPOTS - 9
     np.testing.assert_array_equal(section.X.toarray(), COUNTS[9:])
     np.testing.assert_array_equal(section.obsm["spatial"], XY[9:])
-    assert section.uns["section"]["mpp"] == 65 / 25
+    assert section.uns["section"]["spot_diameter_px"] == 25.0
     assert list(section.uns["spatial"]) == ["L2"]
+
+
+@pytest.mark.parametrize("numbers", [[1, 2], [1.0, 2.0], pd.Categorical([1, 2]), ["1", "2"]], ids=str)
+@pytest.mark.parametrize("column", ["library_id", "sample"])
+def test_libraries_may_be_numbers(tmp_path: Path, column: str, numbers: object) -> None:
+    data = two_libraries(None)
+    data.obs[column] = pd.Series(numbers).iloc[(np.arange(N_SPOTS) >= 9).astype(int)].to_numpy()
+    data.uns["spatial"] = {"1": data.uns["spatial"]["L1"], "2": data.uns["spatial"]["L2"]}
+    section = read(tmp_path, data, section="2")
+    np.testing.assert_array_equal(section.X.toarray(), COUNTS[9:])
+    assert section.uns["section"]["spot_diameter_px"] == 25.0
+
+
+def test_spots_of_no_library_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = visium()
+    data.obs["library_id"] = pd.Categorical(np.where(np.arange(N_SPOTS) < 9, None, "lib"))
+    assert read(tmp_path, data).n_obs == N_SPOTS - 9
+    assert "9 spots of A1.h5ad are of no library" in caplog.text
+    data.obs["library_id"] = pd.Categorical([None] * N_SPOTS)
+    assert read(tmp_path, data).n_obs == N_SPOTS
 
 
 def test_one_library_left_of_two_is_told_by_its_spots(tmp_path: Path) -> None:
     section = read(tmp_path, two_libraries("library_id")[9:].copy())
-    assert section.n_obs == N_SPOTS - 9 and section.uns["section"]["mpp"] == 65 / 25
+    assert section.n_obs == N_SPOTS - 9 and section.uns["section"]["spot_diameter_px"] == 25.0
 
 
 @pytest.mark.parametrize(("column", "section"), [("library_id", "A1"), (None, "L1")])
@@ -499,6 +736,31 @@ def test_a_broken_file_is_an_input_error(tmp_path: Path, damage: Callable[[Path]
     damage(path)
     with pytest.raises(InputError, match="A1.h5ad"):
         layout(tmp_path).read()
+
+
+@pytest.mark.parametrize("key", ["obs", "var", "X", "obsm/spatial", "uns/log1p", "uns/spatial", "raw", "layers/counts"])
+@pytest.mark.parametrize("value", [{"a": 1}, 3.0, "text", np.zeros((2, 2, 2))], ids=["group", "number", "text", "cube"])
+def test_a_part_of_another_kind_is_an_input_error_or_left_alone(tmp_path: Path, key: str, value: object) -> None:
+    data = counts_of_some_and_all()
+    data.layers["counts"] = data.X
+    data.uns["log1p"] = {"base": None}
+    path = write(tmp_path, data)
+    replace(path, key, value)
+    try:
+        section = layout(path).read()
+    except InputError:
+        return
+    np.testing.assert_array_equal(section[:, "Gene3"].X.toarray().ravel(), COUNTS[:, 3])
+
+
+def test_a_fault_of_ours_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, visium())
+    monkeypatch.delattr(anndata.io, "read_elem")
+    with pytest.raises(ImportError):
+        layout(path).read()
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="cannot be read"), readable(path, "a table"):
+        raise TypeError("of a library")
 
 
 # finding

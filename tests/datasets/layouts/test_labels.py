@@ -54,6 +54,21 @@ def test_every_table_gives_the_same_labels(tmp_path: Path, text: str) -> None:
     assert sorted(labels.cat.categories) == ["L1", "Layer 3, upper", "WM"]
 
 
+@pytest.mark.parametrize("barcodes", [["1", "2", "3", "10"], ["0001", "1", "NA", "1e3"]])
+def test_barcodes_are_text(tmp_path: Path, barcodes: list[str]) -> None:
+    labelled = AnnData(csr_matrix(np.ones((4, 2), np.float32)), obs=pd.DataFrame(index=barcodes))
+    (tmp_path / "labels.tsv").write_text("".join(f"{barcode}\tof {barcode}\n" for barcode in reversed(barcodes)))
+    add_labels(labelled, tmp_path / "labels.tsv", "1")
+    assert labelled.obs["label"].tolist() == [f"of {barcode}" for barcode in barcodes]
+
+
+def test_a_fault_of_ours_is_no_damaged_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "labels.tsv").write_text(TABLES["header"])
+    monkeypatch.setattr(pd, "read_csv", lambda path: None)
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        add(tmp_path / "labels.tsv")
+
+
 def test_a_zipped_table_is_read_and_the_labels_survive_a_file(tmp_path: Path) -> None:
     (tmp_path / "labels.tsv.gz").write_bytes(gzip.compress(TABLES["header"].encode()))
     labelled = section()

@@ -96,7 +96,7 @@ def test_a_visium_section_is_read_whole(tmp_path: Path) -> None:
         "lattice": "hexagonal",
         "pitch_um": 100.0,
         "spot_diameter_um": 55.0,
-        "mpp": 65 / DIAMETER,
+        "spot_diameter_px": DIAMETER,
     }
 
 
@@ -121,7 +121,7 @@ def test_spots_are_placed_in_the_images_pixels(
     shapes = {"A1": circles(systems={SAME: of_shapes})}
     section = read(tmp_path, visium(shapes=shapes, images={"A1_full_image": image(FULL, {SAME: of_image})}))
     np.testing.assert_allclose(section.obsm["spatial"], expected)
-    assert section.uns["section"]["mpp"] == pytest.approx(65 / DIAMETER / 2)
+    assert section.uns["section"]["spot_diameter_px"] == pytest.approx(2 * DIAMETER)
 
 
 def test_spots_of_the_coarser_levels_lie_where_they_are_in_the_first(tmp_path: Path) -> None:
@@ -134,6 +134,51 @@ def test_spots_are_joined_by_id_and_not_by_order(tmp_path: Path) -> None:
     order = np.random.default_rng(3).permutation(N_SPOTS)
     section = read(tmp_path, visium(shapes={"A1": circles().iloc[order]}))
     np.testing.assert_allclose(section.obsm["spatial"], XY)
+
+
+IDENTIFIERS = {
+    "numbers in both": (np.arange(1, N_SPOTS + 1), np.arange(1, N_SPOTS + 1)),
+    "text in both": ([f"{i:04}" for i in range(N_SPOTS)], [f"{i:04}" for i in range(N_SPOTS)]),
+    "text in the table": ([str(i) for i in range(1, N_SPOTS + 1)], np.arange(1, N_SPOTS + 1)),
+    "text in the shapes": (np.arange(1, N_SPOTS + 1), [str(i) for i in range(1, N_SPOTS + 1)]),
+}
+
+
+@pytest.mark.parametrize(("ids", "index"), IDENTIFIERS.values(), ids=IDENTIFIERS)
+def test_ids_and_names_may_look_like_numbers(tmp_path: Path, ids: Any, index: Any) -> None:
+    order = np.random.default_rng(3).permutation(N_SPOTS)
+    shapes = circles().set_axis(pd.Index(index)).iloc[order]
+    numbered = table(ids=ids)
+    numbered.obs_names, numbered.var_names = ([str(i) for i in range(1, n + 1)] for n in (N_SPOTS, N_GENES))
+    section = read(tmp_path, visium(shapes={"A1": shapes}, tables={"table": numbered}))
+    np.testing.assert_allclose(section.obsm["spatial"], XY)
+    assert section.obs_names.tolist() == [str(i) for i in range(1, N_SPOTS + 1)]
+    np.testing.assert_array_equal(section[["1", "10"], ["3"]].X.toarray(), COUNTS[[0, 9], 2:3])
+
+
+def test_raw_with_all_genes_is_taken(tmp_path: Path) -> None:
+    whole = table()
+    whole.raw = whole
+    section = read(tmp_path, visium(tables={"table": whole[:, [7, 2]].copy()}))
+    np.testing.assert_array_equal(section.X.toarray(), COUNTS)
+    assert section.uns["section"]["counts_from"] == "raw.X, the full matrix of 12 genes; X holds 2 of them"
+
+
+def test_binarised_counts_are_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(tmp_path, visium(tables={"table": table(x=csr_matrix((COUNTS > 0).astype(np.float32)))}))
+    assert "X of A1.zarr holds no number above 1: it looks binarised" in caplog.text
+
+
+def test_a_fault_of_ours_is_no_damaged_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = layout(write(tmp_path, visium()))
+    slide = found.open_slide()
+    monkeypatch.setattr("dask.array.Array.compute", lambda self: None)
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        slide.read(0, 0, 9, 9)
+    monkeypatch.undo()
+    monkeypatch.setattr("spatialdata.read_zarr", lambda folder: None)
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        found.read()
 
 
 def test_spots_without_a_shape_are_counted(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamcaf.datasets.layouts.damage import UNREADABLE
-from spamcaf.errors import InputError, require_columns
+from spamcaf.errors import InputError, is_fault_of_ours, require_columns
 from spamcaf.names import LabelTable, Obs
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def _read(path: Path) -> pd.DataFrame:
         separator = "\t" if "\t" in first else ","
         table = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except UNREADABLE as error:
+        if is_fault_of_ours(error):
+            raise
         raise InputError(f"{path} cannot be read ({error}).", "a table of labels.", "Fetch it again.") from error
     table = table.apply(lambda column: column.str.strip())
     header = table.iloc[0].str.lower().tolist()

@@ -16,6 +16,7 @@ from spamcaf.datasets.layouts.store.open import is_store, read_store
 from spamcaf.datasets.layouts.store.pictures import slide_of, thumbnails_of
 from spamcaf.datasets.layouts.store.placement import outlines_of, to_pixels
 from spamcaf.datasets.layouts.table import readable, table_of
+from spamcaf.datasets.layouts.texts import as_texts
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, SPATIAL, Fact, ScaleFactor
 
@@ -131,14 +132,14 @@ def _find(wanted: Wanted) -> Path | None:
 
 def _join(ids: pd.Series, shapes: pd.DataFrame, source: str) -> NDArray[np.int64]:
     """Return each spot's row in `shapes`, -1 where it has none; raise InputError when none has, or ids repeat."""
-    index = shapes.index
+    import pandas as pd
+
+    index = pd.Index(as_texts(shapes.index))  # numbers in one may be the same numbers as text in the other
     if not index.is_unique:
         raise InputError(
             f"shape {index[index.duplicated()][0]} twice in {source}.", "each once.", "Write the store again."
         )
-    place = index.get_indexer(ids.to_numpy())
-    if (place < 0).all():  # numbers in one, the same numbers as text in the other
-        place = index.astype(str).get_indexer(ids.astype(str).to_numpy())
+    place = index.get_indexer(as_texts(ids))
     if (place < 0).all():
         raise InputError(
             f"no spot in common in {source}: {ids.iloc[0]} in the table, {index[0]} in the shapes.",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spamcaf.errors import InputError
+from spamcaf.datasets.layouts.texts import as_texts
+from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.names import SPATIAL, Obs, Position
 
 if TYPE_CHECKING:
@@ -23,11 +24,18 @@ N_SHOWN = 5
 def spot_columns(obs: pd.DataFrame, source: str) -> pd.DataFrame:
     """Return in_tissue (0 or 1; 1 where `obs` does not say), and array_row and array_col where both are whole.
 
-    Raises InputError for a barcode that occurs twice and for an in_tissue that is neither yes nor no.
+    Names are text, also where the file has numbers. Raises InputError for a barcode that is missing or occurs twice,
+    and for an in_tissue that is neither yes nor no.
     """
     import pandas as pd
 
-    names = pd.Index(obs.index.astype(str), name=None)
+    names = pd.Index(as_texts(obs.index).to_numpy())
+    if (names == "").any():
+        raise InputError(
+            f"{(names == '').sum()} of {len(names)} spots without a name in {source}.",
+            "a barcode for each.",
+            "Name every spot, and write the file again.",
+        )
     if not names.is_unique:
         raise InputError(
             f"barcode {names[names.duplicated()][0]} twice in {source}.",
@@ -58,6 +66,8 @@ def as_coordinates(values: Any, source: str) -> NDArray[np.float64]:  # noqa: AN
     try:
         xy = np.asarray(values.toarray() if hasattr(values, "toarray") else values)[:, :2].astype(np.float64)
     except (ValueError, TypeError, IndexError) as error:
+        if is_fault_of_ours(error):
+            raise
         raise InputError(
             f"coordinates of {source} that are no numbers ({error}).", "x and y.", "Correct them."
         ) from error
@@ -76,7 +86,7 @@ def as_coordinates(values: Any, source: str) -> NDArray[np.float64]:  # noqa: AN
 def _in_tissue(obs: pd.DataFrame, source: str) -> NDArray[np.int64]:
     if Obs.IN_TISSUE not in obs:
         return np.ones(len(obs), np.int64)
-    texts = obs[Obs.IN_TISSUE].astype(object).astype(str).str.strip().str.lower()
+    texts = as_texts(obs[Obs.IN_TISSUE]).str.strip().str.lower()
     values = texts.map(IN_TISSUE)
     if values.isna().any():
         raise InputError(

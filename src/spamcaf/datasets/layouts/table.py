@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spamcaf.datasets.layouts.counts import Counts, Matrix, choose_counts
+from spamcaf.datasets.layouts.counts import Counts, Matrix, choose_counts, warn_of_other_values
 from spamcaf.datasets.layouts.genes import is_expression, name_genes
 from spamcaf.datasets.layouts.library import THUMBNAILS
 from spamcaf.datasets.layouts.spots import COORDINATE_KEYS
-from spamcaf.errors import InputError, first_line
+from spamcaf.errors import InputError, first_line, is_fault_of_ours
 from spamcaf.names import PROVENANCE, SPATIAL
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Table:
         """Return raw counts of genes that are named, see `choose_counts`, `name_genes`; raise InputError without."""
         log = self.uns.get(LOG1P, {})
         base = log.get("base") if isinstance(log, Mapping) else None
-        found = choose_counts(self.matrices, len(self.obs), None if base is None else float(base), source)
+        found = choose_counts(self.matrices, len(self.obs), float(base) if isinstance(base, Real) else None, source)
+        warn_of_other_values(found, source)
         genes = is_expression(found.var)
         values = found.values if genes.all() else found.values[:, np.flatnonzero(genes)]
         return Counts(values, name_genes(found.var[genes], source), found.origin)
@@ -52,12 +54,14 @@ class Table:
 
 @contextmanager
 def readable(path: Path, expected: str) -> Iterator[None]:
-    """Turn whatever a reader raises at a damaged or hostile file into InputError."""
+    """Turn whatever a reader raises at a damaged or hostile file into InputError; a fault of ours stays what it is."""
     try:
         yield
     except (InputError, MemoryError):
         raise
     except Exception as error:  # there is no end to the types that readers raise at broken content
+        if is_fault_of_ours(error):
+            raise
         text = first_line(error).rstrip(".")
         raise InputError(
             f"{path} cannot be read ({text}).", f"{expected}.", "Fetch or write the file again."
@@ -84,11 +88,11 @@ def read_h5ad_table(path: Path) -> Table:
     with h5py.File(path) as file:
         if isinstance(file["obs"], h5py.Dataset) or "raw.X" in file:  # written before anndata 0.7
             return table_of(anndata.read_h5ad(path))
-        obs, var = _read(file, "obs"), _read(file, "var")
+        obs, var = _read_frame(file, "obs"), _read_frame(file, "var")
         obsm = {key: _read(file, f"obsm/{key}") for key in COORDINATE_KEYS if f"obsm/{key}" in file}
         if any(len(places) != len(obs) for places in obsm.values()):
             raise ValueError(f"coordinates of other than its {len(obs)} spots")
-        raw_var = _read(file, "raw/var") if "raw/X" in file and "raw/var" in file else None
+        raw_var = _read_frame(file, "raw/var") if "raw/X" in file and "raw/var" in file else None
         where = [("layers['counts']", f"layers/{COUNTS_LAYER}", var), ("X", "X", var), ("raw.X", "raw/X", raw_var)]
         matrices = [
             Matrix(name, partial(_load, path, key), genes)
@@ -96,6 +100,15 @@ def read_h5ad_table(path: Path) -> Table:
             if genes is not None and key in file
         ]
         return Table(obs, var, obsm, _read_uns(file), tuple(matrices))
+
+
+def _read_frame(file: h5py.File, key: str) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = _read(file, key)
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"{key} is no table")
+    return frame
 
 
 def _read(file: h5py.File, key: str) -> Any:  # noqa: ANN401  an element of any kind
@@ -126,10 +139,14 @@ def _read_uns(file: h5py.File) -> dict[str, Any]:
 
 def _load(path: Path, key: str) -> Any:  # noqa: ANN401  a matrix of any kind
     import h5py
+    from scipy.sparse import issparse
 
     with readable(path, "a whole count matrix"), h5py.File(path) as file:
         element = file[key]
-        return _sparse(element) if isinstance(element, h5py.Dataset) else _read(file, key)
+        values = _sparse(element) if isinstance(element, h5py.Dataset) else _read(file, key)
+        if not issparse(values):
+            raise ValueError(f"{key} is no matrix")
+        return values
 
 
 def _sparse(dense: h5py.Dataset) -> csr_matrix:

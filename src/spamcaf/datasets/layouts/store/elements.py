@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spamcaf.datasets.layouts.beside import TOO_COARSE, begins_with
 from spamcaf.datasets.layouts.store.open import ATTRIBUTES
+from spamcaf.datasets.layouts.texts import as_texts
 from spamcaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def _of_section(tables: dict[str, AnnData], section: str) -> dict[str, AnnData]:
 
 def choose_region(data: SpatialData, table: AnnData, wanted: Wanted) -> tuple[str, NDArray[np.bool_]]:
     """Return the name of the section's shapes, and which rows of the table annotate them."""
-    column = table.obs[table.uns[ATTRIBUTES][REGION_KEY]].astype(str)
+    column = as_texts(table.obs[table.uns[ATTRIBUTES][REGION_KEY]])
     present = [name for name in dict.fromkeys(column) if name in data.shapes]
     own = [name for name in present if begins_with(name, wanted.section)]
     found = present if len(present) == 1 else own
@@ -83,7 +85,8 @@ def choose_region(data: SpatialData, table: AnnData, wanted: Wanted) -> tuple[st
 
 def regions_of(table: AnnData) -> list[str]:
     """Return the names of the elements that a table annotates."""
-    region = table.uns.get(ATTRIBUTES, {}).get(REGION) or []
+    attributes = table.uns.get(ATTRIBUTES)
+    region = attributes.get(REGION) or [] if isinstance(attributes, Mapping) else []
     return [region] if isinstance(region, str) else [str(name) for name in region]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, is_fault_of_ours
 
 if TYPE_CHECKING:
     from dask.array import Array
@@ -47,6 +47,8 @@ class DaskPixels:
         try:
             window = self.array[:, y0 : y0 + height, x0 : x0 + width].compute(scheduler="synchronous")
         except Exception as error:  # codecs raise errors of many types
+            if is_fault_of_ours(error):
+                raise
             raise InputError(
                 f"{self.name} is damaged near pixel ({x0}, {y0}): {error}",
                 "an image that can be decoded everywhere.",
