@@ -12,8 +12,10 @@ from scipy.spatial import cKDTree
 
 from spamcaf.datasets.layouts.h5ad import H5adLayout, find
 from spamcaf.datasets.layouts.layout import Wanted
+from spamcaf.parameters import SectionSettings
 from spamcaf.sections.grid import lay_grid
 from spamcaf.sections.lattice import Lattice, fit_lattice
+from spamcaf.sections.scale import resolve_scale
 
 REAL = os.environ.get("SPAMCAF_REAL_DATA")
 pytestmark = pytest.mark.skipif(not REAL, reason="SPAMCAF_REAL_DATA names no folder of real data")
@@ -62,8 +64,10 @@ def test_the_image_beside_the_file_is_the_slide(layout: H5adLayout, crop: anndat
 
 def test_lattice_and_scale_factors_agree_within_1_percent(crop: anndata.AnnData, lattice: Lattice) -> None:
     facts = crop.uns["section"]
-    assert facts["mpp"] == pytest.approx(0.727, rel=0.01)
-    assert facts["pitch_um"] / lattice.pitch_px == pytest.approx(facts["mpp"], rel=0.01)
+    scale = resolve_scale(lattice, facts, None, SectionSettings())
+    assert scale.mpp == pytest.approx(0.727, rel=0.01)
+    assert scale.mpp_by["fiducials"] == pytest.approx(scale.mpp, rel=0.01)
+    assert scale.mpp_by["spot diameter"] == pytest.approx(scale.mpp, rel=0.01)
     assert lattice.residual < 0.01
     assert lattice.skew < 0.01
 

@@ -166,7 +166,11 @@ def test_coordinates_in_micrometres_or_hires_pixels_are_refused(
     mpp = check_section(raw, slide.shape, SectionSettings())[1]["mpp"]
     silent = raw.copy()
     silent.uns = {"section": {"name": name}}
-    for factor, what in ((mpp, "in micrometres"), (1.3, "multiplied by about 0.7[5-8]"), (0.15, "um per pixel")):
+    for factor, what in (
+        (mpp, "in micrometres"),
+        (1.3, "multiplied by about 0.7[5-8]|of another section"),
+        (0.15, "um per pixel"),
+    ):
         silent.obsm["spatial"] = raw.obsm["spatial"] * factor
         with pytest.raises(InputError, match=what):
             place(silent, slide, seen(name))

@@ -16,6 +16,7 @@ import tifffile
 from anndata import AnnData
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
@@ -107,7 +108,19 @@ def require_same(section: AnnData, bin_um: int = 16) -> None:
     columns = ["in_tissue", "array_row", "array_col"]
     np.testing.assert_array_equal(section.obs[columns], where[columns])
     expected = {"name": "S1", "lattice": "square", "pitch_um": bin_um, "spot_diameter_um": bin_um, "n_unmatched": 0}
-    assert section.uns["section"] == expected | {"mpp": pytest.approx(MPP)}
+    facts = dict(section.uns["section"])
+    assert facts.pop("mpp", MPP) == pytest.approx(MPP)  # left to the lattice where the file does not state it
+    off = positions(bin_um).set_index("barcode").query("in_tissue == 0").index.difference(section.obs_names)
+    np.testing.assert_allclose(np.sort(facts.pop("off_tissue_px"), axis=0), np.sort(where_of(bin_um, off), axis=0))
+    assert facts == expected
+
+
+def where_of(bin_um: int, names: object) -> NDArray[np.float64]:
+    return positions(bin_um).set_index("barcode").loc[names, ["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy()
+
+
+def test_the_stated_micrometres_per_pixel_are_a_fact(outs: Path) -> None:
+    assert find(outs).read().uns["section"]["mpp"] == MPP
 
 
 @pytest.mark.parametrize("bin_um", [2, 8, 16])

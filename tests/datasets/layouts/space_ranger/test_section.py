@@ -209,11 +209,21 @@ def test_feature_table_of_two_columns_keeps_all(outs: Path) -> None:
 def test_facts_and_thumbnails(outs: Path) -> None:
     section = read(outs)
     expected = {"name": "S1", "lattice": "hexagonal", "pitch_um": 100.0, "spot_diameter_um": 55.0, "n_unmatched": 0}
-    assert section.uns[FACTS] == expected | {"mpp": pytest.approx(100 / PITCH_PX)}
+    facts = dict(section.uns[FACTS])
+    assert facts.pop("off_tissue_px").shape == (0, 2), "the only spot off the tissue is a row of the section"
+    assert facts == expected | {"spot_diameter_px": SPOT_PX, "fiducial_diameter_px": 180.0}
     record = section.uns[SPATIAL]["S1"]
     assert record["scalefactors"]["spot_diameter_fullres"] == SPOT_PX
     assert record["images"]["hires"].shape == (90, 120, 3)
     assert record["images"]["lowres"][0, 0].tolist() == [200, 120, 160]
+
+
+def test_spots_off_the_tissue_that_the_matrix_leaves_out_are_a_fact(outs: Path) -> None:
+    table = positions()
+    table.loc[table[Position.BARCODE] == "TTTTTTTT-1", Position.IN_TISSUE] = 0
+    table.to_csv(outs / "spatial/tissue_positions.csv", index=False)
+    absent = table[table[Position.BARCODE] == "TTTTTTTT-1"][[Position.PXL_COL, Position.PXL_ROW]]
+    np.testing.assert_allclose(read(outs).uns[FACTS]["off_tissue_px"], absent)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
