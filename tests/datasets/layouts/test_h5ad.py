@@ -616,8 +616,9 @@ def test_spots_of_no_library_are_left_out_and_counted(tmp_path: Path, caplog: py
     data.obs["library_id"] = pd.Categorical(np.where(np.arange(N_SPOTS) < 9, None, "lib"))
     assert read(tmp_path, data).n_obs == N_SPOTS - 9
     assert "9 spots of A1.h5ad are of no library" in caplog.text
-    data.obs["library_id"] = pd.Categorical([None] * N_SPOTS)
-    assert read(tmp_path, data).n_obs == N_SPOTS
+    for nothing in (None, ""):
+        data.obs["library_id"] = pd.Categorical([nothing] * N_SPOTS)
+        assert read(tmp_path, data).n_obs == N_SPOTS
 
 
 def test_one_library_left_of_two_is_told_by_its_spots(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def _library_column(obs: pd.DataFrame, records: Mapping[str, Any]) -> str | None
 
     Of several the one with the most of them: libraries may be called 1 and 2.
     """
-    if Obs.LIBRARY in obs and obs[Obs.LIBRARY].notna().any():
+    if Obs.LIBRARY in obs and as_texts(obs[Obs.LIBRARY]).any():
         return Obs.LIBRARY.value
     if len(records) < 2:  # noqa: PLR2004  nothing to tell apart
         return None
