@@ -126,6 +126,17 @@ def test_glass_of_any_tint_is_glass(glass: tuple[int, int, int]) -> None:
     assert share_of_glass(tissue) == 0
 
 
+def test_airy_tissue_stays_beside_solid_tissue_on_tinted_glass() -> None:
+    """As in lung: few stained pixels per place, on glass without white balance."""
+    rng = np.random.default_rng(3)
+    image = section_on((210, 220, 200), [(150, 140, 155), (210, 220, 200)], noise=0)
+    airy = image[100:250, 250:400]
+    airy[rng.random(airy.shape[:2]) < 0.1] = (150, 140, 160)
+    tissue = found((image + rng.normal(0, 3, image.shape)).clip(0, 255))
+    assert min(share_of_blocks(tissue, 2)) > 0.97
+    assert share_of_glass(tissue) < 0.02
+
+
 def test_eosin_that_ran_out_over_the_glass_is_no_tissue() -> None:
     image = section_on((236, 225, 235), [(150, 110, 160)]).astype(float)
     y, x = np.mgrid[0:500, 0:750]

@@ -168,7 +168,7 @@ def test_coordinates_in_micrometres_or_hires_pixels_are_refused(
     silent.uns = {"section": {"name": name}}
     for factor, what in (
         (mpp, "in micrometres"),
-        (1.3, "multiplied by about 0.7[5-8]|of another section"),
+        (1.3, "multiplied by about 0.7[5-9]|of another section"),
         (0.15, "um per pixel"),
     ):
         silent.obsm["spatial"] = raw.obsm["spatial"] * factor

@@ -34,6 +34,9 @@ MIN_COLOUR_RATIO, MIN_TEXTURE_RATIO = 10.0, 4.0
 """Median above Otsu's threshold over median below it. Images with tissue and glass have at least 12 in colour and 7 in
 texture; crops that lie wholly in tissue up to 8.0 and 2.3 (three DLPFC sections, a mouse kidney and brain, three HER2+
 tumours). Where the texture is all alike it has no say; where the colours are too, there is no glass."""
+NEAR, CLEAR_VALLEY = float(np.log(1.5)), 0.22
+"""So near to the threshold, as a logarithm, a colour is neither glass nor stain; and the most of these, as a share of
+the smaller part, that leave a gap between the two: 0.05 to 0.17 in most images, 0.3 to 0.8 where eosin has run out."""
 COLOURED_SHARE = 0.8
 """Least share of the rough pixels that must be coloured: on an image with noise, glass may be rougher than tissue."""
 CELL, MARGIN, EQUAL = 0.71, 0.25, 0.1
@@ -127,10 +130,10 @@ def find_tissue(slide: Slide, mpp: float, settings: TissueSettings) -> Tissue:
     """Return where an H&E slide shows tissue, from the image alone.
 
     Glass is the commonest colour among the smoothest pixels, whatever its tint. A pixel is tissue where its colour
-    differs from glass and, on images in which stained places are rough, where it is rough too: eosin that has run out
-    over the glass is smooth. Both thresholds are Otsu's on a logarithmic scale, so that pale tissue stays beside dark
-    tissue. Small pieces and holes are removed. On a slide with the fiducial frame of a Visium array, tissue under and
-    beyond the frame is left out unless `settings.inside_frame` is false.
+    differs from glass and, on images in which colours pass gradually into that of glass, where it is rough too: eosin
+    that has run out over the glass is smooth. Both thresholds are Otsu's on a logarithmic scale, so that pale tissue
+    stays beside dark tissue. Small pieces and holes are removed. On a slide with the fiducial frame of a Visium array,
+    tissue under and beyond the frame is left out unless `settings.inside_frame` is false.
 
     Parameters
     ----------
@@ -174,11 +177,13 @@ def _stained(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     is_seen = thumbnail.max(axis=2) > PADDING  # scanners fill up with black
     lab = color.rgb2lab(thumbnail.astype(np.float32) / 255)
     colour = _difference_from(_glass_colour(lab[is_seen], _texture(lab, is_seen)[is_seen]), lab)
-    is_coloured, colour_ratio = _split(colour, is_seen)
-    texture = _texture_of_sides(lab, is_coloured, is_seen)
-    is_rough, texture_ratio = _split(texture, is_seen)
-    if texture_ratio >= MIN_TEXTURE_RATIO and is_coloured[is_rough & is_seen].mean() >= COLOURED_SHARE:
-        return is_coloured & is_rough & is_seen
+    is_coloured, colour_ratio, valley = _split(colour, is_seen)
+    if (
+        valley > CLEAR_VALLEY
+    ):  # no gap between the colours of glass and of stain: the stain has run out, or all is stain
+        is_rough, texture_ratio, _ = _split(_texture_of_sides(lab, is_coloured, is_seen), is_seen)
+        if texture_ratio >= MIN_TEXTURE_RATIO and is_coloured[is_rough & is_seen].mean() >= COLOURED_SHARE:
+            return is_coloured & is_rough & is_seen
     return is_coloured & is_seen if colour_ratio >= MIN_COLOUR_RATIO else None
 
 
@@ -240,22 +245,25 @@ def _difference_from(glass: NDArray[np.float32], lab: NDArray[np.float32]) -> ND
     return np.sqrt(squared)
 
 
-def _split(values: NDArray[np.float32], is_seen: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float]:
-    """Return which values are high, by Otsu's threshold on their logarithms, and the ratio of the medians."""
-    logarithms = np.log(values + FLOOR)
-    is_high = logarithms > _otsu(logarithms[is_seen])
-    return is_high, _ratio(values[is_high & is_seen], values[~is_high & is_seen])
+def _split(values: NDArray[np.float32], is_seen: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float, float]:
+    """Split values in two by Otsu's threshold on their logarithms.
 
-
-def _ratio(high: NDArray[np.float32], low: NDArray[np.float32]) -> float:
-    """Return the ratio of the medians, 1 where one of them has no values."""
-    return float(np.median(high) / max(np.median(low), FLOOR)) if len(high) and len(low) else 1.0
-
-
-def _otsu(values: NDArray[np.float32]) -> float:
+    Returns
+    -------
+    is_high, ratio, valley
+        Which values lie above the threshold; the median of these over that of the others; and how many lie near the
+        threshold, as a share of the smaller part.
+    """
     from skimage import filters
 
-    return float(filters.threshold_otsu(values))
+    logarithms = np.log(values + FLOOR)
+    threshold = float(filters.threshold_otsu(logarithms[is_seen]))
+    is_high = logarithms > threshold
+    high, low = values[is_high & is_seen], values[~is_high & is_seen]
+    if not len(high) or not len(low):
+        return is_high, 1.0, 1.0
+    n_near = int((np.abs(logarithms[is_seen] - threshold) < NEAR).sum())
+    return is_high, float(np.median(high) / max(np.median(low), FLOOR)), n_near / min(len(high), len(low))
 
 
 def _cleaned(mask: NDArray[np.bool_], area_px: int) -> NDArray[np.bool_]:
