@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -178,6 +179,7 @@ class Hub:
     headers: dict[str, str] = field(default_factory=dict)
     tokens: set[str | None] = field(default_factory=set)
     methods: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
     url: str = ""
 
 
@@ -189,6 +191,7 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         def do_GET(self) -> None:
             state.tokens.add(self.headers.get("Authorization"))
             state.methods.add(self.command)
+            state.asked.append(f"{self.command} {self.path}")
             is_absent = self.path.endswith(state.absent)
             status = HTTPStatus.NOT_FOUND if is_absent else state.status
             self.send_response(status)
@@ -283,6 +286,36 @@ def test_every_refusal_of_the_hub_has_its_own_message(
         assert "backbone=efficientnet_lite0" in text
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_hub_that_is_down_is_asked_once_and_nothing_is_printed(
+    hub: Hub, status: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def waited(_: float) -> None:
+        pytest.fail("the hub was waited for")
+
+    monkeypatch.setattr("time.sleep", waited)
+    hub.status = status
+    assert "cannot be reached" in refused(ON_HUB)
+    with pytest.raises(InputError, match="cannot be reached"):
+        probed()
+    assert hub.asked == ["HEAD /owner/tiny/resolve/main/model.safetensors"] * 2
+    assert "".join(capfd.readouterr()) == ""
+
+
+def test_weights_of_the_second_name_need_no_hub_that_answers(
+    hub: Hub, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_torch = tmp_path_factory.mktemp("torch") / "pytorch_model.bin"
+    torch.save(tiny_tensors(), as_torch)
+    hub.weights, hub.absent = as_torch.read_bytes(), "model.safetensors"
+    fetched = from_hub().identity
+    hub.status = 503
+    hub.asked.clear()
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("the hub was waited for"))
+    assert from_hub().identity == fetched
+    assert hub.asked == ["HEAD /owner/tiny/resolve/main/pytorch_model.bin"]
+
+
 def test_offline_says_where_to_put_the_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "pass its folder" in refused(ON_HUB)
@@ -300,6 +333,83 @@ def test_weights_of_the_second_name_are_used_offline_too(
     hub.tokens.clear()
     assert from_hub().identity == fetched
     assert not hub.tokens
+
+
+@pytest.fixture
+def kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a repository's folder in the cache, fetched by a name in other cases, without a network."""
+    repository = folder / "cache" / "models--Owner--TINY"
+    for commit in ("abc123", "000000"):
+        (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "blobs" / "deadbeef").write_bytes((folder / "model.safetensors").read_bytes())
+    (repository / "snapshots" / "abc123" / "model.safetensors").symlink_to("../../blobs/deadbeef")
+    (repository / "snapshots" / "000000" / "model.safetensors").write_bytes(b"older")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return repository
+
+
+def test_the_cache_is_read_whatever_the_case_of_its_names(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_cache = partial(huggingface_hub.hf_hub_download, cache_dir=str(kept.parent))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", in_cache)
+    assert probed().place == str(kept / "snapshots/abc123/model.safetensors")
+    identity = from_hub().identity
+    assert (identity.source, identity.revision) == ("hf-hub:owner/tiny", "abc123")
+
+
+def test_a_name_in_its_own_case_comes_first(hub: Hub, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    assert from_hub().identity.revision == "a" * 40  # the hub's, kept under the other name
+    assert (kept / "refs/main").read_text() == "a" * 40
+    assert not (kept.parent / "models--owner--tiny").exists()
+    shutil.copytree(kept, kept.parent / "models--owner--tiny", symlinks=True)
+    assert Path(probed().place).is_relative_to(kept.parent / "models--owner--tiny")
+
+
+@pytest.mark.parametrize("place", ["", "snapshots/abc123", "snapshots/abc123/model.safetensors"])
+def test_a_folder_of_the_cache_is_a_source_that_tells_its_commit(kept: Path, place: str) -> None:
+    identity = load(ON_HUB, kept / place).identity
+    assert identity.revision == "abc123"
+    assert identity.source == str(kept / place)
+
+
+def test_a_folder_of_the_cache_with_several_commits_and_no_main_one_is_refused(kept: Path) -> None:
+    (kept / "refs/main").unlink()
+    assert "weights of 2 commits" in refused(ON_HUB, kept)
+    (kept / "snapshots/000000/model.safetensors").unlink()
+    assert load(ON_HUB, kept).identity.revision == "abc123"
+
+
+def test_a_folder_of_another_kind_has_no_commit(folder: Path) -> None:
+    assert load(TINY, folder).identity.revision is None
+
+
+@pytest.mark.parametrize("place", ["~nobody-here/w", "x" * 300, "nowhere"])
+def test_a_source_that_is_not_there_is_named_with_the_parameter(place: str) -> None:
+    assert "backbone_source=<folder or file>" in refused(TINY, place)
+
+
+@pytest.mark.parametrize("source", ["package:", "package:no.such.module/a.pth"])
+def test_a_package_that_cannot_be_is_said_to_be_absent(source: str) -> None:
+    assert "not installed" in refused(TINY | {"source": source})
+
+
+@pytest.mark.parametrize("naming", ["timm", "in_order", "dinov2"])
+@pytest.mark.parametrize("content", [[1], {"a": {"b": torch.zeros(1)}}, torch.zeros(1)])
+def test_a_file_without_a_table_of_tensors_is_refused(tmp_path: Path, naming: str, content: object) -> None:
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    assert "no table of tensors" in refused(TINY | {"naming": naming}, tmp_path)
+
+
+def test_a_fault_of_the_program_is_not_blamed_on_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(timm, "create_model")
+    with pytest.raises(DatasetError) as caught:
+        load(TINY, folder)
+    assert InputError.within(caught.value) is None
+    assert isinstance(caught.value.__cause__, AttributeError)
 
 
 def probed(token: str | None = None) -> Weights:
@@ -364,7 +474,8 @@ def test_a_probe_without_a_connection_is_told_from_no_access(folder: Path, monke
 
 
 def test_no_connection_is_told_from_no_access(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    unreachable = partial(huggingface_hub.hf_hub_download, endpoint="http://127.0.0.1:9", cache_dir=str(folder))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "cache"))
+    for name in ("hf_hub_download", "hf_hub_url"):
+        unreachable = partial(getattr(huggingface_hub, name), endpoint="http://127.0.0.1:9")
+        monkeypatch.setattr(huggingface_hub, name, unreachable)
     assert "cannot be reached" in refused(ON_HUB)

@@ -257,6 +257,18 @@ def test_a_folder_in_timms_format_is_a_backbone(weights: Path) -> None:
         BackboneDataset(name=str(weights.parent), backbones={}).spec()
 
 
+@pytest.mark.parametrize("config", ["[]", '{"pretrained_cfg": [], "num_features": 3}', "3", "{"])
+def test_a_config_of_another_form_is_refused(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(InputError, match="does not describe a timm model"):
+        BackboneDataset(name=str(tmp_path), backbones={}).spec()
+
+
+def test_a_folder_without_a_config_says_how_to_name_its_weights(weights: Path) -> None:
+    with pytest.raises(InputError, match=r"no config\.json in .*backbone=<name>,backbone_source=<folder or file>"):
+        BackboneDataset(name=str(weights.parent), backbones={}).spec()
+
+
 def test_a_single_file_is_a_source(weights: Path) -> None:
     dataset = BackboneDataset(name="it", backbones={"it": VIT}, source=str(weights))
     assert dataset.load().identity.source == str(weights)

@@ -19,6 +19,7 @@ from anndata import AnnData
 from kedro.io import DatasetError
 from matplotlib.figure import Figure
 
+import spamcaf.errors
 from spamcaf.datasets.anndata import AnnDataDataset
 from spamcaf.datasets.base import StoredDataset
 from spamcaf.datasets.csv import CSVDataset
@@ -119,6 +120,30 @@ def test_a_truncated_file_is_said_to_be_damaged(case: Case, tmp_path: Path) -> N
     with pytest.raises(DatasetError) as caught:
         dataset.load()
     assert "result" in str(InputError.within(caught.value))
+
+
+class Mistaken(AtomicJSONDataset):
+    """Reads by a call that the installed library does not know, as after an update of it."""
+
+    def _read(self, path: Path) -> Any:
+        return missing_argument(path)
+
+
+def missing_argument(path: Path) -> Any:
+    # compiled as a line of the package, as a mistake of ours is
+    file = str(Path(spamcaf.errors.__file__).with_name("mistake.py"))
+    scope: dict[str, Any] = {"read": Path.read_text}
+    exec(compile("def call(path): return read(path, mistaken=1)", file, "exec"), scope)
+    return scope["call"](path)
+
+
+def test_a_fault_of_the_program_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    dataset = Mistaken(filepath=str(tmp_path / "result.json"))
+    dataset.save({"a": 1})
+    with pytest.raises(DatasetError) as caught:
+        dataset.load()
+    assert InputError.within(caught.value) is None
+    assert isinstance(caught.value.__cause__, TypeError)
 
 
 @each

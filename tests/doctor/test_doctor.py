@@ -113,6 +113,16 @@ def test_without_a_configuration_the_machine_is_checked_all_the_same(
     assert checks["section"].status is checks["backbone"].status is Status.WARN
 
 
+def test_a_fault_of_the_program_is_not_blamed_on_the_configuration(tmp_path: Path) -> None:
+    def load() -> Any:
+        raise AttributeError("no such attribute")
+
+    load.__code__ = load.__code__.replace(co_filename=str(Path(doctor.__file__)))
+    checks = {check.name: check for check in doctor.examine(load, tmp_path)}
+    assert checks["configuration"].found == "AttributeError: no such attribute"
+    assert "fault of the program" in checks["configuration"].fix
+
+
 def test_settings_out_of_range_are_a_failure(ask: Ask, weights: Path) -> None:
     checks = examine(ask(), weights, {"grid": {"subdivide": 99}})
     assert "grid.subdivide = 99" in checks["configuration"].found

@@ -106,11 +106,18 @@ def test_too_few_spots_fail(ask: Ask) -> None:
 
 
 def test_an_impossible_panel_says_what_to_pass(ask: Ask) -> None:
-    checks, inputs = check_inputs(ask({"panel": {"n_genes": 1000}}))
+    checks, inputs = check_inputs(ask({"panel": {"min_spots": 1000}}))
     panel = by_name(checks)["gene panel"]
     assert panel.status is Status.FAIL
-    assert panel.fix == "Lower it: --params panel.n_genes=40."
+    assert "0 of 40 genes" in panel.found and "panel.min_spots" in panel.fix
     assert inputs is not None
+
+
+def test_a_panel_of_fewer_genes_than_asked_for_is_told(ask: Ask) -> None:
+    checks, _ = check_inputs(ask({"panel": {"n_genes": 1000}}))
+    panel = by_name(checks)["gene panel"]
+    assert panel.status is Status.WARN
+    assert panel.found.startswith("40 genes can be learned") and "not 1000 (panel.n_genes)" in panel.found
 
 
 def test_genes_asked_for_and_absent_are_named(ask: Ask) -> None:

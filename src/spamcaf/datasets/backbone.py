@@ -83,7 +83,7 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
             configuration_hash(spec),
             spec.width,
             spec.licence,
-            hub_revision(source, path),
+            hub_revision(path),
             spec.mpp,
         )
         return Backbone(network, spec.mean, spec.std, identity)
@@ -96,7 +96,8 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
 
         Content is not read: damaged weights are found when they are loaded.
         """
-        return probe_weights(self._source or self.spec().source, self._token, timeout_s)
+        spec = self.spec()
+        return probe_weights(self._source or spec.source, self._token, timeout_s)
 
     def spec(self) -> BackboneSpec:
         """Return the entry of the backbone's name; raise InputError when there is none or it is wrong."""

