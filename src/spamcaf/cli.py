@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import yaml
 from kedro.config import MissingConfigException
 from kedro.framework.cli.project import CONF_SOURCE_HELP, PARAMS_ARG_HELP
 from kedro.framework.cli.project import run as kedro_run
-from kedro.framework.cli.utils import _split_params, env_option, validate_conf_source
+from kedro.framework.cli.utils import (
+    _config_file_callback,
+    _split_params,
+    env_option,
+    split_string,
+    validate_conf_source,
+)
 from kedro.utils import find_kedro_project
 
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, first_line
+from spamcaf.typed import as_typed, as_written
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -56,7 +64,53 @@ def short_message(error: BaseException) -> str | None:
     return None
 
 
+def split_params(context: click.Context, option: click.Parameter, value: Any) -> dict[str, Any]:  # noqa: ANN401  text or dict
+    """Return --params as Kedro does, but names, paths and genes as they were typed."""
+    if isinstance(value, dict):  # of a --config file
+        return value
+    items = ",".join(as_typed(item) for item in split_string(context, option, value or ""))
+    try:
+        parsed: dict[str, Any] = _split_params(context, option, items)
+    except yaml.YAMLError as error:
+        unreadable = InputError(
+            f"--params {value}, which cannot be read ({first_line(error)}).",
+            "<name>=<value>, several joined by commas.",
+            "Quote values with other signs than letters and digits: --params \"panel.method='...'\".",
+        )
+        raise click.ClickException(str(unreadable)) from error
+    return parsed
+
+
+def read_config(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Take the options of a --config file as Kedro does, but names, paths and genes in its params as written there."""
+    if value is None:
+        return None
+    try:
+        _config_file_callback(context, option, value)
+        written = yaml.load(Path(value).read_text(), Loader=yaml.BaseLoader)[context.info_name]  # noqa: S506  texts alone
+    except (yaml.YAMLError, KeyError) as error:
+        unreadable = InputError(
+            f"{value}, which cannot be read ({first_line(error)}).",
+            "YAML with the options under `run:`.",
+            "Correct it.",
+        )
+        raise click.ClickException(str(unreadable)) from error
+    if context.default_map and "params" in context.default_map:
+        context.default_map["params"] = as_written(context.default_map["params"], written["params"])
+    return value
+
+
+CALLBACKS = {"params": split_params, "config": read_config}
+
+
+def _as_ours(option: click.Parameter) -> click.Parameter:
+    ours = copy.copy(option)
+    ours.callback = CALLBACKS.get(str(option.name), option.callback)
+    return ours
+
+
 run = copy.copy(kedro_run)
+run.params = [_as_ours(option) for option in kedro_run.params]
 if kedro_run.callback is not None:
     run.callback = with_short_errors(kedro_run.callback)
 cli.add_command(run)
@@ -65,7 +119,7 @@ cli.add_command(run)
 @cli.command()
 @env_option
 @click.option("--conf-source", callback=validate_conf_source, help=CONF_SOURCE_HELP)
-@click.option("--params", type=click.UNPROCESSED, default="", help=PARAMS_ARG_HELP, callback=_split_params)
+@click.option("--params", type=click.UNPROCESSED, default="", help=PARAMS_ARG_HELP, callback=split_params)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.pass_context
 def doctor(

@@ -1,4 +1,4 @@
-"""Hooks: a wrong setting stops the run before any work."""
+"""Hooks: a wrong setting, or a backbone that cannot be had, stops the run before any work."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
+from kedro.io import DatasetError
 from pydantic import BaseModel, ValidationError
 
-from spamcaf.errors import InputError, is_plain_name
+from spamcaf.errors import InputError
 from spamcaf.parameters import RUN_CHOICES, RunSettings
+from spamcaf.typed import MAX_NAME, is_section_name
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
+    from kedro.io import CatalogProtocol
+    from kedro.pipeline import Pipeline
+
+BACKBONE = "backbone"
+RAW = ("raw_section", "slide")
+NAMES = {
+    "section": "Rename the section's folder, or say where it lies with raw_root=<folder>.",
+    "model": "Name the measured section whose model is to be applied: model=<section>.",
+}
+"""Choices that name folders of results, and what to do about a name that cannot."""
 
 
 class SettingsGuard:
@@ -20,16 +32,50 @@ class SettingsGuard:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Check the settings and the section's name."""
-        settings = dict(context.config_loader["parameters"])
+        """Check the settings and the names of sections; tell the configuration where the project lies."""
+        loader = context.config_loader
+        loader.project_root = context.project_path  # type: ignore[attr-defined]
+        settings = dict(loader["parameters"])
         check_settings(settings)
-        section = settings.get("section")
-        if section is not None and not is_plain_name(str(section)):
-            raise InputError(
-                f"the section name '{section}'.",
-                "letters, digits, '_', '-' and '.', since it names files.",
-                "Rename the section's folder, or say where it lies with raw_root=<folder>.",
-            )
+        chosen = {**loader["globals"], **settings}
+        for name, next_step in NAMES.items():
+            if name in chosen and not is_section_name(str(chosen[name])):
+                raise InputError(
+                    f"the {name} name '{str(chosen[name])[:MAX_NAME]}'.",
+                    f"at most {MAX_NAME} letters, digits, '_', '-' and '.', since it names files.",
+                    next_step,
+                )
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Look for the weights of the backbone that the run will load, before it works for hours; loads nothing."""
+        inputs = pipeline.inputs()
+        if BACKBONE not in inputs or (run_params.get("only_missing_outputs") and _is_embedded(pipeline, catalog)):
+            return
+        from spamcaf.datasets.backbone import BackboneDataset
+        from spamcaf.datasets.hub import TIMEOUT_S
+
+        backbone = catalog.get(BACKBONE)
+        if not isinstance(backbone, BackboneDataset):
+            return
+        try:
+            backbone.probe(TIMEOUT_S)
+        except InputError:
+            # raw data that are not there come first: the node that reads them says what is missing
+            if all(_exists(catalog, name) for name in RAW if name in inputs):
+                raise
+
+
+def _is_embedded(pipeline: Pipeline, catalog: CatalogProtocol) -> bool:
+    """Tell whether everything that is made with the backbone is stored."""
+    return all(_exists(catalog, name) for node in pipeline.nodes if BACKBONE in node.inputs for name in node.outputs)
+
+
+def _exists(catalog: CatalogProtocol, name: str) -> bool:
+    try:
+        return bool(catalog.exists(name))  # type: ignore[attr-defined]
+    except DatasetError:
+        return False
 
 
 def check_settings(settings: dict[str, Any]) -> None:

@@ -29,14 +29,19 @@ class SimulationSettings(_Settings):
 class SectionSettings(_Settings):
     """What a section must satisfy before anything is computed."""
 
-    max_mpp_disagreement: Share = Field(0.03, description="largest relative difference of the two estimates of mpp")
+    max_mpp_disagreement: Share = Field(
+        0.03, description="largest difference of um per pixel by lattice and by another source"
+    )
     max_unmatched: Share = Field(0.01, description="largest share of barcodes without a position")
     max_outside: Share = Field(0.5, description="largest share of spots outside the image")
     max_lattice_residual: Share = Field(0.25, description="largest RMS distance from the lattice, in pitches")
     min_spots: int = Field(20, ge=4, description="fewest spots worth learning from")
     allow_mirrored: bool = Field(False, description="true where the image was mirrored against the array on purpose")
+    trust_image: bool = Field(
+        False, description="true where you know that image and spots belong together: what speaks against it only warns"
+    )
     pitch_um: Micrometres | None = Field(
-        None, description="nominal distance of neighbouring spots, where the source does not say"
+        None, description="distance of neighbouring spots, where the source does not say or is wrong"
     )
 
 
@@ -53,7 +58,13 @@ class SplitSettings(_Settings):
 
 
 def _as_names(genes: object) -> object:
-    return re.split(r"[\s,;]+", genes.strip(" \t\r\n,;")) if isinstance(genes, str) and genes.strip() else genes
+    if isinstance(genes, int) and not isinstance(genes, bool):
+        genes = str(genes)
+    if isinstance(genes, str) and genes.strip():
+        return re.split(r"[\s,;]+", genes.strip(" \t\r\n,;"))
+    if isinstance(genes, list | tuple):
+        return [str(gene) if isinstance(gene, int) and not isinstance(gene, bool) else gene for gene in genes]
+    return genes
 
 
 GeneNames = Annotated[list[str], BeforeValidator(_as_names)]
@@ -67,7 +78,7 @@ class PanelSettings(_Settings):
     method: Literal["seurat_v3", "moran"] = Field(
         "seurat_v3", description="seurat_v3: highly variable genes; moran: spatially variable ones"
     )
-    n_genes: int = Field(1000, ge=2, description="genes chosen by method, on training spots only")
+    n_genes: int = Field(1000, ge=2, description="most genes chosen by method, on training spots only")
     genes: GeneNames = Field(
         default_factory=list,
         description="exactly these, by symbol or Ensembl id; method, n_genes and include then have no say",
@@ -90,6 +101,9 @@ class TissueSettings(_Settings):
 
     um_per_px: Micrometres = Field(8.0, description="resolution of the mask")
     min_area_um2: Micrometres = Field(40_000.0, description="smaller pieces and holes are dropped")
+    inside_frame: bool = Field(
+        True, description="leave out what lies under and beyond the fiducial frame of a Visium array, where one is seen"
+    )
 
 
 class GridSettings(_Settings):
@@ -194,7 +208,7 @@ class TransferSettings(_Settings):
 class ReportSettings(_Settings):
     """Which genes are drawn, and written for QuPath."""
 
-    genes: list[str] = Field(default_factory=list, description="symbols that come first, where the panel has them")
+    genes: GeneNames = Field(default_factory=list, description="symbols that come first, where the panel has them")
     n_genes: Annotated[int, Field(ge=1, le=20)] = Field(
         6, description="genes in all; then those predicted best, or that vary most"
     )
@@ -220,3 +234,5 @@ class RunSettings(_Settings):
 
 RUN_CHOICES = ("section", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "model")
 """What a command line may choose beside the settings: these go into paths and names, not into a node."""
+GENE_LISTS = ("panel.genes", "panel.include", "report.genes")
+"""Settings that are names of genes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,21 @@ CASES = {
     "settings that do not fit": ("--params", "network.width=65", "width should be a multiple of heads (4), found 65"),
     "no such section": ("--params", "section=nobody", "no section 'nobody'"),
     "section that leaves the folder": ("--params", "section=../up", "the section name '../up'"),
+    "section name of other signs": ("--params", "section=...", "the section name '...'"),
+    "section name that is YAML": ("--params", "section=*,split.mask=1", "the section name '*'"),
+    "section name that is a number": ("--params", "section=1_1", "no section '1_1'"),
+    "other section whose name is a number": (
+        "--params",
+        "other_sections=151674",
+        "no section.h5ad of the other section '151674'",
+    ),
+    "model that leaves the folder": ("--params", "model=../up", "the model name '../up'"),
+    "YAML that cannot be read": ("--params", "panel.method=*", "--params panel.method=*, which cannot be read"),
     "no such environment": ("--env", "nowhere", "check --env"),
     "no such pipeline": ("--pipeline", "nothing", "kedro registry list"),
     "no such backbone": ("--params", "backbone=nobody", "backbone 'nobody'"),
     "no such folder of weights": ("--params", "backbone_source=/nowhere", "no weights in /nowhere"),
     "no access to the hub": ("--params", "backbone=uni", "backbone=efficientnet_lite0"),
-    "too many genes": ("--params", "panel.n_genes=100000", "Lower it"),
 }
 
 
@@ -50,3 +60,20 @@ def test_missing_raw_data_are_named(kedro: Run, tmp_path: Path) -> None:
 def test_nothing_is_written_for_a_refused_section(kedro: Run, project: Path) -> None:
     kedro("run", "--params", "section=nobody")
     assert not list((project / "data").rglob("nobody"))
+
+
+@pytest.mark.parametrize("choice", ["backbone=uni", "backbone=nobody", "backbone_source=/nowhere"])
+def test_a_backbone_that_cannot_be_had_is_said_before_anything_is_computed(
+    kedro: Run, project: Path, choice: str
+) -> None:
+    conf = project / "conf" / "early"
+    if not conf.exists():
+        shutil.copytree(project / "conf" / "tiny", conf)
+        (conf / "catalog.yml").write_text(
+            "section: {type: spamcaf.datasets.anndata.AnnDataDataset, filepath: data/early}"
+        )
+    done = kedro("run", "--params", choice, env="early")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: Found: ")
+    assert not (project / "data/early").exists()
+    assert done.stdout.strip() == ""

@@ -11,7 +11,8 @@ from kedro.io import AbstractDataset, DatasetError
 
 from spamcaf.datasets.anndata import AnnDataDataset
 from spamcaf.datasets.features import FeaturesDataset
-from spamcaf.errors import InputError, is_plain_name
+from spamcaf.errors import InputError
+from spamcaf.typed import is_section_name
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -65,19 +66,19 @@ class OtherSectionsDataset(AbstractDataset[OtherSections, OtherSections]):
         *,
         filepath: str,
         features: str,
-        names: list[str] | str,
+        names: list[str] | str | int | None,
         section: str | int,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._intermediate, self._feature = Path(filepath), Path(features)
-        listed = re.split(r"[+\s]+", names) if isinstance(names, str) else [str(name) for name in names]
-        self._names = tuple(name for name in listed if name)
+        listed = names if isinstance(names, list | tuple) else re.split(r"[+\s]+", "" if names is None else str(names))
+        self._names = tuple(str(name) for name in listed if name != "")
         self._section = str(section)
         self.metadata = metadata
 
     def load(self) -> OtherSections:
         for name in self._names:
-            if not is_plain_name(name) or name == self._section or self._names.count(name) > 1:
+            if not is_section_name(name) or name == self._section or self._names.count(name) > 1:
                 raise InputError(
                     f"'{name}' among other_sections of section '{self._section}'.",
                     "other sections, each once.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class _SectionFiles(AbstractDataset[Any, Any]):
         filepath: str,
         section: str | int,
         image: str | None = None,
-        bin_um: float | None = None,
+        bin_um: str | float | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._wanted = Wanted(Path(filepath), str(section), Path(image) if image else None, _whole(bin_um))
@@ -64,7 +65,7 @@ class SectionDataset(_SectionFiles):
         filepath: str,
         section: str | int,
         image: str | None = None,
-        bin_um: float | None = None,
+        bin_um: str | float | None = None,
         labels: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
@@ -87,13 +88,11 @@ class SectionSlideDataset(_SectionFiles):
         return find_layout(self._wanted).open_slide()
 
 
-def _whole(bin_um: float | None) -> int | None:
+def _whole(bin_um: str | float | None) -> int | None:
+    """Return the size of bins, given as a number or as the name of their folder has it: 16, 016, square_016um."""
     if bin_um is None:
         return None
-    try:
-        is_whole = float(bin_um) % 1 == 0
-    except (TypeError, ValueError):
-        is_whole = False
-    if not is_whole:
+    size = re.fullmatch(r"(?:square_)?0*([1-9]\d*)(?:\.0*)?(?:um)?", str(bin_um).strip())
+    if size is None:
         raise InputError(f"bin_um = {bin_um!r}.", "a whole number of micrometres.", "Correct it: --params bin_um=16.")
-    return int(float(bin_um))
+    return int(size[1])
