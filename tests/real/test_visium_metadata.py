@@ -10,10 +10,14 @@ import pytest
 
 from spamcaf.datasets.layouts import visium_hd
 from spamcaf.datasets.layouts.layout import Wanted
+from spamcaf.datasets.layouts.library import bin_facts
 from spamcaf.datasets.layouts.space_ranger.images import read_scalefactors, read_thumbnails
 from spamcaf.datasets.layouts.space_ranger.positions import read_positions
 from spamcaf.datasets.layouts.space_ranger.sample import Sample
 from spamcaf.errors import InputError
+from spamcaf.parameters import SectionSettings
+from spamcaf.sections.lattice import fit_lattice
+from spamcaf.sections.scale import resolve_scale
 
 REAL = os.environ.get("SPAMCAF_REAL_DATA")
 ROOT = Path(REAL or ".") / "visium_spatial"
@@ -61,6 +65,17 @@ def test_bins_of_visium_hd_lie_where_their_names_say() -> None:
     pixels, index = positions[["pxl_row_in_fullres", "pxl_col_in_fullres"]].to_numpy(), named.astype(float)
     step = np.linalg.norm(pixels[1:] - pixels[0], axis=1) / np.linalg.norm(index[1:] - index[0], axis=1)
     np.testing.assert_allclose(step * factors["microns_per_pixel"], 2, rtol=0.01)
+
+
+def test_the_scale_of_visium_hd_is_the_one_it_states() -> None:
+    positions, factors = read_positions(sample("hd_002um")), read_scalefactors(sample("hd_002um"))
+    xy = positions[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy()
+    lattice = fit_lattice(xy, positions[["array_col", "array_row"]].to_numpy(), "square")
+    facts = bin_facts(factors["bin_size_um"], factors["microns_per_pixel"])
+    scale = resolve_scale(lattice, facts, None, SectionSettings())
+    assert scale.mpp == factors["microns_per_pixel"]
+    assert scale.mpp_by["lattice"] == pytest.approx(scale.mpp, rel=0.005)
+    assert (scale.pitch_um, scale.spot_um) == (2, 2)
 
 
 def test_an_empty_matrix_of_visium_hd_is_found_and_named() -> None:
