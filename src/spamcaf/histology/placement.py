@@ -30,12 +30,10 @@ CLEAR_GAIN = 0.1
 MATCH, MATCH_GAIN = 0.9, 0.05
 """An orientation also fits better with an agreement above the first, which chance does not reach, and higher by the
 second. The right orientations of her2st have 0.93 to 0.97, of three DLPFC sections 0.80 to 0.95; others up to 0.79."""
-GOOD, GOOD_BY_SPOTS = 0.75, 0.6
-"""Agreement that tells an orientation or a scale: against places of the array without a spot, and against spots that
-the position file calls off the tissue. The second are surer: the first may be tissue too, where only a part of a
-section was kept."""
+GOOD, FAIR = 0.75, 0.6
+"""Agreement that tells an orientation or a scale, and agreement below which the image of spots is in doubt."""
 POOR_GAIN, SPOTS_OF_CHANCE = 0.01, 4
-"""Below `GOOD_BY_SPOTS`, a shift need be better by the first only, and by a few spots: among the images and spots of
+"""Below `FAIR`, a shift need be better by the first only, and by a few spots: among the images and spots of
 three DLPFC sections and a mouse kidney wrong pairs have 0.07 to 0.45 and gain 0.02 or more, right ones gain nothing."""
 HOPELESS = 0.3
 """Agreement below which an image is not of these spots, whatever a shift brings."""
@@ -48,7 +46,7 @@ MAX_PLACES = 20_000
 SCALES = np.exp(np.arange(np.log(0.2), np.log(25), 0.01))
 """Factors of the coordinates that are tried: pixels of a small picture, micrometres, pixels of another level."""
 OTHER_SCALE = 0.03
-TRUST = "if you know that they belong together: --params section_checks.trust_image=true"
+TRUST = "you know that they belong together: --params section_checks.trust_image=true"
 
 
 def require_on_tissue(
@@ -135,20 +133,20 @@ def _other_orientation(fit: _Fit, xy_px: NDArray[np.float64], image: str) -> tup
     gain = agreement - fit.agreement
     matches = agreement > MATCH and gain > MATCH_GAIN
     rescues = share > fit.share + CLEAR_GAIN and gain > CLEAR_GAIN
-    is_clear = gain > CLEAR_GAIN and agreement > fit.good
+    is_clear = gain > CLEAR_GAIN and agreement > GOOD
     if share < SAFE_SHARE or agreement <= fit.shifted or not (matches or rescues or is_clear):
         return None
     return agreement, InputError(
         f"{fit.share:.0%} of the spots lie on tissue, but {share:.0%} with {name}; agreement of spots and tissue "
         f"in {image} is {fit.agreement:.2f}, and {agreement:.2f} so.",
         "the orientation that fits best.",
-        f"Coordinates and image seem to differ by {name}: bring both into one orientation; or, {TRUST}.",
+        f"Coordinates and image seem to differ by {name}: bring both into one orientation; or, if {TRUST}.",
     )
 
 
 def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
     """Return agreement and error where coordinates times some factor fit the image, and as they are they do not."""
-    if fit.agreement > fit.good:
+    if fit.agreement > GOOD:
         return None
     places = fit.places
     on_tissue = places.xy_px[places.has_spot]
@@ -156,7 +154,7 @@ def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
     agreement = float(agreements.max())
     scale = float(np.median(SCALES[agreements == agreement]))  # neighbouring factors fit a coarse mask equally well
     share = float(places.tissue.holds(on_tissue * scale).mean())
-    is_better = agreement > max(fit.good, fit.shifted + CLEAR_GAIN) and share >= SAFE_SHARE
+    is_better = agreement > max(GOOD, fit.shifted + CLEAR_GAIN) and share >= SAFE_SHARE
     if not is_better or abs(scale - 1) < OTHER_SCALE:
         return None
     return agreement, InputError(
@@ -164,14 +162,14 @@ def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
         f"tissue is {fit.agreement:.2f}, and {agreement:.2f} so.",
         "coordinates in pixels of the full-resolution image.",
         "The coordinates seem to be in micrometres, or in pixels of another picture: bring them to full-resolution "
-        f"pixels, or name the image that they belong to (--params image=<file>); or, {TRUST}.",
+        f"pixels, or name the image that they belong to (--params image=<file>); or, if {TRUST}.",
     )
 
 
 def _other_section(fit: _Fit, image: str) -> InputError | None:
     """Return the error where too few spots lie on tissue, or where a shift of the image would fit better."""
     gain = fit.shifted - fit.agreement
-    is_poor = fit.agreement < GOOD_BY_SPOTS and gain > (fit.chance if fit.is_by_spots else CLEAR_GAIN)
+    is_poor = fit.agreement < FAIR and gain > (fit.chance if fit.is_by_spots else CLEAR_GAIN)
     is_hopeless = fit.is_by_spots and fit.agreement < HOPELESS
     is_shifted = fit.share < SAFE_SHARE and gain > CLEAR_GAIN
     if not (fit.share < LOWEST_SHARE or is_poor or is_hopeless or is_shifted):
@@ -179,9 +177,9 @@ def _other_section(fit: _Fit, image: str) -> InputError | None:
     return InputError(
         f"{fit.share:.0%} of the spots lie on tissue of {image}; agreement of spots and tissue is {fit.agreement:.2f}, "
         f"and {fit.shifted:.2f} after shifting the image.",
-        f"at least {SAFE_SHARE:.0%}, an agreement of {GOOD_BY_SPOTS:g} or more, and no shift that fits better.",
+        f"at least {SAFE_SHARE:.0%}, an agreement of {FAIR:g} or more, and no shift that fits better.",
         "The image is of another section, or its orientation is not that of the coordinates: name the right one "
-        f"(--params image=<file>); or, {TRUST}.",
+        f"(--params image=<file>); or, if spots on tissue were left out by hand, or {TRUST}.",
     )
 
 
@@ -208,11 +206,6 @@ class _Fit:
     def chance(self) -> float:
         """Gain in agreement that a shift may bring by chance."""
         return POOR_GAIN + SPOTS_OF_CHANCE / len(self.places.xy_px)
-
-    @property
-    def good(self) -> float:
-        """Agreement from which on it tells the right orientation and scale."""
-        return GOOD_BY_SPOTS if self.is_by_spots else GOOD
 
 
 @dataclass(frozen=True)
