@@ -33,7 +33,7 @@ class SectionSettings(_Settings):
         0.03, description="largest difference of um per pixel by lattice and by another source"
     )
     max_unmatched: Share = Field(0.01, description="largest share of barcodes without a position")
-    max_outside: Share = Field(0.5, description="largest share of spots outside the image")
+    max_outside: Share = Field(0.4, description="largest share of spots outside the image")
     max_lattice_residual: Share = Field(0.25, description="largest RMS distance from the lattice, in pitches")
     min_spots: int = Field(20, ge=4, description="fewest spots worth learning from")
     allow_mirrored: bool = Field(False, description="true where the image was mirrored against the array on purpose")

@@ -164,6 +164,24 @@ def test_an_image_without_glass_tells_nothing_and_says_so(caplog: pytest.LogCapt
     assert "he.tif shows no glass" in caplog.text
 
 
+def test_spots_off_the_tissue_that_lie_on_tissue_all_of_them_tell_nothing() -> None:
+    """As on a section that fills the array, with a few spots left out by hand."""
+    shape = np.zeros((SIZE, SIZE), bool)
+    shape[5:25, 5:25] = True
+    whole = np.zeros((SIZE, SIZE), bool)
+    whole[2:28, 2:28] = True
+    left_out = np.zeros_like(shape)
+    left_out[5:7, 5:25] = True
+    xy, lattice = spots(shape & ~left_out)
+    assert require_on_tissue(tissue(whole), xy, lattice, (index_of(left_out) + 0.5) * PITCH_PX) == 1
+
+
+def test_an_image_cut_by_a_step_is_refused_with_the_shift() -> None:
+    xy, lattice = spots(corner())
+    with pytest.raises(InputError, match=r"moved by x -200, y \+0 px"):
+        require_on_tissue(tissue(np.roll(corner(), -2, axis=1)), xy, lattice, off(corner()))
+
+
 def test_a_part_cut_out_of_a_section_passes() -> None:
     shape = np.zeros((SIZE, SIZE), bool)
     shape[8:18, 8:18] = True

@@ -158,6 +158,22 @@ def test_another_orientation_is_refused_by_its_name(
         place(*load(name), tissue)
 
 
+def test_a_part_of_the_tissue_chosen_by_hand_is_not_called_mirrored(load: Load, seen: Callable[[str], Tissue]) -> None:
+    raw, slide = load("151673")
+    half = raw[raw.obs["array_col"] < 64].copy()
+    left_out = raw[raw.obs["array_col"] >= 64].obsm["spatial"]
+    half.uns["section"]["off_tissue_px"] = np.vstack([raw.uns["section"]["off_tissue_px"], left_out])
+    assert place(half, slide, seen("151673")) > 0.98
+
+
+def test_an_image_that_was_cut_is_refused_with_the_shift(load: Load, seen: Callable[[str], Tissue]) -> None:
+    raw, slide = load("mouse_kidney")
+    tissue = seen("mouse_kidney")
+    cut = replace(tissue, mask=np.pad(tissue.mask, ((0, 30), (0, 30)))[30:, 30:])  # 240 um off in x and in y
+    with pytest.raises(InputError, match=r"moved by x -\d+, y -\d+ px"):
+        place(raw, slide, cut)
+
+
 @pytest.mark.parametrize("name", SECTIONS)
 def test_coordinates_in_micrometres_or_hires_pixels_are_refused(
     load: Load, seen: Callable[[str], Tissue], name: str

@@ -334,6 +334,28 @@ def test_a_square_array_dressed_as_visium_is_read_with_its_pitch(raw: AnnData) -
     assert section.uns["section"]["spot_diameter_um"] == pytest.approx(27.5)
 
 
+def test_a_square_array_numbered_as_visium_is_told_too(raw: AnnData) -> None:
+    square(raw)
+    row, column = np.divmod(np.arange(raw.n_obs), 10)
+    raw.obs["array_row"], raw.obs["array_col"] = row, 2 * column + row % 2
+    del raw.uns["section"]["mpp"]
+    with pytest.raises(InputError, match="--params section_checks.pitch_um=<um>"):
+        check_section(raw, IMAGE, SETTINGS)
+    section, _ = check_section(raw, IMAGE, SectionSettings(pitch_um=50))
+    assert lattice_of(section).pitch_px == pytest.approx(PITCH_PX)
+
+
+@pytest.mark.parametrize("n", [25, 60, 200])
+def test_scattered_spots_with_indices_keep_them(make_section: Callable[..., AnnData], n: int) -> None:
+    """As the spots of a rare cluster: their distances tell nothing of the lattice."""
+    whole = make_section(n_rows=40, n_columns=40)
+    whole.uns["section"].pop("mpp")
+    raw = whole[np.sort(np.random.default_rng(0).choice(whole.n_obs, n, replace=False))].copy()
+    section, report = check_section(raw, (6000, 7000), SETTINGS)
+    assert report["pitch_px"] == pytest.approx(PITCH_PX, abs=0.01)
+    np.testing.assert_array_equal(section.obs["array_row"], raw.obs["array_row"])
+
+
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("n", [80, 2000])
 def test_cells_at_random_places_lie_on_no_lattice(make_section: Callable[..., AnnData], seed: int, n: int) -> None:

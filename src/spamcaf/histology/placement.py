@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -40,7 +39,10 @@ HOPELESS = 0.3
 MIRROR_GAIN = 0.02
 """By so much the given coordinates have to fit better than with x and y exchanged, where they mirror the array."""
 MIN_OFF_TISSUE = 20
-"""Fewer spots off the tissue say nothing about an image."""
+"""Fewer spots off the tissue, or fewer places on glass, say nothing about an image."""
+EQUAL_SHARE, SHIFT_GAIN = 0.005, 0.03
+"""An orientation or scale does not fit better that brings fewer spots onto tissue, but for a few. Where spots off the
+tissue are known, the second is a gain that no shift brings by chance."""
 MAX_PLACES = 20_000
 """So many places tell as much as all of them; Visium HD has hundreds of thousands."""
 SCALES = np.exp(np.arange(np.log(0.2), np.log(25), 0.01))
@@ -81,10 +83,10 @@ def require_on_tissue(
         When the image seems to be another section's, turned, mirrored, or of another scale than the coordinates.
     """
     share = float(tissue.holds(xy_px).mean())
-    if not tissue.shows_glass:
-        logger.warning("%s shows no glass: whether it is the image of these spots cannot be told", image)
-        return share
     fit = _Fit.of(tissue, xy_px, lattice, off_px)
+    if int((~tissue.holds(fit.places.xy_px)).sum()) < MIN_OFF_TISSUE and share >= SAFE_SHARE:
+        logger.warning("%s shows no glass near the spots: whether it is their image cannot be told", image)
+        return share
     better = [found for found in (_other_orientation(fit, xy_px, image), _other_scale(fit, image)) if found is not None]
     problem = max(better, key=lambda found: found[0])[1] if better else _other_section(fit, image)
     if problem is not None and not trust:
@@ -94,7 +96,8 @@ def require_on_tissue(
     elif fit.shifted - fit.agreement > fit.chance:
         logger.warning(
             "agreement of spots and tissue in %s is %.2f, and %.2f after a small shift: make sure that it is the image "
-            "of these spots", image, fit.agreement, fit.shifted,
+            "of these spots, of which the source names %s off the tissue", image, fit.agreement, fit.shifted,
+            "some" if fit.is_by_spots else "none",
         )  # fmt: skip
     return share
 
@@ -134,7 +137,8 @@ def _other_orientation(fit: _Fit, xy_px: NDArray[np.float64], image: str) -> tup
     matches = agreement > MATCH and gain > MATCH_GAIN
     rescues = share > fit.share + CLEAR_GAIN and gain > CLEAR_GAIN
     is_clear = gain > CLEAR_GAIN and agreement > GOOD
-    if share < SAFE_SHARE or agreement <= fit.shifted or not (matches or rescues or is_clear):
+    is_better = share >= max(SAFE_SHARE, fit.share - EQUAL_SHARE) and agreement > fit.shifted
+    if not (is_better and (matches or rescues or is_clear)):
         return None
     return agreement, InputError(
         f"{fit.share:.0%} of the spots lie on tissue, but {share:.0%} with {name}; agreement of spots and tissue "
@@ -154,7 +158,7 @@ def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
     agreement = float(agreements.max())
     scale = float(np.median(SCALES[agreements == agreement]))  # neighbouring factors fit a coarse mask equally well
     share = float(places.tissue.holds(on_tissue * scale).mean())
-    is_better = agreement > max(GOOD, fit.shifted + CLEAR_GAIN) and share >= SAFE_SHARE
+    is_better = agreement > max(GOOD, fit.shifted + CLEAR_GAIN) and share >= max(SAFE_SHARE, fit.share - EQUAL_SHARE)
     if not is_better or abs(scale - 1) < OTHER_SCALE:
         return None
     return agreement, InputError(
@@ -169,16 +173,17 @@ def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
 def _other_section(fit: _Fit, image: str) -> InputError | None:
     """Return the error where too few spots lie on tissue, or where a shift of the image would fit better."""
     gain = fit.shifted - fit.agreement
-    is_poor = fit.agreement < FAIR and gain > (fit.chance if fit.is_by_spots else CLEAR_GAIN)
+    is_poor = fit.is_by_spots and fit.agreement < FAIR and gain > fit.chance
     is_hopeless = fit.is_by_spots and fit.agreement < HOPELESS
-    is_shifted = fit.share < SAFE_SHARE and gain > CLEAR_GAIN
+    is_shifted = (fit.share < SAFE_SHARE and gain > CLEAR_GAIN) or (fit.is_by_spots and gain > SHIFT_GAIN + fit.chance)
     if not (fit.share < LOWEST_SHARE or is_poor or is_hopeless or is_shifted):
         return None
+    dx, dy = fit.shift_px
     return InputError(
         f"{fit.share:.0%} of the spots lie on tissue of {image}; agreement of spots and tissue is {fit.agreement:.2f}, "
-        f"and {fit.shifted:.2f} after shifting the image.",
+        f"and {fit.shifted:.2f} with all spots moved by x {dx:+.0f}, y {dy:+.0f} px.",
         f"at least {SAFE_SHARE:.0%}, an agreement of {FAIR:g} or more, and no shift that fits better.",
-        "The image is of another section, or its orientation is not that of the coordinates: name the right one "
+        "The image is of another section, cut, or in another orientation than the coordinates: name the right one "
         f"(--params image=<file>); or, if spots on tissue were left out by hand, or {TRUST}.",
     )
 
@@ -192,6 +197,7 @@ class _Fit:
     share: float
     agreement: float
     shifted: float
+    shift_px: NDArray[np.float64]
 
     @classmethod
     def of(
@@ -200,7 +206,7 @@ class _Fit:
         places = _Places.of(tissue, xy_px, lattice, off_px)
         is_by_spots = off_px is not None and len(off_px) >= MIN_OFF_TISSUE
         share = float(tissue.holds(xy_px).mean())
-        return cls(places, is_by_spots, share, places.agreement(places.xy_px), places.best_shifted())
+        return cls(places, is_by_spots, share, places.agreement(places.xy_px), *places.best_shifted())
 
     @property
     def chance(self) -> float:
@@ -235,14 +241,13 @@ class _Places:
         varies = 0 < on_tissue.sum() < len(on_tissue)
         return float(np.corrcoef(on_tissue, self.has_spot)[0, 1]) if varies else 0.0
 
-    def best_shifted(self) -> float:
-        """Return the agreement at the best shift by whole steps."""
-        return max(self.agreement(self.xy_px + shift @ self.basis_px) for shift in _shifts())
-
-
-def _shifts() -> Iterable[NDArray[np.int64]]:
-    reach = range(-REACH, REACH + 1)
-    return (np.array([i, j]) for i in reach for j in reach)
+    def best_shifted(self) -> tuple[float, NDArray[np.float64]]:
+        """Return the agreement at the best shift by whole steps of the lattice, and the shift (x, y), pixels."""
+        reach = range(-REACH, REACH + 1)
+        shifts = sorted(((i, j) for i in reach for j in reach), key=lambda steps: abs(steps[0]) + abs(steps[1]))
+        agreements = [self.agreement(self.xy_px + shift @ self.basis_px) for shift in shifts]
+        best = int(np.argmax(agreements))  # the shortest of equally good ones
+        return agreements[best], shifts[best] @ self.basis_px
 
 
 def _empty_places(xy_px: NDArray[np.float64], lattice: Lattice) -> NDArray[np.float64]:

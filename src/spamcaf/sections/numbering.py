@@ -10,7 +10,7 @@ import numpy as np
 from spamcaf.errors import InputError
 from spamcaf.sections.lattice import INDEX_STEPS, Lattice, LatticeKind, fit_lattice
 from spamcaf.sections.lattice_search import FoundLattice, find_lattice, search_lattice
-from spamcaf.sections.spread import require_spread
+from spamcaf.sections.spread import FEWEST, TOO_CLOSE, require_finite, require_spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,8 @@ MAX_SKEW = 0.1
 """Largest stretch of a lattice along one direction. Real Visium has less than 0.01, her2st 0.01."""
 CLEAR_RESIDUAL = 0.15
 """Up to this residual, in pitches, a lattice is so clear that coordinates alone must lead to the indices given."""
+CLEAR_SQUARE = 0.05
+"""Largest residual, and stretch, of coordinates that are on a square lattice for certain."""
 MAX_MISPLACED = 0.05
 """Largest share of spots whose index is not the one that their coordinates tell."""
 
@@ -42,9 +44,14 @@ def number_spots(
     `index` (spot, 2) holds array_col and array_row where the source gives them, `kind` what it says of the lattice.
     Raises InputError when coordinates, index and kind contradict each other.
     """
+    if index is not None and settings.pitch_um is not None:  # then the user knows more of the array than the source
+        kind, index = _by_coordinates(xy_px, index)
+    clear = None if index is None else _clear_kind(xy_px, index, kind)
+    if index is not None and clear is not None:
+        # the indices tell the places of scattered spots, whose distances tell nothing
+        _require_same_places(index, xy_px)
+        return Numbering(fit_lattice(xy_px, index, clear), index, "array indices")
     require_spread(xy_px)
-    if settings.pitch_um is not None:  # then the user knows more of the array than the source
-        kind = search_lattice(xy_px).lattice.kind
     if index is None:
         found = find_lattice(xy_px)
         _require_kind(found.lattice.kind, kind)
@@ -52,7 +59,7 @@ def number_spots(
         return Numbering(found.lattice, found.index, "coordinates")
     _require_unique(index)
     if kind == "hexagonal":
-        _refuse_square(xy_px, index)
+        _refuse_square(xy_px)
     lattice = fit_lattice(xy_px, index, kind or search_lattice(xy_px).lattice.kind)
     _require_regular(
         lattice, settings, "Check array_row, array_col and pixel coordinates; are rows and columns swapped?"
@@ -70,15 +77,44 @@ def _require_kind(found: LatticeKind, stated: LatticeKind | None) -> None:
         )
 
 
-def _refuse_square(xy_px: NDArray[np.float64], index: NDArray[np.int64]) -> None:
-    """Raise InputError where spots that the source calls hexagonal lie on a square lattice, by their indices too."""
+def _is_clear(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: LatticeKind) -> bool:
+    """Tell whether every spot stands alone, at the place on an undistorted lattice that its index says."""
+    from scipy.spatial import cKDTree
+
+    require_finite(xy_px)
+    if len(xy_px) < FEWEST or len(np.unique(index, axis=0)) < len(index):
+        return False
+    try:
+        lattice = fit_lattice(xy_px, index, kind)
+    except InputError:  # spots on one line
+        return False
+    nearest = cKDTree(xy_px).query(xy_px, k=2)[0][:, 1]
+    return bool(
+        lattice.residual <= CLEAR_RESIDUAL and lattice.skew <= MAX_SKEW and nearest.min() > TOO_CLOSE * lattice.pitch_px
+    )
+
+
+def _clear_kind(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: LatticeKind | None) -> LatticeKind | None:
+    """Return the kind of lattice that the index counts along without doubt, among those that the source allows."""
+    kinds: list[LatticeKind] = ["hexagonal", "square"] if kind is None else [kind]
+    return next((each for each in kinds if _is_clear(xy_px, index, each)), None)
+
+
+def _by_coordinates(
+    xy_px: NDArray[np.float64], index: NDArray[np.int64]
+) -> tuple[LatticeKind, NDArray[np.int64] | None]:
+    """Return the kind of lattice that the coordinates show, and the index where it counts along that."""
+    kind = search_lattice(xy_px).lattice.kind
+    return kind, index if _is_clear(xy_px, index, kind) else None
+
+
+def _refuse_square(xy_px: NDArray[np.float64]) -> None:
+    """Raise InputError where spots that the source calls hexagonal lie on a square lattice."""
     try:
         found = search_lattice(xy_px)
     except InputError:  # the fit by the indices will say what is wrong
         return
-    if found.lattice.kind != "square" or found.lattice.residual > CLEAR_RESIDUAL:
-        return
-    if fit_lattice(xy_px, index, "square").residual <= CLEAR_RESIDUAL:
+    if found.lattice.kind == "square" and max(found.lattice.residual, found.lattice.skew) <= CLEAR_SQUARE:
         raise InputError(
             f"spots on a square lattice, {found.lattice.pitch_px:.1f} px apart, in the files of a Visium section.",
             "Visium's hexagonal lattice.",
@@ -94,7 +130,8 @@ def _require_unique(index: NDArray[np.int64]) -> None:
         raise InputError(
             f"{counts.max()} spots with array_row {row} and array_col {column}.",
             "one spot per place.",
-            "Correct array_row and array_col, or leave both out: they are found from the coordinates then.",
+            "Correct array_row and array_col, or leave both out: they are found from the coordinates then. If several "
+            "sections are in one file, write each to a file of its own.",
         )
 
 

@@ -45,7 +45,7 @@ def require_spread(xy_px: NDArray[np.float64]) -> float:
         raise InputError(
             f"{n_twice} of {len(xy_px)} spots at the place of another one.",
             "each spot at its own place.",
-            "Check the coordinates, and remove doubled spots.",
+            "Check the coordinates, and remove doubled spots; if a file holds several sections, write each to its own.",
         )
     _require_two_dimensions(xy_px, usual)
     return usual

@@ -160,6 +160,10 @@ VARIANTS: dict[str, Edit] = {
         p.write_bytes(gzip.decompress(p.read_bytes())) for p in g.glob("*positions*.gz")
     ],
     "in a folder of its own": lambda g: move(g, "", A),
+    "spatial unpacked into a folder of the sample": lambda g: (
+        (g / A).mkdir(), [move(g, name, f"{A}/spatial", f"{A}_") for name in ("tissue_", "scalefactors", "image")],
+        [p.rename(g / A / f"{A}_image.tif") for p in (g / A / "spatial").glob("image.tif")],
+    ),
     "alone": lambda g: [p.unlink() for p in g.glob(f"{B}*")],
     "image without the accession number": lambda g: (g / f"{A}_image.tif").rename(g / "A_image.tif"),
     "other pictures of Space Ranger": lambda g: [

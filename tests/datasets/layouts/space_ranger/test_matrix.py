@@ -175,6 +175,11 @@ def test_types_of_which_none_is_a_gene_are_named(tmp_path: Path, form: str) -> N
         read_matrix(path)
 
 
+@pytest.mark.parametrize("kind", ["float16", "float64", "uint8", "uint64", "int16"])
+def test_counts_of_any_number_type_are_read(tmp_path: Path, kind: str) -> None:
+    require_counts(read_matrix(write_h5(tmp_path, data=csr_matrix(COUNTS).data.astype(kind))))
+
+
 @pytest.mark.parametrize("form", ["h5", "mtx"])
 def test_counts_of_antibodies_alone_are_no_gene_expression(tmp_path: Path, form: str) -> None:
     path = write_h5(tmp_path, COUNTS * [0, 1, 0, 1], [GENE, "Antibody Capture"] * 2)

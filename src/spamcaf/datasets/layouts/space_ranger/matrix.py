@@ -52,6 +52,8 @@ def read_matrix(path: Path) -> AnnData:
             f"Use {SpaceRanger.MATRIX_H5} as Space Ranger wrote it.",
         )
     _require_once(barcodes, "barcode", path)
+    if counts.dtype == np.float16:  # of which scipy does no more than hold it
+        counts = counts.astype(np.float32)
     counts.eliminate_zeros()
     genes = is_expression(features)
     if not genes.all():

@@ -46,6 +46,9 @@ def find_matrix(folder: Path, section: str) -> tuple[Path, Sample]:
     matrices = matrices_in(folder)
     samples = matching(matrices, section) or sorted(matrices)
     paths = [path for sample in samples for path in matrices[sample]]
+    if not paths and (above := _above(folder, section)) is not None:
+        logger.info("section %s: counts of %s", section, above)
+        return above, Sample(folder, "", section, is_alone=True)
     if len(paths) != 1:
         raise _not_one(folder, section, paths, samples)
     path, sample = paths[0], Sample(folder, samples[0], section, is_alone=len(matrices) == 1)
@@ -59,6 +62,15 @@ def find_matrix(folder: Path, section: str) -> tuple[Path, Sample]:
         raise still_packed(path, "a count matrix")
     logger.info("section %s: counts of %s", section, path.name)
     return path, sample
+
+
+def _above(folder: Path, section: str) -> Path | None:
+    """Return the one matrix beside `folder` that is called as the section: its `spatial` was unpacked by itself."""
+    if folder.name != section:
+        return None
+    matrices = matrices_in(folder.parent)
+    paths = [path for sample in matching(matrices, section) for path in matrices[sample]]
+    return paths[0] if len(paths) == 1 and sample_of(paths[0].name, PACKED) is None else None
 
 
 def _is_of_another(sample: Sample) -> bool:

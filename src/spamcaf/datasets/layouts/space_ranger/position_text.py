@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 COLUMNS = [column.value for column in Position]
 ENCODING = "utf-8-sig"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""How the Unicode text of a spreadsheet begins."""
+SEURAT = dict(zip(("barcodes", "tissue", "row", "col", "imagerow", "imagecol"), COLUMNS, strict=True))
+"""What Seurat calls the columns."""
 SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
 """In this order: commas may stand in numbers where tabs or semicolons separate."""
 UNNAMED = re.compile(r"|unnamed: \d+")
@@ -34,10 +38,12 @@ def read_position_text(content: bytes, path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    if content.startswith(UTF_16):
+        content = content.decode("utf-16").encode()
     first, n_before, is_only = _first_line(content)
     separator = next((mark for mark in SEPARATORS if mark in first.strip()), ",")
     cells = next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])
-    names = [cell.strip().lower() for cell in cells]
+    names = [SEURAT.get(name, name) for name in (cell.strip().lower() for cell in cells)]
     where = f"{path}, separated by {SEPARATORS[separator]}"
     has_header = _is_header(names)
     if has_header and is_only:
@@ -52,6 +58,7 @@ def read_position_text(content: bytes, path: Path) -> pd.DataFrame:
         skipinitialspace=True,
         encoding=ENCODING,
     ).apply(lambda column: column.str.strip())
+    table = table.dropna(how="all").reset_index(drop=True)  # spreadsheets leave lines of separators
     has_names = has_header and not _are_placeholders(names)
     table = _by_name(table, names, where) if has_names else _by_place(table, where)
     table[Position.IN_TISSUE] = table[Position.IN_TISSUE].replace(TRUTH)
