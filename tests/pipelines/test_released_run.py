@@ -57,7 +57,7 @@ def test_the_table_is_printed_last(released_run: subprocess.CompletedProcess[str
 def test_predictions_are_means_without_a_deviation(project: Path) -> None:
     for name in ("recovered", "super_resolved"):
         prediction = anndata.read_h5ad(project / OUTPUT / f"{name}.h5ad")
-        assert list(prediction.layers) == []
+        assert [name for name in prediction.layers if name] == []  # anndata 0.13 lists X as None
         assert np.isfinite(prediction.X).all() and prediction.X.min() >= 0
         assert json.loads(prediction.uns["spamcaf"])["model"] == "released"
 
