@@ -128,6 +128,6 @@ def _table(super_resolved: AnnData, region: str) -> AnnData:
         obs=obs,
         var=super_resolved.var,
         obsm=dict(super_resolved.obsm),
-        layers=dict(super_resolved.layers),
+        layers={name: layer for name, layer in super_resolved.layers.items() if name},  # anndata 0.13 lists X as None
         uns=dict(super_resolved.uns),
     )
