@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.histology.orientation import orientations
-from spamcaf.histology.placement import require_handedness, require_on_tissue
+from spamcaf.histology.placement import require_handedness, require_on_tissue, warn_of_other_picture
 from spamcaf.histology.tissue import Tissue
 from spamcaf.sections.lattice import Lattice, fit_lattice
 
@@ -188,3 +188,15 @@ def test_a_part_cut_out_of_a_section_passes() -> None:
     whole = np.zeros((SIZE, SIZE), bool)
     whole[2:28, 2:24] = True
     assert require_on_tissue(tissue(whole), *spots(shape)) == 1
+
+
+def test_a_picture_of_another_image_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def drawn(shape: NDArray[np.bool_], cell: int) -> NDArray[np.uint8]:
+        image = np.kron(np.where(shape, 120, 230), np.ones((cell, cell))).astype(np.uint8)
+        return np.repeat(image[..., None], 3, axis=2)
+
+    warn_of_other_picture(drawn(corner(), 8), {"hires": drawn(corner(), 20), "lowres": drawn(corner(), 3) // 2})
+    warn_of_other_picture(drawn(corner(), 8), {"hires": np.full((9, 12, 3), 200, np.uint8)})
+    assert not caplog.records, "the same image, darker, or a placeholder"
+    warn_of_other_picture(drawn(corner(), 8), {"lowres": drawn(corner()[:, ::-1], 8)}, "he.tif")
+    assert "he.tif does not look like the section's lowres picture" in caplog.text
