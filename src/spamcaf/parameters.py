@@ -35,7 +35,7 @@ class SectionSettings(_Settings):
     max_unmatched: Share = Field(0.01, description="largest share of barcodes without a position")
     max_outside: Share = Field(0.4, description="largest share of spots outside the image")
     max_lattice_residual: Share = Field(0.25, description="largest RMS distance from the lattice, in pitches")
-    min_spots: int = Field(20, ge=4, description="fewest spots worth learning from")
+    min_spots: int = Field(20, ge=6, description="fewest spots worth learning from")
     allow_mirrored: bool = Field(False, description="true where the image was mirrored against the array on purpose")
     trust_image: bool = Field(
         False, description="true where you know that image and spots belong together: what speaks against it only warns"

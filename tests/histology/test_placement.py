@@ -200,3 +200,23 @@ def test_a_picture_of_another_image_is_warned_of(caplog: pytest.LogCaptureFixtur
     assert not caplog.records, "the same image, darker, or a placeholder"
     warn_of_other_picture(drawn(corner(), 8), {"lowres": drawn(corner()[:, ::-1], 8)}, "he.tif")
     assert "he.tif does not look like the section's lowres picture" in caplog.text
+
+
+def test_few_spots_off_the_tissue_do_not_judge_an_image() -> None:
+    """As on a section that fills the array: the agreement with a handful of spots is chance."""
+    shape = np.zeros((SIZE, SIZE), bool)
+    shape[2:28, 2:28] = True
+    torn = shape.copy()
+    torn[10:15, 10:16] = False
+    array = np.zeros_like(shape)
+    array[2:28, 1] = True
+    xy, lattice = spots(shape)
+    share = require_on_tissue(tissue(torn), xy, lattice, (index_of(array)[:25] + 0.5) * PITCH_PX)
+    assert share == pytest.approx(1 - 30 / 26**2)
+
+
+def test_hundreds_of_thousands_of_bins_and_few_off_the_tissue_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spamcaf.histology.placement.MAX_PLACES", 50)
+    assert require_on_tissue(tissue(corner()), *spots(corner()), off(corner())) == 1
+    with pytest.raises(InputError, match="lie on tissue"):
+        require_on_tissue(tissue(np.roll(corner(), 3, axis=1)), *spots(corner()), off(corner()))

@@ -161,7 +161,7 @@ def test_an_image_wholly_in_tissue_is_tissue_everywhere() -> None:
     rng = np.random.default_rng(1)
     nuclei = rng.random(image.shape[:2]) < 0.15
     tissue = found(np.where(nuclei[..., None], image * (0.55, 0.45, 0.75), image))
-    assert tissue.mask.all() and not tissue.shows_glass
+    assert tissue.mask.all()
 
 
 def marked(on: list[tuple[float, float]], off: list[tuple[float, float]], image_says: bool = False) -> Tissue:
@@ -188,6 +188,13 @@ def test_spots_off_the_tissue_mark_glass_where_the_image_shows_tissue() -> None:
     assert tissue.holds(np.array([(355, 205)])).all(), "half-way the image decides"
     assert not marked(SQUARE, off).holds(np.array([(355, 205)])).any(), "half-way the image decides"
     assert tissue.holds(np.array([(55, 55)])).all(), "beyond the spots the image decides"
+
+
+def test_spots_that_fill_the_image_mark_all_of_it() -> None:
+    tissue = Tissue(np.zeros((30, 30), bool), np.zeros((30, 30, 3), np.uint8), 10.0)
+    spots = np.array([(x, y) for x in range(5, 300, 50) for y in range(5, 300, 50)], float)
+    full = tissue.marked_by_spots(spots, np.empty((0, 2)), 100.0)
+    assert full.mask.all()
 
 
 def test_spots_outside_the_image_do_no_harm() -> None:

@@ -380,7 +380,7 @@ def test_all_spots_off_the_tissue_stop(raw: AnnData) -> None:
 
 
 def test_one_row_of_spots_stops(raw: AnnData) -> None:
-    settings = SectionSettings(min_spots=4)
+    settings = SectionSettings(min_spots=6)
     with pytest.raises(InputError, match="Next step"):
         check_section(raw[raw.obs["array_row"] == 0].copy(), IMAGE, settings)
 

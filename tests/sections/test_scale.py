@@ -71,13 +71,13 @@ def test_a_spot_diameter_alone_agrees_too(spot_um: float, caplog: pytest.LogCapt
 def test_placeholders_only_warn(caplog: pytest.LogCaptureFixture) -> None:
     placeholders = {Fact.SPOT_PX: 1.0, Fact.FIDUCIAL_PX: 100.0}
     assert resolve_scale(lattice("hexagonal"), placeholders, None, SETTINGS).mpp == pytest.approx(0.5)
-    assert "by the fiducials" in caplog.text and "which is used" in caplog.text
+    assert "by the fiducials" in caplog.text and "0.5000 is used" in caplog.text
 
 
 def test_one_source_that_agrees_outvotes_the_others(caplog: pytest.LogCaptureFixture) -> None:
     scale = resolve_scale(lattice("hexagonal"), visium(65, mpp=0.6), 0.5, SETTINGS)
     assert scale.mpp == pytest.approx(0.5)
-    assert "0.6000 um per pixel by the fiducials, 0.5000 by the lattice" in caplog.text
+    assert "0.6000 um per pixel by the fiducials; 0.5000 is used" in caplog.text
 
 
 def test_a_scale_that_the_lattice_does_not_give_is_not_called_the_lattices() -> None:
@@ -89,10 +89,27 @@ def test_the_image_only_warns(caplog: pytest.LogCaptureFixture) -> None:
         resolve_scale(lattice("hexagonal"), {"mpp": 0.5}, 0.51, SETTINGS)
         assert not caplog.records
         resolve_scale(lattice("hexagonal"), {"mpp": 0.5}, 0.6, SETTINGS)
-    assert "0.6000 um per pixel by the image, 0.5000 by the lattice" in caplog.text
+    assert "0.6000 um per pixel by the image; 0.5000 is used" in caplog.text
 
 
 PICTURES = {"tissue_hires_scalef": 0.1, "tissue_lowres_scalef": 0.03}
+
+
+def test_a_file_that_states_the_scale_of_bins_is_used_and_the_lattice_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    facts = {"pitch_um": 16.0, "spot_diameter_um": 16.0, "mpp": 0.6}
+    scale = resolve_scale(lattice("square", 32.0), facts, 0.5, SETTINGS)
+    assert scale.mpp == 0.6
+    assert "0.5000 um per pixel by the lattice; 0.6000 is used" in caplog.text
+
+
+def test_a_pitch_of_the_users_wins_over_the_file_and_keeps_a_spot_of_the_same_array() -> None:
+    facts = {"pitch_um": 16.0, "spot_diameter_um": 16.0, "mpp": 0.5}
+    scale = resolve_scale(lattice("square", 32.0), facts, None, SectionSettings(pitch_um=16))
+    assert (scale.mpp, scale.spot_um) == (0.5, 16)
+
+
 REFUSED = {
     "nothing known": ("square", {}, None, 200.0, "section_checks.pitch_um"),
     "stated": ("hexagonal", {"mpp": 0.52}, None, 200.0, "0.5000 um per pixel by the lattice .* 0.5200 by the file"),
@@ -103,6 +120,9 @@ REFUSED = {
         "image.*max_mpp_disagreement=<share>",
     ),
     "spot and image together": ("hexagonal", {Fact.SPOT_PX: 65 / 0.45}, 0.481, 200.0, "0.4.* by the spot diameter"),
+    "stated, and a spot that fits any lattice": (
+        "hexagonal", {"mpp": 0.6, Fact.SPOT_PX: 130.0}, None, 200.0, "0.6000 by the file"
+    ),
     "thumbnail": ("hexagonal", {}, None, 20.0, "5 um per pixel"),
     "thumbnail, stated": ("square", {"mpp": 4.0}, None, 20.0, "4 um per pixel"),
     "pixels of hires": ("hexagonal", visium(65), None, 20.0, "of the hires picture.*tissue_hires_scalef = 0.1"),
@@ -112,6 +132,7 @@ REFUSED = {
     "micrometres of bins": ("square", {"pitch_um": 16.0}, None, 16.0, "in micrometres"),
     "micrometres, scale factors in pixels": ("hexagonal", visium(65), None, 100.0, "in micrometres"),
     "array indices": ("square", {}, None, 1.41, "array rows and columns"),
+    "array indices, fiducials in pixels": ("hexagonal", visium(65), None, 2.0, "array rows and columns"),
     "far too fine": ("hexagonal", {}, None, 1e4, "0.01 um per pixel"),
 }  # fmt: skip
 

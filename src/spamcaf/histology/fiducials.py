@@ -33,7 +33,7 @@ WORKING_UM = 24.0
 CLEAR_CONTRAST = 4.0
 """Gray levels by which a dot is darker than its surroundings; more counts little more, since tissue is darker still."""
 TURNS_DEG = tuple(quarter + degrees for quarter in (0, 90) for degrees in range(-3, 4))
-"""Turns tried. The pattern turned by half, or mirrored, is so nearly itself that it is found by the same ones."""
+"""Turns tried. The pattern is nearly symmetric: a frame turned by half, or mirrored, is found by the same ones."""
 STRETCHES = (0.985, 1.0, 1.015)
 """How far the micrometres per pixel that are known of an image may be off: 1 % in DLPFC section 151510."""
 LEAST_SCORE = 0.3

@@ -39,13 +39,14 @@ HOPELESS = 0.3
 """Agreement below which an image is not of these spots, whatever a shift brings."""
 MIRROR_GAIN = 0.02
 """By so much the given coordinates have to fit better than with x and y exchanged, where they mirror the array."""
-MIN_OFF_TISSUE = 20
-"""Fewer spots off the tissue, or fewer places on glass, say nothing about an image."""
+MIN_OFF_TISSUE, MIN_OFF_SHARE = 20, 0.03
+"""Fewer spots off the tissue, in all or for each spot under tissue, or fewer places on glass, say nothing about an
+image. The fullest of the DLPFC sections has 0.042."""
 EQUAL_SHARE, SHIFT_GAIN = 0.005, 0.03
 """An orientation or scale does not fit better that brings fewer spots onto tissue, but for a few. Where spots off the
 tissue are known, the second is a gain that no shift brings by chance."""
 MAX_PLACES = 20_000
-"""So many places tell as much as all of them; Visium HD has hundreds of thousands."""
+"""So many places with a spot, and so many without, tell as much as all of them; Visium HD has hundreds of thousands."""
 SCALES = np.exp(np.arange(np.log(0.2), np.log(25), 0.01))
 """Factors of the coordinates that are tried: pixels of a small picture, micrometres, pixels of another level."""
 OTHER_SCALE = 0.03
@@ -64,7 +65,7 @@ def require_on_tissue(
     image: str = "the image",
     trust: bool = False,
 ) -> float:
-    """Return the share of spots on tissue, after making sure that the image is theirs.
+    """Make sure that an image is that of the spots.
 
     Parameters
     ----------
@@ -82,16 +83,20 @@ def require_on_tissue(
     trust
         Warn instead of raising.
 
+    Returns
+    -------
+    float
+        Share of the spots that lie on tissue.
+
     Raises
     ------
     InputError
         When the image seems to be another section's, turned, mirrored, or of another scale than the coordinates.
     """
-    share = float(tissue.holds(xy_px).mean())
     fit = _Fit.of(tissue, xy_px, lattice, off_px)
-    if int((~tissue.holds(fit.places.xy_px)).sum()) < MIN_OFF_TISSUE and share >= SAFE_SHARE:
+    if int((~tissue.holds(fit.places.xy_px)).sum()) < MIN_OFF_TISSUE and fit.share >= SAFE_SHARE:
         logger.warning("%s shows no glass near the spots: whether it is their image cannot be told", image)
-        return share
+        return fit.share
     better = [found for found in (_other_orientation(fit, xy_px, image), _other_scale(fit, image)) if found is not None]
     problem = max(better, key=lambda found: found[0])[1] if better else _other_section(fit, image)
     if problem is not None and not trust:
@@ -104,7 +109,7 @@ def require_on_tissue(
             "of these spots, of which the source names %s off the tissue", image, fit.agreement, fit.shifted,
             "some" if fit.is_by_spots else "none",
         )  # fmt: skip
-    return share
+    return fit.share
 
 
 def warn_of_other_picture(
@@ -137,7 +142,7 @@ def _brightness(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     from PIL import Image
 
     size = (LIKENESS_PX, LIKENESS_PX)
-    gray = Image.fromarray(np.ascontiguousarray(picture[..., :3])).convert("L")
+    gray = Image.fromarray(np.ascontiguousarray(picture)).convert("L")
     return np.asarray(gray.resize(size, Image.Resampling.BOX), np.float32)
 
 
@@ -155,7 +160,7 @@ def require_handedness(
         raise InputError(
             f"array rows and columns that are mirrored in the image; agreement of spots and tissue is {here:.2f}, and "
             f"{swapped:.2f} with {SWAPPED}.",
-            "coordinates as (x, y): pixel column, pixel row.",
+            "an array that is not mirrored, or one that fits clearly better than with x and y exchanged.",
             "Exchange the two columns of the coordinates; or, if the image was mirrored on purpose, say so: "
             "--params section_checks.allow_mirrored=true.",
         )
@@ -195,7 +200,9 @@ def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
     on_tissue = places.xy_px[places.has_spot]
     agreements = np.array([places.agreement(places.xy_px * scale) for scale in SCALES])
     agreement = float(agreements.max())
-    scale = float(np.median(SCALES[agreements == agreement]))  # neighbouring factors fit a coarse mask equally well
+    best = int(agreements.argmax())
+    n_equal = int(np.argmin(np.append(agreements[best:], -1) == agreement))
+    scale = float(SCALES[best + (n_equal - 1) // 2])  # neighbouring factors fit a coarse mask equally well
     share = float(places.tissue.holds(on_tissue * scale).mean())
     is_better = agreement > max(GOOD, fit.shifted + CLEAR_GAIN) and share >= max(SAFE_SHARE, fit.share - EQUAL_SHARE)
     if not is_better or abs(scale - 1) < OTHER_SCALE:
@@ -243,7 +250,7 @@ class _Fit:
         cls, tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice, off_px: NDArray[np.float64] | None
     ) -> Self:
         places = _Places.of(tissue, xy_px, lattice, off_px)
-        is_by_spots = off_px is not None and len(off_px) >= MIN_OFF_TISSUE
+        is_by_spots = _tells(off_px, xy_px)
         share = float(tissue.holds(xy_px).mean())
         return cls(places, is_by_spots, share, places.agreement(places.xy_px), *places.best_shifted())
 
@@ -267,12 +274,9 @@ class _Places:
         cls, tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice, off_px: NDArray[np.float64] | None
     ) -> Self:
         """Return the spots beside those off the tissue or, where too few are known, beside empty places around them."""
-        if off_px is None or len(off_px) < MIN_OFF_TISSUE:
-            off_px = _empty_places(xy_px, lattice)
-        places = np.concatenate([xy_px, off_px])
-        has_spot = np.arange(len(places)) < len(xy_px)
-        kept = slice(None, None, -(-len(places) // MAX_PLACES))
-        return cls(tissue, lattice.basis_px, places[kept], has_spot[kept])
+        others = off_px if off_px is not None and _tells(off_px, xy_px) else _empty_places(xy_px, lattice)
+        on, off = (places[:: -(-len(places) // MAX_PLACES) or 1] for places in (xy_px, others))
+        return cls(tissue, lattice.basis_px, np.concatenate([on, off]), np.arange(len(on) + len(off)) < len(on))
 
     def agreement(self, moved_xy_px: NDArray[np.float64]) -> float:
         """Correlate 'a spot is here' with 'tissue is there', the places having been moved."""
@@ -287,6 +291,11 @@ class _Places:
         agreements = [self.agreement(self.xy_px + shift @ self.basis_px) for shift in shifts]
         best = int(np.argmax(agreements))  # the shortest of equally good ones
         return agreements[best], shifts[best] @ self.basis_px
+
+
+def _tells(off_px: NDArray[np.float64] | None, xy_px: NDArray[np.float64]) -> bool:
+    """Tell whether there are enough spots off the tissue to judge an image by: the agreement with few is chance."""
+    return off_px is not None and len(off_px) >= max(MIN_OFF_TISSUE, MIN_OFF_SHARE * len(xy_px))
 
 
 def _empty_places(xy_px: NDArray[np.float64], lattice: Lattice) -> NDArray[np.float64]:

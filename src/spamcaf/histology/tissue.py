@@ -26,8 +26,8 @@ SMOOTH_SHARE = 0.2
 GLASS_BIN, GLASS_BIN_SHARE = 2.0, 0.05
 """Width of the colour bins, CIELAB units, and the share of the smooth pixels that makes a bin a candidate for glass."""
 LIGHTNESS_WEIGHT = 0.25
-"""Uneven light and the gray dots of a fiducial frame differ from glass in lightness, stain differs in hue and chroma
-too."""
+"""Weight of lightness against the two colour axes: uneven light and the gray dots of a fiducial frame differ from glass
+in lightness alone."""
 FLOOR = 0.1
 """Added before a logarithm: differences below it are rounding of 8-bit colours."""
 MIN_COLOUR_RATIO, MIN_TEXTURE_RATIO = 10.0, 4.0
@@ -63,11 +63,6 @@ class Tissue:
     thumbnail: NDArray[np.uint8]
     px_per_mask_px: float
 
-    @property
-    def shows_glass(self) -> bool:
-        """Whether any part of the image is glass."""
-        return not bool(self.mask.all())
-
     def holds(self, xy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Tell for each (x, y) in full-resolution pixels, (place, 2), whether it lies on tissue."""
         column, row = np.floor(xy_px / self.px_per_mask_px).astype(int).T
@@ -99,7 +94,8 @@ class Tissue:
         to_glass = self._distance_to(off_tissue_px, pitch)
         cells = (to_tissue <= CELL) & (to_tissue <= to_glass)
         # eroded by the rim: what is enclosed by spots under tissue stays whole, its outline is left to the image
-        core = distance_transform_edt(np.pad(cells, 1, mode="edge"))[1:-1, 1:-1] / pitch >= MARGIN
+        to_rim = distance_transform_edt(np.pad(cells, 1, mode="edge"))[1:-1, 1:-1] / pitch
+        core = cells & ((to_rim >= MARGIN) | cells.all())  # without a rim there is nothing to measure from
         is_glass = (to_glass <= CELL) & (to_glass < to_tissue - EQUAL)
         mask = (core | self.mask) & ~is_glass
         # a spot's own pixel, where it is as large as the rim
@@ -147,7 +143,7 @@ def find_tissue(slide: Slide, mpp: float, settings: TissueSettings) -> Tissue:
     Returns
     -------
     Tissue
-        All of the image where it shows no glass.
+        Where there is tissue: everywhere if the image shows no glass.
 
     Raises
     ------

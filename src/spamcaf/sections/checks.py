@@ -133,7 +133,11 @@ def _require_counts(raw: AnnData) -> None:
             "Use the raw (filtered, not normalised) count matrix.",
         )
     if GENE_IDS not in raw.var:
-        raise InputError(f"no column {GENE_IDS} of var.", "an id per gene.", "Give the symbols where there are no ids.")
+        raise InputError(
+            f"no column {GENE_IDS} of var.",
+            "an id per gene.",
+            "Add var['gene_ids']; where there are no Ensembl ids, copy the symbols there.",
+        )
 
 
 def _require_spots(section: AnnData, settings: SectionSettings) -> None:

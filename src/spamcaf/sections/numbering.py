@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spamcaf.parameters import SectionSettings
+
+logger = logging.getLogger(__name__)
 
 MAX_SKEW = 0.1
 """Largest stretch of a lattice along one direction. Real Visium has less than 0.01, her2st 0.01."""
@@ -42,7 +45,8 @@ def number_spots(
     """Return the lattice of spots at `xy_px` (spot, 2) and the place of each.
 
     `index` (spot, 2) holds array_col and array_row where the source gives them, `kind` what it says of the lattice.
-    Raises InputError when coordinates, index and kind contradict each other.
+    Raises InputError when coordinates, index and kind contradict each other; where the user states the pitch, the
+    coordinates decide instead.
     """
     if index is not None and settings.pitch_um is not None:  # then the user knows more of the array than the source
         kind, index = _by_coordinates(xy_px, index)
@@ -104,8 +108,14 @@ def _by_coordinates(
     xy_px: NDArray[np.float64], index: NDArray[np.int64]
 ) -> tuple[LatticeKind, NDArray[np.int64] | None]:
     """Return the kind of lattice that the coordinates show, and the index where it counts along that."""
-    kind = search_lattice(xy_px).lattice.kind
-    return kind, index if _is_clear(xy_px, index, kind) else None
+    try:
+        kind = search_lattice(xy_px).lattice.kind
+    except InputError:  # scattered spots, of which only the indices tell
+        kind = _clear_kind(xy_px, index, None) or "square"
+    if _is_clear(xy_px, index, kind):
+        return kind, index
+    logger.warning("array_row and array_col do not count along the %s lattice of the coordinates: not used", kind)
+    return kind, None
 
 
 def _refuse_square(xy_px: NDArray[np.float64]) -> None:

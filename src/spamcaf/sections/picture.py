@@ -52,7 +52,8 @@ def require_image(
     """
     xy = section.obsm[SPATIAL]
     rows, columns = image_shape
-    if sum(count_outside(xy, image_shape).values()) > settings.max_outside * section.n_obs:
+    is_outside = ((xy < 0) | (xy >= (columns, rows))).any(axis=1)
+    if is_outside.mean() > settings.max_outside:
         (x0, y0), (x1, y1) = xy.min(axis=0), xy.max(axis=0)
         raise InputError(
             f"{image} of {columns} x {rows} px, and spots with x from {x0:.0f} to {x1:.0f} and y from {y0:.0f} to "

@@ -84,16 +84,20 @@ def resolve_scale(
         When nothing that files state agrees with the lattice, naming each estimate; when nothing says how far apart
         the spots are; when the coordinates seem to be micrometres, array indices or pixels of a small picture.
     """
+    _refuse_array_indices(lattice)
     pitch_um = _nominal_pitch(lattice, facts, settings)
     by_lattice = None if pitch_um is None else pitch_um / lattice.pitch_px
     estimates = _estimates(facts, image_mpp, by_lattice)
     stated = estimates.mpp_by[STATED]
+    by_file = stated and lattice.kind == "square" and settings.pitch_um is None
+    mpp = stated if by_file or by_lattice is None else by_lattice
     if by_lattice is not None:
         _require_agreement(by_lattice, estimates, lattice, settings, picture_scales or {})
-    by_choice = stated if stated and (by_lattice is None or lattice.kind == "square") else by_lattice
-    mpp = _require_plausible(by_choice or image_mpp, lattice)
+        _warn_of_others(mpp or by_lattice, {LATTICE: by_lattice, **estimates.mpp_by}, settings.max_mpp_disagreement)
+    mpp = _require_plausible(mpp or image_mpp, lattice)
     pitch_um = pitch_um or mpp * lattice.pitch_px
-    spot_um = SPOT_SHARE * pitch_um if settings.pitch_um else float(facts.get(Fact.SPOT_UM) or SPOT_SHARE * pitch_um)
+    is_of_source = settings.pitch_um in (None, facts.get(Fact.PITCH_UM))
+    spot_um = float((is_of_source and facts.get(Fact.SPOT_UM)) or SPOT_SHARE * pitch_um)
     return Scale(mpp, pitch_um, spot_um, {LATTICE: by_lattice, **estimates.mpp_by})
 
 
@@ -160,10 +164,11 @@ def _require_agreement(
     settings: SectionSettings,
     picture_scales: Mapping[str, float],
 ) -> None:
-    """Warn of each source that does not agree with the lattice; raise InputError where none does."""
+    """Raise InputError where no source agrees with the lattice, and one is sure of itself."""
     limit = settings.max_mpp_disagreement
     agreeing = estimates.agreeing(by_lattice, limit)
-    others = {source: value for source, value in estimates.mpp_by.items() if value and source not in agreeing}
+    if agreeing == [SPOTS] and estimates.sure and not estimates.mpp_by[FIDUCIALS]:
+        agreeing = []  # what a spot diameter alone stands for was told by the lattice itself
     if not agreeing:
         _refuse_micrometres(by_lattice, lattice, settings)
         _refuse_small_picture(by_lattice, estimates, picture_scales, limit)
@@ -179,8 +184,12 @@ def _require_agreement(
                 "pixels. If the lattice is right all the same: --params section_checks.max_mpp_disagreement=<share>; "
                 "if its spots are otherwise far apart: section_checks.pitch_um=<um>.",
             )
-    for source, value in others.items():
-        logger.warning("%.4f um per pixel by the %s, %.4f by the lattice, which is used", value, source, by_lattice)
+
+
+def _warn_of_others(mpp: float, mpp_by: Mapping[str, float | None], limit: float) -> None:
+    for source, value in mpp_by.items():
+        if value and abs(mpp / value - 1) > limit:
+            logger.warning("%.4f um per pixel by the %s; %.4f is used", value, source, mpp)
 
 
 def _refuse_micrometres(by_lattice: float, lattice: Lattice, settings: SectionSettings) -> None:
@@ -207,13 +216,16 @@ def _refuse_small_picture(
             )
 
 
-def _require_plausible(mpp: float | None, lattice: Lattice) -> float:
+def _refuse_array_indices(lattice: Lattice) -> None:
     if lattice.pitch_px < ARRAY_STEPS_PX:
         raise InputError(
             f"spots {lattice.pitch_px:.2f} px apart.",
             "coordinates in pixels of the full-resolution image.",
             "The coordinates seem to be array rows and columns: give the spots' pixel coordinates.",
         )
+
+
+def _require_plausible(mpp: float | None, lattice: Lattice) -> float:
     if mpp is None:
         raise InputError(
             f"spots {lattice.pitch_px:.1f} px apart on a square lattice, and nothing that says how far that is.",

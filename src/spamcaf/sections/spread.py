@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEWEST = 6
+"""Spots from which a lattice can be told."""
 TOO_CLOSE = 0.3
 """Spots closer than this share of the median nearest distance are one spot twice."""
 LOWEST_ORDER = 0.4
@@ -61,7 +62,10 @@ def no_lattice() -> InputError:
 
 
 def direction_order(vectors: NDArray[np.float64], fold: int) -> complex:
-    """Return the mean of exp(i fold angle) of vectors (n, 2): its size is 1 where all differ by whole turns / fold."""
+    """Return the mean of exp(i fold angle) of vectors (n, 2).
+
+    Its modulus is 1 where all angles agree modulo a whole turn / `fold`, and near 0 for random directions.
+    """
     return complex(np.exp(1j * fold * np.arctan2(vectors[:, 1], vectors[:, 0])).mean())
 
 

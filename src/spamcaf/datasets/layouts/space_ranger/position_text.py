@@ -43,7 +43,8 @@ def read_position_text(content: bytes, path: Path) -> pd.DataFrame:
     first, n_before, is_only = _first_line(content)
     separator = next((mark for mark in SEPARATORS if mark in first.strip()), ",")
     cells = next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])
-    names = [SEURAT.get(name, name) for name in (cell.strip().lower() for cell in cells)]
+    names = [cell.strip().lower() for cell in cells]
+    names = [name if SEURAT.get(name, name) in names else SEURAT.get(name, name) for name in names]
     where = f"{path}, separated by {SEPARATORS[separator]}"
     has_header = _is_header(names)
     if has_header and is_only:
