@@ -35,7 +35,7 @@ GOOD, FAIR = 0.75, 0.6
 POOR_GAIN, SPOTS_OF_CHANCE = 0.01, 4
 """Below `FAIR`, a shift need be better by the first only, and by a few spots: among the images and spots of
 three DLPFC sections and a mouse kidney wrong pairs have 0.07 to 0.45 and gain 0.02 or more, right ones gain nothing."""
-HOPELESS = 0.3
+HOPELESS = 0.15
 """Agreement below which an image is not of these spots, whatever a shift brings."""
 MIRROR_GAIN = 0.02
 """By so much the given coordinates have to fit better than with x and y exchanged, where they mirror the array."""
