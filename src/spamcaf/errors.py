@@ -83,3 +83,12 @@ def require_columns(found: list[str], expected: list[str], where: str) -> None:
 def is_plain_name(name: str) -> bool:
     """Tell whether `name` is safe as a file name and as a SpatialData element: letters, digits, `_`, `-`, `.`."""
     return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name))
+
+
+MAX_NAME = 200
+"""A file's name takes 255 bytes; results add their endings to a section's name."""
+
+
+def is_section_name(name: str) -> bool:
+    """Tell whether `name` can name a section's folders and results."""
+    return is_plain_name(name) and len(name) <= MAX_NAME

@@ -9,9 +9,8 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DatasetError
 from pydantic import BaseModel, ValidationError
 
-from spamcaf.errors import InputError
+from spamcaf.errors import MAX_NAME, InputError, is_section_name
 from spamcaf.parameters import RUN_CHOICES, RunSettings
-from spamcaf.typed import MAX_NAME, is_section_name
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from spamcaf.errors import InputError, is_plain_name
+from spamcaf.errors import InputError
 from spamcaf.parameters import GENE_LISTS, RUN_CHOICES
 
 LISTS = ("other_sections", *GENE_LISTS)
 TEXTS = (*RUN_CHOICES, *GENE_LISTS)
 MAY_BE_NULL = ("image", "bin_um", "backbone_source")
-MAX_NAME = 200
-"""A file's name takes 255 bytes; results add their endings to a section's name."""
 LEADING_ZEROS = re.compile(r"^0+(?=[0-9]+$)")
 
 
@@ -93,8 +91,3 @@ def _text_of(name: str, value: Any) -> Any:  # noqa: ANN401  whatever a session 
             f"{name} = {value}.", "a text without place-holders.", "Fill in what stands between the braces."
         )
     return str(value)
-
-
-def is_section_name(name: str) -> bool:
-    """Tell whether `name` can name a section's folders and results."""
-    return is_plain_name(name) and len(name) <= MAX_NAME

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from spamcaf.datasets.remote import RemoteFilesDataset, mirrors
+from spamcaf.datasets.remote import mirrors
+from spamcaf.datasets.remote.dataset import RemoteFilesDataset
 from spamcaf.errors import InputError
 from spamcaf.pipelines.download.nodes import fetch_raw_files, require_all_files
 

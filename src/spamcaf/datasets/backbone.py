@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from spamcaf.datasets.backbone_names import find_entry
+from spamcaf.datasets.backbone_spec import BackboneSpec
 from spamcaf.datasets.checkpoint import build
 from spamcaf.datasets.weights import Weights, find_weights, hub_revision, probe_weights
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.provenance import configuration_hash
-
-
-class BackboneSpec(BaseModel):
-    """One entry of `backbones` in globals.yml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source: str = Field(
-        description="hf-hub:<owner>/<model>, @<revision> to pin it; package:<module>/<file>; a local folder or file"
-    )
-    architecture: str = Field(description="name of the timm architecture")
-    init: dict[str, Any] = Field(
-        default_factory=dict, description="arguments of the architecture; a layer is SwiGLUPacked or SiLU"
-    )
-    width: int = Field(gt=0, description="features per tile")
-    pooling: Literal["head", "class_and_mean"] = Field(
-        "head", description="head: the network's own (class token, or mean of a convolutional map)"
-    )
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    mpp: float | None = Field(None, gt=0, description="micrometres per pixel that it was trained at")
-    licence: str = "unknown"
-    sha256: str | None = Field(None, description="of the weight file; refused when it differs")
-    naming: Literal["timm", "in_order", "dinov2", "timm_pretrained"] = Field(
-        "timm",
-        description="how the file names tensors: as timm does now; otherwise, in the same order; as transformers' "
-        "Dinov2Model; as timm's own pretrained file of this name",
-    )
 
 
 class BackboneDataset(AbstractDataset[Backbone, Backbone]):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from spamcaf.datasets.backbone import BackboneSpec
+    from spamcaf.datasets.backbone_spec import BackboneSpec
 
 MISFITS = (RuntimeError, ValueError, OSError, KeyError, AttributeError, TypeError, EOFError, AssertionError)
 """What timm and torch raise where weights, arguments and architecture do not belong together."""

@@ -11,8 +11,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from spamcaf.datasets.anndata import AnnDataDataset
 from spamcaf.datasets.features import FeaturesDataset
-from spamcaf.errors import InputError
-from spamcaf.typed import is_section_name
+from spamcaf.errors import InputError, is_section_name
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from spamcaf.datasets.backbone import BackboneDataset, BackboneSpec
+from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.datasets.backbone_spec import BackboneSpec
 from spamcaf.datasets.hub import TIMEOUT_S
 from spamcaf.doctor.check import Check, passed, warned
 from spamcaf.doctor.need import in_words

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from spamcaf.compute import computing
 from spamcaf.learning.checkpoints import Checkpoints, NoCheckpoints
-from spamcaf.learning.kernels import HOME, Kernels
+from spamcaf.learning.kernels import Kernels
 from spamcaf.learning.memory import Memory
 from spamcaf.learning.mixing import Mix, gene_noise, mixing_weights
 from spamcaf.learning.model import Mode, SpamcafModel
 from spamcaf.learning.nearest import out_of_fold_of_many
+from spamcaf.learning.pictures import HOME
 from spamcaf.learning.pool import Pool, Visible
 from spamcaf.learning.process import Hyperparameters, learn_hyperparameters, out_of_fold
 from spamcaf.learning.programs import Programs, learn_programs

@@ -8,13 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from spamcaf.learning.pictures import Pictures
+from spamcaf.learning.pictures import HOME, Pictures
 
 IMAGE_KERNELS = ("target", "surround")
 SPACE_KERNELS = ("matern_2", "matern_5", "exponential_3")
-
-HOME = 0
-"""The number of the section whose sites are predicted; others, if any, are numbered from 1."""
 
 Array = NDArray[np.float32]
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.learning.kernels import HOME
-from spamcaf.learning.pictures import Pictures
+from spamcaf.learning.pictures import HOME, Pictures
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from spamcaf.learning.pictures import Basis, Pictures
 from spamcaf.learning.process import Hyperparameters
 from spamcaf.learning.programs import Programs
 from spamcaf.learning.projection import Projection
-from spamcaf.network.spamcaf import SpamcafNetwork, SpamcafShape
+from spamcaf.learning.school import network_shape
+from spamcaf.network.spamcaf import SpamcafNetwork
 from spamcaf.parameters import FitSettings, NetworkSettings
 
 FORMAT = "2"
@@ -142,20 +143,6 @@ class SpamcafModel:
         network = NetworkSettings.model_validate_json(metadata["network"])
         check_tensors(tensors, _expected_shapes(sizes, network))
         return cls(**_parts(tensors, sizes, json.loads(metadata["scalars"])), fit=fit, network=network)
-
-
-def network_shape(n_components: int, n_programs: int, network: NetworkSettings) -> SpamcafShape:
-    """Return the network's shape from the data's sizes and the settings."""
-    return SpamcafShape(
-        n_components=n_components,
-        n_programs=n_programs,
-        width=network.width,
-        heads=network.heads,
-        depth=network.depth,
-        dropout=network.dropout,
-        n_summary=network.n_summary,
-        one_token=network.one_token,
-    )
 
 
 def _parts(tensors: Tensors, sizes: Sizes, scalars: dict[str, float]) -> dict[str, Any]:

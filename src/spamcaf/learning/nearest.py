@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.spatial import cKDTree
 
-from spamcaf.learning.kernels import HOME, IMAGE_KERNELS, SPACE_KERNELS, space_kernels, space_scale, spread
+from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS, space_kernels, space_scale, spread
 from spamcaf.learning.memory import Memory
-from spamcaf.learning.pictures import Pictures
+from spamcaf.learning.pictures import HOME, Pictures
 from spamcaf.learning.process import Hyperparameters
 
 N_PREDECESSORS = 16

@@ -14,6 +14,9 @@ N_COMPONENTS = 256
 MAX_ROWS = 8192
 """Rows that the directions are learned from."""
 
+HOME = 0
+"""The number of the section whose sites are predicted; others, if any, are numbered from 1."""
+
 Array = NDArray[np.float32]
 
 

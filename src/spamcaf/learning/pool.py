@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.learning.kernels import HOME
-from spamcaf.learning.pictures import Basis, Pictures, learn_basis
+from spamcaf.learning.pictures import HOME, Basis, Pictures, learn_basis
 from spamcaf.sections.places import Measured, Sites, stack
 
 

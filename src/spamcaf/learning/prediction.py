@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 
 from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
-from spamcaf.learning.kernels import HOME, Kernels
+from spamcaf.learning.kernels import Kernels
 from spamcaf.learning.memory import Memory
-from spamcaf.learning.model import Mode, SpamcafModel, Tensors, network_shape
+from spamcaf.learning.model import Mode, SpamcafModel, Tensors
 from spamcaf.learning.models import FittedModel
 from spamcaf.learning.nearest import NearestProcess, condition_on_many
-from spamcaf.learning.pictures import Pictures
+from spamcaf.learning.pictures import HOME, Pictures
 from spamcaf.learning.pool import Centre
 from spamcaf.learning.process import Process, condition
 from spamcaf.learning.released.model import ReleasedModel
 from spamcaf.learning.released.prediction import predict_released
 from spamcaf.learning.sampling import nearest
+from spamcaf.learning.school import network_shape
 from spamcaf.learning.views import SiteView, SpotView
 from spamcaf.network.spamcaf import SpamcafNetwork
 from spamcaf.parameters import ComputeSettings

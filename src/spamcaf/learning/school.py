@@ -14,14 +14,13 @@ from spamcaf.compute import Machine, seeded
 from spamcaf.learning.checkpoints import Checkpoints
 from spamcaf.learning.keeper import Keeper, Rows, training_key
 from spamcaf.learning.lesson import Lesson
-from spamcaf.learning.model import Tensors, network_shape
 from spamcaf.learning.pool import Pool
 from spamcaf.learning.programs import Programs
 from spamcaf.learning.projection import Projection, learn_projection
-from spamcaf.learning.state import Training
+from spamcaf.learning.state import Tensors, Training
 from spamcaf.learning.training import begin, train_fold
 from spamcaf.learning.views import SiteView, SpotView
-from spamcaf.network.spamcaf import SpamcafNetwork
+from spamcaf.network.spamcaf import SpamcafNetwork, SpamcafShape
 from spamcaf.parameters import FitSettings, NetworkSettings
 
 Array = NDArray[np.float64]
@@ -145,6 +144,20 @@ class School:
 
     def _held_scores(self, network: SpamcafNetwork, lesson: Lesson, *, is_blind: bool) -> Array:
         return lesson.held_scores(network, is_blind).cpu().numpy().astype(np.float64) * self.score_scale
+
+
+def network_shape(n_components: int, n_programs: int, network: NetworkSettings) -> SpamcafShape:
+    """Return the network's shape from the data's sizes and the settings."""
+    return SpamcafShape(
+        n_components=n_components,
+        n_programs=n_programs,
+        width=network.width,
+        heads=network.heads,
+        depth=network.depth,
+        dropout=network.dropout,
+        n_summary=network.n_summary,
+        one_token=network.one_token,
+    )
 
 
 def mean_gene_pearson(truth: NDArray[np.floating], guess: NDArray[np.floating]) -> float:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from spamcaf.datasets.remote import RemoteFilesDataset, mirrors, transfer
+from spamcaf.datasets.remote import mirrors, transfer
+from spamcaf.datasets.remote.dataset import RemoteFilesDataset
 from spamcaf.datasets.remote.files import RemoteFiles
 
 

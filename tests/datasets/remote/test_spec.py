@@ -10,7 +10,7 @@ import pytest
 import yaml
 from kedro.io import DatasetError
 
-from spamcaf.datasets.remote import RemoteFilesDataset
+from spamcaf.datasets.remote.dataset import RemoteFilesDataset
 from spamcaf.datasets.remote.files import RemoteFiles, Status
 from spamcaf.datasets.remote.spec import FileSpec
 from spamcaf.errors import InputError

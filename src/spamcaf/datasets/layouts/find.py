@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from spamcaf.datasets.layouts import h5ad, image_only, legacy_st, space_ranger, spatialdata, visium_hd
+from spamcaf.datasets.layouts import h5ad, image_only, legacy_st, spatialdata, visium_hd
 from spamcaf.datasets.layouts.listing import listing
+from spamcaf.datasets.layouts.space_ranger import section as space_ranger
 from spamcaf.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from spamcaf.datasets.layouts import space_ranger
 from spamcaf.datasets.layouts.layout import Wanted
+from spamcaf.datasets.layouts.space_ranger import section as space_ranger
 from spamcaf.errors import InputError
 
 SHAPE = (40, 60)

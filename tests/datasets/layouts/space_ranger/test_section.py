@@ -20,8 +20,8 @@ from PIL import Image
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
-from spamcaf.datasets.layouts import space_ranger
 from spamcaf.datasets.layouts.layout import Wanted
+from spamcaf.datasets.layouts.space_ranger import section as space_ranger
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Position
 
