@@ -23,8 +23,8 @@ from kedro.framework.cli.utils import (
 )
 from kedro.utils import find_kedro_project
 
+from spamcaf.config_loader import as_typed, as_written
 from spamcaf.errors import InputError, first_line
-from spamcaf.typed import as_typed, as_written
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext

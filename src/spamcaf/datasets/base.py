@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from kedro.io import AbstractDataset
 
-from spamcaf.datasets.atomic import replacing
+from spamcaf.atomic import replacing
 from spamcaf.errors import InputError, is_fault_of_ours
 
 In = TypeVar("In")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.datasets.atomic import replacing
+from spamcaf.atomic import replacing
 from spamcaf.datasets.tensors import checksum, read_rows, read_tensors, write_tensors
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features

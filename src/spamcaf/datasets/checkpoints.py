@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset, DatasetError
 
-from spamcaf.datasets.atomic import replacing
+from spamcaf.atomic import replacing
 from spamcaf.datasets.tensors import checksum, read_tensors, write_tensors
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.datasets.base import StoredDataset
-from spamcaf.plain import plain
+from spamcaf.provenance import plain
 
 if TYPE_CHECKING:
     from kedro_datasets._typing import JSONPreview

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spamcaf.names import FACTS, GENE_IDS, PROVENANCE, SPATIAL, Fact, Obs, ScaleFactor
-from spamcaf.plain import plain
+from spamcaf.provenance import plain
 from spamcaf.sections.grid import SITE_ID, X_PX, Y_PX
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-def fetch(handle: RemoteFiles) -> Outcome:
+def fetch_first(handle: RemoteFiles) -> Outcome:
     return handle.fetch(handle.files[0])
 
 
@@ -47,7 +47,7 @@ def test_a_missing_file_is_fetched_and_recorded(site: Any, dataset: Make, place:
     url = site.put("a.bin", CONTENT)
     handle = dataset(entry(url, sha256=SHA256, bytes=len(CONTENT)))
     assert handle.missing() == handle.files
-    assert fetch(handle) == Outcome("S1/it.bin", Status.FETCHED, len(CONTENT), SHA256, url)
+    assert fetch_first(handle) == Outcome("S1/it.bin", Status.FETCHED, len(CONTENT), SHA256, url)
     assert place.read_bytes() == CONTENT
     assert names(place) == ["it.bin"]
     assert handle.missing() == ()
@@ -56,7 +56,7 @@ def test_a_missing_file_is_fetched_and_recorded(site: Any, dataset: Make, place:
 def test_what_is_there_is_not_asked_for(site: Any, dataset: Make, place: Path) -> None:
     place.parent.mkdir(parents=True)
     place.write_bytes(b"of my own")
-    outcome = fetch(dataset(entry(site.put("a.bin", CONTENT))))
+    outcome = fetch_first(dataset(entry(site.put("a.bin", CONTENT))))
     assert (outcome.status, outcome.bytes, outcome.source) == (Status.PRESENT, 9, "")
     assert place.read_bytes() == b"of my own"
     assert site.asked == []
@@ -67,7 +67,7 @@ def test_another_file_is_named_and_never_replaced(site: Any, dataset: Make, plac
     place.parent.mkdir(parents=True)
     place.write_bytes(b"of my own")
     with pytest.raises(InputError) as caught:
-        fetch(dataset(entry(site.put("a.bin", CONTENT), **pinned)))
+        fetch_first(dataset(entry(site.put("a.bin", CONTENT), **pinned)))
     message = str(caught.value)
     assert str(place) in message and "Move it away" in message
     assert str(next(iter(pinned.values()))) in message
@@ -78,7 +78,7 @@ def test_another_file_is_named_and_never_replaced(site: Any, dataset: Make, plac
 def test_a_folder_in_its_place_is_refused(site: Any, dataset: Make, place: Path) -> None:
     place.mkdir(parents=True)
     with pytest.raises(InputError, match="with no file"):
-        fetch(dataset(entry(site.put("a.bin", CONTENT))))
+        fetch_first(dataset(entry(site.put("a.bin", CONTENT))))
 
 
 def test_a_file_that_appears_meanwhile_is_kept(
@@ -91,7 +91,7 @@ def test_a_file_that_appears_meanwhile_is_kept(
 
     monkeypatch.setattr(mirrors, "transfer", download)
     with pytest.raises(InputError, match="appeared while"):
-        fetch(dataset(entry(site.put("a.bin", CONTENT))))
+        fetch_first(dataset(entry(site.put("a.bin", CONTENT))))
     assert place.read_bytes() == b"quicker"
 
 
@@ -101,12 +101,12 @@ def test_a_new_run_asks_for_the_rest_only(
 ) -> None:
     monkeypatch.setattr(mirrors, "TRIES", 1)
     url = site.put("a.bin", CONTENT, cuts=[1000, 0], headers=mark)
-    first = fetch(dataset(entry(url)))
+    first = fetch_first(dataset(entry(url)))
     assert first.status == Status.FAILED and "the connection broke" in first.reason
     assert names(place) == ["it.bin.part", "it.bin.part.json"]
     assert place.with_name("it.bin.part").read_bytes() == CONTENT[:1000]
     site.pages["/a.bin"].cuts = []
-    assert fetch(dataset(entry(url, sha256=SHA256))).status == Status.FETCHED
+    assert fetch_first(dataset(entry(url, sha256=SHA256))).status == Status.FETCHED
     assert site.gets[-1] == ("/a.bin", "bytes=1000-")
     assert place.read_bytes() == CONTENT
     assert names(place) == ["it.bin"]
@@ -114,7 +114,7 @@ def test_a_new_run_asks_for_the_rest_only(
 
 def test_progress_renews_the_tries(site: Any, dataset: Make, place: Path) -> None:
     url = site.put("a.bin", CONTENT, cuts=[1000] * 8)
-    assert fetch(dataset(entry(url))).status == Status.FETCHED
+    assert fetch_first(dataset(entry(url))).status == Status.FETCHED
     assert [span for _, span in site.gets] == [None, *(f"bytes={n}000-" for n in range(1, 9))]
     assert place.read_bytes() == CONTENT
 
@@ -122,13 +122,13 @@ def test_progress_renews_the_tries(site: Any, dataset: Make, place: Path) -> Non
 @pytest.mark.parametrize("how", [{"ranges": False}, {"headers": {}}, {"headers": {"ETag": 'W/"v1"'}}])
 def test_without_ranges_or_a_sure_mark_it_starts_again(site: Any, dataset: Make, place: Path, how: Any) -> None:
     url = site.put("a.bin", CONTENT, cuts=[1000], **how)
-    assert fetch(dataset(entry(url))).status == Status.FETCHED
+    assert fetch_first(dataset(entry(url))).status == Status.FETCHED
     assert place.read_bytes() == CONTENT
 
 
 def test_a_server_that_always_breaks_ends(site: Any, dataset: Make) -> None:
     url = site.put("a.bin", CONTENT, cuts=[1000] * 50, ranges=False)
-    assert fetch(dataset(entry(url))).status == Status.FAILED
+    assert fetch_first(dataset(entry(url))).status == Status.FAILED
     assert len(site.gets) <= 1 + mirrors.TRIES
 
 
@@ -140,17 +140,17 @@ def test_a_file_that_changed_on_the_server_starts_again(
     url = site.put("a.bin", CONTENT, cuts=[1000])
     with monkeypatch.context() as once:
         once.setattr(mirrors, "TRIES", 0)
-        fetch(dataset(entry(url)))
+        fetch_first(dataset(entry(url)))
     other = bytes(reversed(CONTENT))[:length]
     site.put("a.bin", other, headers={"ETag": '"v2"'}, heeds_if_range=heeds)
-    assert fetch(dataset(entry(url))).status == Status.FETCHED
+    assert fetch_first(dataset(entry(url))).status == Status.FETCHED
     assert place.read_bytes() == other
 
 
 def test_a_part_of_unknown_origin_is_not_trusted(site: Any, dataset: Make, place: Path) -> None:
     place.parent.mkdir(parents=True)
     place.with_name("it.bin.part").write_bytes(b"whatever this is")
-    assert fetch(dataset(entry(site.put("a.bin", CONTENT)))).status == Status.FETCHED
+    assert fetch_first(dataset(entry(site.put("a.bin", CONTENT)))).status == Status.FETCHED
     assert place.read_bytes() == CONTENT
     assert site.gets == [("/a.bin", None)]
 
@@ -165,9 +165,9 @@ def test_a_kill_before_the_check_needs_no_second_download(
     with monkeypatch.context() as once:
         once.setattr(mirrors, "_check", killed)
         with pytest.raises(KeyboardInterrupt):
-            fetch(handle)
+            fetch_first(handle)
     assert names(place) == ["it.bin.part", "it.bin.part.json"]
-    assert fetch(handle).status == Status.FETCHED
+    assert fetch_first(handle).status == Status.FETCHED
     assert len(site.gets) == 1
     assert place.read_bytes() == CONTENT
 
@@ -177,7 +177,7 @@ def test_mirrors_are_tried_in_order_each_failure_in_a_line(
 ) -> None:
     closed = site.put("closed", b"", status=403)
     good = site.put("a.bin", CONTENT)
-    outcome = fetch(dataset(entry(closed, site.url("nowhere"), good, site.url("never asked"))))
+    outcome = fetch_first(dataset(entry(closed, site.url("nowhere"), good, site.url("never asked"))))
     assert outcome.status == Status.FETCHED and outcome.source == good
     assert [path for path, _ in site.gets] == ["/closed", "/nowhere", "/a.bin"]
     lines = [record.message for record in caplog.records if record.levelname == "WARNING"]
@@ -201,13 +201,13 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_what_is_not_the_file_leaves_nothing(site: Any, dataset: Make, place: Path, case: str) -> None:
     how, reason = BAD[case]
-    outcome = fetch(dataset(entry(site.put("a.bin", CONTENT if how.get("status", 200) == 200 else b"", **how))))
+    outcome = fetch_first(dataset(entry(site.put("a.bin", CONTENT if how.get("status", 200) == 200 else b"", **how))))
     assert outcome.status == Status.FAILED and reason in outcome.reason
     assert not place.parent.exists()
 
 
 def test_an_empty_file_is_refused(site: Any, dataset: Make, place: Path) -> None:
-    assert "empty" in fetch(dataset(entry(site.put("a.bin", b"")))).reason
+    assert "empty" in fetch_first(dataset(entry(site.put("a.bin", b"")))).reason
     assert names(place) == []
 
 
@@ -216,11 +216,11 @@ def test_wrong_content_leaves_nothing_and_the_next_mirror_is_tried(
     site: Any, dataset: Make, place: Path, pinned: Any
 ) -> None:
     wrong = site.put("wrong", CONTENT)
-    outcome = fetch(dataset(entry(wrong, **pinned)))
+    outcome = fetch_first(dataset(entry(wrong, **pinned)))
     assert outcome.status == Status.FAILED and str(next(iter(pinned.values()))) in outcome.reason
     assert names(place) == []
     changed = site.put("changed", CONTENT[::-1])
-    assert fetch(dataset(entry(changed, wrong, sha256=SHA256))).source == wrong
+    assert fetch_first(dataset(entry(changed, wrong, sha256=SHA256))).source == wrong
 
 
 def test_two_versions_put_together_are_fetched_anew(site: Any, dataset: Make, place: Path) -> None:
@@ -230,27 +230,27 @@ def test_two_versions_put_together_are_fetched_anew(site: Any, dataset: Make, pl
     place.with_name("it.bin.part").write_bytes(b"x" * 1000)
     origin = {"url": url, "mark": '"v1"', "total": len(CONTENT)}
     place.with_name("it.bin.part.json").write_text(json.dumps(origin))
-    assert fetch(dataset(entry(url, sha256=SHA256))).status == Status.FETCHED
+    assert fetch_first(dataset(entry(url, sha256=SHA256))).status == Status.FETCHED
     assert [span for _, span in site.gets] == ["bytes=1000-", None]
     assert place.read_bytes() == CONTENT
 
 
 def test_unknown_length_is_accepted_where_a_hash_is_pinned(site: Any, dataset: Make, place: Path) -> None:
     url = site.put("a.bin", CONTENT, says_length=False)
-    assert fetch(dataset(entry(url, sha256=SHA256))).status == Status.FETCHED
+    assert fetch_first(dataset(entry(url, sha256=SHA256))).status == Status.FETCHED
 
 
 def test_redirects_are_followed(site: Any, dataset: Make, place: Path) -> None:
     site.put("a.bin", CONTENT)
     url = site.put("old", b"", status=302, headers={"Location": "/a.bin"})
-    assert fetch(dataset(entry(url))).status == Status.FETCHED
+    assert fetch_first(dataset(entry(url))).status == Status.FETCHED
     assert place.read_bytes() == CONTENT
 
 
 def test_a_server_that_falls_silent_is_left(site: Any, dataset: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "TIMEOUT_S", (5, 0.05))
     monkeypatch.setattr(mirrors, "TRIES", 2)
-    outcome = fetch(dataset(entry(site.put("slow", CONTENT, pause_s=0.5), site.put("a.bin", CONTENT))))
+    outcome = fetch_first(dataset(entry(site.put("slow", CONTENT, pause_s=0.5), site.put("a.bin", CONTENT))))
     assert outcome.source == site.url("a.bin")
     assert [path for path, _ in site.gets] == ["/slow", "/slow", "/a.bin"]
 
@@ -271,7 +271,7 @@ def test_a_host_out_of_reach_is_asked_for_one_file_only(
 def test_a_folder_that_may_not_be_written_is_an_input_error(site: Any, dataset: Make, tmp_path: Path) -> None:
     (tmp_path / "raw").write_text("a file where the folder should be")
     with pytest.raises(InputError, match="cannot be written"):
-        fetch(dataset(entry(site.put("a.bin", CONTENT))))
+        fetch_first(dataset(entry(site.put("a.bin", CONTENT))))
 
 
 def test_sizes_come_from_the_entry_then_from_the_server(site: Any, dataset: Make) -> None:

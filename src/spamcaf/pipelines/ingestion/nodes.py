@@ -13,14 +13,7 @@ from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import FACTS, SPATIAL, Fact, Part
-from spamcaf.parameters import (
-    GridSettings,
-    PanelSettings,
-    SectionSettings,
-    SplitSettings,
-    TileSettings,
-    TissueSettings,
-)
+from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, SplitSettings, TileSettings, TissueSettings
 from spamcaf.pipelines.joining import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections
 from spamcaf.provenance import certificate
@@ -117,4 +110,4 @@ def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFr
         "grid: %d sites, %.2f per spot (asked %d), %d off the tissue dropped",
         on_tissue.sum(), on_tissue.sum() / section.n_obs, settings.subdivide**2, (~on_tissue).sum(),
     )  # fmt: skip
-    return sites[on_tissue].reset_index(drop=True)
+    return grid[on_tissue].reset_index(drop=True)

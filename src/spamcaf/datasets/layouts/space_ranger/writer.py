@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.datasets.atomic import replacing
+from spamcaf.atomic import replacing
 from spamcaf.errors import InputError
 from spamcaf.names import GENE_IDS, SPATIAL, SpaceRanger
 

@@ -1,4 +1,4 @@
-"""Writing so that a file is either whole or absent: elsewhere, closed, synced, then moved into place."""
+"""Writing files and folders whole or not at all: written elsewhere, synced, then renamed into place."""
 
 from __future__ import annotations
 
