@@ -15,7 +15,7 @@ from spamcaf.learning.pool import Visible
 from spamcaf.names import Model
 from spamcaf.parameters import SplitSettings
 from spamcaf.scoring.baselines.registry import predict_all
-from spamcaf.sections.places import Sites
+from spamcaf.sections.sites import Sites
 
 EXACT, DENSE = "exact", "dense"
 PICTURES_ONLY = (Model.RIDGE,)

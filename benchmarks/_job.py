@@ -21,7 +21,7 @@ from spamcaf.learning.pool import Visible
 from spamcaf.learning.prediction import predict
 from spamcaf.learning.released.fit import fit_released
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 SPAMCAF, RELEASED = "spamcaf", "released"
 N_WARM_UP = 40

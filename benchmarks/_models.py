@@ -17,7 +17,7 @@ from spamcaf.names import Model
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, PanelSettings, ReleasedSettings
 from spamcaf.scoring.calibration import interval_coverage
 from spamcaf.scoring.metrics import correlate
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 SEED = 1234
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from spamcaf.histology.features import Features
 from spamcaf.names import FACTS, SPATIAL, Fact
-from spamcaf.sections.expression import COUNTS, DEPTH, normalise_expression
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.panel import COUNTS, DEPTH, normalise_expression
+from spamcaf.sections.sites import Measured, Sites
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spamcaf.histology.tiles import CENTRE
 from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Fact, Obs
 from spamcaf.parameters import FitSettings, NetworkSettings, PanelSettings, ReleasedSettings
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 if TYPE_CHECKING:
     from anndata import AnnData

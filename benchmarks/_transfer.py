@@ -15,9 +15,9 @@ from _table import Table, ratios, versus_best, worst_difference
 from spamcaf.learning.pool import Visible
 from spamcaf.names import Model
 from spamcaf.scoring.baselines import ridge
+from spamcaf.sections.gene_names import is_shared, stack_spots, take_genes
 from spamcaf.sections.panel import choose_gene_panel
-from spamcaf.sections.places import stack
-from spamcaf.sections.shared_genes import is_shared, stack_spots, take_genes
+from spamcaf.sections.sites import stack
 
 RIDGE, MEAN = str(Model.RIDGE), str(Model.GENE_MEAN)
 RIDGE_CENTRED = "ridge, each section centred"

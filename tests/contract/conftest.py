@@ -10,8 +10,8 @@ from anndata import AnnData
 
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.sections.checks import lattice_of
-from spamcaf.sections.grid import lay_grid
 from spamcaf.sections.prediction import build_prediction
+from spamcaf.sections.sites import lay_grid
 
 PITCH_PX, MPP, SUBDIVIDE = 100.0, 1.0, 2
 ROWS_PX, COLUMNS_PX = 1300, 2300

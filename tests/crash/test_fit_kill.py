@@ -25,7 +25,7 @@ from spamcaf.datasets.tensors import write_tensors
 from spamcaf.learning.fit import fit_spamcaf
 from spamcaf.learning.pool import Visible
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 store, result = (Path(word) for word in sys.argv[1:])
 rng = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from spamcaf.learning.prediction import predict
 from spamcaf.learning.released.fit import fit_released
 from spamcaf.learning.trained import TrainedModel
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 CPU = ComputeSettings(device="cpu", threads=1)
 

@@ -15,7 +15,7 @@ from spamcaf.learning.fit import fit_spamcaf
 from spamcaf.learning.pool import Visible
 from spamcaf.learning.prediction import predict
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -10,7 +10,7 @@ from spamcaf.learning.kernels import Kernels
 from spamcaf.learning.pictures import Pictures
 from spamcaf.learning.pool import Pool, Visible
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 PITCH_UM = 100.0
 TILE_UM = 112.0

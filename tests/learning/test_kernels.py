@@ -9,7 +9,7 @@ import pytest
 from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS, Kernels
 from spamcaf.learning.pictures import Pictures
 from spamcaf.learning.pool import Pool
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 PITCH_UM = 100.0
 

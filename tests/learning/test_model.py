@@ -8,7 +8,7 @@ from spamcaf.learning.fit import Fitted
 from spamcaf.learning.model import SpamcafModel
 from spamcaf.learning.prediction import predict
 from spamcaf.parameters import ComputeSettings
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 
 def _parts(fitted: Fitted) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -15,7 +15,7 @@ from spamcaf.learning.pool import Pool, Visible
 from spamcaf.learning.prediction import predict
 from spamcaf.learning.process import Hyperparameters, condition, out_of_fold
 from spamcaf.parameters import ComputeSettings, FitSettings
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 PITCH_UM = 100.0
 HYPER = Hyperparameters(np.array([[0.5, 0.3, 0.4, 0.3, 0.2]]), np.array([0.5]), 1500.0)

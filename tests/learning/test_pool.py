@@ -14,7 +14,7 @@ from spamcaf.learning.pool import Pool, Visible
 from spamcaf.learning.prediction import predict
 from spamcaf.learning.school import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 PITCH_UM = 100.0
 FIT = FitSettings(n_programs=4, epochs=6, batch=16)

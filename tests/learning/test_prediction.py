@@ -13,7 +13,7 @@ from spamcaf.learning.model import SpamcafModel
 from spamcaf.learning.prediction import predict
 from spamcaf.learning.school import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 
 @pytest.fixture(scope="module")

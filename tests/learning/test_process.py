@@ -10,7 +10,7 @@ from spamcaf.learning import process
 from spamcaf.learning.kernels import Kernels
 from spamcaf.learning.pictures import Pictures
 from spamcaf.learning.process import Hyperparameters, condition, learn_hyperparameters, out_of_fold
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 KernelsOf = Callable[..., Kernels]
 

@@ -19,7 +19,7 @@ from spamcaf.learning.training import begin, rate, step_losses, train_fold
 from spamcaf.learning.views import SiteView, SpotView
 from spamcaf.network.spamcaf import SpamcafNetwork, SpamcafShape
 from spamcaf.parameters import FitSettings
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 CPU = Machine(torch.device("cpu"), use_bf16=False)
 N_PROGRAMS = 2

@@ -21,7 +21,7 @@ from spamcaf.histology.tissue import Tissue
 from spamcaf.names import FACTS, SPATIAL, Fact
 from spamcaf.parameters import ComputeSettings, TileSettings
 from spamcaf.pipelines.feature_extraction.nodes import embed_grid, embed_spots
-from spamcaf.sections.grid import SITE_ID, SUB_INDEX, X_PX, Y_PX
+from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
 
 N = 20
 XY = np.random.default_rng(0).uniform(100, 300, (N, 2))

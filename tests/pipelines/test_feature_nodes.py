@@ -17,7 +17,7 @@ from spamcaf.histology.tissue import Tissue
 from spamcaf.names import FACTS, SPATIAL, Fact
 from spamcaf.parameters import ComputeSettings, TileSettings
 from spamcaf.pipelines.feature_extraction.nodes import embed_grid, embed_spots
-from spamcaf.sections.grid import SITE_ID, SUB_INDEX, X_PX, Y_PX
+from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
 
 N = 70
 XY = np.random.default_rng(0).uniform(50, 350, (N, 2))

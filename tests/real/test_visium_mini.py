@@ -13,9 +13,9 @@ from scipy.spatial import cKDTree
 from spamcaf.datasets.layouts.h5ad import H5adLayout, find
 from spamcaf.datasets.layouts.layout import Wanted
 from spamcaf.parameters import SectionSettings
-from spamcaf.sections.grid import lay_grid
 from spamcaf.sections.lattice import Lattice, fit_lattice
 from spamcaf.sections.scale import resolve_scale
+from spamcaf.sections.sites import lay_grid
 
 REAL = os.environ.get("SPAMCAF_REAL_DATA")
 pytestmark = pytest.mark.skipif(not REAL, reason="SPAMCAF_REAL_DATA names no folder of real data")

@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from spamcaf.sections.blocks import cut_blocks, fold_by_block, is_within_reach
+from spamcaf.sections.split import cut_blocks, fold_by_block, is_within_reach
 
 
 def square(n_rows: int, n_columns: int, degrees: float = 0.0) -> np.ndarray:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from spamcaf.sections.expression import normalise_expression
+from spamcaf.sections.panel import normalise_expression
 
 GENES = ["gene7", "gene2"]
 

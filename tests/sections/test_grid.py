@@ -10,8 +10,8 @@ from anndata import AnnData
 from scipy.spatial import cKDTree
 
 from spamcaf.sections.checks import lattice_of
-from spamcaf.sections.grid import lay_grid
 from spamcaf.sections.lattice import fit_lattice
+from spamcaf.sections.sites import lay_grid
 
 PITCH_PX = 140.0
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.sections.lattice import INDEX_STEPS
-from spamcaf.sections.lattice_search import find_lattice, search_lattice
+from spamcaf.sections.lattice import INDEX_STEPS, find_lattice, search_lattice
 
 KINDS = ("hexagonal", "square")
 

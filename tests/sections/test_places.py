@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.sections.places import Sites
+from spamcaf.sections.sites import Sites
 
 N = 5
 WINDOWS = np.arange(N * 18, dtype=np.float32).reshape(N, 9, 2)

@@ -12,8 +12,8 @@ import pytest
 from anndata import AnnData
 
 from spamcaf.sections.checks import lattice_of
-from spamcaf.sections.grid import lay_grid
 from spamcaf.sections.prediction import build_prediction, library_id
+from spamcaf.sections.sites import lay_grid
 
 N_GENES = 4
 

@@ -9,8 +9,7 @@ import pytest
 from anndata import AnnData
 
 from spamcaf.parameters import SectionSettings
-from spamcaf.sections.checks import check_section
-from spamcaf.sections.report import as_table
+from spamcaf.sections.checks import as_table, check_section
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
-from spamcaf.sections.shared_genes import is_shared, own_names, stack_spots, take_genes
+from spamcaf.sections.gene_names import is_shared, own_names, stack_spots, take_genes
 
 
 def section(symbols: list[str], ids: list[str], n_spots: int = 3) -> AnnData:

@@ -11,9 +11,8 @@ from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
 from spamcaf.parameters import PanelSettings
-from spamcaf.sections import spatial_genes
-from spamcaf.sections.panel import choose_gene_panel
-from spamcaf.sections.spatial_genes import most_spatial
+from spamcaf.sections import panel
+from spamcaf.sections.panel import choose_gene_panel, most_spatial
 
 N_GENES = 60
 
@@ -52,7 +51,7 @@ def test_genes_that_follow_the_tissue_come_first(section: AnnData) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 512])
 def test_the_ranking_is_that_of_morans_i(section: AnnData, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spatial_genes, "CHUNK", chunk)
+    monkeypatch.setattr(panel, "CHUNK", chunk)
     training = section[np.random.default_rng(3).random(section.n_obs) < 0.6].copy()
     candidates = np.arange(N_GENES) % 3 > 0
     expected = np.flatnonzero(candidates)[np.argsort(-brute_force(training)[candidates])]

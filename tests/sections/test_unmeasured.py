@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.sections.unmeasured import as_section, lay_sites, settle_mpp
+from spamcaf.sections.sites import as_section, lay_sites, settle_mpp
 
 
 def test_the_users_word_comes_before_the_images() -> None:

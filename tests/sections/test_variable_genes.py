@@ -17,8 +17,7 @@ from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
 from spamcaf.parameters import PanelSettings
-from spamcaf.sections.panel import choose_gene_panel
-from spamcaf.sections.variable_genes import is_varying
+from spamcaf.sections.panel import choose_gene_panel, is_varying
 
 N_SPOTS, N_GENES = 60, 40
 LARGEST = 2**31 - 1

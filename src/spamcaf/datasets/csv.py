@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from spamcaf.datasets.base import StoredDataset
 from spamcaf.names import GENE_IDS, LabelTable, Obs
-from spamcaf.sections.grid import SITE_ID
 from spamcaf.sections.panel import GENE
+from spamcaf.sections.sites import SITE_ID
 
 if TYPE_CHECKING:
     import pandas as pd

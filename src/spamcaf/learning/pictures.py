@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.sections.places import Sites
+from spamcaf.sections.sites import Sites
 
 N_COMPONENTS = 256
 """Directions kept of a backbone's features; fewer spots than half of it span them all."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.learning.pictures import HOME, Basis, Pictures, learn_basis
-from spamcaf.sections.places import Measured, Sites, stack
+from spamcaf.sections.sites import Measured, Sites, stack
 
 
 @dataclass(frozen=True)

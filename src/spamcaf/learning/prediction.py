@@ -25,7 +25,7 @@ from spamcaf.learning.school import network_shape
 from spamcaf.learning.views import SiteView, SpotView
 from spamcaf.network.spamcaf import SpamcafNetwork
 from spamcaf.parameters import ComputeSettings
-from spamcaf.sections.places import PART, Measured, Sites, SiteSource, in_parts
+from spamcaf.sections.sites import PART, Measured, Sites, SiteSource, in_parts
 
 BLOCK_NUMBERS = 10_000_000
 """Kernel values held per block and kernel: about 40 MB each."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spamcaf.learning.projection import Projection
 from spamcaf.network.spamcaf import SpamcafInput
-from spamcaf.sections.places import Sites
+from spamcaf.sections.sites import Sites
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import numpy as np
 
 from spamcaf.histology.features import Features
 from spamcaf.names import FACTS, SPATIAL, Fact, Obs
-from spamcaf.sections.expression import DEPTH
-from spamcaf.sections.grid import SITE_ID, SUB_INDEX, X_PX, Y_PX
-from spamcaf.sections.places import Index, Measured, Sites
+from spamcaf.sections.panel import DEPTH
+from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX, Index, Measured, Sites
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

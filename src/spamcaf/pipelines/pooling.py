@@ -8,9 +8,8 @@ import numpy as np
 
 from spamcaf.errors import InputError
 from spamcaf.pipelines.joining import measured_spots, pitch_um_of
-from spamcaf.sections.expression import normalise_expression
-from spamcaf.sections.panel import GENE
-from spamcaf.sections.shared_genes import own_names
+from spamcaf.sections.gene_names import own_names
+from spamcaf.sections.panel import GENE, normalise_expression
 from spamcaf.sections.split import FOLD, MAP_FOLDS
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from spamcaf.datasets.other_sections import OtherSections
     from spamcaf.histology.features import FeatureKey, Features
-    from spamcaf.sections.places import Measured
+    from spamcaf.sections.sites import Measured
 
 MAX_PITCH_DIFFERENCE = 0.03
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from spamcaf.names import FACTS, GENE_IDS, PROVENANCE, SPATIAL, Fact, Obs, ScaleFactor
 from spamcaf.provenance import plain
-from spamcaf.sections.grid import SITE_ID, X_PX, Y_PX
+from spamcaf.sections.sites import SITE_ID, X_PX, Y_PX
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Micrometres per pixel of a section: from the lattice of its spots, and cross-checked against all that files state."""
+"""Micrometres per pixel of a section: from the lattice of its spots, cross-checked against all that files state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from spamcaf.errors import InputError
 from spamcaf.names import Fact, ScaleFactor
-from spamcaf.sections import visium
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,9 +15,19 @@ if TYPE_CHECKING:
     from spamcaf.parameters import SectionSettings
     from spamcaf.sections.lattice import Lattice
 
+PITCH_UM = 100.0
+SPOT_UM = 55.0
+"""Diameter of a printed spot."""
+FIDUCIAL_UM = 105.0
+"""Diameter of a dot of the fiducial frame, `fiducial_diameter_fullres` in all generations of Space Ranger."""
+STATED_SPOT_UM = (65.0, 70.0, 60.0, 55.0)
+"""What `spot_diameter_fullres` stands for: 65 um in direct Visium of later Space Ranger, 70 in its first version, as in
+all DLPFC sections, 60 with CytAssist, and 55 as other tools write it."""
+
+
 logger = logging.getLogger(__name__)
 
-SPOT_SHARE = visium.SPOT_UM / visium.PITCH_UM
+SPOT_SHARE = SPOT_UM / PITCH_UM
 """Spot diameter over pitch where nothing is known: Visium's."""
 PLAUSIBLE_MPP = (0.05, 3.0)
 """Micrometres per pixel of a full-resolution image; a Visium thumbnail of 2000 px has 3.3 or more."""
@@ -124,7 +133,7 @@ def _estimates(facts: Mapping[str, Any], image_mpp: float | None, by_lattice: fl
     is_consistent = spot_px is None or fiducial_px is None or _is_known_ratio(fiducial_px / spot_px)
     mpp_by = {
         STATED: stated,
-        FIDUCIALS: visium.FIDUCIAL_UM / fiducial_px if fiducial_px else None,
+        FIDUCIALS: FIDUCIAL_UM / fiducial_px if fiducial_px else None,
         SPOTS: spot_um / spot_px if spot_px else None,
         IMAGE: image_mpp,
     }
@@ -136,16 +145,16 @@ def _estimates(facts: Mapping[str, Any], image_mpp: float | None, by_lattice: fl
 def _spot_um(fiducial_px: float | None, spot_px: float | None, by_lattice: float | None) -> float:
     """Return what the spot diameter stands for: by its ratio to the fiducials, else by what the lattice says."""
     if spot_px and fiducial_px:
-        apparent_um = visium.FIDUCIAL_UM * spot_px / fiducial_px
+        apparent_um = FIDUCIAL_UM * spot_px / fiducial_px
     elif spot_px and by_lattice:
         apparent_um = spot_px * by_lattice
     else:
-        return visium.STATED_SPOT_UM[0]
-    return min(visium.STATED_SPOT_UM, key=lambda known: abs(known - apparent_um))
+        return STATED_SPOT_UM[0]
+    return min(STATED_SPOT_UM, key=lambda known: abs(known - apparent_um))
 
 
 def _is_known_ratio(ratio: float) -> bool:
-    return any(abs(ratio * um / visium.FIDUCIAL_UM - 1) <= RATIO_TOLERANCE for um in visium.STATED_SPOT_UM)
+    return any(abs(ratio * um / FIDUCIAL_UM - 1) <= RATIO_TOLERANCE for um in STATED_SPOT_UM)
 
 
 def _nominal_pitch(lattice: Lattice, facts: Mapping[str, Any], settings: SectionSettings) -> float | None:
@@ -154,7 +163,7 @@ def _nominal_pitch(lattice: Lattice, facts: Mapping[str, Any], settings: Section
     if facts.get(Fact.PITCH_UM) is not None:
         return float(facts[Fact.PITCH_UM])
     # every hexagonal spot array on the market is Visium
-    return visium.PITCH_UM if lattice.kind == "hexagonal" else None
+    return PITCH_UM if lattice.kind == "hexagonal" else None
 
 
 def _require_agreement(

@@ -8,7 +8,7 @@ import pytest
 from spamcaf.learning.pool import Visible
 from spamcaf.learning.released.fit import FittedReleased, fit_released
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 SETTINGS = ReleasedSettings(epochs=4, chunk=20, warmup_epochs=1)
 

@@ -13,7 +13,7 @@ from spamcaf.learning.released import fit
 from spamcaf.learning.released.fit import FittedReleased, fit_released
 from spamcaf.network.released import ReleasedNetwork
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 
 def _assert_same_weights(a: FittedReleased, b: FittedReleased) -> None:

@@ -9,7 +9,7 @@ from spamcaf.learning.prediction import predict
 from spamcaf.learning.released.fit import FittedReleased
 from spamcaf.learning.released.model import ReleasedModel
 from spamcaf.parameters import ComputeSettings
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 
 def _parts(released: FittedReleased) -> tuple[dict[str, np.ndarray], dict[str, str]]:

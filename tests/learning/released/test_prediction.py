@@ -12,7 +12,7 @@ from spamcaf.learning.released import prediction
 from spamcaf.learning.released.fit import FittedReleased, fit_released
 from spamcaf.learning.school import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 
 def test_it_predicts_a_mean_and_nothing_else(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spamcaf.scoring.baselines import idw
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 
 def _sites(xy_um: list[tuple[float, float]]) -> Sites:

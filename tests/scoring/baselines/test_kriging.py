@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spamcaf.scoring.baselines import kriging
-from spamcaf.sections.places import Measured
+from spamcaf.sections.sites import Measured
 
 PITCH_UM = 200.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spamcaf.scoring.baselines.kriging_ridge_programs import combine
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 
 def _measured(rank: int) -> Measured:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spamcaf.scoring.baselines import ridge
-from spamcaf.sections.places import Measured, Sites
+from spamcaf.sections.sites import Measured, Sites
 
 PITCH_UM = 200.0
 

@@ -12,7 +12,7 @@ import numpy as np
 from spamcaf.datasets.layouts.texts import as_texts
 from spamcaf.errors import InputError
 from spamcaf.names import PROVENANCE, SPATIAL, Fact, Obs, ScaleFactor
-from spamcaf.sections.visium import PITCH_UM, SPOT_UM
+from spamcaf.sections.scale import PITCH_UM, SPOT_UM
 
 if TYPE_CHECKING:
     import pandas as pd

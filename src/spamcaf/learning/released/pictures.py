@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.sections.places import Sites
+from spamcaf.sections.sites import Sites
 
 
 def pictures_of(sites: Sites) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -11,7 +11,7 @@ from spamcaf.errors import InputError
 from spamcaf.learning.released.model import ReleasedModel
 from spamcaf.learning.released.pictures import pictures_of
 from spamcaf.parameters import ComputeSettings
-from spamcaf.sections.places import PART, SiteSource, in_parts
+from spamcaf.sections.sites import PART, SiteSource, in_parts
 
 
 @torch.no_grad()

@@ -15,10 +15,9 @@ from spamcaf.parameters import ReportSettings, SplitSettings
 from spamcaf.pipelines.joining import grid_sites, measured_spots, mpp_of, pitch_um_of, sites_of
 from spamcaf.pipelines.pooling import measured_elsewhere
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, SimulatedTissue
-from spamcaf.sections.expression import COUNTS, DEPTH
-from spamcaf.sections.grid import SUB_INDEX
-from spamcaf.sections.places import stack
+from spamcaf.sections.panel import COUNTS, DEPTH
 from spamcaf.sections.prediction import SD
+from spamcaf.sections.sites import SUB_INDEX, stack
 from spamcaf.sections.split import barcodes_of
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from spamcaf.names import SPATIAL, Model
 from spamcaf.parameters import ComputeSettings, TileSettings
 from spamcaf.pipelines.joining import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame
-from spamcaf.sections.grid import SITE_ID, SUB_INDEX, X_PX, Y_PX
+from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
 
 if TYPE_CHECKING:
     import torch

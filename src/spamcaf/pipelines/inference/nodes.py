@@ -17,8 +17,8 @@ from spamcaf.pipelines.predictions import as_prediction
 from spamcaf.pipelines.types import AnnData, DataFrame, SpatialData, TrainedModel
 from spamcaf.provenance import names_hash
 from spamcaf.sections.checks import lattice_of
-from spamcaf.sections.grid import SUB_INDEX, X_PX, Y_PX
-from spamcaf.sections.grid import lay_grid as subdivide
+from spamcaf.sections.sites import SUB_INDEX, X_PX, Y_PX
+from spamcaf.sections.sites import lay_grid as subdivide
 from spamcaf.sections.split import barcodes_of
 
 if TYPE_CHECKING:

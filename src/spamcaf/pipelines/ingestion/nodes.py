@@ -17,8 +17,8 @@ from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, Spl
 from spamcaf.pipelines.joining import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections
 from spamcaf.provenance import certificate
-from spamcaf.sections import checks, expression, grid, panel, shared_genes, split
-from spamcaf.sections.report import as_table
+from spamcaf.sections import checks, gene_names, panel, sites, split
+from spamcaf.sections.checks import as_table
 
 logger = logging.getLogger(__name__)
 
@@ -90,22 +90,22 @@ def choose_gene_panel(
     They are chosen on the section's training spots; where all of its spots are hidden, on the other sections.
     """
     others = other_sections.sections()
-    shared = section[:, shared_genes.is_shared(section, others)]
+    shared = section[:, gene_names.is_shared(section, others)]
     training = shared[split.barcodes_of(spot_split, Part.TRAIN)]
     if others and training.n_obs == 0:
-        training = shared_genes.stack_spots([shared_genes.take_genes(other, shared.var) for other in others])
+        training = gene_names.stack_spots([gene_names.take_genes(other, shared.var) for other in others])
     return panel.choose_gene_panel(training, settings)
 
 
 def normalise_expression(section: AnnData, gene_panel: DataFrame) -> AnnData:
     """Return log1p of counts per 10 000 for the panel."""
-    return expression.normalise_expression(section, gene_panel)
+    return panel.normalise_expression(section, gene_panel)
 
 
 def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFrame:
     """Lay the sites between the spots, and keep those on tissue; the spots themselves always stay."""
-    sites = grid.lay_grid(section, checks.lattice_of(section), settings.subdivide)
-    on_tissue = tissue.holds(sites[[grid.X_PX, grid.Y_PX]].to_numpy()) | (sites[grid.SUB_INDEX] == 0).to_numpy()
+    grid = sites.lay_grid(section, checks.lattice_of(section), settings.subdivide)
+    on_tissue = tissue.holds(grid[[sites.X_PX, sites.Y_PX]].to_numpy()) | (grid[sites.SUB_INDEX] == 0).to_numpy()
     logger.info(
         "grid: %d sites, %.2f per spot (asked %d), %d off the tissue dropped",
         on_tissue.sum(), on_tissue.sum() / section.n_obs, settings.subdivide**2, (~on_tissue).sum(),

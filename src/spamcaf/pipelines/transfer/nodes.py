@@ -16,20 +16,20 @@ from spamcaf.parameters import ComputeSettings, ReportSettings, TissueSettings, 
 from spamcaf.pipelines.joining import mpp_of, sites_of
 from spamcaf.pipelines.predictions import as_prediction
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, SpatialData, TrainedModel
-from spamcaf.sections import unmeasured
-from spamcaf.sections.grid import SITE_ID, X_PX, Y_PX
+from spamcaf.sections import sites
+from spamcaf.sections.sites import SITE_ID, X_PX, Y_PX
 
 logger = logging.getLogger(__name__)
 
 
 def lay_sites(slide: Slide, settings: TransferSettings, tissue: TissueSettings) -> tuple[AnnData, DataFrame, Tissue]:
     """Return the section without counts, named as its image, its sites on tissue, and the tissue."""
-    mpp = unmeasured.settle_mpp(settings.mpp, slide.mpp)
+    mpp = sites.settle_mpp(settings.mpp, slide.mpp)
     mask = histology.find_tissue(slide, mpp, tissue)
-    sites = unmeasured.lay_sites(slide.shape, mpp, settings.pitch_um)
-    kept = sites[mask.holds(sites[[X_PX, Y_PX]].to_numpy())].reset_index(drop=True)
+    laid = sites.lay_sites(slide.shape, mpp, settings.pitch_um)
+    kept = laid[mask.holds(laid[[X_PX, Y_PX]].to_numpy())].reset_index(drop=True)
     logger.info("%d sites on tissue, %g um apart, %.4f um per pixel", len(kept), settings.pitch_um, mpp)
-    return unmeasured.as_section(kept, PurePath(slide.name).stem, mpp, settings.pitch_um), kept, mask
+    return sites.as_section(kept, PurePath(slide.name).stem, mpp, settings.pitch_um), kept, mask
 
 
 def predict_unmeasured(

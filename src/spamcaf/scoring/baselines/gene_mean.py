@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.sections.places import Measured, SiteSource
+from spamcaf.sections.sites import Measured, SiteSource
 
 
 def predict(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:

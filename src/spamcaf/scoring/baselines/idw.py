@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
-from spamcaf.sections.places import Measured, SiteSource
+from spamcaf.sections.sites import Measured, SiteSource
 
 _N_NEIGHBOURS = 8
 _POWER = 2

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 
-from spamcaf.sections.places import Measured, SiteSource
+from spamcaf.sections.sites import Measured, SiteSource
 
 _MAX_HYPER_SPOTS = 500
 _N_SKETCHES = 64

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.scoring.baselines import kriging, ridge
-from spamcaf.sections.places import Measured, SiteSource
+from spamcaf.sections.sites import Measured, SiteSource
 
 _N_PROGRAMS = 5
 

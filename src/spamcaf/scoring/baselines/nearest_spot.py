@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from spamcaf.sections.places import Measured, SiteSource
+from spamcaf.sections.sites import Measured, SiteSource
 
 
 def predict(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.names import Model
-from spamcaf.sections.places import Measured, SiteSource
+from spamcaf.sections.sites import Measured, SiteSource
 
 RECOVERY = (Model.GENE_MEAN, Model.IDW, Model.KRIGING, Model.RIDGE, Model.KRIGING_RIDGE_PROGRAMS)
 """Baselines at hidden spots."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 
-from spamcaf.sections.places import PART, Measured, Sites, SiteSource, in_parts
+from spamcaf.sections.sites import PART, Measured, Sites, SiteSource, in_parts
 
 _N_COMPONENTS = 64
 _ALPHAS = np.logspace(-4, 4, 41)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from spamcaf.errors import InputError
 from spamcaf.names import Position
 from spamcaf.parameters import SimulationSettings
+from spamcaf.sections.scale import PITCH_UM, SPOT_UM
 from spamcaf.sections.simulation.landscape import Stream, generator
-from spamcaf.sections.visium import PITCH_UM, SPOT_UM
 
 TURN_DEGREES = 1.0
 """How far the lattice is rotated against the picture."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spamcaf.names import FACTS, SPATIAL, Fact, Position, ScaleFactor
 from spamcaf.parameters import SimulationSettings
+from spamcaf.sections.scale import FIDUCIAL_UM, PITCH_UM, SPOT_UM, STATED_SPOT_UM
 from spamcaf.sections.simulation.domains import DOMAINS
 from spamcaf.sections.simulation.expression import Expression
 from spamcaf.sections.simulation.genes import simulated_genes
@@ -19,7 +20,6 @@ from spamcaf.sections.simulation.landscape import Landscape
 from spamcaf.sections.simulation.lattice import visium_spots
 from spamcaf.sections.simulation.picture import BLOCK, Picture
 from spamcaf.sections.simulation.shrink import shrunk
-from spamcaf.sections.visium import FIDUCIAL_UM, PITCH_UM, SPOT_UM, STATED_SPOT_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -1,4 +1,4 @@
-"""The place of every spot on the array: by the source's indices, cross-checked, or found from the coordinates."""
+"""The array indices of every spot: as the source states them, cross-checked, or found from the coordinates."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from spamcaf.errors import InputError
-from spamcaf.sections.lattice import INDEX_STEPS, Lattice, LatticeKind, fit_lattice
-from spamcaf.sections.lattice_search import FoundLattice, find_lattice, search_lattice
-from spamcaf.sections.spread import FEWEST, TOO_CLOSE, require_finite, require_spread
+from spamcaf.sections.lattice import (
+    FEWEST,
+    INDEX_STEPS,
+    TOO_CLOSE,
+    FoundLattice,
+    Lattice,
+    LatticeKind,
+    find_lattice,
+    fit_lattice,
+    require_finite,
+    require_spread,
+    search_lattice,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,222 @@
+"""Sites to predict and spots that were measured: the grid between the spots, and what predictors are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spamcaf.errors import InputError
+from spamcaf.names import FACTS, SPATIAL, Fact, Obs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from spamcaf.sections.lattice import Lattice
+
+SITE_ID, X_PX, Y_PX = "site_id", "x_px", "y_px"
+SUB_INDEX = Obs.SUB_INDEX.value
+
+
+def lay_grid(section: AnnData, lattice: Lattice, subdivide: int) -> pd.DataFrame:
+    """Give each spot `subdivide` x `subdivide` sites: itself (s0), and the points that divide its lattice cell.
+
+    Returns a table with `site_id` (`<barcode>_s<k>`), parent, sub index, x and y in full-resolution pixels, and
+    array_row, array_col on the subdivided lattice (both multiplied by `subdivide`, so that they stay whole). Cells tile
+    the plane, so sites are unique and the factor is exact: k^2 sites per spot, before any is dropped off the tissue.
+    Offsets come from the fitted lattice and are added to the spot's own position.
+    """
+    import pandas as pd
+
+    along = np.array([(i, j) for j in range(subdivide) for i in range(subdivide)])
+    n_spots, n_sub = section.n_obs, len(along)
+    xy = section.obsm[SPATIAL][:, None, :] + (along / subdivide) @ lattice.basis_px
+    index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)[:, None, :] * subdivide
+    index = index + along @ lattice.index_steps
+    parent = np.repeat(section.obs_names.to_numpy(str), n_sub)
+    sub = np.tile(np.arange(n_sub), n_spots)
+    return pd.DataFrame(
+        {
+            SITE_ID: [site_id(p, s) for p, s in zip(parent, sub, strict=True)],
+            Obs.PARENT: parent,
+            Obs.SUB_INDEX: sub,
+            X_PX: xy[..., 0].ravel(),
+            Y_PX: xy[..., 1].ravel(),
+            Obs.ARRAY_ROW: index[..., 1].ravel(),
+            Obs.ARRAY_COL: index[..., 0].ravel(),
+        }
+    )
+
+
+def site_id(barcode: str, sub_index: int) -> str:
+    """Name a site so that Loupe accepts it."""
+    return f"{barcode}_s{sub_index}"
+
+
+PART = 2048
+"""Sites that are looked at together where memory must not grow with a grid: 75 MB at 1024 features."""
+
+Index = NDArray[np.intp] | NDArray[np.bool_] | slice
+
+
+class SiteSource(Protocol):
+    """Sites whose pictures may lie in files: `at` brings some of them into memory. `Sites` is one, all in memory."""
+
+    @property
+    def xy_um(self) -> NDArray[np.float64]:
+        """Positions (site, 2) in micrometres."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def at(self, index: Index) -> Sites:
+        """Return the sites at `index`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Places described by position and picture.
+
+    `xy_um` is (site, 2) float64 in micrometres, `target` (site, feature) float32 the backbone's features of the tile at
+    the site, `neighbours` (site, 9, feature) float32 those of the 3 x 3 tiles around it, row by row; index 4 is the
+    centre and equals `target`. `whole` (site, feature) float32 are those of the whole window shrunk to one tile,
+    where a model asks for them.
+    """
+
+    xy_um: NDArray[np.float64]
+    target: NDArray[np.float32]
+    neighbours: NDArray[np.float32]
+    whole: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.xy_um)
+        if any(len(part) != n for part in (self.target, self.neighbours, self.whole) if part is not None):
+            raise ValueError(
+                f"Expected one position, target and window per site, found {n} positions, {len(self.target)} targets, "
+                f"{len(self.neighbours)} windows and {'no' if self.whole is None else len(self.whole)} shrunk windows. "
+                "Select all of them by the same site ids."
+            )
+
+    def __len__(self) -> int:
+        return len(self.xy_um)
+
+    def at(self, index: Index) -> Self:
+        """Return the sites at `index`."""
+        whole = None if self.whole is None else self.whole[index]
+        return type(self)(self.xy_um[index], self.target[index], self.neighbours[index], whole)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measured spots: where they are and what was counted there.
+
+    `expression` is (spot, gene) float32, log1p of counts per 10 000; `depth` (spot,) float64 the total UMI count.
+    """
+
+    sites: Sites
+    expression: NDArray[np.float32]
+    depth: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def at(self, index: Index) -> Self:
+        """Return the spots at `index`."""
+        return type(self)(self.sites.at(index), self.expression[index], self.depth[index])
+
+
+def in_parts(sites: SiteSource, size: int) -> Iterator[Sites]:
+    """Yield the sites in their order, at most `size` at a time; no site at all is one empty part."""
+    for start in range(0, max(len(sites), 1), size):
+        yield sites.at(slice(start, start + size))
+
+
+def stack(parts: Sequence[Measured]) -> Measured:
+    """Return the spots of several sections, one after the other; their positions are each section's own."""
+    sites = [part.sites for part in parts]
+    whole = [s.whole for s in sites if s.whole is not None]
+    return Measured(
+        Sites(
+            np.concatenate([s.xy_um for s in sites]),
+            np.concatenate([s.target for s in sites]),
+            np.concatenate([s.neighbours for s in sites]),
+            np.concatenate(whole) if len(whole) == len(sites) else None,
+        ),
+        np.concatenate([part.expression for part in parts]),
+        np.concatenate([part.depth for part in parts]),
+    )
+
+
+MIN_SITES = 20
+"""Pictures are counted from the mean of the section's: a handful has no mean to speak of."""
+
+
+def settle_mpp(stated: float | None, by_image: float | None) -> float:
+    """Return micrometres per pixel: what the user states, else what the image says; raise InputError without either."""
+    mpp = stated or by_image
+    if mpp is None:
+        raise InputError(
+            "an image that does not say how large a pixel is, and no spots to tell it from.",
+            "micrometres per pixel of the image.",
+            "State it: --params transfer.mpp=0.5.",
+        )
+    return float(mpp)
+
+
+def lay_sites(size_px: tuple[int, int], mpp: float, pitch_um: float) -> pd.DataFrame:
+    """Return sites on a square lattice of `pitch_um` over an image of `size_px` (rows, columns), as `lay_grid` does.
+
+    Each is a parent of its own (sub index 0), named by row and column.
+    """
+    import pandas as pd
+
+    pitch_px = pitch_um / mpp
+    rows, columns = (np.arange(max(int(extent / pitch_px), 1)) for extent in size_px)
+    row, column = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
+    names = [f"r{i:04d}c{j:04d}" for i, j in zip(row, column, strict=True)]
+    return pd.DataFrame(
+        {
+            SITE_ID: names,
+            Obs.PARENT.value: names,
+            SUB_INDEX: np.zeros(len(names), np.int64),
+            X_PX: (column + 0.5) * pitch_px,
+            Y_PX: (row + 0.5) * pitch_px,
+            Obs.ARRAY_ROW.value: row,
+            Obs.ARRAY_COL.value: column,
+        }
+    )
+
+
+def as_section(sites: pd.DataFrame, name: str, mpp: float, pitch_um: float) -> AnnData:
+    """Return the sites as a section without counts: places and facts, no genes.
+
+    Raises InputError when there are too few.
+    """
+    from anndata import AnnData
+
+    if len(sites) < MIN_SITES:
+        raise InputError(
+            f"{len(sites)} sites on tissue, {pitch_um:g} um apart.",
+            f"at least {MIN_SITES}.",
+            "Check the image and its micrometres per pixel, or lower transfer.pitch_um.",
+        )
+    obs = sites.set_index(SITE_ID)[[Obs.ARRAY_ROW.value, Obs.ARRAY_COL.value]].rename_axis(None)
+    section = AnnData(obs=obs.assign(**{Obs.IN_TISSUE.value: 1}))
+    section.obsm[SPATIAL] = _places(sites)
+    section.uns[FACTS] = {
+        Fact.NAME.value: name,
+        Fact.LATTICE.value: "square",
+        Fact.PITCH_UM.value: float(pitch_um),
+        Fact.SPOT_UM.value: float(pitch_um),
+        Fact.MPP.value: float(mpp),
+    }
+    return section
+
+
+def _places(sites: pd.DataFrame) -> NDArray[np.float64]:
+    return sites[[X_PX, Y_PX]].to_numpy(np.float64)
