@@ -14,7 +14,7 @@ from spamcaf.errors import InputError
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.parameters import SectionSettings, SimulationSettings, TissueSettings
 from spamcaf.pipelines.ingestion.nodes import check_section
-from spamcaf.sections.simulation.tissue import SimulatedTissue
+from spamcaf.simulation.section import SimulatedTissue
 
 SIZE_PX = 1500
 

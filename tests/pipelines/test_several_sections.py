@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
-from spamcaf.datasets.layouts.space_ranger.writer import IMAGE, write_space_ranger
 from spamcaf.parameters import SimulationSettings
-from spamcaf.sections.simulation.tissue import SimulatedTissue
+from spamcaf.simulation.section import SimulatedTissue
+from spamcaf.simulation.space_ranger import IMAGE, write_space_ranger
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = ("S1", "S2", "S3")

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from spamcaf.sections.simulation.tissue import SimulatedTissue
+    from spamcaf.simulation.section import SimulatedTissue
 
 NAME = "simulated"
 
 
 @lru_cache(maxsize=1)
 def _tissue(settings: SimulationSettings) -> SimulatedTissue:
-    from spamcaf.sections.simulation.tissue import SimulatedTissue
+    from spamcaf.simulation.section import SimulatedTissue
 
     return SimulatedTissue(settings)
 
@@ -91,7 +91,7 @@ class SimulatedOutsDataset(AbstractDataset["SimulatedTissue", None]):
         self.metadata = metadata
 
     def save(self, data: SimulatedTissue) -> None:
-        from spamcaf.datasets.layouts.space_ranger.writer import write_space_ranger
+        from spamcaf.simulation.space_ranger import write_space_ranger
 
         write_space_ranger(data, self._filepath)
 

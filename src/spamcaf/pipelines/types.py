@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from spamcaf.datasets.other_sections import OtherSections
     from spamcaf.datasets.remote.files import RemoteFiles
     from spamcaf.learning.trained import TrainedModel
-    from spamcaf.sections.simulation.tissue import SimulatedTissue
+    from spamcaf.simulation.section import SimulatedTissue
 else:
     AnnData = DataFrame = Figure = OtherSections = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any
 

@@ -13,11 +13,11 @@ from kedro.io import DatasetError
 
 from spamcaf.datasets.layouts.find import find_layout
 from spamcaf.datasets.layouts.layout import Wanted
-from spamcaf.datasets.layouts.space_ranger.writer import IMAGE, write_space_ranger
 from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
-from spamcaf.sections.simulation.tissue import SimulatedTissue
+from spamcaf.simulation.section import SimulatedTissue
+from spamcaf.simulation.space_ranger import IMAGE, write_space_ranger
 
 TISSUE = SimulationSettings(width_um=700, height_um=600, mpp=1.0, n_genes=40)
 

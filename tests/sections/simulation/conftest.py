@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from spamcaf.parameters import SimulationSettings
-from spamcaf.sections.simulation.tissue import SimulatedTissue
+from spamcaf.simulation.section import SimulatedTissue
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spamcaf.sections.simulation.cells import Scatter, hashed_uniform
+from spamcaf.simulation.cells import Scatter, hashed_uniform
 
 
 def test_hashed_numbers_are_uniform_and_independent_of_their_neighbours() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.sections.simulation.fields import FourierFields
+from spamcaf.simulation.tissue_map import FourierFields
 
 
 @pytest.fixture

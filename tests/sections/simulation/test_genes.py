@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from spamcaf.sections.simulation.domains import TUMOUR
-from spamcaf.sections.simulation.genes import N_VISIBLE, SHARES, simulated_genes
+from spamcaf.simulation.counts import N_VISIBLE, SHARES, simulated_genes
+from spamcaf.simulation.tissue_map import TUMOUR
 
 
 def test_names_are_unique_and_ids_look_like_ensembl() -> None:

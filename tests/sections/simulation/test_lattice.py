@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
-from spamcaf.sections.simulation.lattice import visium_spots
+from spamcaf.simulation.section import visium_spots
 
 
 @pytest.mark.parametrize("size", [(1900, 1900), (700, 1300), (60, 60)])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.sections.simulation.domains import DOMAINS
-from spamcaf.sections.simulation.tissue import SimulatedTissue
+from spamcaf.simulation.section import SimulatedTissue
+from spamcaf.simulation.tissue_map import DOMAINS
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.sections.simulation.shrink import area_weights, shrunk
+from spamcaf.simulation.image import area_weights, shrunk
 
 
 @pytest.mark.parametrize(("n_from", "n_to"), [(10, 10), (10, 3), (317, 200), (7, 1)])

@@ -7,8 +7,8 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import Ridge
 
-from spamcaf.sections.simulation.domains import DOMAINS
-from spamcaf.sections.simulation.tissue import SimulatedTissue
+from spamcaf.simulation.section import SimulatedTissue
+from spamcaf.simulation.tissue_map import DOMAINS
 
 if TYPE_CHECKING:
     from anndata import AnnData

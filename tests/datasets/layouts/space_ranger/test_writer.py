@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import tifffile
 
-from spamcaf.datasets.layouts.space_ranger.writer import IMAGE, write_space_ranger
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
-from spamcaf.sections.simulation.tissue import SimulatedTissue
+from spamcaf.simulation.section import SimulatedTissue
+from spamcaf.simulation.space_ranger import IMAGE, write_space_ranger
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from spamcaf.names import GENE_IDS, SPATIAL, SpaceRanger
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spamcaf.sections.simulation.tissue import SimulatedTissue
+    from spamcaf.simulation.section import SimulatedTissue
 
 IMAGE = "tissue_image.tif"
 """The full-resolution picture; Space Ranger leaves it where the user had it, we put it into the folder."""

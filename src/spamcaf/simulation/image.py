@@ -1,22 +1,117 @@
-"""The H&E-looking picture of a simulated tissue, rendered in windows."""
+"""The H&E image of a simulated tissue, rendered in windows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage, sparse
 
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
-from spamcaf.sections.simulation.domains import ADIPOSE, GLAND, domain_values
-from spamcaf.sections.simulation.fields import Floats
-from spamcaf.sections.simulation.hollows import HollowField, Hollows, ramp
-from spamcaf.sections.simulation.landscape import Landscape, Stream, Visible, generator
-from spamcaf.sections.simulation.nuclei import NucleusField
-from spamcaf.sections.simulation.paint import REACH_UM, painted
-from spamcaf.sections.simulation.texture import Texture
+from spamcaf.simulation.cells import HollowField, Hollows, Ints, Nuclei, NucleusField, ramp
+from spamcaf.simulation.tissue_map import ADIPOSE, GLAND, Floats, Landscape, Stream, Visible, domain_values, generator
+
+SIZE = 256
+
+
+class Texture:
+    """Smooth noise of zero mean and unit variance, about two units from one extreme to the next, and pixel noise."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        table = ndimage.gaussian_filter(rng.normal(size=(SIZE, SIZE)), 1.0, mode="wrap")
+        self._table = ((table - table.mean()) / table.std()).astype(np.float32)
+        self._pixels = rng.normal(size=(509, 521)).astype(np.float32)  # primes: repeats do not line up with tiles
+
+    def at(self, u: Floats, v: Floats) -> Floats:
+        """Return the noise at coordinates `u`, `v` of equal shape, in units."""
+        return ndimage.map_coordinates(self._table, [v, u], order=1, mode="grid-wrap", output=np.float32)
+
+    def on_grid(self, u: Floats, v: Floats) -> Floats:
+        """Return the noise on the open grid `u` (1, column), `v` (row, 1), in units."""
+        rows = self._mixed(self._table, v[:, 0])
+        return self._mixed(rows.T, u[0]).T
+
+    @staticmethod
+    def _mixed(table: Floats, place: Floats) -> Floats:
+        below = np.floor(place).astype(np.int64)
+        part = (place - below).astype(np.float32)[:, None]
+        return table[below % SIZE] * (1 - part) + table[(below + 1) % SIZE] * part
+
+    def pixel_noise(self, columns: range, rows: range) -> Floats:
+        """Return (row, column) independent noise of pixels, by their place in the whole picture."""
+        return self._pixels[np.ix_(np.asarray(rows) % 509, np.asarray(columns) % 521)]
+
+
+def area_weights(n_from: int, n_to: int) -> sparse.csr_matrix:
+    """Return (n_to, n_from) weights: the share of each source pixel in each target pixel, rows summing to 1."""
+    edges = np.union1d(np.arange(n_from + 1), np.arange(n_to + 1) * n_from / n_to)
+    middle, length = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    source = np.minimum(middle.astype(np.int64), n_from - 1)
+    target = np.minimum((middle * n_to / n_from).astype(np.int64), n_to - 1)
+    return sparse.csr_matrix((length * n_to / n_from, (target, source)), shape=(n_to, n_from))
+
+
+def shrunk(strips: Iterable[NDArray[np.uint8]], size: tuple[int, int], longest: int) -> NDArray[np.uint8]:
+    """Return the picture of `size` (rows, columns) with its longer side at most `longest` px, never enlarged.
+
+    `strips` are its (row, column, RGB) rows from the top, in pieces of any height; only one is held at a time.
+    """
+    scale = min(1.0, longest / max(size))
+    rows, columns = (area_weights(n, max(1, round(n * scale))) for n in size)
+    total = np.zeros((rows.shape[0], columns.shape[0] * 3))
+    down, top = rows.tocsc(), 0
+    for strip in strips:
+        tall = strip.astype(np.float32).transpose(1, 0, 2).reshape(size[1], -1)  # (column, row x RGB)
+        narrow = (columns @ tall).reshape(columns.shape[0], len(strip), 3).transpose(1, 0, 2)
+        total += down[:, top : top + len(strip)] @ narrow.reshape(len(strip), -1)
+        top += len(strip)
+    return np.rint(total).astype(np.uint8).reshape(rows.shape[0], columns.shape[0], 3)
+
+
+REACH_UM = 13.0
+"""No nucleus is longer than this from its centre; longer ones are cut."""
+
+
+def painted(nuclei: Nuclei, columns: range, rows: range, mpp: float) -> Floats:
+    """Return (row, column) optical density of the nuclei on these pixels; the darkest wins where they overlap.
+
+    Each ellipse fades over about a pixel at its edge, has a dark rim (the nuclear membrane) and a paler inside.
+    """
+    margin = int(np.ceil(REACH_UM / mpp)) + 1
+    canvas = np.zeros((len(rows) + 2 * margin, len(columns) + 2 * margin), dtype=np.float32)
+    px, py = nuclei.x / mpp - columns.start + margin, nuclei.y / mpp - rows.start + margin
+    half = np.ceil(np.minimum(nuclei.long_um, REACH_UM) / mpp).astype(int)
+    fits = (px > half) & (py > half) & (px < canvas.shape[1] - half - 1) & (py < canvas.shape[0] - half - 1)
+    for reach in np.unique(half[fits]):
+        chosen = (fits & (half == reach)).nonzero()[0]
+        column, row = _patches(px[chosen], reach)[:, None, :], _patches(py[chosen], reach)[:, :, None]
+        dx, dy = ((p + 0.5 - c[chosen, None, None]) * mpp for p, c in ((column, px), (row, py)))
+        density = _density(nuclei, chosen, dx.astype(np.float32), dy.astype(np.float32), max(mpp, 0.5))
+        np.maximum.at(canvas.reshape(-1), (row * canvas.shape[1] + column).ravel(), density.ravel())
+    return canvas[margin : margin + len(rows), margin : margin + len(columns)]
+
+
+def _patches(centre_px: Floats, reach: int) -> Ints:
+    """Return (nucleus, 2 reach + 1) pixels around each centre."""
+    return np.floor(centre_px).astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
+
+
+def _density(nuclei: Nuclei, chosen: NDArray[np.intp], dx: Floats, dy: Floats, edge_um: float) -> Floats:
+    """Return (nucleus, row, column) optical density at offsets `dx`, `dy` in micrometres from the centres."""
+    long, short, angle, darkness = (
+        values[chosen, None, None].astype(np.float32)
+        for values in (nuclei.long_um, nuclei.short_um, nuclei.angle, nuclei.darkness)
+    )
+    cos, sin = np.cos(angle), np.sin(angle)
+    radius = np.sqrt(np.square((dx * cos + dy * sin) / long) + np.square((dy * cos - dx * sin) / short))
+    cover = np.clip((1 - radius) * short / edge_um + 0.5, 0, 1)
+    rim = np.clip(1 - np.abs(radius - 0.82) / 0.25, 0, 1)
+    return cover * (0.80 + 0.28 * rim) * darkness
+
 
 BLOCK = 256
 """Pixels are computed in whole blocks of a fixed lattice, so that any window equals the crop of the whole, exactly."""

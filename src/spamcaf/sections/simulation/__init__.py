@@ -1,1 +1,0 @@
-"""A stand-in for a Visium section whose truth is known at every place."""

@@ -1,0 +1,1 @@
+"""A simulated section with known truth: tissue, image and counts."""
