@@ -12,12 +12,10 @@ from _prepare import load_backbone
 from _slide import N_SPOTS, lattice, task_of
 
 from spamcaf.histology.backbone import Backbone
-from spamcaf.histology.dense import OVERLAP
+from spamcaf.histology.dense import OVERLAP, Raster
 from spamcaf.histology.embedding import Embedder, embed_blocks
 from spamcaf.histology.features import join_blocks
-from spamcaf.histology.raster import Raster
-from spamcaf.histology.reading import distinct, prepare
-from spamcaf.histology.tiles import WindowGeometry
+from spamcaf.histology.tiles import WindowGeometry, distinct, prepare
 from spamcaf.parameters import TileSettings
 
 LITE0_SIDE = 7

@@ -21,7 +21,7 @@ from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.datasets.slides.open import open_slide
 from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.embedding import Embedder, Task, embed_blocks
-from spamcaf.histology.reading import distinct, prepare
+from spamcaf.histology.tiles import distinct, prepare
 from spamcaf.histology.workers import Workers
 from spamcaf.parameters import ComputeSettings, TileSettings
 

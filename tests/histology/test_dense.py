@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spamcaf.errors import InputError
-from spamcaf.histology.backbone import Backbone, BackboneIdentity
+from spamcaf.histology.backbone import Backbone, BackboneIdentity, ClassAndMean, FeatureMap
 from spamcaf.histology.dense import DenseEmbedder, DenseTask, embed_densely
 from spamcaf.histology.embedding import Embedder, Task, embed_blocks
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
-from spamcaf.histology.pooling import ClassAndMean, FeatureMap
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.histology.tiles import WindowGeometry, read_tile
 from spamcaf.parameters import TileSettings

@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.histology.orientation import orientations
-from spamcaf.histology.placement import require_handedness, require_on_tissue, warn_of_other_picture
+from spamcaf.histology.placement import orientations, require_handedness, require_on_tissue, warn_of_other_picture
 from spamcaf.histology.tissue import Tissue
 from spamcaf.sections.lattice import Lattice, fit_lattice
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from spamcaf.histology.progress import SiteProgress, in_words
+from spamcaf.histology.workers import SiteProgress, in_words
 
 
 def test_a_log_gets_a_line_per_tenth(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

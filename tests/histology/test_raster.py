@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spamcaf.histology.raster import Band, Raster
+from spamcaf.histology.dense import Band, Raster
 
 FINE = 20
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from spamcaf.histology.reading import distinct, prepared_ahead, reading_order
 from spamcaf.histology.slide import ArrayPixels, Slide
+from spamcaf.histology.tiles import distinct, prepared_ahead, reading_order
 
 
 @given(arrays(np.int64, st.tuples(st.integers(1, 30), st.just(3)), elements=st.integers(0, 3)))

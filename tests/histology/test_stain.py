@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.histology.stain import require_h_and_e
+from spamcaf.histology.slide import require_h_and_e
 
 Picture = NDArray[np.uint8]
 SHAPE = (120, 160)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
-from spamcaf.histology.stain import require_h_and_e
+from spamcaf.histology.slide import require_h_and_e
 
 REAL = os.environ.get("SPAMCAF_REAL_DATA")
 ROOT = Path(REAL or ".")

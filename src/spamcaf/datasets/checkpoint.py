@@ -97,7 +97,7 @@ def pooled(spec: BackboneSpec, network: nn.Module) -> nn.Module:
         network.reset_classifier(0)  # type: ignore[operator]
     if spec.pooling == "head":
         return network
-    from spamcaf.histology.pooling import ClassAndMean
+    from spamcaf.histology.backbone import ClassAndMean
 
     return ClassAndMean(network)
 

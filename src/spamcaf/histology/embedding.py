@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from spamcaf.errors import InputError, first_line
 from spamcaf.histology.backbone import TILE_PX
 from spamcaf.histology.features import FeatureKey, Features
-from spamcaf.histology.reading import Stain, distinct, prepared_ahead, reading_order
 from spamcaf.histology.slide import Slide
-from spamcaf.histology.tiles import N_TILES, WindowGeometry
+from spamcaf.histology.tiles import N_TILES, Stain, WindowGeometry, distinct, prepared_ahead, reading_order
 
 if TYPE_CHECKING:
     import torch

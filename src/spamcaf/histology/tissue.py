@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.histology.fiducials import find_frames
-from spamcaf.histology.stain import PADDING, require_h_and_e
+from spamcaf.histology.slide import PADDING, require_h_and_e
 
 if TYPE_CHECKING:
     from spamcaf.histology.slide import Slide
