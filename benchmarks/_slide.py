@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.dense import DenseTask
 from spamcaf.histology.embedding import Task
 from spamcaf.histology.features import FeatureKey
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.parameters import TileSettings
+from spamcaf.slides.open import open_slide
 
 CHUNK_PX = 512
 PITCH_UM = 100.0

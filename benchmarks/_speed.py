@@ -18,12 +18,12 @@ from torch import Tensor
 
 from spamcaf.compute import choose_precision
 from spamcaf.datasets.features import FeaturesDataset
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.embedding import Embedder, Task, embed_blocks
 from spamcaf.histology.tiles import distinct, prepare
 from spamcaf.histology.workers import Workers
 from spamcaf.parameters import ComputeSettings, TileSettings
+from spamcaf.slides.open import open_slide
 
 SITES_PER_TURN, SITES_PER_GPU_TURN = 8, 128
 COMPILED_TURNS = 8

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np, safetensors.numpy, torch, torch.nn.functional
 from torch import nn
 from spamcaf.datasets.features import FeaturesDataset, StoredBlocksDataset
-from spamcaf.datasets.slides.open import open_slide
+from spamcaf.slides.open import open_slide
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.embedding import Task
 from spamcaf.histology.features import FeatureKey

@@ -12,7 +12,6 @@ import pytest
 import tifffile
 import torch
 
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.embedding import Task
@@ -21,6 +20,7 @@ from spamcaf.histology.slide import Pixels, Slide
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.workers import Workers, _sendable, embed_sites
 from spamcaf.parameters import TileSettings
+from spamcaf.slides.open import open_slide
 
 CPU = torch.device("cpu")
 ONE, TWO = Workers((CPU,), torch.float32, 18, 1), Workers((CPU, CPU), torch.float32, 18, 1)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import require_h_and_e
+from spamcaf.slides.open import open_slide
 
 REAL = os.environ.get("SPAMCAF_REAL_DATA")
 ROOT = Path(REAL or ".")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from spamcaf.datasets.slides.pixels import ArrayRaster
 from spamcaf.doctor.check import Check, attempt, passed, unchecked, warned
 from spamcaf.doctor.need import Inputs
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import Obs, Part
 from spamcaf.pipelines.joining import mpp_of
 from spamcaf.sections.split import PART
+from spamcaf.slides.rgb import ArrayRaster
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -136,7 +136,7 @@ def test_damage_is_told_from_a_fault_of_ours(tmp_path: Path) -> None:
 
 def test_the_image_is_opened_from_the_file_that_was_named(tmp_path: Path) -> None:
     """The name that later errors show is that of the file taken."""
-    from spamcaf.datasets.slides.open import open_slide
+    from spamcaf.slides.open import open_slide
 
     path = lay(tmp_path, "A1.ome.tif")
     tifffile.imwrite(tmp_path / "A1.ome.tif", np.full((30, 50, 3), 200, np.uint8), photometric="rgb")

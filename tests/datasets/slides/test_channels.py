@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spamcaf.datasets.slides import channels
-from spamcaf.datasets.slides.channels import Alpha, Conversion, conversion_of
-from spamcaf.datasets.slides.pixels import ArrayRaster
+from spamcaf.slides import rgb
+from spamcaf.slides.rgb import Alpha, ArrayRaster, Conversion, conversion_of
 
 
 def deep(brightest: int, shape: tuple[int, int] = (90, 120)) -> NDArray[np.uint16]:
@@ -45,7 +44,7 @@ def test_a_bright_corner_of_a_large_slide_is_seen() -> None:
 def test_blocks_of_rows_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     samples, conversion = deep(60_000), Conversion(white=65535)
     whole = conversion.to_rgb(samples)
-    monkeypatch.setattr(channels, "BLOCK_PX", 7 * 120)
+    monkeypatch.setattr(rgb, "BLOCK_PX", 7 * 120)
     np.testing.assert_array_equal(conversion.to_rgb(samples), whole)
 
 

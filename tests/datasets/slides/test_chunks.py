@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from spamcaf.datasets.slides import chunks
-from spamcaf.datasets.slides.chunks import ChunkedRaster, Grid, Plane
 from spamcaf.errors import InputError
+from spamcaf.slides import chunks
+from spamcaf.slides.chunks import ChunkedRaster, Grid, Plane
 
 
 class Stored:

@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from spamcaf.datasets.slides import extents
-from spamcaf.datasets.slides.open import open_slide
+from spamcaf.slides import tiff
+from spamcaf.slides.open import open_slide
 
 Picture = NDArray[np.uint8]
 COMPRESSED = {"photometric": "rgb", "tile": (64, 64), "compression": "zlib"}
@@ -59,15 +59,15 @@ def test_the_question_whose_file_it_is_hides_no_fault(
     tmp_path: Path, image: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", image, **COMPRESSED)
-    assert not extents.is_of_scanner(tmp_path / "a.tif")
+    assert not tiff.is_of_scanner(tmp_path / "a.tif")
     monkeypatch.setattr(tifffile, "TiffFile", lambda path, is_ndpi: nullcontext(object()))
     with pytest.raises(AttributeError, match="pages"):
-        extents.is_of_scanner(tmp_path / "a.tif")
+        tiff.is_of_scanner(tmp_path / "a.tif")
     with pytest.raises(AttributeError, match="pages"):
-        extents.require_first_page(tmp_path / "a.tif", is_ndpi=False)
+        tiff.require_first_page(tmp_path / "a.tif", is_ndpi=False)
 
 
 def test_damage_that_tifffile_meets_is_not_taken_for_a_fault(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(b"II*\0" + b"\xff" * 40)
-    assert not extents.is_of_scanner(tmp_path / "a.tif")
-    extents.require_first_page(tmp_path / "a.tif", is_ndpi=False)
+    assert not tiff.is_of_scanner(tmp_path / "a.tif")
+    tiff.require_first_page(tmp_path / "a.tif", is_ndpi=False)

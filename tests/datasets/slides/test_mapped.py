@@ -13,10 +13,10 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from spamcaf.datasets.slides import decoded, mapped, tiff
-from spamcaf.datasets.slides.mapped import MappedRaster
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
+from spamcaf.slides import chunks, tiff, whole
+from spamcaf.slides.chunks import MappedRaster
+from spamcaf.slides.open import open_slide
 
 Picture = NDArray[np.uint8]
 Write = Callable[[Path, Picture], object]
@@ -41,7 +41,7 @@ LARGE: dict[str, Write] = {
 @pytest.fixture(autouse=True)
 def _small_is_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tiff, "CACHE_BYTES", 10_000)
-    monkeypatch.setattr(decoded, "IN_MEMORY_BYTES", 10_000)
+    monkeypatch.setattr(whole, "IN_MEMORY_BYTES", 10_000)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
@@ -68,7 +68,7 @@ def test_too_little_room_is_said_before_anything_is_decoded(
     tmp_path: Path, image: Picture, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a", image)
-    monkeypatch.setattr(mapped, "_free", lambda folder: 1000)
+    monkeypatch.setattr(chunks, "_free", lambda folder: 1000)
     with pytest.raises(InputError, match="Set TMPDIR"):
         open_slide(tmp_path / "a")
 

@@ -19,7 +19,7 @@ READ = """
 import resource, sys
 from pathlib import Path
 import numpy, tifffile, imagecodecs, openslide, PIL.Image
-from spamcaf.datasets.slides.open import open_slide
+from spamcaf.slides.open import open_slide
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -13,8 +13,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from spamcaf.datasets.slides.open import IMAGE_SUFFIXES, open_slide
 from spamcaf.errors import InputError
+from spamcaf.slides.open import IMAGE_SUFFIXES, open_slide
 
 Picture = NDArray[np.uint8]
 Write = Callable[[Path, Picture], object]

@@ -12,9 +12,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from spamcaf.datasets.slides.extents import require_first_page
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
+from spamcaf.slides.open import open_slide
+from spamcaf.slides.tiff import require_first_page
 
 Picture = NDArray[np.uint8]
 Write = Callable[[Path, Picture], object]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from spamcaf.datasets.slides.open import open_slide
+from spamcaf.slides.open import open_slide
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (90, 200, 3), np.uint8)
 

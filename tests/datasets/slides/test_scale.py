@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from spamcaf.datasets.slides.open import open_slide
-from spamcaf.datasets.slides.scale import plausible_mpp
+from spamcaf.slides.open import open_slide
+from spamcaf.slides.tiff import plausible_mpp
 
 TILED = {"photometric": "rgb", "tile": (64, 64)}
 CM, INCH, NO_UNIT = 3, 2, 1

@@ -10,16 +10,16 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from spamcaf.datasets.slides import scanner
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
+from spamcaf.slides import openslide
+from spamcaf.slides.open import open_slide
 
 TILED = {"photometric": "rgb", "tile": (64, 64)}
 
 
 @pytest.fixture
 def _no_openslide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanner, "is_installed", lambda: False)
+    monkeypatch.setattr(openslide, "is_installed", lambda: False)
 
 
 def write_svs(path: Path, image: NDArray[np.uint8]) -> None:

@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from spamcaf.datasets.slides import decoded, scanner, tiff
-from spamcaf.datasets.slides.chunks import ChunkedRaster
-from spamcaf.datasets.slides.mapped import MappedRaster
-from spamcaf.datasets.slides.open import open_slide
-from spamcaf.datasets.slides.turned import TURNS, TurnedPixels, exif_orientation
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import ArrayPixels, Slide
+from spamcaf.slides import openslide, tiff, whole
+from spamcaf.slides.chunks import ChunkedRaster, MappedRaster
+from spamcaf.slides.open import open_slide
+from spamcaf.slides.orientation import TURNS, TurnedPixels, exif_orientation
 
 Picture = NDArray[np.uint8]
 Write = Callable[[Path, Picture, int], object]
@@ -89,7 +88,7 @@ def test_what_is_decoded_once_is_turned_too(
     tmp_path: Path, image: Picture, kind: str, tag: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiff, "CACHE_BYTES", 10_000)
-    monkeypatch.setattr(decoded, "IN_MEMORY_BYTES", 10_000)
+    monkeypatch.setattr(whole, "IN_MEMORY_BYTES", 10_000)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if kind == "PNG":
         write_pil(tmp_path / "a", image, tag, "png")
@@ -230,7 +229,7 @@ def test_a_coding_that_only_openslide_may_know_is_not_given_to_it_when_turned(
     def refuse(path: Path, vendor: str) -> None:
         raise InputError(f"OpenSlide was asked for {path.name}.", "nothing.", "None.")
 
-    monkeypatch.setattr(scanner, "open_scanned", refuse)
+    monkeypatch.setattr(openslide, "open_scanned", refuse)
     for tag, said in ((1, "OpenSlide was asked"), (6, "in a coding that is not read")):
         write_tiff(tmp_path / "a", image, tag, **TILED, compression="zlib")
         with tifffile.TiffFile(tmp_path / "a", mode="r+b") as file:

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from spamcaf.datasets.layouts.listing import listing
-from spamcaf.datasets.slides.open import IMAGE_SUFFIXES
 from spamcaf.errors import InputError
+from spamcaf.slides.open import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 

@@ -65,7 +65,7 @@ class H5adLayout:
 
     def open_slide(self) -> Slide:
         """Return the image that was named, else the one that lies beside the file; see `Layout`."""
-        from spamcaf.datasets.slides.open import open_slide
+        from spamcaf.slides.open import open_slide
 
         if self.wanted.image is not None:
             return open_slide(self.wanted.image)

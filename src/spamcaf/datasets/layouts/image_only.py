@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamcaf.datasets.layouts.beside import all_images, called, is_image, owner, passed_over, slides_among, the_one
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
+from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData

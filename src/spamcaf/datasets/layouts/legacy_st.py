@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from spamcaf.datasets.layouts.beside import image_stem, is_image, slides_among, the_one
 from spamcaf.datasets.layouts.legacy_tables import read_counts, read_spots
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Fact, LegacyST, Obs
+from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -56,7 +56,7 @@ class SpatialDataLayout:
     def open_slide(self) -> Slide:
         """Return the image that was named, else the full-resolution image of the store; see `Layout`."""
         if self.wanted.image is not None:
-            from spamcaf.datasets.slides.open import open_slide
+            from spamcaf.slides.open import open_slide
 
             return open_slide(self.wanted.image)
         data = read_store(self.path)

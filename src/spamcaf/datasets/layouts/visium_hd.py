@@ -20,9 +20,9 @@ from spamcaf.datasets.layouts.space_ranger.images import read_scalefactors
 from spamcaf.datasets.layouts.space_ranger.picture import find_image
 from spamcaf.datasets.layouts.space_ranger.sample import Sample
 from spamcaf.datasets.layouts.space_ranger.section import read_spots
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, SPATIAL, ScaleFactor, SpaceRanger
+from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -15,9 +15,9 @@ from spamcaf.datasets.layouts.space_ranger.matrix import read_matrix
 from spamcaf.datasets.layouts.space_ranger.matrix_file import find_matrix
 from spamcaf.datasets.layouts.space_ranger.picture import find_image
 from spamcaf.datasets.layouts.space_ranger.positions import read_positions
-from spamcaf.datasets.slides.open import open_slide
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, SPATIAL, Fact, Position, ScaleFactor
+from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,12 +6,12 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from spamcaf.datasets.slides import decoded, extents, scanner, tiff
-from spamcaf.datasets.slides.chunks import ChunkedRaster
-from spamcaf.datasets.slides.pixels import FilePixels, Opened, damaged
-from spamcaf.datasets.slides.turned import TurnedPixels
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import Pixels, Slide
+from spamcaf.slides import openslide, tiff, whole
+from spamcaf.slides.chunks import ChunkedRaster
+from spamcaf.slides.orientation import TurnedPixels
+from spamcaf.slides.rgb import FilePixels, Opened, damaged
 
 logger = logging.getLogger(__name__)
 
@@ -44,21 +44,21 @@ def _is_striped(pixels: Pixels) -> bool:
 
 
 def _open(path: Path) -> Opened:
-    vendor = scanner.vendor_of(path)
+    vendor = openslide.vendor_of(path)
     with path.open("rb") as file:
         head = file.read(16)
     is_tiff = head.startswith(tiff.MAGIC)
-    if vendor not in {None, scanner.GENERIC}:
+    if vendor not in {None, openslide.GENERIC}:
         if is_tiff:
-            extents.require_first_page(path, is_ndpi=vendor == "hamamatsu")
-        return scanner.open_scanned(path, str(vendor))
+            tiff.require_first_page(path, is_ndpi=vendor == "hamamatsu")
+        return openslide.open_scanned(path, str(vendor))
     if is_tiff:
         return _open_tiff(path, vendor)
-    if head.startswith(decoded.PNG_MAGIC):
-        return decoded.open_png(path)
+    if head.startswith(whole.PNG_MAGIC):
+        return whole.open_png(path)
     _require_no_scanner(path)
-    if head.startswith(decoded.JPEG_MAGIC):
-        return decoded.open_jpeg(path)
+    if head.startswith(whole.JPEG_MAGIC):
+        return whole.open_jpeg(path)
     raise InputError(
         f"{path.name} of a kind that is not read.",
         "a TIFF, JPEG or PNG, or a slide of a scanner that OpenSlide reads.",
@@ -67,20 +67,20 @@ def _open(path: Path) -> Opened:
 
 
 def _open_tiff(path: Path, vendor: str | None) -> Opened:
-    if not scanner.is_installed() and extents.is_of_scanner(path):
-        raise scanner.MissingLibraryError(path)
+    if not openslide.is_installed() and tiff.is_of_scanner(path):
+        raise openslide.MissingLibraryError(path)
     try:
         return tiff.open_tiff(path)
     except tiff.UndecodableError:
         if vendor is None:
             raise
-        return scanner.open_scanned(path, vendor)
+        return openslide.open_scanned(path, vendor)
 
 
 def _require_no_scanner(path: Path) -> None:
     """Raise InputError for a slide of a scanner that OpenSlide, if it is installed at all, did not recognise."""
     suffix = path.suffix.lower()
-    if suffix in SCANNER_SUFFIXES and not scanner.is_installed():
-        raise scanner.MissingLibraryError(path)
+    if suffix in SCANNER_SUFFIXES and not openslide.is_installed():
+        raise openslide.MissingLibraryError(path)
     if suffix in IN_A_FOLDER:
         raise damaged(path, "OpenSlide does not find the files that belong to it in the folder beside it")

@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spamcaf.datasets.slides.channels import N_RGB, Alpha, conversion_of
-from spamcaf.datasets.slides.mapped import spool
-from spamcaf.datasets.slides.pixels import ArrayRaster, FilePixels, Opened, Raster, damaged, not_h_and_e
-from spamcaf.datasets.slides.turned import EXIF_BEGIN, exif_orientation, upright
 from spamcaf.errors import InputError, is_fault_of_ours
+from spamcaf.slides.chunks import spool
+from spamcaf.slides.orientation import EXIF_BEGIN, exif_orientation, upright
+from spamcaf.slides.rgb import (
+    N_RGB,
+    Alpha,
+    ArrayRaster,
+    FilePixels,
+    Opened,
+    Raster,
+    conversion_of,
+    damaged,
+    not_h_and_e,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

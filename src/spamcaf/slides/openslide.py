@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spamcaf.datasets.slides.channels import Alpha, Conversion
-from spamcaf.datasets.slides.pixels import Opened, damaged, fingerprint_of
-from spamcaf.datasets.slides.scale import plausible_mpp
 from spamcaf.errors import InputError
+from spamcaf.slides.rgb import Alpha, Conversion, Opened, damaged, fingerprint_of
+from spamcaf.slides.tiff import plausible_mpp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

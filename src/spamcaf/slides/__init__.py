@@ -1,0 +1,1 @@
+"""Readers of full-resolution images, window by window."""
