@@ -10,10 +10,10 @@ import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 
+from spamcaf.backbones.weights import Weights
 from spamcaf.datasets.backbone import BackboneDataset
 from spamcaf.datasets.json import AtomicJSONDataset
 from spamcaf.datasets.section import SectionDataset
-from spamcaf.datasets.weights import Weights
 from spamcaf.errors import InputError
 from spamcaf.hooks import SettingsGuard
 

@@ -51,8 +51,8 @@ class SettingsGuard:
         inputs = pipeline.inputs()
         if BACKBONE not in inputs or (run_params.get("only_missing_outputs") and _is_embedded(pipeline, catalog)):
             return
+        from spamcaf.backbones.weights import TIMEOUT_S
         from spamcaf.datasets.backbone import BackboneDataset
-        from spamcaf.datasets.hub import TIMEOUT_S
 
         backbone = catalog.get(BACKBONE)
         if not isinstance(backbone, BackboneDataset):

@@ -21,8 +21,8 @@ import torch
 from kedro.io import DatasetError
 from safetensors.torch import save_file
 
+from spamcaf.backbones.weights import Weights
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.datasets.weights import Weights
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone
 

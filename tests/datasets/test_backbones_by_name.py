@@ -13,9 +13,8 @@ import yaml
 from kedro.io import DatasetError
 from safetensors.torch import save_file
 
+from spamcaf.backbones.load import BackboneSpec, build, create, from_dinov2, require_width
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.datasets.backbone_spec import BackboneSpec
-from spamcaf.datasets.checkpoint import build, create, from_dinov2, require_width
 from spamcaf.errors import InputError
 
 GLOBALS = Path(__file__).parents[2] / "conf" / "base" / "globals.yml"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from kedro.io import MemoryDataset
 
+from spamcaf.backbones.weights import Weights
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.datasets.weights import Weights
 from spamcaf.doctor.backbone import check_backbone, is_non_commercial, read_spec
 from spamcaf.doctor.check import Status
 from spamcaf.doctor.configuration import Asked

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from spamcaf.datasets.backbone_spec import BackboneSpec
+from spamcaf.backbones.load import BackboneSpec
 from spamcaf.doctor.check import Status
 from spamcaf.doctor.machine import check_device, check_disk, check_memory
 from spamcaf.doctor.memory import available_bytes

@@ -8,10 +8,8 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 from pydantic import ValidationError
 
-from spamcaf.datasets.backbone_names import find_entry
-from spamcaf.datasets.backbone_spec import BackboneSpec
-from spamcaf.datasets.checkpoint import build
-from spamcaf.datasets.weights import Weights, find_weights, hub_revision, probe_weights
+from spamcaf.backbones.load import BackboneSpec, build, find_entry
+from spamcaf.backbones.weights import Weights, find_weights, hub_revision, probe_weights
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.provenance import configuration_hash

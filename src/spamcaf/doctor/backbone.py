@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from spamcaf.backbones.load import BackboneSpec
+from spamcaf.backbones.weights import TIMEOUT_S
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.datasets.backbone_spec import BackboneSpec
-from spamcaf.datasets.hub import TIMEOUT_S
 from spamcaf.doctor.check import Check, passed, warned
 from spamcaf.doctor.need import in_words
 
 if TYPE_CHECKING:
-    from spamcaf.datasets.weights import Weights
+    from spamcaf.backbones.weights import Weights
     from spamcaf.doctor.configuration import Asked
 
 NAME = "backbone"

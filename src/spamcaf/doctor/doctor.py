@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kedro.framework.context import KedroContext
 
-    from spamcaf.datasets.backbone_spec import BackboneSpec
+    from spamcaf.backbones.load import BackboneSpec
     from spamcaf.doctor.configuration import Asked
     from spamcaf.doctor.need import Inputs
 

@@ -13,7 +13,7 @@ from spamcaf.doctor.need import PROCESS_BYTES, Inputs, Need, in_words, need_of
 from spamcaf.errors import InputError
 
 if TYPE_CHECKING:
-    from spamcaf.datasets.backbone_spec import BackboneSpec
+    from spamcaf.backbones.load import BackboneSpec
     from spamcaf.parameters import ComputeSettings, RunSettings
 
 DEVICE, MEMORY, DISK = "device", "memory", "disk"

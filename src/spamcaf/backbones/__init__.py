@@ -1,0 +1,1 @@
+"""Backbones: where their weights lie, and loading them."""
