@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spamcaf.datasets.layouts import visium_hd
-from spamcaf.datasets.layouts.layout import Wanted
-from spamcaf.datasets.layouts.library import bin_facts
-from spamcaf.datasets.layouts.space_ranger.images import read_scalefactors, read_thumbnails
-from spamcaf.datasets.layouts.space_ranger.positions import read_positions
-from spamcaf.datasets.layouts.space_ranger.sample import Sample
 from spamcaf.errors import InputError
 from spamcaf.parameters import SectionSettings
+from spamcaf.readers import visium_hd
+from spamcaf.readers.anndata_library import bin_facts
+from spamcaf.readers.files import Wanted
+from spamcaf.readers.visium import read_scalefactors, read_thumbnails
+from spamcaf.readers.visium_files import Sample
+from spamcaf.readers.visium_positions import read_positions
 from spamcaf.sections.lattice import fit_lattice
 from spamcaf.sections.scale import resolve_scale
 

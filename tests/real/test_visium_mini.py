@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from spamcaf.datasets.layouts.h5ad import H5adLayout, find
-from spamcaf.datasets.layouts.layout import Wanted
 from spamcaf.parameters import SectionSettings
+from spamcaf.readers.files import Wanted
+from spamcaf.readers.h5ad import H5adLayout, find
 from spamcaf.sections.lattice import Lattice, fit_lattice
 from spamcaf.sections.scale import resolve_scale
 from spamcaf.sections.sites import lay_grid

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.datasets.base import StoredDataset
-from spamcaf.datasets.hdf5 import refuse_foreign_content
+from spamcaf.readers.files import refuse_foreign_content
 
 if TYPE_CHECKING:
     from anndata import AnnData

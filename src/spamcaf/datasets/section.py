@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset, DatasetError
 
-from spamcaf.datasets.layouts.find import find_layout
-from spamcaf.datasets.layouts.labels import add_labels
-from spamcaf.datasets.layouts.layout import Wanted
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, Fact
+from spamcaf.readers.files import Wanted
+from spamcaf.readers.find import find_layout
+from spamcaf.readers.labels import add_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData

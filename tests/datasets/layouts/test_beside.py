@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from spamcaf.datasets.layouts.beside import image_beside, image_stem
-from spamcaf.datasets.layouts.damage import reading
 from spamcaf.errors import InputError
+from spamcaf.readers.files import image_beside, image_stem, reading
 
 DERIVED = [
     "tissue_hires_image.png",

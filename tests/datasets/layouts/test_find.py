@@ -11,11 +11,11 @@ import pytest
 import tifffile
 from kedro.io import DatasetError
 
-from spamcaf.datasets.layouts.find import find_layout
-from spamcaf.datasets.layouts.layout import Wanted
 from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
+from spamcaf.readers.files import Wanted
+from spamcaf.readers.find import find_layout
 from spamcaf.simulation.section import SimulatedTissue
 from spamcaf.simulation.space_ranger import IMAGE, write_space_ranger
 

@@ -18,11 +18,10 @@ from PIL import Image
 from scipy.sparse import csc_matrix, csr_matrix
 
 from spamcaf.datasets.anndata import AnnDataDataset
-from spamcaf.datasets.layouts.counts import recover_counts
-from spamcaf.datasets.layouts.h5ad import H5adLayout, find
-from spamcaf.datasets.layouts.layout import Wanted
-from spamcaf.datasets.layouts.table import readable
 from spamcaf.errors import InputError
+from spamcaf.readers.anndata_table import readable, recover_counts
+from spamcaf.readers.files import Wanted
+from spamcaf.readers.h5ad import H5adLayout, find
 
 N_SPOTS, N_GENES = 24, 40
 ROW, STEP = np.divmod(np.arange(N_SPOTS), 4)

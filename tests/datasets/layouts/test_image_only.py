@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from spamcaf.datasets.layouts.find import find_layout
-from spamcaf.datasets.layouts.layout import Wanted
 from spamcaf.errors import InputError
+from spamcaf.readers.files import Wanted
+from spamcaf.readers.find import find_layout
 
 
 def lay(path: Path) -> Path:

@@ -13,8 +13,8 @@ import pytest
 from anndata import AnnData, read_h5ad
 from scipy.sparse import csr_matrix
 
-from spamcaf.datasets.layouts.labels import add_labels
 from spamcaf.errors import InputError
+from spamcaf.readers.labels import add_labels
 
 BARCODES = ["AAAC-1", "AAAG-1", "AAAT-1", "AACC-1"]
 EXPECTED = ["L1", "WM", None, "Layer 3, upper"]

@@ -15,10 +15,10 @@ from anndata import AnnData
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spamcaf.datasets.layouts import legacy_st
-from spamcaf.datasets.layouts.layout import Layout, Wanted
-from spamcaf.datasets.layouts.legacy_tables import read_counts, read_spots
 from spamcaf.errors import InputError
+from spamcaf.readers import legacy_st
+from spamcaf.readers.files import Layout, Wanted
+from spamcaf.readers.legacy_st import read_counts, read_spots
 
 COUNTS = np.arange(24).reshape(6, 4) % 5
 SPOT_IDS = [f"{x}x{y}" for x in (10, 11, 12) for y in (20, 21)]

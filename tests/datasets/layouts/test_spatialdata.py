@@ -19,10 +19,10 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity, Scale
 
-from spamcaf.datasets.layouts.layout import Wanted
-from spamcaf.datasets.layouts.spatialdata import SpatialDataLayout, find
 from spamcaf.datasets.spatialdata import SpatialDataDataset
 from spamcaf.errors import InputError
+from spamcaf.readers.files import Wanted
+from spamcaf.readers.spatialdata import SpatialDataLayout, find
 
 N_SPOTS, N_GENES = 24, 12
 ROW, STEP = np.divmod(np.arange(N_SPOTS), 4)

@@ -21,11 +21,11 @@ from PIL import Image
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
-from spamcaf.datasets.layouts import legacy_st, visium_hd
-from spamcaf.datasets.layouts.layout import Layout, Wanted
-from spamcaf.datasets.layouts.space_ranger import section as space_ranger
-from spamcaf.datasets.layouts.space_ranger.folder import bin_size
 from spamcaf.errors import InputError
+from spamcaf.readers import legacy_st, visium_hd
+from spamcaf.readers import visium as space_ranger
+from spamcaf.readers.files import Layout, Wanted
+from spamcaf.readers.visium_files import bin_size
 from spamcaf.sections.lattice import fit_lattice
 
 MPP, SIDE, GENES = 0.25, 5, 4

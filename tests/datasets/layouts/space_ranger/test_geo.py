@@ -19,10 +19,10 @@ from PIL import Image
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
-from spamcaf.datasets.layouts.find import find_layout
-from spamcaf.datasets.layouts.layout import Wanted
-from spamcaf.datasets.layouts.space_ranger import section as space_ranger
 from spamcaf.errors import InputError
+from spamcaf.readers import visium as space_ranger
+from spamcaf.readers.files import Wanted
+from spamcaf.readers.find import find_layout
 
 SPOTS, GENES = 12, 3
 A, B = "GSM7000001_A", "GSM7000002_B"

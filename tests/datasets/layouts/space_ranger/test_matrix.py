@@ -15,8 +15,8 @@ from anndata import AnnData
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
-from spamcaf.datasets.layouts.space_ranger.matrix import read_matrix
 from spamcaf.errors import InputError
+from spamcaf.readers.matrix import read_matrix
 
 BARCODES = ["ACGT-1", "CCGT-1", "GCGT-1"]
 GENES = ["A", "B", "C", "D"]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from spamcaf.datasets.layouts.layout import Wanted
-from spamcaf.datasets.layouts.space_ranger import section as space_ranger
 from spamcaf.errors import InputError
+from spamcaf.readers import visium as space_ranger
+from spamcaf.readers.files import Wanted
 
 SHAPE = (40, 60)
 

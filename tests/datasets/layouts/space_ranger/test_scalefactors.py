@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from spamcaf.datasets.layouts.space_ranger.images import read_scalefactors
-from spamcaf.datasets.layouts.space_ranger.sample import Sample
 from spamcaf.errors import InputError
+from spamcaf.readers.visium import read_scalefactors
+from spamcaf.readers.visium_files import Sample
 
 FACTORS = {"spot_diameter_fullres": 89.5, "fiducial_diameter_fullres": 144.5, "tissue_hires_scalef": 0.17}
 DIAMETERS = ["spot_diameter_fullres", "fiducial_diameter_fullres"]

@@ -20,10 +20,10 @@ from PIL import Image
 from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
-from spamcaf.datasets.layouts.layout import Wanted
-from spamcaf.datasets.layouts.space_ranger import section as space_ranger
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Position
+from spamcaf.readers import visium as space_ranger
+from spamcaf.readers.files import Wanted
 
 SPOTS, GENES, PITCH_PX = 24, 6, 137.5
 SPOT_PX = 65 / (100 / PITCH_PX)

@@ -1,15 +1,165 @@
-"""Which images beside a section's files can be its full-resolution one, and which of them is."""
+"""What all readers share: the section asked for, images beside files, listings, text, and damage noticed."""
 
 from __future__ import annotations
 
+import gzip
 import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from spamcaf.datasets.layouts.listing import listing
-from spamcaf.errors import InputError
+import numpy as np
+
+from spamcaf.errors import InputError, first_line, is_fault_of_ours
 from spamcaf.slides.open import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    import h5py
+    import pandas as pd
+    from anndata import AnnData
+
+    from spamcaf.histology.slide import Slide
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which section is wanted, and what only a person can know of it.
+
+    `root` is a folder with one section or with several, or a file; `section` names the section. `image` is the
+    full-resolution image where it lies elsewhere. `bin_um` chooses the bins of Visium HD, in micrometres.
+    """
+
+    root: Path
+    section: str
+    image: Path | None = None
+    bin_um: int | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders in which the section may lie, the most specific first."""
+        return (self.root / self.section, self.root)
+
+
+class Layout(Protocol):
+    """One section in files of a known layout, found but not read yet."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the layout, for the log and the section report."""
+
+    def read(self) -> AnnData:
+        """Return the raw section.
+
+        X holds raw counts (spot, gene), CSR int32; `obs` has in_tissue, array_row and array_col (the last two only
+        where the files say them); `var["gene_ids"]` an id per gene; `obsm["spatial"]` (x, y) full-resolution pixels,
+        float64; `uns["section"]` the facts, see `spamcaf.names.Fact`. Raises InputError.
+        """
+
+    def open_slide(self) -> Slide:
+        """Return the full-resolution image, lazily; raise InputError where there is none, or several."""
+
+
+MAX_LISTED = 20
+
+
+def listing(folder: Path, first: str = "") -> str:
+    """Name what is in `folder`, beginning with what is called as `first`."""
+    if not folder.is_dir():
+        return "that is a file" if folder.is_file() else "there is no such folder"
+    names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir())
+    names.sort(key=lambda name: not name.startswith(first))
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return (", ".join(names[:MAX_LISTED]) or "nothing") + more
+
+
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, zlib.error)
+"""h5py raises RuntimeError for some damaged blocks, gzip zlib.error, scipy OverflowError; parsers raise the others."""
+
+
+@contextmanager
+def reading(path: Path, expected: str) -> Iterator[None]:
+    """Turn what libraries raise at the damaged file at `path` into InputError; a fault of ours stays what it is."""
+    try:
+        yield
+    except UNREADABLE as error:
+        if isinstance(error, InputError) or is_fault_of_ours(error):
+            raise
+        text = first_line(error).rstrip(".")
+        raise InputError(f"{path} cannot be read ({text}).", f"{expected}.", "Fetch it again.") from error
+
+
+def as_texts(values: pd.Index | pd.Series) -> pd.Series:
+    """Return the values as text in the same order, "" where one is missing.
+
+    Numbers, categories and bytes are names, too: 1 and 1.0 become "1", b"A" becomes "A"; text stays as it is, so that
+    "0001" and "NA" are names of their own.
+    """
+    import pandas as pd
+
+    return pd.Series([_as_text(value) for value in values.to_numpy(object)], dtype=object)
+
+
+def _as_text(value: Any) -> str:  # noqa: ANN401  whatever a file holds there
+    import pandas as pd
+
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if pd.isna(value):
+        return ""
+    # a column of whole numbers with one missing comes as floats
+    return str(int(value)) if isinstance(value, float | np.floating) and value.is_integer() else str(value)
+
+
+def refuse_foreign_content(path: Path) -> None:
+    """Raise ValueError when the file at `path` takes content from other files: external links, storage or sources."""
+    import h5py
+
+    with h5py.File(path) as file:
+        _check_group(file)
+
+
+def _check_group(group: h5py.Group) -> None:
+    import h5py
+
+    for name in group:
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"'{group.name}/{name}' is a link, which may lead to another file")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            _check_group(item)
+        elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+            raise ValueError(f"'{item.name}' takes its content from another file")
+
+
+GZIP_MAGIC = b"\x1f\x8b"
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+
+
+def unpacked(path: Path) -> bytes:
+    """Return the content of a file, gzipped or not, whatever it is called."""
+    content = path.read_bytes()
+    return gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
+
+
+def is_gzipped(path: Path) -> bool:
+    """Tell whether the file at `path` is gzipped, by its content."""
+    with path.open("rb") as file:
+        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
+def still_packed(path: Path, expected: str) -> InputError:
+    """Return the error for a file that cannot be read in place, which says how to unpack it."""
+    name = path.name.lower()
+    tool = "unzip" if name.endswith(".zip") else "tar -xf" if name.endswith(ARCHIVES) else "gunzip"
+    return InputError(f"{path} is packed.", f"{expected}, unpacked.", f"In its folder, unpack it: {tool} {path.name}.")
+
 
 logger = logging.getLogger(__name__)
 

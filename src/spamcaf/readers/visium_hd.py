@@ -6,29 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamcaf.datasets.layouts.library import bin_facts
-from spamcaf.datasets.layouts.listing import listing
-from spamcaf.datasets.layouts.space_ranger.folder import (
+from spamcaf.errors import InputError
+from spamcaf.names import FACTS, SPATIAL, ScaleFactor, SpaceRanger
+from spamcaf.readers.anndata_library import bin_facts
+from spamcaf.readers.files import listing
+from spamcaf.readers.visium import read_scalefactors, read_spots
+from spamcaf.readers.visium_files import (
     BIN_FOLDER,
+    Sample,
     bin_size,
+    find_image,
     holds_hd,
     holds_matrix,
     image_folders,
     visible,
 )
-from spamcaf.datasets.layouts.space_ranger.images import read_scalefactors
-from spamcaf.datasets.layouts.space_ranger.picture import find_image
-from spamcaf.datasets.layouts.space_ranger.sample import Sample
-from spamcaf.datasets.layouts.space_ranger.section import read_spots
-from spamcaf.errors import InputError
-from spamcaf.names import FACTS, SPATIAL, ScaleFactor, SpaceRanger
 from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spamcaf.datasets.layouts.layout import Wanted
     from spamcaf.histology.slide import Slide
+    from spamcaf.readers.files import Wanted
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What people said of each spot, such as cortical layers: a table beside the sections."""
+"""Labels of spots, such as cortical layers: a table beside the sections."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamcaf.datasets.layouts.damage import UNREADABLE
 from spamcaf.errors import InputError, is_fault_of_ours, require_columns
 from spamcaf.names import LabelTable, Obs
+from spamcaf.readers.files import UNREADABLE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spamcaf.datasets.hdf5 import refuse_foreign_content
-from spamcaf.datasets.layouts.beside import image_beside
-from spamcaf.datasets.layouts.library import choose_library, library_entry, refuse_prediction, scale_facts
-from spamcaf.datasets.layouts.spots import spot_columns, stated_coordinates
-from spamcaf.datasets.layouts.table import read_h5ad_table, readable
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, SPATIAL, Fact
+from spamcaf.readers.anndata_library import (
+    choose_library,
+    library_entry,
+    refuse_prediction,
+    scale_facts,
+    spot_columns,
+    stated_coordinates,
+)
+from spamcaf.readers.anndata_table import read_h5ad_table, readable
+from spamcaf.readers.files import image_beside, refuse_foreign_content
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spamcaf.datasets.layouts.layout import Wanted
     from spamcaf.histology.slide import Slide
+    from spamcaf.readers.files import Wanted
 
 logger = logging.getLogger(__name__)
 

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spamcaf.datasets.layouts.library import refuse_prediction
-from spamcaf.datasets.layouts.spots import as_coordinates, spot_columns
-from spamcaf.datasets.layouts.store import elements
-from spamcaf.datasets.layouts.store.open import is_store, read_store
-from spamcaf.datasets.layouts.store.pictures import slide_of, thumbnails_of
-from spamcaf.datasets.layouts.store.placement import outlines_of, to_pixels
-from spamcaf.datasets.layouts.table import readable, table_of
-from spamcaf.datasets.layouts.texts import as_texts
 from spamcaf.errors import InputError
 from spamcaf.names import FACTS, SPATIAL, Fact, ScaleFactor
+from spamcaf.readers import spatialdata_store
+from spamcaf.readers.anndata_library import as_coordinates, refuse_prediction, spot_columns
+from spamcaf.readers.anndata_table import readable, table_of
+from spamcaf.readers.files import as_texts
+from spamcaf.readers.spatialdata_store import is_store, outlines_of, read_store, slide_of, thumbnails_of, to_pixels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from spamcaf.datasets.layouts.layout import Wanted
     from spamcaf.histology.slide import Slide
+    from spamcaf.readers.files import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -61,21 +58,23 @@ class SpatialDataLayout:
             return open_slide(self.wanted.image)
         data = read_store(self.path)
         with readable(self.path, EXPECTED):
-            _, table = elements.choose_table(data, self.wanted)
+            _, table = spatialdata_store.choose_table(data, self.wanted)
             refuse_prediction(table.uns, self.path.name)
-            region, _ = elements.choose_region(data, table, self.wanted)
-            return slide_of(data, elements.choose_image(data, region, self.wanted.section), self.path)
+            region, _ = spatialdata_store.choose_region(data, table, self.wanted)
+            return slide_of(data, spatialdata_store.choose_image(data, region, self.wanted.section), self.path)
 
     def _section(self, data: SpatialData) -> AnnData:
         from anndata import AnnData
 
         source, name = self.path.name, self.wanted.section
-        table_name, table = elements.choose_table(data, self.wanted)
+        table_name, table = spatialdata_store.choose_table(data, self.wanted)
         refuse_prediction(table.uns, source)
-        region, rows = elements.choose_region(data, table, self.wanted)
+        region, rows = spatialdata_store.choose_region(data, table, self.wanted)
         shapes = data.shapes[region]
         matrix = self._to_pixels(data, region)
-        place = _join(table.obs[rows][table.uns[elements.ATTRIBUTES][elements.INSTANCE_KEY]], shapes, source)
+        place = _join(
+            table.obs[rows][table.uns[spatialdata_store.ATTRIBUTES][spatialdata_store.INSTANCE_KEY]], shapes, source
+        )
         outlines = outlines_of(shapes).mapped(matrix).at(place[place >= 0])
         counts = table_of(table).counts(source)
         kept = np.flatnonzero(rows)[place >= 0]
@@ -86,7 +85,7 @@ class SpatialDataLayout:
             Fact.NAME.value: name,
             Fact.UNMATCHED.value: int((place < 0).sum()),
             Fact.COUNTS.value: counts.origin,
-            **outlines.facts(spots, elements.bin_um(table_name, region)),
+            **outlines.facts(spots, spatialdata_store.bin_um(table_name, region)),
         }
         images, scales = thumbnails_of(data, region, matrix, source)
         factors = {ScaleFactor.SPOT.value: float(np.median(outlines.width)), **scales}
@@ -97,7 +96,7 @@ class SpatialDataLayout:
         if self.wanted.image is not None:
             logger.info("the image is %s: coordinates of %s are taken for its pixels", self.wanted.image, region)
             return np.eye(3)
-        image = elements.choose_image(data, region, self.wanted.section)
+        image = spatialdata_store.choose_image(data, region, self.wanted.section)
         return to_pixels(data.shapes[region], data.images[image], self.path.name)
 
 

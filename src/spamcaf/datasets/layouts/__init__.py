@@ -1,1 +1,0 @@
-"""Where sections lie: one module per layout of files, and the choice among them."""

@@ -1,1 +1,0 @@
-"""The parts of a SpatialData store that a section is made of."""
