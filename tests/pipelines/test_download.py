@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from spamcaf.datasets.remote import mirrors
 from spamcaf.datasets.remote.dataset import RemoteFilesDataset
+from spamcaf.download import fetch
 from spamcaf.errors import InputError
 from spamcaf.pipelines.download.nodes import fetch_raw_files, require_all_files
 
@@ -36,7 +36,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threa
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(mirrors, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(fetch, "BACKOFF_S", 0.0)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from spamcaf.datasets.other_sections import OtherSections
-    from spamcaf.datasets.remote.files import RemoteFiles
+    from spamcaf.download.fetch import RemoteFiles
     from spamcaf.learning.trained import TrainedModel
     from spamcaf.simulation.section import SimulatedTissue
 else:

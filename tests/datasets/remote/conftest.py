@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from spamcaf.datasets.remote import mirrors, transfer
 from spamcaf.datasets.remote.dataset import RemoteFilesDataset
-from spamcaf.datasets.remote.files import RemoteFiles
+from spamcaf.download import fetch
+from spamcaf.download.fetch import RemoteFiles
 
 
 @dataclass
@@ -105,8 +105,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(autouse=True)
 def _quick_and_direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirrors, "BACKOFF_S", 0.0)
-    monkeypatch.setattr(transfer, "PIECE", 500)
+    monkeypatch.setattr(fetch, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(fetch, "PIECE", 500)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 

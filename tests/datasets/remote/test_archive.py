@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from spamcaf.datasets.remote import archive
-from spamcaf.datasets.remote.files import RemoteFiles, Status
+from spamcaf.download import archive
+from spamcaf.download.fetch import RemoteFiles, Status
 from spamcaf.errors import InputError
 
 Make = Callable[..., RemoteFiles]

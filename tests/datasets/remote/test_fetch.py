@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from spamcaf.datasets.remote import mirrors, sizes, transfer
-from spamcaf.datasets.remote.files import Outcome, RemoteFiles, Status
+from spamcaf.download import fetch, spec
+from spamcaf.download.fetch import Outcome, RemoteFiles, Status
 from spamcaf.errors import InputError
 
 Make = Callable[..., RemoteFiles]
@@ -89,7 +89,7 @@ def test_a_file_that_appears_meanwhile_is_kept(
         place.write_bytes(b"quicker")
         place.with_name("it.bin.part").write_bytes(CONTENT)
 
-    monkeypatch.setattr(mirrors, "transfer", download)
+    monkeypatch.setattr(fetch, "transfer", download)
     with pytest.raises(InputError, match="appeared while"):
         fetch_first(dataset(entry(site.put("a.bin", CONTENT))))
     assert place.read_bytes() == b"quicker"
@@ -99,7 +99,7 @@ def test_a_file_that_appears_meanwhile_is_kept(
 def test_a_new_run_asks_for_the_rest_only(
     site: Any, dataset: Make, place: Path, monkeypatch: pytest.MonkeyPatch, mark: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(mirrors, "TRIES", 1)
+    monkeypatch.setattr(fetch, "TRIES", 1)
     url = site.put("a.bin", CONTENT, cuts=[1000, 0], headers=mark)
     first = fetch_first(dataset(entry(url)))
     assert first.status == Status.FAILED and "the connection broke" in first.reason
@@ -129,7 +129,7 @@ def test_without_ranges_or_a_sure_mark_it_starts_again(site: Any, dataset: Make,
 def test_a_server_that_always_breaks_ends(site: Any, dataset: Make) -> None:
     url = site.put("a.bin", CONTENT, cuts=[1000] * 50, ranges=False)
     assert fetch_first(dataset(entry(url))).status == Status.FAILED
-    assert len(site.gets) <= 1 + mirrors.TRIES
+    assert len(site.gets) <= 1 + fetch.TRIES
 
 
 @pytest.mark.parametrize("heeds", [True, False])
@@ -139,7 +139,7 @@ def test_a_file_that_changed_on_the_server_starts_again(
 ) -> None:
     url = site.put("a.bin", CONTENT, cuts=[1000])
     with monkeypatch.context() as once:
-        once.setattr(mirrors, "TRIES", 0)
+        once.setattr(fetch, "TRIES", 0)
         fetch_first(dataset(entry(url)))
     other = bytes(reversed(CONTENT))[:length]
     site.put("a.bin", other, headers={"ETag": '"v2"'}, heeds_if_range=heeds)
@@ -163,7 +163,7 @@ def test_a_kill_before_the_check_needs_no_second_download(
 
     handle = dataset(entry(site.put("a.bin", CONTENT), sha256=SHA256))
     with monkeypatch.context() as once:
-        once.setattr(mirrors, "_check", killed)
+        once.setattr(fetch, "_check", killed)
         with pytest.raises(KeyboardInterrupt):
             fetch_first(handle)
     assert names(place) == ["it.bin.part", "it.bin.part.json"]
@@ -248,8 +248,8 @@ def test_redirects_are_followed(site: Any, dataset: Make, place: Path) -> None:
 
 
 def test_a_server_that_falls_silent_is_left(site: Any, dataset: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT_S", (5, 0.05))
-    monkeypatch.setattr(mirrors, "TRIES", 2)
+    monkeypatch.setattr(fetch, "TIMEOUT_S", (5, 0.05))
+    monkeypatch.setattr(fetch, "TRIES", 2)
     outcome = fetch_first(dataset(entry(site.put("slow", CONTENT, pause_s=0.5), site.put("a.bin", CONTENT))))
     assert outcome.source == site.url("a.bin")
     assert [path for path, _ in site.gets] == ["/slow", "/slow", "/a.bin"]
@@ -261,8 +261,8 @@ def test_a_host_out_of_reach_is_asked_for_one_file_only(
     address = f"http://127.0.0.1:{closed_port()}"
     handle = dataset(*({"path": f"{n}.bin", "urls": f"{address}/{n}"} for n in range(3)))
     asked: list[str] = []
-    real = transfer.transfer
-    monkeypatch.setattr(mirrors, "transfer", lambda file, *rest: (asked.append(file.path), real(file, *rest)))
+    real = fetch.transfer
+    monkeypatch.setattr(fetch, "transfer", lambda file, *rest: (asked.append(file.path), real(file, *rest)))
     outcomes = [handle.fetch(file) for file in handle.files]
     assert all(o.status == Status.FAILED and "cannot be reached" in o.reason for o in outcomes)
     assert set(asked) == {"0.bin"}
@@ -293,11 +293,11 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
     known = handle.sizes(handle.files)
     handle.require_room(handle.files, known)
     usage = type("Usage", (), {"free": len(CONTENT) - 1})
-    monkeypatch.setattr(sizes.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(spec.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"256\.0 kB free.*raw_root="):
         handle.require_room(handle.files, known)
 
 
 @pytest.mark.parametrize(("n", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_345_678_901, "2.3 GB")])
 def test_sizes_in_words(n: int, words: str) -> None:
-    assert sizes.in_words(n) == words
+    assert spec.in_words(n) == words

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from spamcaf.datasets.remote.progress import LARGE, Progress
+from spamcaf.download.fetch import LARGE, Progress
 
 
 class Terminal(io.StringIO):

@@ -11,8 +11,8 @@ import yaml
 from kedro.io import DatasetError
 
 from spamcaf.datasets.remote.dataset import RemoteFilesDataset
-from spamcaf.datasets.remote.files import RemoteFiles, Status
-from spamcaf.datasets.remote.spec import FileSpec
+from spamcaf.download.fetch import RemoteFiles, Status
+from spamcaf.download.spec import FileSpec
 from spamcaf.errors import InputError
 
 CONF = Path(__file__).parents[3] / "conf"

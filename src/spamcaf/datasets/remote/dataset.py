@@ -8,8 +8,8 @@ from typing import Any
 from kedro.io import AbstractDataset, DatasetError
 from pydantic import ValidationError
 
-from spamcaf.datasets.remote.files import RemoteFiles
-from spamcaf.datasets.remote.spec import FileSpec, RemoteFile
+from spamcaf.download.fetch import RemoteFiles
+from spamcaf.download.spec import FileSpec, RemoteFile
 from spamcaf.errors import InputError
 
 
@@ -17,7 +17,7 @@ class RemoteFilesDataset(AbstractDataset[RemoteFiles, RemoteFiles]):
     """Load a lazy handle on the files that a data set publishes for one section; read-only.
 
     `filepath` is the folder where they belong (raw_root), `files` the list `downloads` of globals.yml, see
-    `spamcaf.datasets.remote.spec.FileSpec`. Nothing is looked up or fetched until the handle is asked to.
+    `spamcaf.download.spec.FileSpec`. Nothing is looked up or fetched until the handle is asked to.
     """
 
     def __init__(

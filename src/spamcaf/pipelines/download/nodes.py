@@ -16,7 +16,7 @@ FAILED = "failed"
 
 def fetch_raw_files(remote_files: RemoteFiles) -> dict[str, Any]:
     """Fetch what is missing and return what became of every file; what is there is never replaced."""
-    from spamcaf.datasets.remote.sizes import in_words
+    from spamcaf.download.spec import in_words
 
     missing = tuple(file for file in remote_files.missing() if file.urls)
     known = remote_files.sizes(missing)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from spamcaf.datasets.remote.sizes import require_room
+from spamcaf.download.spec import require_room
 from spamcaf.errors import InputError
 
 logger = logging.getLogger(__name__)
