@@ -10,8 +10,8 @@ from _section import Section, Seen
 from _simulated import all_measured
 from _table import Table
 
-from spamcaf.learning.model import SpamcafModel
-from spamcaf.learning.pool import Visible
+from spamcaf.model.data import Visible
+from spamcaf.model.fitted import SpamcafModel
 from spamcaf.names import Model
 from spamcaf.parameters import SplitSettings
 from spamcaf.scoring.baselines.registry import predict_all

@@ -9,7 +9,7 @@ from _models import SEED, Expression
 from _section import Section
 from numpy.typing import NDArray
 
-from spamcaf.learning.pool import Visible
+from spamcaf.model.data import Visible
 from spamcaf.names import Part
 from spamcaf.parameters import PanelSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.ingestion import nodes as ingestion

@@ -15,11 +15,11 @@ from _memory import Watch
 from _models import SEED, mean_pcc
 from _synthetic import PITCH_UM, make_measured
 
-from spamcaf.learning.fit import fit_spamcaf
-from spamcaf.learning.models import FittedModel
-from spamcaf.learning.pool import Visible
-from spamcaf.learning.prediction import predict
-from spamcaf.learning.released.fit import fit_released
+from spamcaf.model.data import Visible
+from spamcaf.model.fit import fit_spamcaf
+from spamcaf.model.predict import predict
+from spamcaf.model.released import fit_released
+from spamcaf.model.trained import FittedModel
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.sections.sites import Measured
 

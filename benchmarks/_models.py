@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.learning.fit import fit_spamcaf
-from spamcaf.learning.model import Mode, SpamcafModel
-from spamcaf.learning.pool import Visible
-from spamcaf.learning.prediction import Predicted, predict
-from spamcaf.learning.released.fit import fit_released
+from spamcaf.model.data import Visible
+from spamcaf.model.fit import fit_spamcaf
+from spamcaf.model.fitted import Mode, SpamcafModel
+from spamcaf.model.predict import Predicted, predict
+from spamcaf.model.released import fit_released
 from spamcaf.names import Model
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, PanelSettings, ReleasedSettings
 from spamcaf.scoring.calibration import interval_coverage

@@ -9,8 +9,8 @@ from _recovery import BASELINE_SEED, OURS, PROCESS, random_table
 from _section import Grid, Section
 from _table import Table, versus_best, worst_difference
 
-from spamcaf.learning.model import SpamcafModel
-from spamcaf.learning.pool import Visible
+from spamcaf.model.data import Visible
+from spamcaf.model.fitted import SpamcafModel
 from spamcaf.parameters import SplitSettings
 from spamcaf.scoring.baselines.registry import SUPER_RESOLUTION, predict_all
 

@@ -12,7 +12,7 @@ from _rgb import rgb_ridge
 from _section import Section
 from _table import Table, ratios, versus_best, worst_difference
 
-from spamcaf.learning.pool import Visible
+from spamcaf.model.data import Visible
 from spamcaf.names import Model
 from spamcaf.scoring.baselines import ridge
 from spamcaf.sections.gene_names import is_shared, stack_spots, take_genes

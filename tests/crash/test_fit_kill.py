@@ -22,8 +22,8 @@ import numpy as np
 
 from spamcaf.datasets.checkpoints import CheckpointFolder
 from spamcaf.datasets.tensors import write_tensors
-from spamcaf.learning.fit import fit_spamcaf
-from spamcaf.learning.pool import Visible
+from spamcaf.model.fit import fit_spamcaf
+from spamcaf.model.data import Visible
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.sites import Measured, Sites
 

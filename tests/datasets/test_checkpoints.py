@@ -11,7 +11,7 @@ import pytest
 from kedro.io import DatasetError
 
 from spamcaf.datasets.checkpoints import CheckpointFolder, CheckpointsDataset
-from spamcaf.learning.checkpoints import Checkpoint, fingerprint
+from spamcaf.model.training import Checkpoint, fingerprint
 
 TENSORS = {"weights": np.arange(6.0).reshape(2, 3), "step": np.array(3.0, np.float32)}
 RECORD = {"log": [{"epoch": 0, "loss": 0.1 + 0.2}], "is_finite": True}

@@ -11,11 +11,11 @@ from kedro.io import DatasetError
 
 from spamcaf.datasets.model import ModelDataset
 from spamcaf.errors import InputError
-from spamcaf.learning.fit import fit_spamcaf
-from spamcaf.learning.pool import Visible
-from spamcaf.learning.prediction import predict
-from spamcaf.learning.released.fit import fit_released
-from spamcaf.learning.trained import TrainedModel
+from spamcaf.model.data import Visible
+from spamcaf.model.fit import fit_spamcaf
+from spamcaf.model.predict import predict
+from spamcaf.model.released import fit_released
+from spamcaf.model.trained import TrainedModel
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.sections.sites import Measured, Sites
 

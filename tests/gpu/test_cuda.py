@@ -11,9 +11,9 @@ import torch
 from spamcaf.datasets.checkpoints import CheckpointFolder
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.embedding import Embedder
-from spamcaf.learning.fit import fit_spamcaf
-from spamcaf.learning.pool import Visible
-from spamcaf.learning.prediction import predict
+from spamcaf.model.data import Visible
+from spamcaf.model.fit import fit_spamcaf
+from spamcaf.model.predict import predict
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.sites import Measured, Sites
 

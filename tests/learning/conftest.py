@@ -5,10 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from spamcaf.learning.fit import Fitted, fit_spamcaf
-from spamcaf.learning.kernels import Kernels
-from spamcaf.learning.pictures import Pictures
-from spamcaf.learning.pool import Pool, Visible
+from spamcaf.model.data import Pictures, Pool, Visible
+from spamcaf.model.fit import Fitted, fit_spamcaf
+from spamcaf.model.gaussian_process import Kernels
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.sites import Measured, Sites
 

@@ -8,11 +8,11 @@ import torch
 
 from spamcaf.compute import computing
 from spamcaf.errors import InputError
-from spamcaf.learning.fit import Fitted, fit_spamcaf
-from spamcaf.learning.model import SpamcafModel
-from spamcaf.learning.pool import Centre, Visible
-from spamcaf.learning.prediction import Ensemble, predict
-from spamcaf.learning.school import mean_gene_pearson
+from spamcaf.model.data import Centre, Visible
+from spamcaf.model.fit import Fitted, fit_spamcaf
+from spamcaf.model.fitted import SpamcafModel
+from spamcaf.model.predict import Ensemble, predict
+from spamcaf.model.training import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.sites import Measured
 

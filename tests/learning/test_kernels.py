@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS, Kernels
-from spamcaf.learning.pictures import Pictures
-from spamcaf.learning.pool import Pool
+from spamcaf.model.data import Pictures, Pool
+from spamcaf.model.gaussian_process import IMAGE_KERNELS, SPACE_KERNELS, Kernels
 from spamcaf.sections.sites import Measured
 
 PITCH_UM = 100.0

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spamcaf.learning.losses import program_loss, spamcaf_losses
-from spamcaf.network.spamcaf import SpamcafOutput
+from spamcaf.model.network import SpamcafOutput
+from spamcaf.model.training import program_loss, spamcaf_losses
 
 
 def test_squared_error_and_correlation_are_added() -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.learning.mixing import Mix, gene_noise, mixing_weights
-from spamcaf.learning.programs import learn_programs
+from spamcaf.model.mixing import Mix, gene_noise, mixing_weights
+from spamcaf.model.programs import learn_programs
 
 
 def _votes(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.learning.fit import Fitted
-from spamcaf.learning.model import SpamcafModel
-from spamcaf.learning.prediction import predict
+from spamcaf.model.fit import Fitted
+from spamcaf.model.fitted import SpamcafModel
+from spamcaf.model.predict import predict
 from spamcaf.parameters import ComputeSettings
 from spamcaf.sections.sites import Measured
 

@@ -7,13 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spamcaf.learning.fit import Fitted, fit_spamcaf
-from spamcaf.learning.kernels import Kernels
-from spamcaf.learning.memory import Memory
-from spamcaf.learning.nearest import condition_on_many, out_of_fold_of_many
-from spamcaf.learning.pool import Pool, Visible
-from spamcaf.learning.prediction import predict
-from spamcaf.learning.process import Hyperparameters, condition, out_of_fold
+from spamcaf.model.data import Memory, Pool, Visible
+from spamcaf.model.fit import Fitted, fit_spamcaf
+from spamcaf.model.gaussian_process import Hyperparameters, Kernels, condition, out_of_fold
+from spamcaf.model.predict import predict
+from spamcaf.model.vecchia import condition_on_many, out_of_fold_of_many
 from spamcaf.parameters import ComputeSettings, FitSettings
 from spamcaf.sections.sites import Measured
 

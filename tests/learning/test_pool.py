@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.learning.fit import fit_spamcaf
-from spamcaf.learning.model import SpamcafModel
-from spamcaf.learning.pool import Pool, Visible
-from spamcaf.learning.prediction import predict
-from spamcaf.learning.school import mean_gene_pearson
+from spamcaf.model.data import Pool, Visible
+from spamcaf.model.fit import fit_spamcaf
+from spamcaf.model.fitted import SpamcafModel
+from spamcaf.model.predict import predict
+from spamcaf.model.training import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.sites import Measured
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.learning import prediction
-from spamcaf.learning.fit import Fitted
-from spamcaf.learning.mixing import Mix
-from spamcaf.learning.model import SpamcafModel
-from spamcaf.learning.prediction import predict
-from spamcaf.learning.school import mean_gene_pearson
+from spamcaf.model import predict as prediction
+from spamcaf.model.fit import Fitted
+from spamcaf.model.fitted import SpamcafModel
+from spamcaf.model.mixing import Mix
+from spamcaf.model.predict import predict
+from spamcaf.model.training import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings
 from spamcaf.sections.sites import Measured, Sites
 

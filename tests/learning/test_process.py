@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from spamcaf.learning import process
-from spamcaf.learning.kernels import Kernels
-from spamcaf.learning.pictures import Pictures
-from spamcaf.learning.process import Hyperparameters, condition, learn_hyperparameters, out_of_fold
+from spamcaf.model import gaussian_process
+from spamcaf.model.data import Pictures
+from spamcaf.model.gaussian_process import Hyperparameters, Kernels, condition, learn_hyperparameters, out_of_fold
 from spamcaf.sections.sites import Measured
 
 KernelsOf = Callable[..., Kernels]
@@ -41,10 +40,10 @@ def test_the_gradient_is_the_loss_own(kernels: Kernels, visible: Measured) -> No
     start = np.log([0.3, 0.1, 0.2, 0.5, 0.1, 0.7])
 
     def value(x: np.ndarray) -> float:
-        return process._loss(x, *rest)[0]
+        return gaussian_process._loss(x, *rest)[0]
 
     def gradient(x: np.ndarray) -> np.ndarray:
-        return process._loss(x, *rest)[1]
+        return gaussian_process._loss(x, *rest)[1]
 
     assert check_grad(value, gradient, start) < 1e-3 * np.linalg.norm(gradient(start))
 

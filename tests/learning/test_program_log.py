@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from spamcaf.learning.fit import Fitted
-from spamcaf.learning.program_log import COLUMNS, program_rows
+from spamcaf.model.fit import Fitted
+from spamcaf.model.trained import COLUMNS, program_rows
 
 
 def test_each_program_has_a_row_of_what_was_decided(fitted: Fitted) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.learning.programs import Programs, learn_programs
+from spamcaf.model.programs import Programs, learn_programs
 
 
 def _planted(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spamcaf.learning.projection import learn_projection
+from spamcaf.model.data import learn_projection
 
 
 def test_components_are_centred_ordered_and_share_one_scale() -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from spamcaf.datasets.checkpoints import CheckpointFolder
-from spamcaf.learning import training
-from spamcaf.learning.checkpoints import Checkpoint, NoCheckpoints
-from spamcaf.learning.fit import Fitted, fit_spamcaf
-from spamcaf.learning.pool import Visible
+from spamcaf.model import training
+from spamcaf.model.data import Visible
+from spamcaf.model.fit import Fitted, fit_spamcaf
+from spamcaf.model.training import Checkpoint, NoCheckpoints
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 
 FIT = FitSettings(n_programs=3, epochs=5, batch=20, checkpoint_epochs=2)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from spamcaf.learning.sampling import first_seen, nearest, nearest_others, nearest_within
+from spamcaf.model.data import first_seen, nearest, nearest_others, nearest_within
 
 LINE_UM = np.stack([np.arange(6) * 100.0, np.zeros(6)], axis=1)
 

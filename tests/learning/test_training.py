@@ -11,13 +11,10 @@ import pytest
 import torch
 
 from spamcaf.compute import Machine
-from spamcaf.learning import training as training_module
-from spamcaf.learning.lesson import Lesson
-from spamcaf.learning.losses import Losses
-from spamcaf.learning.projection import learn_projection
-from spamcaf.learning.training import begin, rate, step_losses, train_fold
-from spamcaf.learning.views import SiteView, SpotView
-from spamcaf.network.spamcaf import SpamcafNetwork, SpamcafShape
+from spamcaf.model import training as training_module
+from spamcaf.model.data import SiteView, SpotView, learn_projection
+from spamcaf.model.network import SpamcafNetwork, SpamcafShape
+from spamcaf.model.training import Lesson, Losses, begin, learning_rate_at, step_losses, train_fold
 from spamcaf.parameters import FitSettings
 from spamcaf.sections.sites import Measured
 
@@ -113,12 +110,12 @@ def test_every_parameter_is_taught(lesson_of: Callable[[torch.Tensor], Lesson], 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
     fit = FitSettings(learning_rate=2.0, warmup_share=0.2)
-    rates = [rate(step, 20, fit) for step in range(20)]
+    rates = [learning_rate_at(step, 20, fit) for step in range(20)]
     np.testing.assert_allclose(rates[:4], [0.5, 1.0, 1.5, 2.0])
     assert rates[4] == 2.0 and rates[12] == pytest.approx(1.0)
     assert all(a > b > 0 for a, b in pairwise(rates[4:]))
-    assert rate(20, 20, fit) == pytest.approx(0.0)
-    assert rate(0, 1, FitSettings(learning_rate=2.0, warmup_share=0.0)) == 2.0
+    assert learning_rate_at(20, 20, fit) == pytest.approx(0.0)
+    assert learning_rate_at(0, 1, FitSettings(learning_rate=2.0, warmup_share=0.0)) == 2.0
 
 
 def test_the_optimiser_is_given_that_rate_and_clipped_gradients(
@@ -137,7 +134,7 @@ def test_the_optimiser_is_given_that_rate_and_clipped_gradients(
     lesson = lesson_of(torch.randn(len(folds), N_PROGRAMS))
     train_fold(begin(SpamcafNetwork(SHAPE), fit), lesson, fit, _no_log)
     assert len(rates) % fit.epochs == 0
-    assert rates == [rate(step, len(rates), fit) for step in range(len(rates))]
+    assert rates == [learning_rate_at(step, len(rates), fit) for step in range(len(rates))]
     assert max(norms) <= 1.001e-3
 
 

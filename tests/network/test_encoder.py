@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spamcaf.network.encoder import Encoder
+from spamcaf.model.network import Encoder
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from spamcaf.network.fusion import CrossAttention, Fusion
+from spamcaf.model.network import CrossAttention, Fusion
 
 
 def test_the_query_decides_what_is_read() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from spamcaf.network.position import PositionEncoding
+from spamcaf.model.network import PositionEncoding
 
 
 def test_positions_between_spots_are_encoded_between_them() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spamcaf.network.released import GatedAttentionPooling, ReleasedNetwork, ReleasedShape
+from spamcaf.model.released import GatedAttentionPooling, ReleasedNetwork, ReleasedShape
 
 N_SITES, N_FEATURES, N_GENES = 6, 12, 5
 

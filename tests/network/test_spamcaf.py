@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spamcaf.network.spamcaf import SpamcafInput, SpamcafNetwork, SpamcafShape
+from spamcaf.model.network import SpamcafInput, SpamcafNetwork, SpamcafShape
 
 SHAPE = SpamcafShape(n_components=6, n_programs=3, width=16, heads=4, depth=1, dropout=0.1, n_summary=4)
 N_SITES, N_SPOTS, N_NEAR = 5, 11, 4

@@ -14,7 +14,7 @@ from spamcaf.atomic import replacing
 from spamcaf.datasets.tensors import checksum, read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from spamcaf.learning.checkpoints import Checkpoint
+    from spamcaf.model.training import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class CheckpointsDataset(AbstractDataset[CheckpointFolder, Any]):
 
 
 def _read(path: Path) -> tuple[str, Checkpoint]:
-    from spamcaf.learning.checkpoints import Checkpoint
+    from spamcaf.model.training import Checkpoint
 
     tensors, texts = read_tensors(path)
     if checksum(tensors, texts[KEY], texts[RECORD]) != texts[CHECKSUM]:

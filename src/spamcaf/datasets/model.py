@@ -10,7 +10,7 @@ from spamcaf.datasets.base import StoredDataset
 from spamcaf.datasets.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from spamcaf.learning.trained import TrainedModel
+    from spamcaf.model.trained import TrainedModel
 
 RECORD, GENES, GENE_IDS = "record", "genes", "gene_ids"
 
@@ -30,8 +30,7 @@ class ModelDataset(StoredDataset["TrainedModel", "TrainedModel"]):
         write_tensors(path, data.model.to_tensors(), texts)
 
     def _read(self, path: Path) -> TrainedModel:
-        from spamcaf.learning.models import read_model
-        from spamcaf.learning.trained import TrainedModel
+        from spamcaf.model.trained import TrainedModel, read_model
 
         tensors, texts = read_tensors(path)
         genes, gene_ids = tuple(json.loads(texts[GENES])), tuple(json.loads(texts[GENE_IDS]))

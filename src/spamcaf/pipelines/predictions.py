@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spamcaf.histology.tissue import Tissue
-    from spamcaf.learning.prediction import Predicted
-    from spamcaf.learning.trained import TrainedModel
+    from spamcaf.model.predict import Predicted
+    from spamcaf.model.trained import TrainedModel
 
 
 def as_prediction(

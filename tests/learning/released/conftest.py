@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spamcaf.learning.pool import Visible
-from spamcaf.learning.released.fit import FittedReleased, fit_released
+from spamcaf.model.data import Visible
+from spamcaf.model.released import FittedReleased, fit_released
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
 from spamcaf.sections.sites import Measured, Sites
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from spamcaf.errors import InputError
-from spamcaf.learning.pool import Visible
-from spamcaf.learning.prediction import predict
-from spamcaf.learning.released import fit
-from spamcaf.learning.released.fit import FittedReleased, fit_released
-from spamcaf.network.released import ReleasedNetwork
+from spamcaf.model import released
+from spamcaf.model.data import Visible
+from spamcaf.model.predict import predict
+from spamcaf.model.released import FittedReleased, ReleasedNetwork, fit_released
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
 from spamcaf.sections.sites import Measured
 
@@ -54,7 +53,7 @@ def test_every_epoch_sees_the_same_chunks_in_file_order(
             seen.append(target.numpy().copy())
             return super().forward(target, whole)
 
-    monkeypatch.setattr(fit, "ReleasedNetwork", Watched)
+    monkeypatch.setattr(released, "ReleasedNetwork", Watched)
     fit_released(home, ReleasedSettings(epochs=2, chunk=20), cpu, seed=0)
     target = home.measured.sites.target
     assert len(target) == 61

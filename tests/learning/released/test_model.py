@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.learning.models import read_model
-from spamcaf.learning.prediction import predict
-from spamcaf.learning.released.fit import FittedReleased
-from spamcaf.learning.released.model import ReleasedModel
+from spamcaf.model.predict import predict
+from spamcaf.model.released import FittedReleased, ReleasedModel
+from spamcaf.model.trained import read_model
 from spamcaf.parameters import ComputeSettings
 from spamcaf.sections.sites import Measured
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.learning.pool import Visible
-from spamcaf.learning.prediction import predict
-from spamcaf.learning.released import prediction
-from spamcaf.learning.released.fit import FittedReleased, fit_released
-from spamcaf.learning.school import mean_gene_pearson
+from spamcaf.model.data import Visible
+from spamcaf.model.predict import predict
+from spamcaf.model.released import FittedReleased, fit_released
+from spamcaf.model.training import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
 from spamcaf.sections.sites import Measured
 
@@ -58,7 +57,7 @@ def test_blocks_change_nothing(
     released: FittedReleased, seen_whole: Measured, cpu: ComputeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = predict(released.model, None, seen_whole.sites, cpu).mean
-    monkeypatch.setattr(prediction, "PART", 50)
+    monkeypatch.setattr(released, "PART", 50)
     np.testing.assert_allclose(predict(released.model, None, seen_whole.sites, cpu).mean, whole, atol=1e-5)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from spamcaf.datasets.checkpoints import CheckpointFolder
-from spamcaf.learning.pool import Visible
-from spamcaf.learning.released import fit
-from spamcaf.learning.released.fit import fit_released
+from spamcaf.model import released
+from spamcaf.model.data import Visible
+from spamcaf.model.released import fit_released
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
 
 SETTINGS = ReleasedSettings(epochs=5, checkpoint_epochs=2)
@@ -25,7 +25,7 @@ def test_a_fit_that_is_cut_off_goes_on(
     at: int, n_repeated: int, home: Visible, cpu: ComputeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm = fit_released(home, SETTINGS, cpu, seed=5)
-    done, of_one = [], fit._epoch
+    done, of_one = [], released._epoch
 
     def killed(*given: object) -> object:
         done.append(len(done) + 1)
@@ -33,7 +33,7 @@ def test_a_fit_that_is_cut_off_goes_on(
             raise Killed
         return of_one(*given)
 
-    monkeypatch.setattr(fit, "_epoch", killed)
+    monkeypatch.setattr(released, "_epoch", killed)
     with pytest.raises(Killed):
         fit_released(home, SETTINGS, cpu, 5, checkpoints=CheckpointFolder(tmp_path))
     found = fit_released(home, SETTINGS, cpu, 5, checkpoints=CheckpointFolder(tmp_path))

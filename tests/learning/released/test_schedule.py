@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spamcaf.learning.released.schedule import chunks, rate
+from spamcaf.model.released import chunks, released_learning_rate
 from spamcaf.parameters import ReleasedSettings
 
 ORIGINAL = ReleasedSettings()
@@ -28,13 +28,15 @@ def test_a_single_spot_left_over_gets_company() -> None:
     ("epoch", "expected"), [(0, 2e-4), (1, 4e-4), (4, 1e-3), (5, 1e-3), (5 + 199, 9.05e-4), (999, 0.0)]
 )
 def test_the_rate_warms_up_and_follows_a_cosine(epoch: int, expected: float) -> None:
-    assert rate(epoch, ORIGINAL) == pytest.approx(expected, rel=1e-3, abs=1e-8)
+    assert released_learning_rate(epoch, ORIGINAL) == pytest.approx(expected, rel=1e-3, abs=1e-8)
 
 
 def test_half_way_down_is_half_the_rate() -> None:
-    assert rate(55, ReleasedSettings(epochs=105)) == pytest.approx(5e-4)
+    assert released_learning_rate(55, ReleasedSettings(epochs=105)) == pytest.approx(5e-4)
 
 
 def test_a_run_may_be_shorter_than_its_warm_up_or_have_none() -> None:
-    assert [rate(epoch, ReleasedSettings(epochs=2)) for epoch in range(2)] == pytest.approx([2e-4, 4e-4])
-    assert rate(0, ReleasedSettings(warmup_epochs=0)) == pytest.approx(1e-3)
+    assert [released_learning_rate(epoch, ReleasedSettings(epochs=2)) for epoch in range(2)] == pytest.approx(
+        [2e-4, 4e-4]
+    )
+    assert released_learning_rate(0, ReleasedSettings(warmup_epochs=0)) == pytest.approx(1e-3)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
-from spamcaf.learning.checkpoints import Checkpoints
+from spamcaf.model.training import Checkpoints
 from spamcaf.names import FACTS, GENE_IDS, Fact, Model, Part
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.pipelines.joining import measured_spots, pitch_um_of
@@ -17,8 +17,8 @@ from spamcaf.provenance import certificate, configuration_hash, names_hash
 from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
 
 if TYPE_CHECKING:
-    from spamcaf.learning.pool import Visible
-    from spamcaf.learning.released.fit import FittedReleased
+    from spamcaf.model.data import Visible
+    from spamcaf.model.released import FittedReleased
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ def fit_spamcaf(
     """
     import pandas as pd
 
-    from spamcaf.learning.program_log import COLUMNS, program_rows
-    from spamcaf.learning.school import LOG
+    from spamcaf.model.trained import COLUMNS, program_rows
+    from spamcaf.model.training import LOG
 
     visible = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
     where = (expression, visible, spot_features, other_sections, fit_checkpoints)
@@ -87,10 +87,10 @@ def _fit(
     compute: ComputeSettings,
     seed: int,
 ) -> tuple[TrainedModel, list[dict[str, float]]]:
-    from spamcaf.learning import fit as learning
-    from spamcaf.learning.pool import Visible
-    from spamcaf.learning.released.fit import fit_released
-    from spamcaf.learning.trained import TrainedModel
+    from spamcaf.model import fit as learning
+    from spamcaf.model.data import Visible
+    from spamcaf.model.released import fit_released
+    from spamcaf.model.trained import TrainedModel
 
     barcodes = spots[BARCODE].tolist()
     home = Visible(measured_spots(expression, spot_features, barcodes), spots[FOLD].to_numpy()) if barcodes else None

@@ -43,7 +43,7 @@ def predict_unmeasured(
     """Predict every site from pictures alone."""
     import pandas as pd
 
-    from spamcaf.learning.prediction import predict
+    from spamcaf.model.predict import predict
 
     transfer_model.require_features(unmeasured_features.key)
     ids = unmeasured_sites[SITE_ID].tolist()

@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS
-from spamcaf.learning.memory import Memory
-from spamcaf.learning.mixing import Mix
-from spamcaf.learning.pictures import Basis, Pictures
-from spamcaf.learning.process import Hyperparameters
-from spamcaf.learning.programs import Programs
-from spamcaf.learning.projection import Projection
-from spamcaf.learning.school import network_shape
-from spamcaf.network.spamcaf import SpamcafNetwork
+from spamcaf.model.data import Basis, Memory, Pictures, Projection
+from spamcaf.model.gaussian_process import IMAGE_KERNELS, SPACE_KERNELS, Hyperparameters
+from spamcaf.model.mixing import Mix
+from spamcaf.model.network import SpamcafNetwork
+from spamcaf.model.programs import Programs
+from spamcaf.model.training import network_shape
 from spamcaf.parameters import FitSettings, NetworkSettings
 
 FORMAT = "2"

@@ -1,4 +1,4 @@
-"""Fitting: programs, Gaussian process, one network per fold, and the mix of both."""
+"""Fitting SpaMCAF: programs, Gaussian process, one network per fold, and their stacking."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.compute import computing
-from spamcaf.learning.checkpoints import Checkpoints, NoCheckpoints
-from spamcaf.learning.kernels import Kernels
-from spamcaf.learning.memory import Memory
-from spamcaf.learning.mixing import Mix, gene_noise, mixing_weights
-from spamcaf.learning.model import Mode, SpamcafModel
-from spamcaf.learning.nearest import out_of_fold_of_many
-from spamcaf.learning.pictures import HOME
-from spamcaf.learning.pool import Pool, Visible
-from spamcaf.learning.process import Hyperparameters, learn_hyperparameters, out_of_fold
-from spamcaf.learning.programs import Programs, learn_programs
-from spamcaf.learning.school import School
+from spamcaf.model.data import HOME, Memory, Pool, Visible
+from spamcaf.model.fitted import Mode, SpamcafModel
+from spamcaf.model.gaussian_process import Hyperparameters, Kernels, learn_hyperparameters, out_of_fold
+from spamcaf.model.mixing import Mix, gene_noise, mixing_weights
+from spamcaf.model.programs import Programs, learn_programs
+from spamcaf.model.training import Checkpoints, NoCheckpoints, School
+from spamcaf.model.vecchia import out_of_fold_of_many
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 
 Array = NDArray[np.float64]

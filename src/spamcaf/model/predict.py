@@ -1,4 +1,4 @@
-"""Predicting expression at sites, in blocks: memory is bounded and time linear in the sites."""
+"""Predicting expression at sites, in chunks: memory is bounded and time linear in the sites."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ from numpy.typing import NDArray
 
 from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
-from spamcaf.learning.kernels import Kernels
-from spamcaf.learning.memory import Memory
-from spamcaf.learning.model import Mode, SpamcafModel, Tensors
-from spamcaf.learning.models import FittedModel
-from spamcaf.learning.nearest import NearestProcess, condition_on_many
-from spamcaf.learning.pictures import HOME, Pictures
-from spamcaf.learning.pool import Centre
-from spamcaf.learning.process import Process, condition
-from spamcaf.learning.released.model import ReleasedModel
-from spamcaf.learning.released.prediction import predict_released
-from spamcaf.learning.sampling import nearest
-from spamcaf.learning.school import network_shape
-from spamcaf.learning.views import SiteView, SpotView
-from spamcaf.network.spamcaf import SpamcafNetwork
+from spamcaf.model.data import HOME, Centre, Memory, Pictures, SiteView, SpotView, nearest
+from spamcaf.model.fitted import Mode, SpamcafModel, Tensors
+from spamcaf.model.gaussian_process import Kernels, Process, condition
+from spamcaf.model.network import SpamcafNetwork
+from spamcaf.model.released import ReleasedModel, predict_released
+from spamcaf.model.trained import FittedModel
+from spamcaf.model.training import network_shape
+from spamcaf.model.vecchia import NearestProcess, condition_on_many
 from spamcaf.parameters import ComputeSettings
 from spamcaf.sections.sites import PART, Measured, Sites, SiteSource, in_parts
 

@@ -1,4 +1,4 @@
-"""How much to believe the network beside the Gaussian process, learned where neither saw the truth."""
+"""Stacking: how much to believe the network beside the Gaussian process, learned out of fold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.learning.programs import Programs
+from spamcaf.model.programs import Programs
 
 PRIOR_SD = 0.3
 """Before any evidence a weight is 0 give or take this: on small sections the network is believed little."""

@@ -1,4 +1,4 @@
-"""A fitted model with the names of its genes and the record of what it was trained on."""
+"""A fitted model of any kind, with the names of its genes and the record of what it was trained on."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.errors import InputError
+from spamcaf.model.fitted import Mode, SpamcafModel, Tensors
+from spamcaf.model.gaussian_process import IMAGE_KERNELS, SPACE_KERNELS
+from spamcaf.model.released import KIND, ReleasedModel
 
 if TYPE_CHECKING:
     from spamcaf.histology.features import FeatureKey
-    from spamcaf.learning.models import FittedModel
+
+FittedModel = SpamcafModel | ReleasedModel
+
+
+def read_model(tensors: Tensors, metadata: dict[str, str]) -> FittedModel:
+    """Return the model of `to_tensors()` and `metadata()`, of the kind that the metadata names.
+
+    Raises InputError as `from_tensors` of that kind does.
+    """
+    kind = ReleasedModel if KIND in metadata else SpamcafModel
+    return kind.from_tensors(tensors, metadata)
 
 
 @dataclass(frozen=True)
@@ -55,3 +68,29 @@ class TrainedModel:
                 "the split that is stored now.",
                 "Run the pipeline training again.",
             )
+
+
+KERNELS = {"recovery": IMAGE_KERNELS + SPACE_KERNELS, "transfer": IMAGE_KERNELS}
+
+COLUMNS = ("program", "shrink", *(f"{mode}_{part}" for mode in KERNELS for part in ("share", *KERNELS[mode], "noise")))
+"""Number of the program from 0; share of its variance that is signal; then for recovery, among measured spots, and for
+transfer, on sections without any: the network's share in the mix, and the process' kernel weights and noise, variances
+in squared scores."""
+
+
+def program_rows(model: FittedModel) -> list[dict[str, Any]]:
+    """Return a row of `COLUMNS` per program; none for a model without programs."""
+    if not isinstance(model, SpamcafModel):
+        return []
+    modes = {"recovery": model.recovery, "transfer": model.transfer}
+    return [
+        {"program": number, "shrink": float(shrink)}
+        | {name: value for mode, how in modes.items() for name, value in _decided(mode, how, number).items()}
+        for number, shrink in enumerate(model.programs.shrink)
+    ]
+
+
+def _decided(mode: str, how: Mode, number: int) -> dict[str, float]:
+    weights = dict(zip(KERNELS[mode], how.hyper.weights[number].tolist(), strict=True))
+    values = {"share": float(how.mix.weights[number]), **weights, "noise": float(how.hyper.noise[number])}
+    return {f"{mode}_{name}": value for name, value in values.items()}

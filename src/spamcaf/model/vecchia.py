@@ -1,10 +1,4 @@
-"""The program Gaussian process on many spots: pictures exactly, space through the nearest spots.
-
-The linear image kernels are a ridge regression on a few hundred components, so what all spots say of them fits into one
-small matrix, however many spots there are. Space is short-sighted: each spot is conditioned on its nearest
-predecessors in a random order (Vecchia 1988; Datta et al. 2016, doi:10.1080/01621459.2015.1044091), and what the
-pictures leave over is kriged from the nearest spots. Time and memory are linear in the spots.
-"""
+"""The Gaussian process on many spots: image kernels exactly, space by Vecchia's approximation on nearest neighbours."""
 
 from __future__ import annotations
 
@@ -16,10 +10,15 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.spatial import cKDTree
 
-from spamcaf.learning.kernels import IMAGE_KERNELS, SPACE_KERNELS, space_kernels, space_scale, spread
-from spamcaf.learning.memory import Memory
-from spamcaf.learning.pictures import HOME, Pictures
-from spamcaf.learning.process import Hyperparameters
+from spamcaf.model.data import HOME, Memory, Pictures
+from spamcaf.model.gaussian_process import (
+    IMAGE_KERNELS,
+    SPACE_KERNELS,
+    Hyperparameters,
+    space_kernels,
+    space_scale,
+    spread,
+)
 
 N_PREDECESSORS = 16
 """Spots that a spot is conditioned on while the pictures' weights are learned; 10 to 20 are customary."""

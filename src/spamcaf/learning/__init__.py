@@ -1,1 +1,0 @@
-"""Learning and predicting: gene programs, their Gaussian process, the network's training, and the mix of both."""

@@ -1,1 +1,0 @@
-"""`released`: the replica of the published network, fitted, stored and asked like `spamcaf`."""

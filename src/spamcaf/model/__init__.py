@@ -1,0 +1,1 @@
+"""The method: gene programs, Gaussian process, network, their stacking, and prediction."""

@@ -1,1 +1,0 @@
-"""The SpaMCAF network: torch modules only, no data, device, loss or file."""
