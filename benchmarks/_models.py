@@ -15,8 +15,7 @@ from spamcaf.model.predict import Predicted, predict
 from spamcaf.model.released import fit_released
 from spamcaf.names import Model
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, PanelSettings, ReleasedSettings
-from spamcaf.scoring.calibration import interval_coverage
-from spamcaf.scoring.metrics import correlate
+from spamcaf.scoring.metrics import correlate, interval_coverage
 from spamcaf.sections.sites import Measured, Sites
 
 SEED = 1234

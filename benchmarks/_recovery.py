@@ -12,7 +12,7 @@ from _table import Table, ratios, versus_best, worst_difference
 
 from spamcaf.names import Model
 from spamcaf.parameters import SplitSettings
-from spamcaf.scoring.baselines.registry import RECOVERY, predict_all
+from spamcaf.scoring.baselines import RECOVERY, predict_all
 
 BASELINES = tuple(map(str, RECOVERY))
 OURS, PROCESS, REPLICA = str(Model.SPAMCAF), str(Model.PROGRAM_GP), str(Model.RELEASED)

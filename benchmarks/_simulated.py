@@ -12,7 +12,7 @@ from _table import Table, versus_best, worst_difference
 from spamcaf.model.data import Visible
 from spamcaf.model.fitted import SpamcafModel
 from spamcaf.parameters import SplitSettings
-from spamcaf.scoring.baselines.registry import SUPER_RESOLUTION, predict_all
+from spamcaf.scoring.baselines import SUPER_RESOLUTION, predict_all
 
 
 def simulated_table(section: Section, n_masks: int, options: Options) -> str:

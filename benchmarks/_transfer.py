@@ -14,7 +14,7 @@ from _table import Table, ratios, versus_best, worst_difference
 
 from spamcaf.model.data import Visible
 from spamcaf.names import Model
-from spamcaf.scoring.baselines import ridge
+from spamcaf.scoring import baselines
 from spamcaf.sections.gene_names import is_shared, stack_spots, take_genes
 from spamcaf.sections.panel import choose_gene_panel
 from spamcaf.sections.sites import stack
@@ -69,8 +69,8 @@ def _baselines(section: Section, others: Sequence[Section], genes: list[str]) ->
     whole, apart = stack(lots), stack([centred(lot) for lot in lots])
     at, pitch_um = truth.sites, section.pitch_um
     return {
-        RIDGE: ridge.predict(whole, at, pitch_um, BASELINE_SEED),
-        RIDGE_CENTRED: ridge.predict(apart, centred(truth).sites, pitch_um, BASELINE_SEED),
+        RIDGE: baselines.ridge(whole, at, pitch_um, BASELINE_SEED),
+        RIDGE_CENTRED: baselines.ridge(apart, centred(truth).sites, pitch_um, BASELINE_SEED),
         RGB: rgb_ridge(np.concatenate(rgb), whole.expression, section.seen.rgb),
         RGB_CENTRED: rgb_ridge(rgb_of_each, apart.expression, section.seen.rgb - section.seen.rgb.mean(axis=0)),
         MEAN: np.repeat(whole.expression.mean(axis=0, keepdims=True), len(truth), axis=0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.scoring.autocorrelation import moran_ratio, morans_i
+from spamcaf.scoring.metrics import moran_ratio, morans_i
 
 
 def _square(side: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.scoring.calibration import interval_coverage
+from spamcaf.scoring.metrics import interval_coverage
 
 
 @pytest.mark.parametrize(("stated", "expected"), [(1.0, 0.9), (0.5, 0.589), (2.0, 0.999)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.scoring.ceiling import noise_ceiling, summarise_ceiling
+from spamcaf.scoring.metrics import noise_ceiling, summarise_ceiling
 
 N_SPOTS, N_GENES = 400, 25
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spamcaf.scoring.verdict import verdict
+from spamcaf.scoring.scores import verdict
 
 
 def _models(**pcc: float) -> dict[str, dict[str, float]]:

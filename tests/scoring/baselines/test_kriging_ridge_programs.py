@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spamcaf.scoring.baselines.kriging_ridge_programs import combine
+from spamcaf.scoring.baselines import mean_on_programs
 from spamcaf.sections.sites import Measured, Sites
 
 
@@ -18,13 +18,13 @@ def _measured(rank: int) -> Measured:
 def test_expression_of_few_programs_passes_unchanged() -> None:
     measured = _measured(rank=3)
     np.testing.assert_allclose(
-        combine(measured, measured.expression, measured.expression), measured.expression, atol=1e-4
+        mean_on_programs(measured, measured.expression, measured.expression), measured.expression, atol=1e-4
     )
 
 
 def test_the_result_has_five_programs() -> None:
     measured = _measured(rank=12)
-    found = combine(measured, measured.expression, measured.expression)
+    found = mean_on_programs(measured, measured.expression, measured.expression)
     centred = found - found.mean(axis=0)
     assert np.linalg.matrix_rank(centred, tol=1e-3) == 5
 
@@ -32,5 +32,5 @@ def test_the_result_has_five_programs() -> None:
 def test_both_halves_count_alike() -> None:
     measured = _measured(rank=3)
     mean = np.tile(measured.expression.mean(axis=0), (50, 1))
-    found = combine(measured, measured.expression, mean)
+    found = mean_on_programs(measured, measured.expression, mean)
     np.testing.assert_allclose(found, (measured.expression + mean) / 2, atol=1e-4)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spamcaf.names import Model
-from spamcaf.scoring.baselines.registry import RECOVERY, SUPER_RESOLUTION, load_baseline, predict_all
+from spamcaf.scoring.baselines import RECOVERY, SUPER_RESOLUTION, load_baseline, predict_all
 
 PITCH_UM = 200.0
 INFORMED = [
@@ -76,14 +76,14 @@ def test_shared_parts_equal_the_baselines_alone(make_case: Callable) -> None:
 
 
 def test_kriging_and_ridge_are_fitted_once(make_case: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spamcaf.scoring.baselines import kriging, ridge
+    from spamcaf.scoring import baselines
 
     calls = []
-    for module in (kriging, ridge):
+    for module in (baselines, baselines):
         monkeypatch.setattr(module, "predict", _counted(module.predict, module.__name__, calls))
     case = make_case(place=1.0, n_train=30, side=8)
     found = predict_all(case.measured, case.hidden, PITCH_UM, 0, names=[Model.KRIGING_RIDGE_PROGRAMS, Model.RIDGE])
-    assert sorted(calls) == [kriging.__name__, ridge.__name__]
+    assert sorted(calls) == [baselines.__name__, baselines.__name__]
     assert list(found) == [Model.KRIGING_RIDGE_PROGRAMS, Model.RIDGE]
 
 
@@ -108,6 +108,6 @@ def test_too_few_spots_is_an_error(make_case: Callable) -> None:
 
 
 def test_importing_the_registry_loads_no_learner() -> None:
-    code = "import sys, spamcaf.scoring.baselines.registry; print('sklearn' in sys.modules)"
+    code = "import sys, spamcaf.scoring.baselines; print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

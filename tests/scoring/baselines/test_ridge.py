@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spamcaf.scoring.baselines import ridge
+from spamcaf.scoring import baselines
 from spamcaf.sections.sites import Measured, Sites
 
 PITCH_UM = 200.0
@@ -27,8 +27,8 @@ def test_nearly_dead_channels_do_not_destroy_it(make_case: Callable) -> None:
         return _with_channels(sites, dead)
 
     measured = Measured(add_dead(case.measured.sites, 0.0), case.measured.expression, case.measured.depth)
-    clean = np.mean((ridge.predict(case.measured, case.hidden, PITCH_UM, 0) - case.truth) ** 2)
-    dirty = np.mean((ridge.predict(measured, add_dead(case.hidden, 1e-2), PITCH_UM, 0) - case.truth) ** 2)
+    clean = np.mean((baselines.ridge(case.measured, case.hidden, PITCH_UM, 0) - case.truth) ** 2)
+    dirty = np.mean((baselines.ridge(measured, add_dead(case.hidden, 1e-2), PITCH_UM, 0) - case.truth) ** 2)
     assert dirty < 1.05 * clean
 
 
@@ -39,8 +39,8 @@ def test_scale_of_the_features_does_not_matter(make_case: Callable) -> None:
         return Sites(sites.xy_um, 1000 * sites.target + 5, 1000 * sites.neighbours + 5)
 
     large = Measured(scaled(case.measured.sites), case.measured.expression, case.measured.depth)
-    expected = ridge.predict(case.measured, case.hidden, PITCH_UM, 0)
-    np.testing.assert_allclose(ridge.predict(large, scaled(case.hidden), PITCH_UM, 0), expected, atol=1e-2)
+    expected = baselines.ridge(case.measured, case.hidden, PITCH_UM, 0)
+    np.testing.assert_allclose(baselines.ridge(large, scaled(case.hidden), PITCH_UM, 0), expected, atol=1e-2)
 
 
 def test_features_without_variation_give_the_mean(make_case: Callable) -> None:
@@ -48,5 +48,5 @@ def test_features_without_variation_give_the_mean(make_case: Callable) -> None:
     blank = Sites(case.measured.sites.xy_um, np.ones((60, 4), np.float32), np.ones((60, 9, 4), np.float32))
     n = len(case.hidden)
     hidden = Sites(case.hidden.xy_um, np.ones((n, 4), np.float32), np.ones((n, 9, 4), np.float32))
-    found = ridge.predict(Measured(blank, case.measured.expression, case.measured.depth), hidden, PITCH_UM, 0)
+    found = baselines.ridge(Measured(blank, case.measured.expression, case.measured.depth), hidden, PITCH_UM, 0)
     np.testing.assert_allclose(found, np.tile(case.measured.expression.mean(axis=0), (n, 1)), atol=1e-5)

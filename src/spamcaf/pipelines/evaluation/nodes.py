@@ -36,7 +36,7 @@ def fit_baselines(
     """
     from anndata import AnnData
 
-    from spamcaf.scoring.baselines.registry import RECOVERY, TRANSFER, predict_all
+    from spamcaf.scoring.baselines import RECOVERY, TRANSFER, predict_all
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
     if visible:
@@ -67,7 +67,7 @@ def score_super_resolution(
     between = (grid[SUB_INDEX] > 0).to_numpy()
     if truth is None or not between.any():
         return {}
-    from spamcaf.scoring.baselines.registry import SUPER_RESOLUTION, predict_all
+    from spamcaf.scoring.baselines import SUPER_RESOLUTION, predict_all
     from spamcaf.scoring.scores import Between, score_between
 
     sites = grid_sites(grid[between], spot_features, grid_features, mpp_of(expression))
