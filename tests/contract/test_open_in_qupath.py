@@ -11,7 +11,7 @@ from anndata import AnnData
 from shapely.geometry import shape
 
 from spamcaf.datasets.json import AtomicJSONDataset
-from spamcaf.reporting.geojson import to_geojson
+from spamcaf.reporting.exports import to_geojson
 
 
 def test_every_feature_is_a_sound_detection(prediction: AnnData, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from spatialdata.transformations import get_transformation
 
 from spamcaf.datasets.spatialdata import SpatialDataDataset
 from spamcaf.histology.slide import Slide
-from spamcaf.reporting.spatialdata import to_spatialdata
+from spamcaf.reporting.exports import to_spatialdata
 
 LIB = "block_A__1_"
 HIRES = f"{LIB}_downscaled_hires"

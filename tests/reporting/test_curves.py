@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spamcaf.reporting.curves import plot_training_curves
+from spamcaf.reporting.figures import plot_training_curves
 
 
 @pytest.fixture

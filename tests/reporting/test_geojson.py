@@ -6,7 +6,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from spamcaf.reporting.geojson import to_geojson
+from spamcaf.reporting.exports import to_geojson
 
 
 def test_measurements_are_the_values_of_the_genes_asked_for(make_section: Callable[..., ad.AnnData]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.collections import EllipseCollection
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from spamcaf.reporting.maps import choose_genes, plot_gene_maps
+from spamcaf.reporting.figures import choose_genes, plot_gene_maps
 
 
 def _discs(axes) -> EllipseCollection:

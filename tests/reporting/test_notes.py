@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spamcaf.reporting.notes import honest_notes
+from spamcaf.reporting.report import honest_notes
 
 
 def _all(scores) -> str:

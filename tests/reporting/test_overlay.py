@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.reporting.overlay import plot_overlay
+from spamcaf.reporting.figures import plot_overlay
 
 PICTURE = np.full((60, 100, 3), 230, np.uint8)
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from spamcaf.names import Metric
-from spamcaf.reporting.report import render_report
-from spamcaf.reporting.words import METRICS, MODELS
+from spamcaf.reporting.report import METRICS, MODELS, render_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

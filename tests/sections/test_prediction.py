@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
+from spamcaf.reporting.prediction import build_prediction, library_id
 from spamcaf.sections.checks import lattice_of
-from spamcaf.sections.prediction import build_prediction, library_id
 from spamcaf.sections.sites import lay_grid
 
 N_GENES = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spamcaf.names import Model
-from spamcaf.sections.prediction import build_prediction
+from spamcaf.reporting.prediction import build_prediction
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,8 +15,8 @@ from spamcaf.parameters import ReportSettings, SplitSettings
 from spamcaf.pipelines.joining import grid_sites, measured_spots, mpp_of, pitch_um_of, sites_of
 from spamcaf.pipelines.pooling import measured_elsewhere
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, SimulatedTissue
+from spamcaf.reporting.prediction import SD
 from spamcaf.sections.panel import COUNTS, DEPTH
-from spamcaf.sections.prediction import SD
 from spamcaf.sections.sites import SUB_INDEX, stack
 from spamcaf.sections.split import barcodes_of
 
@@ -123,7 +123,7 @@ def plot_maps(
     settings: ReportSettings,
 ) -> Figure:
     """Draw the requested genes, and those predicted best, as measured, recovered and super-resolved maps."""
-    from spamcaf.reporting.maps import choose_genes, plot_gene_maps
+    from spamcaf.reporting.figures import choose_genes, plot_gene_maps
 
     measured = expression.copy()
     measured.uns[SPATIAL] = recovered.uns[SPATIAL]

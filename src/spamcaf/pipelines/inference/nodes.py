@@ -79,15 +79,15 @@ def predict_grid(
 
 def write_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> SpatialData:
     """Return the prediction with its image and spots as SpatialData."""
-    from spamcaf.reporting.spatialdata import to_spatialdata
+    from spamcaf.reporting.exports import to_spatialdata
 
     return to_spatialdata(super_resolved, section, slide)
 
 
 def write_geojson(super_resolved: AnnData, settings: ReportSettings) -> dict[str, Any]:
     """Return the sites as GeoJSON for QuPath, with a few genes: those asked for, then those that vary most."""
-    from spamcaf.reporting.geojson import to_geojson
-    from spamcaf.reporting.maps import choose_varying_genes
+    from spamcaf.reporting.exports import to_geojson
+    from spamcaf.reporting.figures import choose_varying_genes
 
     return to_geojson(super_resolved, choose_varying_genes(super_resolved, settings.genes, settings.n_genes))
 

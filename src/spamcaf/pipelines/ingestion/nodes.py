@@ -64,9 +64,9 @@ def _tissue_in_image(section: AnnData, slide: Slide, settings: TissueSettings) -
 
 def plot_overlay(section: AnnData, tissue: Tissue) -> Figure:
     """Draw the spots on the thumbnail with the outline of the tissue."""
-    from spamcaf.reporting import overlay
+    from spamcaf.reporting import figures
 
-    return overlay.plot_overlay(tissue.thumbnail, section.obsm[SPATIAL], 1 / tissue.px_per_mask_px, tissue.mask)
+    return figures.plot_overlay(tissue.thumbnail, section.obsm[SPATIAL], 1 / tissue.px_per_mask_px, tissue.mask)
 
 
 def split_spots(section: AnnData, settings: SplitSettings, tiles: TileSettings, seed: int) -> DataFrame:

@@ -134,6 +134,6 @@ def _only(home: Visible | None, others: list[Visible]) -> Visible:
 
 def plot_training(training_log: DataFrame, program_log: DataFrame) -> Figure:
     """Draw losses and validation PCC by epoch, and the network's share of each program."""
-    from spamcaf.reporting.curves import plot_training_curves
+    from spamcaf.reporting.figures import plot_training_curves
 
     return plot_training_curves(training_log, program_log)

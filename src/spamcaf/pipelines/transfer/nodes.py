@@ -60,13 +60,13 @@ def predict_unmeasured(
 
 def plot_transferred(transferred: AnnData, settings: ReportSettings) -> Figure:
     """Draw the predicted maps of the requested genes, and of those that vary most."""
-    from spamcaf.reporting.maps import plot_predicted_maps
+    from spamcaf.reporting.figures import plot_predicted_maps
 
     return plot_predicted_maps(transferred, settings.genes, settings.n_genes)
 
 
 def write_transferred_spatialdata(transferred: AnnData, unmeasured_section: AnnData, slide: Slide) -> SpatialData:
     """Return the prediction with its image as SpatialData."""
-    from spamcaf.reporting.spatialdata import to_spatialdata
+    from spamcaf.reporting.exports import to_spatialdata
 
     return to_spatialdata(transferred, unmeasured_section, slide)
