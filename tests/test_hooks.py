@@ -12,8 +12,8 @@ from kedro.pipeline import Node, Pipeline
 
 from spamcaf.backbones.weights import Weights
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.datasets.json import AtomicJSONDataset
 from spamcaf.datasets.section import SectionDataset
+from spamcaf.datasets.stored import AtomicJSONDataset
 from spamcaf.errors import InputError
 from spamcaf.hooks import SettingsGuard
 

@@ -10,7 +10,7 @@ import shapely
 from anndata import AnnData
 from shapely.geometry import shape
 
-from spamcaf.datasets.json import AtomicJSONDataset
+from spamcaf.datasets.stored import AtomicJSONDataset
 from spamcaf.reporting.exports import to_geojson
 
 

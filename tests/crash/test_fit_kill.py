@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spamcaf.datasets.checkpoints import CheckpointFolder
+from spamcaf.datasets.model import CheckpointFolder
 from spamcaf.datasets.tensors import write_tensors
 from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.data import Visible

@@ -21,11 +21,7 @@ from matplotlib.figure import Figure
 
 import spamcaf.errors
 from spamcaf.datasets.anndata import AnnDataDataset
-from spamcaf.datasets.base import StoredDataset
-from spamcaf.datasets.csv import CSVDataset
-from spamcaf.datasets.figure import FigureDataset
-from spamcaf.datasets.html import HTMLDataset
-from spamcaf.datasets.json import AtomicJSONDataset
+from spamcaf.datasets.stored import AtomicJSONDataset, CSVDataset, FigureDataset, HTMLDataset, StoredDataset
 from spamcaf.datasets.tissue import TissueDataset
 from spamcaf.errors import InputError
 from spamcaf.histology.tissue import Tissue
@@ -173,7 +169,7 @@ AnnDataDataset(filepath=sys.argv[1]).save(AnnData(np.zeros((300, 300), np.float3
 
 KILLED_BEFORE_THE_MOVE = """
 import os, signal, sys
-from spamcaf.datasets.json import AtomicJSONDataset
+from spamcaf.datasets.stored import AtomicJSONDataset
 os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 AtomicJSONDataset(filepath=sys.argv[1]).save({"new": True})
 """

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kedro.io import DatasetError
 
-from spamcaf.datasets.checkpoints import CheckpointFolder, CheckpointsDataset
+from spamcaf.datasets.model import CheckpointFolder, CheckpointsDataset
 from spamcaf.model.training import Checkpoint, fingerprint
 
 TENSORS = {"weights": np.arange(6.0).reshape(2, 3), "step": np.array(3.0, np.float32)}

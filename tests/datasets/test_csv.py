@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spamcaf.datasets.csv import CSVDataset
+from spamcaf.datasets.stored import CSVDataset
 
 IDS = ["1", "0001", "007", "1e3", "NA", "nan", "None", "inf", "TRUE", "1.0", "-1", " A", "B ", 'a"b', "a,b", "\u00e9"]
 COLUMNS = ["barcode", "gene", "gene_ids", "site_id", "parent_barcode", "library_id", "label"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from kedro.io import DatasetError
 
-from spamcaf.datasets import blocks as blocks_module
+from spamcaf.datasets import features as blocks_module
 from spamcaf.datasets.features import FeaturesDataset, StoredBlocksDataset
 from spamcaf.datasets.tensors import read_tensors, write_tensors
 from spamcaf.errors import InputError

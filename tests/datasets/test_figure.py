@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from spamcaf.datasets.figure import FigureDataset
+from spamcaf.datasets.stored import FigureDataset
 
 
 def red_figure() -> Figure:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spamcaf.datasets.html import HTMLDataset
+from spamcaf.datasets.stored import HTMLDataset
 
 PAGE = "<!doctype html>\n<p>13 µm, ok</p>\n"
 

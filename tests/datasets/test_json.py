@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spamcaf.datasets.json import AtomicJSONDataset
+from spamcaf.datasets.stored import AtomicJSONDataset
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:

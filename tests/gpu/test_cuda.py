@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spamcaf.datasets.checkpoints import CheckpointFolder
+from spamcaf.datasets.model import CheckpointFolder
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.embedding import Embedder
 from spamcaf.model.data import Visible

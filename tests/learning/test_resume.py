@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spamcaf.datasets.checkpoints import CheckpointFolder
+from spamcaf.datasets.model import CheckpointFolder
 from spamcaf.model import training
 from spamcaf.model.data import Visible
 from spamcaf.model.fit import Fitted, fit_spamcaf

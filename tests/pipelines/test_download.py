@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from spamcaf.datasets.remote.dataset import RemoteFilesDataset
+from spamcaf.datasets.remote_files import RemoteFilesDataset
 from spamcaf.download import fetch
 from spamcaf.errors import InputError
 from spamcaf.pipelines.download.nodes import fetch_raw_files, require_all_files

@@ -13,8 +13,8 @@ from anndata import AnnData
 from pydantic import ValidationError
 from scipy.sparse import csr_matrix
 
-from spamcaf.datasets.csv import CSVDataset
 from spamcaf.datasets.other_sections import OtherSections
+from spamcaf.datasets.stored import CSVDataset
 from spamcaf.errors import InputError
 from spamcaf.parameters import PanelSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.ingestion.nodes import choose_gene_panel as choose_panel_node

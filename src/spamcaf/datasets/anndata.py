@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spamcaf.datasets.base import StoredDataset
+from spamcaf.datasets.stored import StoredDataset
 from spamcaf.readers.files import refuse_foreign_content
 
 if TYPE_CHECKING:

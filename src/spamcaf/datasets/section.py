@@ -1,4 +1,4 @@
-"""A section and its slide as catalog entries, whatever layout their files have."""
+"""A section and its slide as catalog entries, whatever files they are read from."""
 
 from __future__ import annotations
 
@@ -96,3 +96,22 @@ def _whole(bin_um: str | float | None) -> int | None:
     if size is None:
         raise InputError(f"bin_um = {bin_um!r}.", "a whole number of micrometres.", "Correct it: --params bin_um=16.")
     return int(size[1])
+
+
+class NoTruthDataset(AbstractDataset[None, None]):
+    """Load None: nobody measured this section between its spots, so super-resolution is not scored."""
+
+    def __init__(self, *, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata
+
+    def load(self) -> None:
+        return None
+
+    def save(self, data: None) -> None:
+        raise DatasetError("There is no truth to save.")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamcaf.datasets.base import StoredDataset
+from spamcaf.datasets.stored import StoredDataset
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spamcaf.datasets.base import StoredDataset
+from spamcaf.datasets.stored import StoredDataset
 from spamcaf.histology.tissue import Tissue
 
 if TYPE_CHECKING:

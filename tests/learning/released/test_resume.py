@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spamcaf.datasets.checkpoints import CheckpointFolder
+from spamcaf.datasets.model import CheckpointFolder
 from spamcaf.model import released
 from spamcaf.model.data import Visible
 from spamcaf.model.released import fit_released
