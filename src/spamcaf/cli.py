@@ -133,9 +133,7 @@ def doctor(
     from kedro.framework.session import KedroSession
 
     from spamcaf.doctor import doctor as checks
-    from spamcaf.doctor import report
-    from spamcaf.doctor.check import Status, worst
-    from spamcaf.doctor.quiet import quiet
+    from spamcaf.doctor.check import Status, quiet, worst
 
     root = find_kedro_project(Path.cwd()) or Path.cwd()
 
@@ -144,5 +142,5 @@ def doctor(
 
     with quiet():
         found = checks.examine(load_context, root)
-    click.echo(report.as_json(found) if as_json else report.as_text(found))
+    click.echo(checks.as_json(found) if as_json else checks.as_text(found))
     context.exit(1 if worst(found) is Status.FAIL else 0)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spamcaf.datasets.other_sections import OtherSections
-from spamcaf.doctor.configuration import Asked
+from spamcaf.doctor.check import Asked
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.parameters import RunSettings
 

@@ -11,9 +11,8 @@ from kedro.io import MemoryDataset
 
 from spamcaf.backbones.weights import Weights
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.doctor.backbone import check_backbone, is_non_commercial, read_spec
-from spamcaf.doctor.check import Status
-from spamcaf.doctor.configuration import Asked
+from spamcaf.doctor.check import Asked, Status
+from spamcaf.doctor.inputs import check_backbone, is_non_commercial, read_spec
 from spamcaf.errors import InputError
 
 Ask = Callable[..., Asked]

@@ -12,8 +12,7 @@ from kedro.config import MissingConfigException
 
 from spamcaf.datasets.backbone import BackboneDataset
 from spamcaf.doctor import doctor
-from spamcaf.doctor.check import Check, Status
-from spamcaf.doctor.configuration import Asked
+from spamcaf.doctor.check import Asked, Check, Status
 from spamcaf.errors import InputError
 
 Ask = Callable[..., Asked]

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spamcaf.doctor.check import Check, Status
-from spamcaf.doctor.configuration import Asked
+from spamcaf.doctor.check import Asked, Check, Status
 from spamcaf.doctor.inputs import check_inputs
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import ArrayPixels, Slide

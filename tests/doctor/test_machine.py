@@ -13,9 +13,7 @@ import torch
 
 from spamcaf.backbones.load import BackboneSpec
 from spamcaf.doctor.check import Status
-from spamcaf.doctor.machine import check_device, check_disk, check_memory
-from spamcaf.doctor.memory import available_bytes
-from spamcaf.doctor.need import Inputs, in_words, need_of
+from spamcaf.doctor.machine import Inputs, available_bytes, check_device, check_disk, check_memory, in_words, need_of
 from spamcaf.errors import InputError
 from spamcaf.parameters import ComputeSettings, RunSettings, TileSettings
 

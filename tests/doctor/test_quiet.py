@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from spamcaf.doctor.quiet import quiet
+from spamcaf.doctor.check import quiet
 
 
 def test_output_and_warnings_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import json
 import click
 
 from spamcaf.doctor.check import Check, Status, passed, warned
-from spamcaf.doctor.report import as_json, as_text
+from spamcaf.doctor.doctor import as_json, as_text
 
 CHECKS = [passed("disk", "much"), warned("backbone", "somewhere", "Do this."), Check("slide", Status.FAIL, "x", "Fix.")]
 

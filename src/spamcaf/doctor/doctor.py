@@ -1,21 +1,30 @@
-"""All checks, one after the other; none keeps the others from being made."""
+"""All checks, one after the other, as a table for people and as JSON for programs."""
 
 from __future__ import annotations
 
+import json
+import platform
+from dataclasses import asdict
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamcaf.doctor.backbone import check_backbone, read_spec
-from spamcaf.doctor.check import Check, attempt, unchecked
-from spamcaf.doctor.configuration import NAME as CONFIGURATION
-from spamcaf.doctor.configuration import check_configuration
-from spamcaf.doctor.inputs import SECTION, check_inputs
-from spamcaf.doctor.machine import DEVICE, DISK, MEMORY, check_device, check_disk, check_memory
-from spamcaf.doctor.memory import available_bytes
-from spamcaf.doctor.need import need_of
-from spamcaf.doctor.software import NAME as SOFTWARE
-from spamcaf.doctor.software import check_software
+import click
+
+from spamcaf.doctor.check import CONFIGURATION, Check, Status, attempt, check_configuration, passed, unchecked, worst
+from spamcaf.doctor.inputs import SECTION, check_backbone, check_inputs, read_spec
+from spamcaf.doctor.machine import (
+    DEVICE,
+    DISK,
+    MEMORY,
+    available_bytes,
+    check_device,
+    check_disk,
+    check_memory,
+    need_of,
+)
+from spamcaf.errors import InputError, first_line
 from spamcaf.parameters import RunSettings
 
 if TYPE_CHECKING:
@@ -24,8 +33,71 @@ if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
 
     from spamcaf.backbones.load import BackboneSpec
-    from spamcaf.doctor.configuration import Asked
-    from spamcaf.doctor.need import Inputs
+    from spamcaf.doctor.check import Asked
+    from spamcaf.doctor.machine import Inputs
+
+SOFTWARE = "software"
+PACKAGES = ("spamcaf", "kedro", "torch", "torchvision", "timm", "scanpy", "anndata")
+
+
+def check_software() -> tuple[Check, None]:
+    """List the main packages; raise InputError when one is missing, or torch and torchvision do not fit."""
+    versions = {name: _version(name) for name in PACKAGES}
+    missing = [name for name, number in versions.items() if number is None]
+    if missing:
+        raise InputError(
+            f"{', '.join(missing)} not installed.", "all packages of pyproject.toml.", "Run `pip install -e .` again."
+        )
+    try:
+        import torchvision  # noqa: F401  its compiled operators are registered with torch here
+    except (ImportError, RuntimeError, OSError) as error:
+        raise InputError(
+            f"torch {versions['torch']} and torchvision {versions['torchvision']}, which do not work together "
+            f"({first_line(error)}).",
+            "a pair that was built together.",
+            "Run `pip install --upgrade torch torchvision` from one index.",
+        ) from error
+    return passed(SOFTWARE, ", ".join(f"{name} {number}" for name, number in _all(versions).items())), None
+
+
+def _all(versions: dict[str, str | None]) -> dict[str, str | None]:
+    return {"python": platform.python_version(), **versions}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+COLOURS = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red"}
+
+
+def as_text(checks: list[Check]) -> str:
+    """Return one line per check, the fix below it, and a last line that sums up; styled, for `click.echo`."""
+    width = max((len(check.name) for check in checks), default=0)
+    lines = []
+    for check in checks:
+        status = click.style(check.status.value, fg=COLOURS[check.status], bold=True)
+        lines.append(f"{status}  {check.name:<{width}}  {check.found}")
+        if check.fix:
+            lines.append(f"{'':<{width + 8}}fix: {check.fix}")
+    return "\n".join([*lines, _summary(checks)])
+
+
+def as_json(checks: list[Check]) -> str:
+    """Return {"status": ..., "checks": [{name, status, found, fix}]}, one JSON object."""
+    return json.dumps({"status": worst(checks), "checks": [asdict(check) for check in checks]}, indent=2)
+
+
+def _summary(checks: list[Check]) -> str:
+    n_failed, n_warned = (sum(c.status is status for c in checks) for status in (Status.FAIL, Status.WARN))
+    warned = f", {n_warned} with a warning" if n_warned else ""
+    if n_failed:
+        return f"Not ready to run: of {len(checks)} checks {n_failed} failed{warned}."
+    return f"Ready to run: {len(checks)} checks{warned}, none failed."
+
 
 BACKBONE = "backbone"
 

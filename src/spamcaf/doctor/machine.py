@@ -1,20 +1,142 @@
-"""Do device, memory and disk suffice?"""
+"""What a run needs, and do device, memory and disk suffice?"""
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamcaf.compute import choose_device, choose_precision
 from spamcaf.doctor.check import Check, passed, warned
-from spamcaf.doctor.need import PROCESS_BYTES, Inputs, Need, in_words, need_of
 from spamcaf.errors import InputError
+from spamcaf.histology.dense import OVERLAP
+from spamcaf.histology.tiles import N_TILES, TILES_ACROSS, WindowGeometry
+from spamcaf.parameters import RunSettings
 
 if TYPE_CHECKING:
     from spamcaf.backbones.load import BackboneSpec
-    from spamcaf.parameters import ComputeSettings, RunSettings
+    from spamcaf.parameters import ComputeSettings
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+CGROUP_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+"""Limit and usage of version 2 and of version 1."""
+
+
+def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
+    """Return the memory that is left: the system's or the container's, whichever is less; None where neither is said.
+
+    Where the system does not say what is free, it is all that is built in.
+    """
+    system = _of_system(meminfo)
+    container = _of_container(cgroup)
+    return min((value for value in (system, container) if value is not None), default=None)
+
+
+def _of_system(meminfo: Path) -> int | None:
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return _built_in()
+
+
+def _built_in() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _of_container(cgroup: Path) -> int | None:
+    for limit, usage in CGROUP_FILES:
+        try:
+            return max(int((cgroup / limit).read_text()) - int((cgroup / usage).read_text()), 0)
+        except (OSError, ValueError):  # absent, or "max": no limit
+            continue
+    return None
+
+
+FLOAT_BYTES = 4
+LAYERS = 3
+"""Matrices of a prediction: expression, its standard deviation and the Gaussian process's share."""
+COPIES = 2
+"""A prediction is stored as h5ad and inside the SpatialData."""
+PROCESS_BYTES = 600_000_000
+"""Python with torch and the libraries around it."""
+LEARNING_COPIES = 3
+"""The spots' features are held as they are, side by side with other sections', and centred."""
+DENSE_NODES = 2
+"""Spots and grid are embedded one after the other, each over the whole raster."""
+PYRAMID = 4 / 3
+"""Size of an image with all its smaller levels."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The size of what was read: spots under tissue, the image's (rows, columns), whether it is held whole, um/px."""
+
+    n_spots: int
+    image_px: tuple[int, int]
+    is_held_whole: bool
+    mpp: float
+
+
+@dataclass(frozen=True)
+class Need:
+    """Upper bounds: sites off the tissue are dropped later, and files are compressed."""
+
+    n_sites: int
+    n_tiles: int
+    feature_bytes: int
+    spot_bytes: int
+    prediction_bytes: int
+    image_bytes: int
+    output_bytes: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """What is held at once at least: program, spots' features, a prediction, and an image without windows."""
+        return PROCESS_BYTES + self.spot_bytes + self.prediction_bytes + self.image_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """What is stored: features and results."""
+        return self.feature_bytes + self.output_bytes
+
+
+def need_of(settings: RunSettings, inputs: Inputs, width: int, subdivide: int | None = None) -> Need:
+    """Return what a run needs whose backbone gives `width` features; `subdivide` replaces the setting's own."""
+    n_sites = inputs.n_spots * (subdivide or settings.grid.subdivide) ** 2
+    image = inputs.image_px[0] * inputs.image_px[1] * 3
+    n_genes = len(settings.panel.genes) or settings.panel.n_genes
+    site_bytes = N_TILES * width * FLOAT_BYTES
+    prediction = n_sites * n_genes * FLOAT_BYTES * LAYERS
+    return Need(
+        n_sites=n_sites,
+        n_tiles=min(n_sites * N_TILES, _raster_tiles(settings, inputs)) if settings.tiles.dense else n_sites * N_TILES,
+        feature_bytes=n_sites * site_bytes,
+        spot_bytes=inputs.n_spots * site_bytes * LEARNING_COPIES,
+        prediction_bytes=prediction,
+        image_bytes=image if inputs.is_held_whole else 0,
+        output_bytes=prediction * COPIES + int(image * PYRAMID),
+    )
+
+
+def _raster_tiles(settings: RunSettings, inputs: Inputs) -> int:
+    """Return the tiles of the rasters over the whole image, and what windows reach beyond it."""
+    tile_px = WindowGeometry.of(settings.tiles, inputs.mpp).tile_px
+    rows, columns = (OVERLAP * (ceil(side / tile_px) + TILES_ACROSS) for side in inputs.image_px)
+    return DENSE_NODES * rows * columns
+
+
+def in_words(n_bytes: float) -> str:
+    """Return a size in MB or GB (powers of 1000)."""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"  # noqa: PLR2004
+
 
 DEVICE, MEMORY, DISK = "device", "memory", "disk"
 LARGE_WIDTH = 768
