@@ -34,7 +34,7 @@ from spamcaf.parameters import (
 )
 from spamcaf.pipelines.feature_extraction import nodes as extraction
 from spamcaf.pipelines.ingestion import nodes as ingestion
-from spamcaf.pipelines.joining import mpp_of
+from spamcaf.pipelines.joins import mpp_of
 from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
 
 if TYPE_CHECKING:

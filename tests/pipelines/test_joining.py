@@ -12,7 +12,7 @@ import pytest
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import BackboneIdentity
 from spamcaf.histology.features import FeatureKey, Features
-from spamcaf.pipelines.joining import EVERY, grid_sites, sites_of
+from spamcaf.pipelines.joins import EVERY, grid_sites, sites_of
 from spamcaf.sections.sites import Index
 
 IDENTITY = BackboneIdentity("tiny", "package:tiny/x", "a" * 64, "c", 2, "MIT")

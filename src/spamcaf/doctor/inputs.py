@@ -13,7 +13,7 @@ from spamcaf.doctor.check import Check, attempt, passed, unchecked, warned
 from spamcaf.doctor.machine import Inputs, in_words
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import Obs, Part
-from spamcaf.pipelines.joining import mpp_of
+from spamcaf.pipelines.joins import mpp_of
 from spamcaf.sections.split import PART
 from spamcaf.slides.rgb import ArrayRaster
 

@@ -12,8 +12,7 @@ from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.names import FACTS, PROVENANCE, SPATIAL, Fact, Model, Obs, Part
 from spamcaf.parameters import ReportSettings, SplitSettings
-from spamcaf.pipelines.joining import grid_sites, measured_spots, mpp_of, pitch_um_of, sites_of
-from spamcaf.pipelines.pooling import measured_elsewhere
+from spamcaf.pipelines.joins import grid_sites, measured_elsewhere, measured_spots, mpp_of, pitch_um_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, SimulatedTissue
 from spamcaf.reporting.prediction import SD
 from spamcaf.sections.panel import COUNTS, DEPTH

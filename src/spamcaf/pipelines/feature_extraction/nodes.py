@@ -21,7 +21,7 @@ from spamcaf.histology.tissue import Tissue
 from spamcaf.histology.workers import Workers, embed_sites
 from spamcaf.names import SPATIAL, Model
 from spamcaf.parameters import ComputeSettings, TileSettings
-from spamcaf.pipelines.joining import mpp_of
+from spamcaf.pipelines.joins import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame
 from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
 

@@ -12,8 +12,7 @@ from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import SPATIAL, Part
 from spamcaf.parameters import ComputeSettings, GridSettings, ReportSettings
-from spamcaf.pipelines.joining import grid_sites, measured_spots, mpp_of, sites_of
-from spamcaf.pipelines.predictions import as_prediction
+from spamcaf.pipelines.joins import as_prediction, grid_sites, measured_spots, mpp_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, SpatialData, TrainedModel
 from spamcaf.provenance import names_hash
 from spamcaf.sections.checks import lattice_of

@@ -14,7 +14,7 @@ from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import FACTS, SPATIAL, Fact, Part
 from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, SplitSettings, TileSettings, TissueSettings
-from spamcaf.pipelines.joining import mpp_of
+from spamcaf.pipelines.joins import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections
 from spamcaf.provenance import certificate
 from spamcaf.sections import checks, gene_names, panel, sites, split

@@ -10,8 +10,7 @@ from spamcaf.histology.features import Features
 from spamcaf.model.training import Checkpoints
 from spamcaf.names import FACTS, GENE_IDS, Fact, Model, Part
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
-from spamcaf.pipelines.joining import measured_spots, pitch_um_of
-from spamcaf.pipelines.pooling import fold_others, measured_elsewhere
+from spamcaf.pipelines.joins import fold_others, measured_elsewhere, measured_spots, pitch_um_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, TrainedModel
 from spamcaf.provenance import certificate, configuration_hash, names_hash
 from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all

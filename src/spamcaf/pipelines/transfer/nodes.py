@@ -13,8 +13,7 @@ from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import GENE_IDS, SPATIAL
 from spamcaf.parameters import ComputeSettings, ReportSettings, TissueSettings, TransferSettings
-from spamcaf.pipelines.joining import mpp_of, sites_of
-from spamcaf.pipelines.predictions import as_prediction
+from spamcaf.pipelines.joins import as_prediction, mpp_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, SpatialData, TrainedModel
 from spamcaf.sections import sites
 from spamcaf.sections.sites import SITE_ID, X_PX, Y_PX

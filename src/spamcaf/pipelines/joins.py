@@ -1,4 +1,4 @@
-"""Joins by id: what is known of spots and sites, brought into one order."""
+"""Joins by id between datasets: features, places and expression of spots and sites, of one section and of others."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
-from spamcaf.names import FACTS, SPATIAL, Fact, Obs
-from spamcaf.sections.panel import DEPTH
+from spamcaf.names import FACTS, SPATIAL, Fact, Model, Obs
+from spamcaf.reporting.prediction import build_prediction
+from spamcaf.sections.gene_names import own_names
+from spamcaf.sections.panel import DEPTH, GENE, normalise_expression
 from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX, Index, Measured, Sites
+from spamcaf.sections.split import FOLD, MAP_FOLDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
+
+    from spamcaf.datasets.other_sections import OtherSections
+    from spamcaf.histology.features import FeatureKey
+    from spamcaf.histology.tissue import Tissue
+    from spamcaf.model.predict import Predicted
+    from spamcaf.model.trained import TrainedModel
 
 EVERY = slice(None)
 
@@ -99,3 +109,84 @@ def measured_spots(expression: AnnData, features: Features, barcodes: list[str])
     xy_um = np.asarray(spots.obsm[SPATIAL], np.float64) * mpp_of(expression)
     sites = sites_of(barcodes, xy_um, features).at(EVERY)
     return Measured(sites, np.asarray(spots.X), spots.obs[DEPTH].to_numpy(np.float64))
+
+
+MAX_PITCH_DIFFERENCE = 0.03
+
+
+def measured_elsewhere(others: OtherSections, expression: AnnData, key: FeatureKey) -> list[Measured]:
+    """Return all measured spots of each other section, with the genes of `expression`.
+
+    Raises InputError when their features are of another backbone or other tiles than `key`, when a gene is missing, or
+    when their spots are another distance apart.
+    """
+    found = zip(others.names, others.sections(), others.features(), strict=True)
+    return [_measured(name, section, features, expression, key) for name, section, features in found]
+
+
+def _measured(name: str, section: AnnData, features: Features, expression: AnnData, key: FeatureKey) -> Measured:
+    import pandas as pd
+
+    _require_same_view(name, features.key, key)
+    ours, theirs = pitch_um_of(expression), pitch_um_of(section)
+    if abs(theirs / ours - 1) > MAX_PITCH_DIFFERENCE:
+        raise InputError(
+            f"spots {theirs:g} um apart in section '{name}', {ours:g} um in this one.",
+            "sections of one technology.",
+            "Leave it out of other_sections.",
+        )
+    normalised = normalise_expression(section, pd.DataFrame({GENE: own_names(section, expression.var)}))
+    return measured_spots(normalised, features, section.obs_names.tolist())
+
+
+def _require_same_view(name: str, theirs: FeatureKey, ours: FeatureKey) -> None:
+    for what, a, b in (("backbone", theirs.backbone, ours.backbone), ("tiles", theirs.view, ours.view)):
+        if a != b:
+            raise InputError(
+                f"features of another {what} in section '{name}' ({a}) than in this one ({b}).",
+                "the same.",
+                f"kedro run --pipelines feature_extraction --params section={name}, with the settings of this run.",
+            )
+
+
+def fold_others(spots: pd.DataFrame, others: list[Measured]) -> list[NDArray[np.int64]]:
+    """Return a fold per spot of each other section.
+
+    Beside a measured section (`spots` has its folds) they are dealt over the same folds. Without one, what matters is
+    how well a section is predicted by the others: each is a fold of its own, where there are several.
+    """
+    if len(spots) or len(others) == 1:
+        n_folds = int(spots[FOLD].max()) + 1 if len(spots) else MAP_FOLDS
+        return [np.random.default_rng(i).permutation(len(other)) % n_folds for i, other in enumerate(others)]
+    return [np.full(len(other), i) for i, other in enumerate(others)]
+
+
+def as_prediction(
+    predicted: Predicted,
+    model: TrainedModel,
+    genes: pd.DataFrame,
+    sites: pd.DataFrame,
+    n_px_padded: NDArray,
+    section: AnnData,
+    tissue: Tissue,
+    divided: int,
+) -> AnnData:
+    """Return the prediction with the record of its model; the Gaussian process alone, where there is one, as a layer.
+
+    `genes`, `sites`, `n_px_padded`, `section` and `divided` are those of `build_prediction`.
+    """
+    prediction = build_prediction(
+        predicted.mean,
+        predicted.sd,
+        genes,
+        sites,
+        n_px_padded,
+        section,
+        tissue.thumbnail,
+        tissue.px_per_mask_px,
+        divided,
+        model.record,
+    )
+    if predicted.process is not None:
+        prediction.layers[Model.PROGRAM_GP] = predicted.process
+    return prediction
