@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.histology.features import Features
-from spamcaf.names import FACTS, SPATIAL, Fact
+from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.sections.panel import COUNTS, DEPTH, normalise_expression
 from spamcaf.sections.sites import Measured, Sites
 
@@ -62,12 +62,14 @@ class Section:
     @property
     def pitch_um(self) -> float:
         """Distance of neighbouring spots."""
-        return float(self.data.uns[FACTS][Fact.PITCH_UM])
+        return float(self.data.uns[SECTION_METADATA][SectionField.PITCH_UM])
 
     @property
     def xy_um(self) -> NDArray[np.float64]:
         """Positions of the spots (spot, 2)."""
-        return np.asarray(self.data.obsm[SPATIAL], np.float64) * float(self.data.uns[FACTS][Fact.MPP])
+        return np.asarray(self.data.obsm[SPATIAL], np.float64) * float(
+            self.data.uns[SECTION_METADATA][SectionField.MPP]
+        )
 
     def measured(self, genes: list[str], rows: Rows = ALL) -> Measured:
         """Return the spots `rows`; a gene that the section lacks is a column of zeros."""

@@ -10,7 +10,7 @@ from _section import Grid, Section, Seen
 from numpy.typing import NDArray
 
 from spamcaf.histology.tiles import CENTRE
-from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Fact, Obs
+from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Obs, SectionField
 from spamcaf.parameters import FitSettings, NetworkSettings, PanelSettings, ReleasedSettings
 from spamcaf.sections.sites import Measured, Sites
 
@@ -121,8 +121,13 @@ def _anndata(counts: NDArray[np.int64], xy_um: NDArray[np.float64], index: NDArr
     obs = pd.DataFrame({Obs.ARRAY_COL.value: index[:, 0], Obs.ARRAY_ROW.value: index[:, 1]}, index=spots)
     section = AnnData(csr_matrix(counts.astype(np.int32)), obs, pd.DataFrame({GENE_IDS: genes}, index=genes))
     section.obsm[SPATIAL] = xy_um
-    facts = {Fact.MPP: 1.0, Fact.PITCH_UM: PITCH_UM, Fact.SPOT_UM: 55.0, Fact.LATTICE: "square"}
-    section.uns[FACTS] = {fact.value: value for fact, value in facts.items()}
+    facts = {
+        SectionField.MPP: 1.0,
+        SectionField.PITCH_UM: PITCH_UM,
+        SectionField.SPOT_UM: 55.0,
+        SectionField.LATTICE: "square",
+    }
+    section.uns[SECTION_METADATA] = {fact.value: value for fact, value in facts.items()}
     return section
 
 

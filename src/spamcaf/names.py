@@ -100,11 +100,11 @@ class Part(StrEnum):
     BUFFER = "buffer"  # neither learned from nor scored: of a hidden block, but too near to a visible spot
 
 
-FACTS = "section"
-"""`uns` key of a section's facts, see `Fact`."""
+SECTION_METADATA = "section"
+"""`uns` key of a section's facts, see `SectionField`."""
 
 
-class Fact(StrEnum):
+class SectionField(StrEnum):
     """Keys of `uns["section"]`: what the source says of a section, and what the identity check found."""
 
     NAME = "name"

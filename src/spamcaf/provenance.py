@@ -51,6 +51,6 @@ def names_hash(names: Iterable[str]) -> str:
     return text_hash("\n".join(sorted(names)))
 
 
-def certificate(**facts: Any) -> dict[str, Any]:  # noqa: ANN401  plain data of any kind
+def provenance_record(**facts: Any) -> dict[str, Any]:  # noqa: ANN401  plain data of any kind
     """Return the facts with the version of the package."""
     return {"package_version": __version__, **facts}

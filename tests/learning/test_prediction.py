@@ -79,7 +79,7 @@ def test_blocks_leave_no_trace(
 ) -> None:
     context = visible if is_measured else None
     whole = predict(half_network, context, section.sites, cpu)
-    monkeypatch.setattr(prediction, "PART", 7)
+    monkeypatch.setattr(prediction, "CHUNK", 7)
     pieces = predict(half_network, context, section.sites, cpu)
     np.testing.assert_allclose(pieces.mean, whole.mean, atol=1e-4)
     np.testing.assert_allclose(pieces.sd, whole.sd, atol=1e-4)

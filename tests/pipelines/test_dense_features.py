@@ -18,7 +18,7 @@ from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.features import Features, StoredBlock, join_blocks
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import FACTS, SPATIAL, Fact
+from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.parameters import ComputeSettings, TileSettings
 from spamcaf.pipelines.feature_extraction.nodes import embed_grid, embed_spots
 from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
@@ -26,7 +26,7 @@ from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
 N = 20
 XY = np.random.default_rng(0).uniform(100, 300, (N, 2))
 SECTION = AnnData(np.zeros((N, 1)), obs=pd.DataFrame(index=[f"b{i}" for i in range(N)]), obsm={SPATIAL: XY})
-SECTION.uns[FACTS] = {Fact.MPP.value: 4.0}
+SECTION.uns[SECTION_METADATA] = {SectionField.MPP.value: 4.0}
 GRID = pd.DataFrame({SITE_ID: [f"b{i}_s1" for i in range(N)], SUB_INDEX: 1, X_PX: XY[:, 0] + 5, Y_PX: XY[:, 1] - 7})
 SLIDE = Slide(ArrayPixels(np.random.default_rng(1).integers(0, 255, (400, 400, 3), np.uint8), "f"), "s")
 TISSUE = Tissue(np.ones((4, 4), bool), np.zeros((4, 4, 3), np.uint8), 100)

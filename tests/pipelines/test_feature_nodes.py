@@ -14,7 +14,7 @@ from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.features import Features, StoredBlock, join_blocks
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import FACTS, SPATIAL, Fact
+from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.parameters import ComputeSettings, TileSettings
 from spamcaf.pipelines.feature_extraction.nodes import embed_grid, embed_spots
 from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
@@ -22,7 +22,7 @@ from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
 N = 70
 XY = np.random.default_rng(0).uniform(50, 350, (N, 2))
 SECTION = AnnData(np.zeros((N, 1)), obs=pd.DataFrame(index=[f"b{i}" for i in range(N)]), obsm={SPATIAL: XY})
-SECTION.uns[FACTS] = {Fact.MPP.value: 4.0}
+SECTION.uns[SECTION_METADATA] = {SectionField.MPP.value: 4.0}
 IMAGE = np.random.default_rng(1).integers(40, 200, (400, 400, 3), np.uint8)
 SLIDE = Slide(ArrayPixels(IMAGE, "f"), "s")
 TISSUE = Tissue(np.ones((40, 40), bool), IMAGE[::10, ::10], 10.0)

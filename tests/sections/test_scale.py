@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.names import Fact
+from spamcaf.names import SectionField
 from spamcaf.parameters import SectionSettings
 from spamcaf.sections.lattice import UNIT_BASIS, Lattice, LatticeKind
 from spamcaf.sections.scale import resolve_scale
@@ -49,7 +49,11 @@ def test_the_surest_source_is_believed(
 
 def visium(spot_um: float, fiducial_um: float = 105.0, mpp: float = 0.5) -> dict[str, float]:
     """What scale factors say of a section of 0.5 um per pixel whose spot diameter stands for `spot_um`."""
-    return {Fact.SPOT_PX: spot_um / mpp, Fact.FIDUCIAL_PX: fiducial_um / mpp, Fact.PITCH_UM: 100.0}
+    return {
+        SectionField.SPOT_PX: spot_um / mpp,
+        SectionField.FIDUCIAL_PX: fiducial_um / mpp,
+        SectionField.PITCH_UM: 100.0,
+    }
 
 
 @pytest.mark.parametrize("spot_um", [70, 65, 60, 55])
@@ -63,13 +67,13 @@ def test_the_spot_diameter_of_every_generation_agrees(spot_um: float, caplog: py
 
 @pytest.mark.parametrize("spot_um", [70, 65, 60, 55])
 def test_a_spot_diameter_alone_agrees_too(spot_um: float, caplog: pytest.LogCaptureFixture) -> None:
-    facts = {Fact.SPOT_PX: spot_um / 0.5}
+    facts = {SectionField.SPOT_PX: spot_um / 0.5}
     assert resolve_scale(lattice("hexagonal"), facts, None, SETTINGS).mpp_by["spot diameter"] == pytest.approx(0.5)
     assert not caplog.records
 
 
 def test_placeholders_only_warn(caplog: pytest.LogCaptureFixture) -> None:
-    placeholders = {Fact.SPOT_PX: 1.0, Fact.FIDUCIAL_PX: 100.0}
+    placeholders = {SectionField.SPOT_PX: 1.0, SectionField.FIDUCIAL_PX: 100.0}
     assert resolve_scale(lattice("hexagonal"), placeholders, None, SETTINGS).mpp == pytest.approx(0.5)
     assert "by the fiducials" in caplog.text and "0.5000 is used" in caplog.text
 
@@ -119,9 +123,9 @@ REFUSED = {
         r"0.5000 um per pixel by the lattice .*0.6000 by the fiducials, 0.6000 by the spot diameter, 0.8000 by the "
         "image.*max_mpp_disagreement=<share>",
     ),
-    "spot and image together": ("hexagonal", {Fact.SPOT_PX: 65 / 0.45}, 0.481, 200.0, "0.4.* by the spot diameter"),
+    "spot and image together": ("hexagonal", {SectionField.SPOT_PX: 65 / 0.45}, 0.481, 200.0, "0.4.* by the spot diameter"),
     "stated, and a spot that fits any lattice": (
-        "hexagonal", {"mpp": 0.6, Fact.SPOT_PX: 130.0}, None, 200.0, "0.6000 by the file"
+        "hexagonal", {"mpp": 0.6, SectionField.SPOT_PX: 130.0}, None, 200.0, "0.6000 by the file"
     ),
     "thumbnail": ("hexagonal", {}, None, 20.0, "5 um per pixel"),
     "thumbnail, stated": ("square", {"mpp": 4.0}, None, 20.0, "4 um per pixel"),

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.sections.sites import as_section, lay_sites, settle_mpp
+from spamcaf.sections.sites import as_section, lay_sites, resolve_mpp
 
 
 def test_the_users_word_comes_before_the_images() -> None:
-    assert settle_mpp(0.5, 0.25) == 0.5
-    assert settle_mpp(None, 0.25) == 0.25
+    assert resolve_mpp(0.5, 0.25) == 0.5
+    assert resolve_mpp(None, 0.25) == 0.25
     with pytest.raises(InputError, match=r"transfer\.mpp"):
-        settle_mpp(None, None)
+        resolve_mpp(None, None)
 
 
 def test_sites_cover_the_image_at_the_pitch_asked_for() -> None:

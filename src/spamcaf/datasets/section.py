@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset, DatasetError
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, Fact
+from spamcaf.names import SECTION_METADATA, SectionField
 from spamcaf.readers.files import Wanted
 from spamcaf.readers.find import find_layout
 from spamcaf.readers.labels import add_labels
@@ -75,7 +75,7 @@ class SectionDataset(_SectionFiles):
     def load(self) -> AnnData:
         layout = find_layout(self._wanted)
         section = layout.read()
-        section.uns[FACTS][Fact.LAYOUT.value] = layout.kind
+        section.uns[SECTION_METADATA][SectionField.LAYOUT.value] = layout.kind
         if self._labels is not None:
             add_labels(section, self._labels, self._wanted.section)
         return section

@@ -289,7 +289,7 @@ def _download(download: Any, url: str, part: PartialFile) -> None:  # noqa: ANN4
         reason = REFUSALS.get(code, f"the server answers {code}")
         raise TransferError(reason, again=code in {RANGE_NOT_SATISFIABLE, TOO_MANY} or code >= SERVER_ERROR) from error
     except requests.exceptions.SSLError as error:
-        raise TransferError("its certificate cannot be verified") from error
+        raise TransferError("its provenance_record cannot be verified") from error
     except requests.exceptions.ConnectTimeout as error:
         raise TransferError("no connection in time", again=True, unreachable=True) from error
     except requests.Timeout as error:

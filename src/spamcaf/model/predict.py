@@ -19,7 +19,7 @@ from spamcaf.model.trained import FittedModel
 from spamcaf.model.training import network_shape
 from spamcaf.model.vecchia import NearestProcess, condition_on_many
 from spamcaf.parameters import ComputeSettings
-from spamcaf.sections.sites import PART, Measured, Sites, SiteSource, in_parts
+from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
 
 BLOCK_NUMBERS = 10_000_000
 """Kernel values held per block and kernel: about 40 MB each."""
@@ -70,7 +70,7 @@ def predict(model: FittedModel, context: Measured | None, sites: SiteSource, com
 
 
 def _mean_picture(sites: SiteSource) -> Pictures:
-    return Pictures.stack([Pictures.of(part) for part in in_parts(sites, PART)]).centre()
+    return Pictures.stack([Pictures.of(part) for part in iter_chunks(sites, CHUNK)]).centre()
 
 
 def _expression(model: SpamcafModel, centre: Centre, scores: Array) -> NDArray[np.float32]:
@@ -79,7 +79,7 @@ def _expression(model: SpamcafModel, centre: Centre, scores: Array) -> NDArray[n
 
 
 def _blocks(n_sites: int, n_spots: int) -> list[slice]:
-    size = min(PART, max(1, BLOCK_NUMBERS // n_spots))
+    size = min(CHUNK, max(1, BLOCK_NUMBERS // n_spots))
     return [slice(start, start + size) for start in range(0, n_sites, size)]
 
 
@@ -152,7 +152,7 @@ class Ensemble:
 
     def section(self, sites: SiteSource) -> tuple[SpotView, None]:
         """Return the view of a section without measurements or positions: its pictures."""
-        view = SiteView.stack([self._view(part, sites) for part in in_parts(sites, PART)]).without_places()
+        view = SiteView.stack([self._view(part, sites) for part in iter_chunks(sites, CHUNK)]).without_places()
         return SpotView(view, torch.zeros(len(sites), self.model.sizes.programs, device=self.machine.device)), None
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ from spamcaf.model.data import Visible
 from spamcaf.model.fitted import Tensors, check_tensors
 from spamcaf.model.training import Checkpoints, Keeper, NoCheckpoints, Rows, Training, training_key
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
-from spamcaf.sections.sites import PART, Sites, SiteSource, in_parts
+from spamcaf.sections.sites import CHUNK, Sites, SiteSource, iter_chunks
 
 HIDDEN = 2048
 TOKEN = 1024
@@ -311,7 +311,7 @@ def predict_released(model: ReleasedModel, sites: SiteSource, compute: ComputeSe
     done = [np.empty((0, model.shape.n_genes), np.float32)]
     with computing(compute) as machine:
         network = model.network().to(machine.device)
-        for part in in_parts(sites, PART):
+        for part in iter_chunks(sites, CHUNK):
             pictures = pictures_of(part)
             _check_features(model, pictures[0])
             with machine.autocast():

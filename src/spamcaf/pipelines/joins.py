@@ -9,7 +9,7 @@ import numpy as np
 
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
-from spamcaf.names import FACTS, SPATIAL, Fact, Model, Obs
+from spamcaf.names import SECTION_METADATA, SPATIAL, Model, Obs, SectionField
 from spamcaf.reporting.prediction import build_prediction
 from spamcaf.sections.gene_names import own_names
 from spamcaf.sections.panel import DEPTH, GENE, normalise_expression
@@ -34,12 +34,12 @@ EVERY = slice(None)
 
 def mpp_of(section: AnnData) -> float:
     """Return micrometres per full-resolution pixel of a checked section."""
-    return float(section.uns[FACTS][Fact.MPP])
+    return float(section.uns[SECTION_METADATA][SectionField.MPP])
 
 
 def pitch_um_of(section: AnnData) -> float:
     """Return the distance of neighbouring spots in micrometres."""
-    return float(section.uns[FACTS][Fact.PITCH_UM])
+    return float(section.uns[SECTION_METADATA][SectionField.PITCH_UM])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spamcaf.errors import InputError, is_fault_of_ours
-from spamcaf.names import PROVENANCE, SPATIAL, Fact, Obs, Position, ScaleFactor
+from spamcaf.names import PROVENANCE, SPATIAL, Obs, Position, ScaleFactor, SectionField
 from spamcaf.readers.files import as_texts
 from spamcaf.sections.scale import PITCH_UM, SPOT_UM
 
@@ -88,13 +88,17 @@ def scale_facts(record: Mapping[str, Any], spots: pd.DataFrame) -> dict[str, Any
     elif _is_visium(factors, metadata, spots):
         facts = visium_facts(factors)
     mpp = _number(metadata.get("mpp"))
-    return facts if mpp is None else {**facts, Fact.MPP.value: mpp}
+    return facts if mpp is None else {**facts, SectionField.MPP.value: mpp}
 
 
 def visium_facts(factors: Mapping[str, float]) -> dict[str, Any]:
     """Return the facts of the Visium array, and the diameters in pixels that the scale factors hold."""
-    facts = {Fact.LATTICE.value: "hexagonal", Fact.PITCH_UM.value: PITCH_UM, Fact.SPOT_UM.value: SPOT_UM}
-    diameters = {Fact.SPOT_PX.value: ScaleFactor.SPOT, Fact.FIDUCIAL_PX.value: ScaleFactor.FIDUCIAL}
+    facts = {
+        SectionField.LATTICE.value: "hexagonal",
+        SectionField.PITCH_UM.value: PITCH_UM,
+        SectionField.SPOT_UM.value: SPOT_UM,
+    }
+    diameters = {SectionField.SPOT_PX.value: ScaleFactor.SPOT, SectionField.FIDUCIAL_PX.value: ScaleFactor.FIDUCIAL}
     return facts | {fact: factors[key] for fact, key in diameters.items() if key in factors}
 
 
@@ -102,8 +106,12 @@ def bin_facts(bin_um: float | None, mpp: float | None) -> dict[str, Any]:
     """Return the facts of Visium HD in bins of `bin_um`."""
     facts: dict[str, Any] = {}
     if bin_um is not None:
-        facts = {Fact.LATTICE.value: "square", Fact.PITCH_UM.value: bin_um, Fact.SPOT_UM.value: bin_um}
-    return facts if mpp is None else {**facts, Fact.MPP.value: mpp}
+        facts = {
+            SectionField.LATTICE.value: "square",
+            SectionField.PITCH_UM.value: bin_um,
+            SectionField.SPOT_UM.value: bin_um,
+        }
+    return facts if mpp is None else {**facts, SectionField.MPP.value: mpp}
 
 
 def is_visium_array(spots: pd.DataFrame) -> bool:

@@ -56,7 +56,7 @@ class Layout(Protocol):
 
         X holds raw counts (spot, gene), CSR int32; `obs` has in_tissue, array_row and array_col (the last two only
         where the files say them); `var["gene_ids"]` an id per gene; `obsm["spatial"]` (x, y) full-resolution pixels,
-        float64; `uns["section"]` the facts, see `spamcaf.names.Fact`. Raises InputError.
+        float64; `uns["section"]` the facts, see `spamcaf.names.SectionField`. Raises InputError.
         """
 
     def open_slide(self) -> Slide:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, SPATIAL, Fact
+from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.readers.anndata_library import (
     choose_library,
     library_entry,
@@ -58,10 +58,10 @@ class H5adLayout:
         counts = table.counts(source)
         values = counts.values if library.rows.all() else counts.values[np.flatnonzero(library.rows)]
         section = AnnData(values, obs=spots, var=counts.var, obsm={SPATIAL: xy})
-        section.uns[FACTS] = {
-            Fact.NAME.value: name,
-            Fact.UNMATCHED.value: 0,
-            Fact.COUNTS.value: counts.origin,
+        section.uns[SECTION_METADATA] = {
+            SectionField.NAME.value: name,
+            SectionField.UNMATCHED.value: 0,
+            SectionField.COUNTS.value: counts.origin,
             **scale_facts(library.record, spots),
         }
         if library.record:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamcaf.errors import InputError, require_columns
-from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Fact, LegacyST, Obs
+from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, LegacyST, Obs, SectionField
 from spamcaf.readers.files import image_stem, is_image, reading, slides_among, the_one
 from spamcaf.slides.open import open_slide
 
@@ -190,11 +190,11 @@ def _join(counts: pd.DataFrame, spots: pd.DataFrame, section: str) -> AnnData:
     section_data.var_names = counts.columns.astype(str)
     section_data.var[GENE_IDS] = counts.columns.astype(str)
     section_data.obsm[SPATIAL] = where[[LegacyST.PIXEL_X, LegacyST.PIXEL_Y]].to_numpy(np.float64)
-    section_data.uns[FACTS] = {
-        Fact.NAME.value: section,
-        Fact.LATTICE.value: "square",
-        Fact.PITCH_UM.value: PITCH_UM,
-        Fact.SPOT_UM.value: SPOT_UM,
-        Fact.UNMATCHED.value: len(counts) - len(kept),
+    section_data.uns[SECTION_METADATA] = {
+        SectionField.NAME.value: section,
+        SectionField.LATTICE.value: "square",
+        SectionField.PITCH_UM.value: PITCH_UM,
+        SectionField.SPOT_UM.value: SPOT_UM,
+        SectionField.UNMATCHED.value: len(counts) - len(kept),
     }
     return section_data

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, SPATIAL, Fact, ScaleFactor
+from spamcaf.names import SECTION_METADATA, SPATIAL, ScaleFactor, SectionField
 from spamcaf.readers import spatialdata_store
 from spamcaf.readers.anndata_library import as_coordinates, refuse_prediction, spot_columns
 from spamcaf.readers.anndata_table import readable, table_of
@@ -81,10 +81,10 @@ class SpatialDataLayout:
         spots = spot_columns(table.obs.iloc[kept], source)
         xy = as_coordinates(outlines.xy, source)
         section = AnnData(counts.values[kept], obs=spots, var=counts.var, obsm={SPATIAL: xy})
-        section.uns[FACTS] = {
-            Fact.NAME.value: name,
-            Fact.UNMATCHED.value: int((place < 0).sum()),
-            Fact.COUNTS.value: counts.origin,
+        section.uns[SECTION_METADATA] = {
+            SectionField.NAME.value: name,
+            SectionField.UNMATCHED.value: int((place < 0).sum()),
+            SectionField.COUNTS.value: counts.origin,
             **outlines.facts(spots, spatialdata_store.bin_um(table_name, region)),
         }
         images, scales = thumbnails_of(data, region, matrix, source)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, SPATIAL, Fact, Position, ScaleFactor, SpaceRanger
+from spamcaf.names import SECTION_METADATA, SPATIAL, Position, ScaleFactor, SectionField, SpaceRanger
 from spamcaf.readers.anndata_library import visium_facts
 from spamcaf.readers.files import reading, unpacked
 from spamcaf.readers.matrix import read_matrix
@@ -113,7 +113,7 @@ class SpaceRangerSection:
                 f"Move them into a folder square_{factors[ScaleFactor.BIN]:03.0f}um, with scalefactors_json.json "
                 "unpacked and called so, and pass it: --params raw_root=<folder>.",
             )
-        section.uns[FACTS] |= visium_facts(factors)
+        section.uns[SECTION_METADATA] |= visium_facts(factors)
         return section
 
     def open_slide(self) -> Slide:
@@ -137,10 +137,10 @@ def read_spots(folder: Path, name: str) -> AnnData:
     factors = read_scalefactors(sample)
     positions = read_positions(sample)
     section, n_unmatched = _join(read_matrix(path), positions, folder)
-    section.uns[FACTS] = {
-        Fact.NAME.value: name,
-        Fact.UNMATCHED.value: n_unmatched,
-        Fact.OFF_TISSUE.value: _off_tissue(positions, section.obs_names),
+    section.uns[SECTION_METADATA] = {
+        SectionField.NAME.value: name,
+        SectionField.UNMATCHED.value: n_unmatched,
+        SectionField.OFF_TISSUE.value: _off_tissue(positions, section.obs_names),
     }
     section.uns[SPATIAL] = {name: {"images": read_thumbnails(sample, factors), "scalefactors": factors}}
     return section

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, SPATIAL, ScaleFactor, SpaceRanger
+from spamcaf.names import SECTION_METADATA, SPATIAL, ScaleFactor, SpaceRanger
 from spamcaf.readers.anndata_library import bin_facts
 from spamcaf.readers.files import listing
 from spamcaf.readers.visium import read_scalefactors, read_spots
@@ -44,7 +44,7 @@ class VisiumHDSection:
         self._require_bin_size()
         section = read_spots(self.folder, self.wanted.section)
         factors = section.uns[SPATIAL][self.wanted.section]["scalefactors"]
-        section.uns[FACTS] |= bin_facts(float(self.bin_um), factors.get(ScaleFactor.MPP))
+        section.uns[SECTION_METADATA] |= bin_facts(float(self.bin_um), factors.get(ScaleFactor.MPP))
         return section
 
     def open_slide(self) -> Slide:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spamcaf.names import FACTS, GENE_IDS, PROVENANCE, SPATIAL, Fact, Obs, ScaleFactor
+from spamcaf.names import GENE_IDS, PROVENANCE, SECTION_METADATA, SPATIAL, Obs, ScaleFactor, SectionField
 from spamcaf.provenance import plain
 from spamcaf.sections.sites import SITE_ID, X_PX, Y_PX
 
@@ -71,7 +71,7 @@ def build_prediction(
 
 def library_id(section: AnnData) -> str:
     """Return the section's name with every character but letters, digits, `_`, `-` and `.` replaced by `_`."""
-    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", str(section.uns[FACTS][Fact.NAME]))
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", str(section.uns[SECTION_METADATA][SectionField.NAME]))
     return safe if re.match(r"[A-Za-z0-9]", safe) else f"section{safe}"
 
 
@@ -118,8 +118,8 @@ def _obs(sites: pd.DataFrame, n_px_padded: NDArray[np.integer], library: str) ->
 def _library_entry(
     section: AnnData, thumbnail: NDArray[np.uint8], px_per_thumbnail_px: float, subdivide: int
 ) -> dict[str, Any]:
-    facts = section.uns[FACTS]
-    mpp, spot_um = float(facts[Fact.MPP]), float(facts[Fact.SPOT_UM])
+    facts = section.uns[SECTION_METADATA]
+    mpp, spot_um = float(facts[SectionField.MPP]), float(facts[SectionField.SPOT_UM])
     given: dict[str, Any] = next(iter(section.uns.get(SPATIAL, {}).values()), {})
     images, scales = _pictures(given, thumbnail, px_per_thumbnail_px)
     spot_px = spot_um / mpp
@@ -136,7 +136,7 @@ def _library_entry(
             "mpp": mpp,
             "parent_spot_diameter_fullres": spot_px,
             "parent_spot_diameter_um": spot_um,
-            "parent_pitch_um": float(facts[Fact.PITCH_UM]),
+            "parent_pitch_um": float(facts[SectionField.PITCH_UM]),
             "subdivide": int(subdivide),
         },
     }

@@ -17,7 +17,7 @@ from sklearn.linear_model import RidgeCV
 
 from spamcaf.errors import InputError
 from spamcaf.names import Model
-from spamcaf.sections.sites import PART, Measured, Sites, SiteSource, in_parts
+from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
 
 
 def gene_mean(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
@@ -127,7 +127,7 @@ def ridge(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> 
     n_components = min(_N_COMPONENTS, len(measured) - 1, features.shape[1])
     reducer = PCA(n_components, random_state=seed).fit(features / scale)
     model = RidgeCV(_ALPHAS).fit(reducer.transform(features / scale), measured.expression - mean)
-    seen = np.concatenate([reducer.transform((_features(part) - centre) / scale) for part in in_parts(sites, PART)])
+    seen = np.concatenate([reducer.transform((_features(part) - centre) / scale) for part in iter_chunks(sites, CHUNK)])
     return (mean + model.predict(seen).reshape(len(sites), -1)).astype(np.float32)
 
 

@@ -41,7 +41,7 @@ MAX_MISPLACED = 0.05
 
 
 @dataclass(frozen=True)
-class Numbering:
+class ArrayIndices:
     """The lattice, `index` (spot, 2) as (array_col, array_row), and where the index comes from."""
 
     lattice: Lattice
@@ -49,9 +49,9 @@ class Numbering:
     source: Literal["array indices", "coordinates"]
 
 
-def number_spots(
+def assign_array_indices(
     xy_px: NDArray[np.float64], index: NDArray[np.int64] | None, kind: LatticeKind | None, settings: SectionSettings
-) -> Numbering:
+) -> ArrayIndices:
     """Return the lattice of spots at `xy_px` (spot, 2) and the place of each.
 
     `index` (spot, 2) holds array_col and array_row where the source gives them, `kind` what it says of the lattice.
@@ -64,13 +64,13 @@ def number_spots(
     if index is not None and clear is not None:
         # the indices tell the places of scattered spots, whose distances tell nothing
         _require_same_places(index, xy_px)
-        return Numbering(fit_lattice(xy_px, index, clear), index, "array indices")
+        return ArrayIndices(fit_lattice(xy_px, index, clear), index, "array indices")
     require_spread(xy_px)
     if index is None:
         found = find_lattice(xy_px)
         _require_kind(found.lattice.kind, kind)
         _require_regular(found.lattice, settings, "Check the pixel coordinates.")
-        return Numbering(found.lattice, found.index, "coordinates")
+        return ArrayIndices(found.lattice, found.index, "coordinates")
     _require_unique(index)
     if kind == "hexagonal":
         _refuse_square(xy_px)
@@ -79,7 +79,7 @@ def number_spots(
         lattice, settings, "Check array_row, array_col and pixel coordinates; are rows and columns swapped?"
     )
     _require_same_places(index, xy_px)
-    return Numbering(lattice, index, "array indices")
+    return ArrayIndices(lattice, index, "array indices")
 
 
 def _require_kind(found: LatticeKind, stated: LatticeKind | None) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Fact, Obs, ScaleFactor
-from spamcaf.sections.array_indices import number_spots
+from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Obs, ScaleFactor, SectionField
+from spamcaf.sections.array_indices import assign_array_indices
 from spamcaf.sections.lattice import Lattice, fit_lattice, require_finite
 from spamcaf.sections.scale import resolve_scale
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spamcaf.parameters import SectionSettings
-    from spamcaf.sections.array_indices import Numbering
+    from spamcaf.sections.array_indices import ArrayIndices
     from spamcaf.sections.scale import Scale
 
 
@@ -138,17 +138,17 @@ def require_image(
 
 
 def section_report(
-    section: AnnData, numbering: Numbering, scale: Scale, image_shape: tuple[int, int], n_dropped: Mapping[str, int]
+    section: AnnData, numbering: ArrayIndices, scale: Scale, image_shape: tuple[int, int], n_dropped: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return the record of a section that passed, as plain data."""
-    facts, lattice = section.uns[FACTS], numbering.lattice
+    facts, lattice = section.uns[SECTION_METADATA], numbering.lattice
     return {
-        "section": str(facts[Fact.NAME]),
-        **{key: str(facts[key]) for key in (Fact.LAYOUT.value, Fact.COUNTS.value) if key in facts},
+        "section": str(facts[SectionField.NAME]),
+        **{key: str(facts[key]) for key in (SectionField.LAYOUT.value, SectionField.COUNTS.value) if key in facts},
         "n_spots": int(section.n_obs),
         "n_genes": int(section.n_vars),
         "n_genes_constant": _count_constant_genes(section),
-        "n_spots_dropped": {**n_dropped, "unmatched": int(facts.get(Fact.UNMATCHED, 0))},
+        "n_spots_dropped": {**n_dropped, "unmatched": int(facts.get(SectionField.UNMATCHED, 0))},
         "median_umi_per_spot": float(np.median(np.asarray(section.X.sum(axis=1)))),
         "lattice": lattice.kind,
         "lattice_from": numbering.source,
@@ -168,8 +168,8 @@ def as_table(report: Mapping[str, Any]) -> str:
     dropped, outside, image = report["n_spots_dropped"], report["n_spots_outside_image"], report["image_px"]
     residual, share = report["lattice_residual_pitches"], report.get("share_of_spots_on_tissue")
     rows = {
-        "layout": report.get(Fact.LAYOUT.value),
-        "counts from": report.get(Fact.COUNTS.value),
+        "layout": report.get(SectionField.LAYOUT.value),
+        "counts from": report.get(SectionField.COUNTS.value),
         "spots": f"{report['n_spots']}{_listed(dropped, ', dropped: ')}",
         "genes": f"{report['n_genes']}, {report['n_genes_constant']} of them constant",
         "median UMI": f"{report['median_umi_per_spot']:g} per spot",
@@ -244,22 +244,22 @@ def check_section(
     section = raw[is_kept].copy()
     section.obsm[SPATIAL] = xy[is_kept]
     _require_spots(section, settings)
-    facts = dict(section.uns[FACTS])
+    facts = dict(section.uns[SECTION_METADATA])
     _require_matched(facts, raw.n_obs, settings)
 
     index = index_of(section)
     _refuse_array_indices(section.obsm[SPATIAL], index)
-    numbering = number_spots(section.obsm[SPATIAL], index, facts.get(Fact.LATTICE), settings)
+    numbering = assign_array_indices(section.obsm[SPATIAL], index, facts.get(SectionField.LATTICE), settings)
     scale = resolve_scale(numbering.lattice, facts, image_mpp, settings, _picture_scales(section))
     require_image(section, image_shape, settings, image)
     _complete(section, numbering.index)
-    section.uns[FACTS] = {
+    section.uns[SECTION_METADATA] = {
         **facts,
-        Fact.LATTICE.value: numbering.lattice.kind,
-        Fact.PITCH_UM.value: scale.pitch_um,
-        Fact.SPOT_UM.value: scale.spot_um,
-        Fact.MPP.value: scale.mpp,
-        Fact.OFF_TISSUE.value: np.concatenate([off_tissue_of(raw), xy[~in_tissue_of(raw)]]),
+        SectionField.LATTICE.value: numbering.lattice.kind,
+        SectionField.PITCH_UM.value: scale.pitch_um,
+        SectionField.SPOT_UM.value: scale.spot_um,
+        SectionField.MPP.value: scale.mpp,
+        SectionField.OFF_TISSUE.value: np.concatenate([off_tissue_of(raw), xy[~in_tissue_of(raw)]]),
     }
     return section, section_report(section, numbering, scale, image_shape, n_dropped)
 
@@ -267,12 +267,12 @@ def check_section(
 def lattice_of(section: AnnData) -> Lattice:
     """Fit the lattice of a checked section's spots."""
     index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)
-    return fit_lattice(section.obsm[SPATIAL], index, section.uns[FACTS][Fact.LATTICE])
+    return fit_lattice(section.obsm[SPATIAL], index, section.uns[SECTION_METADATA][SectionField.LATTICE])
 
 
 def off_tissue_of(section: AnnData) -> NDArray[np.float64]:
     """Return (x, y) of the spots that the source calls off the tissue and gives no counts of, (spot, 2), pixels."""
-    return np.asarray(section.uns[FACTS].get(Fact.OFF_TISSUE, ()), np.float64).reshape(-1, 2)
+    return np.asarray(section.uns[SECTION_METADATA].get(SectionField.OFF_TISSUE, ()), np.float64).reshape(-1, 2)
 
 
 def _picture_scales(section: AnnData) -> dict[str, float]:
@@ -336,7 +336,7 @@ def _require_spots(section: AnnData, settings: SectionSettings) -> None:
 
 
 def _require_matched(facts: dict[str, Any], n_matched: int, settings: SectionSettings) -> None:
-    n_unmatched = int(facts.get(Fact.UNMATCHED, 0))
+    n_unmatched = int(facts.get(SectionField.UNMATCHED, 0))
     share = n_unmatched / max(n_unmatched + n_matched, 1)
     if share > settings.max_unmatched:
         raise InputError(

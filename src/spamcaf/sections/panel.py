@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Fact
+from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.sections.gene_names import closest, find_genes, named
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def _neighbour_graph(training: AnnData) -> csr_matrix:
     from scipy.sparse import csr_matrix
     from scipy.spatial import cKDTree
 
-    facts = training.uns[FACTS]
-    reach_px = REACH_PITCHES * float(facts[Fact.PITCH_UM]) / float(facts[Fact.MPP])
+    facts = training.uns[SECTION_METADATA]
+    reach_px = REACH_PITCHES * float(facts[SectionField.PITCH_UM]) / float(facts[SectionField.MPP])
     pairs = cKDTree(np.asarray(training.obsm[SPATIAL])).query_pairs(reach_px, output_type="ndarray")
     if len(pairs) == 0:
         raise InputError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.errors import InputError
-from spamcaf.names import Fact, ScaleFactor
+from spamcaf.names import ScaleFactor, SectionField
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +79,7 @@ def resolve_scale(
     lattice
         Fitted to the spots' coordinates, full-resolution pixels.
     facts
-        What the source says, see `spamcaf.names.Fact`.
+        What the source says, see `spamcaf.names.SectionField`.
     image_mpp
         Micrometres per pixel that the image file states, if any.
     settings
@@ -105,8 +105,8 @@ def resolve_scale(
         _warn_of_others(mpp or by_lattice, {LATTICE: by_lattice, **estimates.mpp_by}, settings.max_mpp_disagreement)
     mpp = _require_plausible(mpp or image_mpp, lattice)
     pitch_um = pitch_um or mpp * lattice.pitch_px
-    is_of_source = settings.pitch_um in (None, facts.get(Fact.PITCH_UM))
-    spot_um = float((is_of_source and facts.get(Fact.SPOT_UM)) or SPOT_SHARE * pitch_um)
+    is_of_source = settings.pitch_um in (None, facts.get(SectionField.PITCH_UM))
+    spot_um = float((is_of_source and facts.get(SectionField.SPOT_UM)) or SPOT_SHARE * pitch_um)
     return Scale(mpp, pitch_um, spot_um, {LATTICE: by_lattice, **estimates.mpp_by})
 
 
@@ -128,7 +128,9 @@ class _Estimates:
 
 
 def _estimates(facts: Mapping[str, Any], image_mpp: float | None, by_lattice: float | None) -> _Estimates:
-    stated, fiducial_px, spot_px = (_number(facts.get(key)) for key in (Fact.MPP, Fact.FIDUCIAL_PX, Fact.SPOT_PX))
+    stated, fiducial_px, spot_px = (
+        _number(facts.get(key)) for key in (SectionField.MPP, SectionField.FIDUCIAL_PX, SectionField.SPOT_PX)
+    )
     spot_um = _spot_um(fiducial_px, spot_px, by_lattice)
     is_consistent = spot_px is None or fiducial_px is None or _is_known_ratio(fiducial_px / spot_px)
     mpp_by = {
@@ -160,8 +162,8 @@ def _is_known_ratio(ratio: float) -> bool:
 def _nominal_pitch(lattice: Lattice, facts: Mapping[str, Any], settings: SectionSettings) -> float | None:
     if settings.pitch_um is not None:
         return settings.pitch_um
-    if facts.get(Fact.PITCH_UM) is not None:
-        return float(facts[Fact.PITCH_UM])
+    if facts.get(SectionField.PITCH_UM) is not None:
+        return float(facts[SectionField.PITCH_UM])
     # every hexagonal spot array on the market is Visium
     return PITCH_UM if lattice.kind == "hexagonal" else None
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, SPATIAL, Fact, Obs
+from spamcaf.names import SECTION_METADATA, SPATIAL, Obs, SectionField
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def site_id(barcode: str, sub_index: int) -> str:
     return f"{barcode}_s{sub_index}"
 
 
-PART = 2048
+CHUNK = 2048
 """Sites that are looked at together where memory must not grow with a grid: 75 MB at 1024 features."""
 
 Index = NDArray[np.intp] | NDArray[np.bool_] | slice
@@ -130,7 +130,7 @@ class Measured:
         return type(self)(self.sites.at(index), self.expression[index], self.depth[index])
 
 
-def in_parts(sites: SiteSource, size: int) -> Iterator[Sites]:
+def iter_chunks(sites: SiteSource, size: int) -> Iterator[Sites]:
     """Yield the sites in their order, at most `size` at a time; no site at all is one empty part."""
     for start in range(0, max(len(sites), 1), size):
         yield sites.at(slice(start, start + size))
@@ -156,7 +156,7 @@ MIN_SITES = 20
 """Pictures are counted from the mean of the section's: a handful has no mean to speak of."""
 
 
-def settle_mpp(stated: float | None, by_image: float | None) -> float:
+def resolve_mpp(stated: float | None, by_image: float | None) -> float:
     """Return micrometres per pixel: what the user states, else what the image says; raise InputError without either."""
     mpp = stated or by_image
     if mpp is None:
@@ -208,12 +208,12 @@ def as_section(sites: pd.DataFrame, name: str, mpp: float, pitch_um: float) -> A
     obs = sites.set_index(SITE_ID)[[Obs.ARRAY_ROW.value, Obs.ARRAY_COL.value]].rename_axis(None)
     section = AnnData(obs=obs.assign(**{Obs.IN_TISSUE.value: 1}))
     section.obsm[SPATIAL] = _places(sites)
-    section.uns[FACTS] = {
-        Fact.NAME.value: name,
-        Fact.LATTICE.value: "square",
-        Fact.PITCH_UM.value: float(pitch_um),
-        Fact.SPOT_UM.value: float(pitch_um),
-        Fact.MPP.value: float(mpp),
+    section.uns[SECTION_METADATA] = {
+        SectionField.NAME.value: name,
+        SectionField.LATTICE.value: "square",
+        SectionField.PITCH_UM.value: float(pitch_um),
+        SectionField.SPOT_UM.value: float(pitch_um),
+        SectionField.MPP.value: float(mpp),
     }
     return section
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, SPATIAL, Fact, Position, ScaleFactor
+from spamcaf.names import SECTION_METADATA, SPATIAL, Position, ScaleFactor, SectionField
 from spamcaf.parameters import SimulationSettings
 from spamcaf.sections.scale import FIDUCIAL_UM, PITCH_UM, SPOT_UM, STATED_SPOT_UM
 from spamcaf.simulation.counts import Expression, simulated_genes
@@ -143,12 +143,12 @@ class SimulatedTissue:
         obs[DOMAIN] = pd.Categorical.from_codes(self.domain(xy_um), names)
         section = AnnData(self._expression.counts(xy_um), obs=obs, var=self.genes, obsm={SPATIAL: xy_px})
         section.obs_names.name = None
-        section.uns[FACTS] = {
-            Fact.NAME.value: LIBRARY,
-            Fact.LATTICE.value: "hexagonal",
-            Fact.PITCH_UM.value: PITCH_UM,
-            Fact.SPOT_UM.value: SPOT_UM,
-            Fact.MPP.value: self.settings.mpp,
+        section.uns[SECTION_METADATA] = {
+            SectionField.NAME.value: LIBRARY,
+            SectionField.LATTICE.value: "hexagonal",
+            SectionField.PITCH_UM.value: PITCH_UM,
+            SectionField.SPOT_UM.value: SPOT_UM,
+            SectionField.MPP.value: self.settings.mpp,
         }
         section.uns[SPATIAL] = {LIBRARY: self._library()}
         return section

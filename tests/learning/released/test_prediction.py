@@ -57,7 +57,7 @@ def test_blocks_change_nothing(
     released: FittedReleased, seen_whole: Measured, cpu: ComputeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = predict(released.model, None, seen_whole.sites, cpu).mean
-    monkeypatch.setattr(released, "PART", 50)
+    monkeypatch.setattr(released, "CHUNK", 50)
     np.testing.assert_allclose(predict(released.model, None, seen_whole.sites, cpu).mean, whole, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
-from spamcaf.names import FACTS, PROVENANCE, SPATIAL, Fact, Model, Obs, Part
+from spamcaf.names import PROVENANCE, SECTION_METADATA, SPATIAL, Model, Obs, Part, SectionField
 from spamcaf.parameters import ReportSettings, SplitSettings
 from spamcaf.pipelines.joins import grid_sites, measured_elsewhere, measured_spots, mpp_of, pitch_um_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, SimulatedTissue
@@ -103,7 +103,7 @@ def score_predictions(
         truth.obs[DEPTH].to_numpy(),
     )
     predictions = {**_ours(recovered), **baseline_predictions.layers}
-    name = str(expression.uns[FACTS][Fact.NAME])
+    name = str(expression.uns[SECTION_METADATA][SectionField.NAME])
     n_train, n_buffer = (len(barcodes_of(spot_split, part)) for part in (Part.TRAIN, Part.BUFFER))
     others = tuple(_record(recovered)["other_sections"])
     setting = Setting(name, settings.protocol, n_train, n_buffer, others, _lattice(expression), seed)
@@ -172,4 +172,4 @@ def _require_same_spots(hidden: list[str], recovered: AnnData, baselines: AnnDat
 
 
 def _lattice(expression: AnnData) -> str:
-    return str(expression.uns[FACTS][Fact.LATTICE])
+    return str(expression.uns[SECTION_METADATA][SectionField.LATTICE])

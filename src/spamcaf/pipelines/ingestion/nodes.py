@@ -12,11 +12,11 @@ from spamcaf.histology.placement import require_handedness, require_on_tissue, w
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import FACTS, SPATIAL, Fact, Part
+from spamcaf.names import SECTION_METADATA, SPATIAL, Part, SectionField
 from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, SplitSettings, TileSettings, TissueSettings
 from spamcaf.pipelines.joins import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections
-from spamcaf.provenance import certificate
+from spamcaf.provenance import provenance_record
 from spamcaf.sections import checks, gene_names, panel, sites, split
 from spamcaf.sections.checks import as_table
 
@@ -44,7 +44,7 @@ def check_section(
         "share_of_spots_on_tissue": round(share, 4),
         "slide_reader": slide.reader,
         "slide_notes": list(slide.notes),
-        **certificate(slide=slide.fingerprint, image=slide.name),
+        **provenance_record(slide=slide.fingerprint, image=slide.name),
     }
     logger.info(as_table(report))
     return section, report
@@ -74,7 +74,7 @@ def split_spots(section: AnnData, settings: SplitSettings, tiles: TileSettings, 
     mpp = mpp_of(section)
     # one pixel more: a window's corner is rounded to a whole pixel
     window_um = (WindowGeometry.of(tiles, mpp).window_px + 1) * mpp
-    reach_um = (window_um + float(section.uns[FACTS][Fact.SPOT_UM])) / 2
+    reach_um = (window_um + float(section.uns[SECTION_METADATA][SectionField.SPOT_UM])) / 2
     xy_um = np.asarray(section.obsm[SPATIAL], np.float64) * mpp
     table = split.split_spots(section.obs_names.tolist(), xy_um, reach_um, settings, seed)
     counts = table[split.PART].value_counts()

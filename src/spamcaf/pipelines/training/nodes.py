@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.model.training import Checkpoints
-from spamcaf.names import FACTS, GENE_IDS, Fact, Model, Part
+from spamcaf.names import GENE_IDS, SECTION_METADATA, Model, Part, SectionField
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.pipelines.joins import fold_others, measured_elsewhere, measured_spots, pitch_um_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, TrainedModel
-from spamcaf.provenance import certificate, configuration_hash, names_hash
+from spamcaf.provenance import configuration_hash, names_hash, provenance_record
 from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ def _fit(
         pitch_um = pitch_um_of(expression)
         fitted = learning.fit_spamcaf(home, others, pitch_um, fit, network, compute, seed, logger.info, checkpoints)
     checkpoints.clear()
-    record = certificate(
+    record = provenance_record(
         model=fit.model,
-        section=str(expression.uns[FACTS][Fact.NAME]),
+        section=str(expression.uns[SECTION_METADATA][SectionField.NAME]),
         spots=names_hash(barcodes),
         n_train=len(barcodes),
         other_sections=list(other_sections.names),

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 def lay_sites(slide: Slide, settings: TransferSettings, tissue: TissueSettings) -> tuple[AnnData, DataFrame, Tissue]:
     """Return the section without counts, named as its image, its sites on tissue, and the tissue."""
-    mpp = sites.settle_mpp(settings.mpp, slide.mpp)
+    mpp = sites.resolve_mpp(settings.mpp, slide.mpp)
     mask = histology.find_tissue(slide, mpp, tissue)
     laid = sites.lay_sites(slide.shape, mpp, settings.pitch_um)
     kept = laid[mask.holds(laid[[X_PX, Y_PX]].to_numpy())].reset_index(drop=True)

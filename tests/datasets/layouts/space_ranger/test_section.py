@@ -21,7 +21,7 @@ from scipy.io import mmwrite
 from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
-from spamcaf.names import FACTS, GENE_IDS, SPATIAL, Position
+from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Position
 from spamcaf.readers import visium as space_ranger
 from spamcaf.readers.files import Wanted
 
@@ -209,7 +209,7 @@ def test_feature_table_of_two_columns_keeps_all(outs: Path) -> None:
 def test_facts_and_thumbnails(outs: Path) -> None:
     section = read(outs)
     expected = {"name": "S1", "lattice": "hexagonal", "pitch_um": 100.0, "spot_diameter_um": 55.0, "n_unmatched": 0}
-    facts = dict(section.uns[FACTS])
+    facts = dict(section.uns[SECTION_METADATA])
     assert facts.pop("off_tissue_px").shape == (0, 2), "the only spot off the tissue is a row of the section"
     assert facts == expected | {"spot_diameter_px": SPOT_PX, "fiducial_diameter_px": 180.0}
     record = section.uns[SPATIAL]["S1"]
@@ -223,7 +223,7 @@ def test_spots_off_the_tissue_that_the_matrix_leaves_out_are_a_fact(outs: Path) 
     table.loc[table[Position.BARCODE] == "TTTTTTTT-1", Position.IN_TISSUE] = 0
     table.to_csv(outs / "spatial/tissue_positions.csv", index=False)
     absent = table[table[Position.BARCODE] == "TTTTTTTT-1"][[Position.PXL_COL, Position.PXL_ROW]]
-    np.testing.assert_allclose(read(outs).uns[FACTS]["off_tissue_px"], absent)
+    np.testing.assert_allclose(read(outs).uns[SECTION_METADATA]["off_tissue_px"], absent)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
@@ -238,7 +238,7 @@ def test_barcodes_without_position_are_counted_and_dropped(outs: Path) -> None:
     kept = positions().set_index(Position.BARCODE).drop(BARCODES[:3]).reset_index()
     kept.to_csv(outs / "spatial/tissue_positions.csv", index=False)
     section = read(outs)
-    assert section.uns[FACTS]["n_unmatched"] == 3
+    assert section.uns[SECTION_METADATA]["n_unmatched"] == 3
     assert section.obs_names.tolist() == BARCODES[3:]
     np.testing.assert_array_equal(section.X.toarray(), COUNTS[3:, :-1])
 
