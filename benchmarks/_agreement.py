@@ -32,18 +32,18 @@ def rows_of_differences(path: Path) -> Iterator[tuple[str, str, str]]:
 def differences(backbone: Backbone, path: Path) -> tuple[float, float]:
     """Return the largest difference of float32 features to one tile at a time, and the least cosine of bf16 ones."""
     cpu = torch.device("cpu")
-    task = task_of(path, lattice(4, 1, 0.35), 0.35, backbone)
+    job = task_of(path, lattice(4, 1, 0.35), 0.35, backbone)
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         embedder = Embedder(backbone, cpu, dtype, 18)
-        features = join_blocks(list(embed_blocks(task, embedder, task.starts(), 1)))
-        found[dtype] = features.windows[features.rows(list(task.ids))]
+        features = join_blocks(list(embed_blocks(job, embedder, job.starts(), 1)))
+        found[dtype] = features.windows[features.rows(list(job.ids))]
     mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
     expected = np.empty_like(found[torch.float32])
     with torch.inference_mode():
-        for site, places in enumerate(task.geometry.tiles(task.xy_px)):
+        for site, places in enumerate(job.geometry.tiles(job.xy_px)):
             for i, place in enumerate(places):
-                tile = torch.from_numpy(prepare(task.slide, place[None], None).tiles[0]).permute(2, 0, 1).float()
+                tile = torch.from_numpy(prepare(job.slide, place[None], None).tiles[0]).permute(2, 0, 1).float()
                 expected[site, i] = backbone.network(((tile / 255 - mean) / std)[None])[0].numpy()
     rough = found[torch.bfloat16]
     cosine = (rough * expected).sum(-1) / np.linalg.norm(rough, axis=-1) / np.linalg.norm(expected, axis=-1)
@@ -54,8 +54,8 @@ def row_of_shared_tiles(path: Path) -> tuple[str, str, str]:
     """Return how many tiles are computed on a square lattice whose pitch is a tile."""
     x, y = np.meshgrid(np.arange(16), np.arange(16))
     xy = np.column_stack([x.ravel(), y.ravel()]) * 224.0 + 600
-    task = task_of(path, xy, 0.5, vit("test_vit"))
-    once = sum(len(distinct(task.places(start).reshape(-1, 3))[0]) for start in task.starts())
+    job = task_of(path, xy, 0.5, vit("test_vit"))
+    once = sum(len(distinct(job.places(start).reshape(-1, 3))[0]) for start in job.starts())
     return "tiles computed / tiles seen, 16 x 16 sites one tile apart", f"{once / (len(xy) * 9):.2f}", ""
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from spamcaf.histology.backbone import Backbone
-from spamcaf.histology.dense import DenseTask
-from spamcaf.histology.embedding import Task
+from spamcaf.histology.dense import DenseEmbeddingJob
+from spamcaf.histology.embedding import EmbeddingJob
 from spamcaf.histology.features import FeatureKey
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.parameters import TileSettings
@@ -69,10 +69,10 @@ def side_for(xy_px: np.ndarray, mpp: float) -> int:
 
 def task_of(
     path: Path, xy_px: np.ndarray, mpp: float, backbone: Backbone, block: int | None = None, *, is_dense: bool = False
-) -> Task:
+) -> EmbeddingJob:
     """Return the task of all tiles around `xy_px`."""
     slide, geometry = open_slide(path), WindowGeometry.of(TileSettings(), mpp)
     ids = [str(i) for i in range(len(xy_px))]
     key = FeatureKey.of(slide.fingerprint, backbone.identity, geometry.view(), geometry.window_px, ids, xy_px)
-    how = DenseTask if is_dense else Task
+    how = DenseEmbeddingJob if is_dense else EmbeddingJob
     return how(slide, geometry, ids, xy_px, replace(key, block=block) if block else key)

@@ -19,7 +19,7 @@ from torch import Tensor
 from spamcaf.compute import choose_precision
 from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.histology.backbone import Backbone
-from spamcaf.histology.embedding import Embedder, Task, embed_blocks
+from spamcaf.histology.embedding import Embedder, EmbeddingJob, embed_blocks
 from spamcaf.histology.tiles import distinct, prepare
 from spamcaf.histology.workers import Workers
 from spamcaf.parameters import ComputeSettings, TileSettings
@@ -57,15 +57,15 @@ def throughput(backbone: Backbone, folder: Path, mpp: float, turns: int, device:
     n_sites = SITES_PER_GPU_TURN if device.type == "cuda" else SITES_PER_TURN
     xy_px, path = lattice(turns * n_sites, 1, mpp), folder / "sites.tif"
     write_slide(path, side_for(xy_px, mpp))
-    task = task_of(path, xy_px, mpp, backbone, n_sites)
+    job = task_of(path, xy_px, mpp, backbone, n_sites)
     embedder = Embedder(backbone, device, dtype, workers.batch)
-    own = replace(task, slide=open_slide(path))  # nothing decoded yet
+    own = replace(job, slide=open_slide(path))  # nothing decoded yet
     alone, piped, rates = [], [], []
     with tempfile.TemporaryDirectory() as stored:
         store = FeaturesDataset(filepath=stored)
-        bare(embedder, ready_batches(task, 0, embedder), dtype)  # warms up
-        for start in task.starts():
-            batches = ready_batches(task, start, embedder)
+        bare(embedder, ready_batches(job, 0, embedder), dtype)  # warms up
+        for start in job.starts():
+            batches = ready_batches(job, start, embedder)
             before = bare(embedder, batches, dtype)
             begin = time.perf_counter()
             for block in embed_blocks(own, embedder, [start], workers.threads):
@@ -84,8 +84,8 @@ def row_of_compiling(path: Path, device: torch.device, backbone: Backbone) -> tu
     dtype = choose_precision(ComputeSettings(), device)
     batch = Workers.of(device, dtype, TileSettings().batch).batch
     eager, compiled = (Embedder(backbone, device, dtype, batch, is_compiled=c) for c in (False, True))
-    task = task_of(path, lattice(4, 1, 0.5), 0.5, backbone)
-    batches = ready_batches(task, 0, eager)[:2]  # of one shape
+    job = task_of(path, lattice(4, 1, 0.5), 0.5, backbone)
+    batches = ready_batches(job, 0, eager)[:2]  # of one shape
     bare(eager, batches, dtype)
     took = bare(compiled, batches, dtype)
     pairs = [(bare(eager, batches, dtype), bare(compiled, batches, dtype)) for _ in range(COMPILED_TURNS)]
@@ -94,11 +94,11 @@ def row_of_compiling(path: Path, device: torch.device, backbone: Backbone) -> tu
     return what, f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}), the first pass took {took:.0f} s", ""
 
 
-def ready_batches(task: Task, start: int, embedder: Embedder) -> list[Tensor]:
+def ready_batches(job: EmbeddingJob, start: int, embedder: Embedder) -> list[Tensor]:
     """Return the batches of a block as they go into the network, on its device."""
-    places, _ = distinct(task.places(start).reshape(-1, 3))
+    places, _ = distinct(job.places(start).reshape(-1, 3))
     cut = (places[i : i + embedder.batch] for i in range(0, len(places), embedder.batch))
-    ready = (prepare(task.slide, batch, None).tiles for batch in cut)
+    ready = (prepare(job.slide, batch, None).tiles for batch in cut)
     return [torch.from_numpy(tiles).to(embedder.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for tiles in ready]
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone, BackboneIdentity, ClassAndMean, FeatureMap
-from spamcaf.histology.dense import DenseEmbedder, DenseTask, embed_densely
-from spamcaf.histology.embedding import Embedder, Task, embed_blocks
+from spamcaf.histology.dense import DenseEmbedder, DenseEmbeddingJob, embed_densely
+from spamcaf.histology.embedding import Embedder, EmbeddingJob, embed_blocks
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.histology.tiles import WindowGeometry, read_tile
@@ -60,7 +60,9 @@ def centre(x: float, y: float) -> list[float]:
     return [x + 3 * TILE // 2, y + 3 * TILE // 2]
 
 
-def task_of(slide: Slide, xy: object, block: int = 64, kind: type[Task] = DenseTask, **more: object) -> Task:
+def task_of(
+    slide: Slide, xy: object, block: int = 64, kind: type[EmbeddingJob] = DenseEmbeddingJob, **more: object
+) -> EmbeddingJob:
     xy_px = np.array(xy, np.float64)
     ids = [f"site{i}" for i in range(len(xy_px))]
     return kind(slide, GEOMETRY, ids, xy_px, FeatureKey("s", "b", "v", "i", GEOMETRY.window_px, block), **more)
@@ -77,8 +79,8 @@ def dense(
     overlap: int = 2,
 ) -> list[Features]:
     embedder = DenseEmbedder(backbone(network), CPU, torch.float32, batch)
-    task = task_of(slide, xy, block)
-    return list(embed_densely(task, embedder, task.starts() if starts is None else starts, threads, overlap))
+    job = task_of(slide, xy, block)
+    return list(embed_densely(job, embedder, job.starts() if starts is None else starts, threads, overlap))
 
 
 def by_id(features: Features, n: int) -> NDArray[np.float32]:
@@ -125,7 +127,7 @@ def test_a_shifted_site_gets_tokens_by_their_area(slide: Slide, vit: nn.Module, 
 
 def test_a_convolutional_network_on_the_raster_gives_its_exact_features(slide: Slide) -> None:
     xy = [centre(c * TILE, r * TILE) for r in (0, 1, 3, -1) for c in (0, 2)]
-    exact_task = task_of(slide, xy, kind=Task)
+    exact_task = task_of(slide, xy, kind=EmbeddingJob)
     embedder = Embedder(backbone(MeanOfPatches()), CPU, torch.float32, 64)
     exact = join_blocks(list(embed_blocks(exact_task, embedder, exact_task.starts(), 0)))
     found = join_blocks(dense(slide, MeanOfPatches(), xy, overlap=1))

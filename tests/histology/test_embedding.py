@@ -11,7 +11,7 @@ import torch
 
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone
-from spamcaf.histology.embedding import Embedder, Task, embed_blocks
+from spamcaf.histology.embedding import Embedder, EmbeddingJob, embed_blocks
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.histology.tiles import WindowGeometry, read_tile
@@ -25,13 +25,13 @@ GEOMETRY = WindowGeometry.of(TileSettings(), 4.0)
 KEY = FeatureKey("s", "b", "v", "i", 84)
 
 
-def task_of(slide: Slide, block: int = 64, *, with_whole: bool = False) -> Task:
-    return Task(slide, GEOMETRY, IDS, XY, replace(KEY, block=block), with_whole)
+def task_of(slide: Slide, block: int = 64, *, with_whole: bool = False) -> EmbeddingJob:
+    return EmbeddingJob(slide, GEOMETRY, IDS, XY, replace(KEY, block=block), with_whole)
 
 
-def run(task: Task, backbone: Backbone, batch: int = 64, threads: int = 1) -> Features:
+def run(job: EmbeddingJob, backbone: Backbone, batch: int = 64, threads: int = 1) -> Features:
     embedder = Embedder(backbone, CPU, torch.float32, batch)
-    return join_blocks(list(embed_blocks(task, embedder, task.starts(), threads)))
+    return join_blocks(list(embed_blocks(job, embedder, job.starts(), threads)))
 
 
 def windows_of(features: Features, ids: list[str]) -> np.ndarray:
@@ -91,10 +91,10 @@ def test_the_order_of_sites_does_not_matter(slide: Slide, convolution: Backbone)
 
 
 def test_a_part_of_the_blocks_is_the_same_part_of_the_whole(slide: Slide, convolution: Backbone) -> None:
-    task, embedder = task_of(slide, 2), Embedder(convolution, CPU, torch.float32, 64)
-    blocks = list(embed_blocks(task, embedder, [0, 2, 4], 1))
+    job, embedder = task_of(slide, 2), Embedder(convolution, CPU, torch.float32, 64)
+    blocks = list(embed_blocks(job, embedder, [0, 2, 4], 1))
     assert [(block.start, len(block.ids)) for block in blocks] == [(0, 2), (2, 2), (4, 1)]
-    (alone,) = embed_blocks(task, embedder, [2], 1)
+    (alone,) = embed_blocks(job, embedder, [2], 1)
     assert alone.ids == blocks[1].ids
     np.testing.assert_array_equal(alone.windows, blocks[1].windows)
 
@@ -102,11 +102,11 @@ def test_a_part_of_the_blocks_is_the_same_part_of_the_whole(slide: Slide, convol
 def test_a_tile_that_several_sites_see_is_computed_once(slide: Slide, mean_colour: Backbone) -> None:
     """On a square lattice one tile wide, 3 x 4 sites see 5 x 6 tiles."""
     xy = np.array([[100.0 + 28 * column, 100.0 + 28 * row] for row in range(3) for column in range(4)])
-    task = Task(slide, GEOMETRY, [str(i) for i in range(12)], xy, KEY)
-    features = run(task, mean_colour)
+    job = EmbeddingJob(slide, GEOMETRY, [str(i) for i in range(12)], xy, KEY)
+    features = run(job, mean_colour)
     assert sum(mean_colour.network.sizes) == 30
     for i, place in enumerate(xy):
-        alone = run(Task(slide, GEOMETRY, ["a"], place[None], KEY), mean_colour)
+        alone = run(EmbeddingJob(slide, GEOMETRY, ["a"], place[None], KEY), mean_colour)
         np.testing.assert_allclose(windows_of(features, [str(i)])[0], alone.windows[0], atol=1e-6)
 
 

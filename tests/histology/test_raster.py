@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spamcaf.histology.dense import Band, Raster
+from spamcaf.histology.dense import Band, FeatureGrid
 
 FINE = 20
 
@@ -47,35 +47,35 @@ def test_every_tile_over_a_window_is_named_once(corner: tuple[int, int]) -> None
     x, y = corner
     pixels = np.stack(np.meshgrid(np.arange(x, x + 672), np.arange(y, y + 672)), axis=-1).reshape(-1, 2)
     expected = np.unique(pixels[:, ::-1] // 224, axis=0)
-    np.testing.assert_array_equal(Raster(224, 16).tiles(np.array([corner, corner])), expected)
+    np.testing.assert_array_equal(FeatureGrid(224, 16).tiles(np.array([corner, corner])), expected)
 
 
 @pytest.mark.parametrize("corner", CORNERS)
 @pytest.mark.parametrize("side", [7, 14, 16])
 def test_overlapping_tiles_are_those_over_any_strip_that_is_touched(corner: tuple[int, int], side: int) -> None:
-    raster = Raster(224, side, overlap=2)
-    begins = {index: raster.at(index) for index in range(-10, 20)}
+    feature_grid = FeatureGrid(224, side, overlap=2)
+    begins = {index: feature_grid.at(index) for index in range(-10, 20)}
     expected = []
     for pixel in corner:
         low, high = pixel * side / 224, (pixel + 672) * side / 224
         strips = [i for i in range(-9, 19) if begins[i] < high and begins[i + 1] > low]
         expected.append(range(strips[0] - 1, strips[-1] + 1))
-    found = raster.tiles(np.array([corner]))
+    found = feature_grid.tiles(np.array([corner]))
     assert found.tolist() == [[row, column] for row in expected[1] for column in expected[0]]
 
 
 @pytest.mark.parametrize(("tile_px", "side"), [(187, 14), (224, 16), (161, 7)])
 def test_overlapping_tiles_lie_on_the_same_features_to_half_a_pixel(tile_px: int, side: int) -> None:
-    raster = Raster(tile_px, side, overlap=2)
+    feature_grid = FeatureGrid(tile_px, side, overlap=2)
     for index in range(-5, 6):
-        assert abs(raster.at(index) * tile_px / side - raster.at_px(index)) <= 0.5
-        assert raster.at(index + 2) - raster.at(index) == side
+        assert abs(feature_grid.at(index) * tile_px / side - feature_grid.at_px(index)) <= 0.5
+        assert feature_grid.at(index + 2) - feature_grid.at(index) == side
 
 
 def test_sites_apart_leave_the_tiles_between_them_out() -> None:
-    tiles = Raster(224, 16).tiles(np.array([(0, 0), (2240, 2240)]))
+    tiles = FeatureGrid(224, 16).tiles(np.array([(0, 0), (2240, 2240)]))
     assert tiles.tolist() == [[r + z, c + z] for z in (0, 10) for r in range(3) for c in range(3)]
 
 
 def test_edges_are_tile_borders_in_features() -> None:
-    np.testing.assert_allclose(Raster(187, 14).edges(374), [28, 42, 56, 70])
+    np.testing.assert_allclose(FeatureGrid(187, 14).edges(374), [28, 42, 56, 70])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from spamcaf.histology.slide import ArrayPixels, Slide
-from spamcaf.histology.tiles import distinct, prepared_ahead, reading_order
+from spamcaf.histology.tiles import distinct, prefetch_tiles, reading_order
 
 
 @given(arrays(np.int64, st.tuples(st.integers(1, 30), st.just(3)), elements=st.integers(0, 3)))
@@ -53,10 +53,10 @@ def test_reading_order_decodes_little_twice() -> None:
 @pytest.mark.parametrize("threads", [0, 1, 4])
 def test_batches_come_in_order_whatever_reads_them(slide: Slide, threads: int) -> None:
     batches = [np.array([[x, y, 40] for y in (-10, 100)]) for x in range(0, 500, 50)]
-    ready = list(prepared_ahead(slide, batches, None, threads))
+    ready = list(prefetch_tiles(slide, batches, None, threads))
     assert len(ready) == len(batches)
     for places, prepared in zip(batches, ready, strict=True):
-        (expected,) = prepared_ahead(slide, [places], None, 0)
+        (expected,) = prefetch_tiles(slide, [places], None, 0)
         np.testing.assert_array_equal(prepared.tiles, expected.tiles)
         np.testing.assert_array_equal(prepared.n_padded, [400, 0])
 
@@ -71,7 +71,7 @@ def test_what_waits_is_bounded() -> None:
 
     slide = Slide(Counting(np.zeros((300, 1000, 3), np.uint8), "f"), "s")
     batches = ([np.array([[x, 0, 224]])][0] for x in range(500))
-    ahead = prepared_ahead(slide, batches, None, 2)
+    ahead = prefetch_tiles(slide, batches, None, 2)
     next(ahead)
     time.sleep(0.05)
     assert 1 <= len(read) <= 6
@@ -84,4 +84,4 @@ def test_a_reader_that_fails_is_heard(slide: Slide) -> None:
         raise ValueError("torn")
 
     with pytest.raises(ValueError, match="torn"):
-        list(prepared_ahead(slide, [np.array([[0, 0, 40]])], broken, 1))
+        list(prefetch_tiles(slide, [np.array([[0, 0, 40]])], broken, 1))

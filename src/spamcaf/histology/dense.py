@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import TILE_PX
-from spamcaf.histology.embedding import Embedder, Task
+from spamcaf.histology.embedding import Embedder, EmbeddingJob
 from spamcaf.histology.features import Features
-from spamcaf.histology.tiles import N_TILES, TILES_ACROSS, prepared_ahead
+from spamcaf.histology.tiles import N_TILES, TILES_ACROSS, prefetch_tiles
 
 if TYPE_CHECKING:
     import torch
 
     from spamcaf.histology.backbone import Backbone
-    from spamcaf.histology.tiles import Prepared
+    from spamcaf.histology.tiles import TileBatch
 
 
 @dataclass(frozen=True)
-class Raster:
+class FeatureGrid:
     """Tiles side by side from the slide's upper left pixel on, or overlapping by half.
 
     It depends on a tile's width alone, so that spots and grid share it. `tile_px` is that width in full-resolution
@@ -153,7 +153,7 @@ class DenseEmbedder(Embedder):
             ) from error
 
 
-class DenseTask(Task):
+class DenseEmbeddingJob(EmbeddingJob):
     """What is to be seen of a slide, row by row of the raster; windows shrunk to one tile are not."""
 
     @cached_property
@@ -169,74 +169,77 @@ class DenseTask(Task):
 
 
 def embed_densely(
-    task: DenseTask, embedder: DenseEmbedder, starts: Sequence[int], threads: int, overlap: int = OVERLAP
+    job: DenseEmbeddingJob, embedder: DenseEmbedder, starts: Sequence[int], threads: int, overlap: int = OVERLAP
 ) -> Iterator[Features]:
     """Yield the features of the blocks at `starts`, ascending, while `threads` threads prepare what comes next.
 
     At most five rows of tiles are held. What is computed of a row depends on all sites of the task, not on `starts`,
     so that a run that was cut off gives the same.
     """
-    if task.with_whole:
+    if job.with_whole:
         raise InputError(
             "tiles.dense with fit.model released.",
             "one of them: released looks at whole windows, which dense features do not have.",
             "Set tiles.dense to false, or fit.model to spamcaf.",
         )
-    bands = _Bands(task, embedder, starts, threads, overlap)
+    bands = _Bands(job, embedder, starts, threads, overlap)
     for start in starts:
-        rows = task.rows(start)
-        pooled = [bands.pool(task.corners[row]) for row in rows]
+        rows = job.rows(start)
+        pooled = [bands.pool(job.corners[row]) for row in rows]
         windows = np.stack(pooled) if pooled else np.empty((0, N_TILES, embedder.width), np.float32)
-        n_padded = np.array([_n_padded(task, row) for row in rows], np.int64)
-        yield Features(tuple(task.ids[row] for row in rows), windows, n_padded, task.key, len(task.ids), start)
+        n_padded = np.array([_n_padded(job, row) for row in rows], np.int64)
+        yield Features(tuple(job.ids[row] for row in rows), windows, n_padded, job.key, len(job.ids), start)
 
 
 class _Bands:
     """The strips of the raster that sites of some blocks touch, from the top to the bottom; those passed are let go."""
 
     def __init__(
-        self, task: DenseTask, embedder: DenseEmbedder, starts: Sequence[int], threads: int, overlap: int
+        self, job: DenseEmbeddingJob, embedder: DenseEmbedder, starts: Sequence[int], threads: int, overlap: int
     ) -> None:
         self._embedder, self._batch = embedder, embedder.batch
         # a map of one feature cannot be halved
-        self._raster = Raster(task.geometry.tile_px, embedder.side, min(overlap, embedder.side))
-        tiles = self._raster.tiles(task.corners)
+        self._raster = FeatureGrid(job.geometry.tile_px, embedder.side, min(overlap, embedder.side))
+        tiles = self._raster.tiles(job.corners)
         self._columns = {int(row): tiles[tiles[:, 0] == row, 1].tolist() for row in np.unique(tiles[:, 0])}
         self._extent = (int(tiles[:, 1].min()), int(tiles[:, 1].max())) if len(tiles) else (0, 0)
-        sites = [task.corners[task.rows(start)] for start in starts]
+        sites = [job.corners[job.rows(start)] for start in starts]
         asked = np.unique(self._raster.tiles(np.concatenate(sites))[:, 0]).tolist() if sites else []
         self._rows = iter(asked)
         ahead = (places for row in asked for places in self._places(row))
-        self._tiles: Iterator[Prepared] = prepared_ahead(task.slide, ahead, task.stain, threads)
+        self._tiles: Iterator[TileBatch] = prefetch_tiles(job.slide, ahead, job.stain, threads)
         self._above: tuple[int, NDArray[np.float32]] | None = None
         self._held: dict[int, Band] = {}
 
     def pool(self, corner_px: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return (9, feature) of the window at (x, y); windows have to come by the row of tiles they begin in."""
-        raster = self._raster
-        x_edges, y_edges = (raster.edges(int(pixel)) for pixel in corner_px)
-        first, last = int(raster.first(corner_px)[1]), int(raster.last(corner_px)[1])
-        begun = first // raster.overlap * raster.overlap
+        feature_grid = self._raster
+        x_edges, y_edges = (feature_grid.edges(int(pixel)) for pixel in corner_px)
+        first, last = int(feature_grid.first(corner_px)[1]), int(feature_grid.last(corner_px)[1])
+        begun = first // feature_grid.overlap * feature_grid.overlap
         self._held = {strip: band for strip, band in self._held.items() if strip >= begun}
         while last not in self._held:
             self._go_on()
         summed = sum(self._held[strip].pool(x_edges, y_edges) for strip in range(first, last + 1))
-        per_tile = (raster.side * raster.overlap) ** 2
+        per_tile = (feature_grid.side * feature_grid.overlap) ** 2
         return np.asarray(summed / per_tile, np.float32).reshape(N_TILES, -1)
 
     def _places(self, row: int) -> list[NDArray[np.int64]]:
         """Return the tiles of a row as x, y and width in pixels, (tile, 3), batch by batch."""
-        raster = self._raster
-        places = np.array([(raster.at_px(c), raster.at_px(row), raster.tile_px) for c in self._columns[row]], np.int64)
+        feature_grid = self._raster
+        places = np.array(
+            [(feature_grid.at_px(c), feature_grid.at_px(row), feature_grid.tile_px) for c in self._columns[row]],
+            np.int64,
+        )
         return [places[i : i + self._batch] for i in range(0, len(places), self._batch)]
 
     def _go_on(self) -> None:
         """Compute the next row of tiles, and with it the strip that it is the last one to lie over."""
         row = next(self._rows)
         features, above, self._above = self._computed(row), self._above, None
-        raster = self._raster
-        height = raster.at(row + 1) - raster.at(row)
-        if raster.overlap == 1:
+        feature_grid = self._raster
+        height = feature_grid.at(row + 1) - feature_grid.at(row)
+        if feature_grid.overlap == 1:
             self._hold(row, features)
             return
         if above is not None and above[0] == row - 1:
@@ -248,21 +251,24 @@ class _Bands:
 
     def _computed(self, row: int) -> NDArray[np.float32]:
         """Return a row's features, those of overlapping tiles added: (row, 1 + column, feature), the first column 0."""
-        raster, (left, right) = self._raster, self._extent
-        begin = raster.at(left)
+        feature_grid, (left, right) = self._raster, self._extent
+        begin = feature_grid.at(left)
         # tiles that no site touches stay zero: nothing is read of them
-        features = np.zeros((raster.side, raster.at(right) + raster.side - begin + 1, self._embedder.width), np.float32)
+        features = np.zeros(
+            (feature_grid.side, feature_grid.at(right) + feature_grid.side - begin + 1, self._embedder.width),
+            np.float32,
+        )
         columns = iter(self._columns[row])
         for _ in self._places(row):
             for tile in self._embedder.embed(next(self._tiles).tiles).cpu().numpy():
-                at = raster.at(next(columns)) - begin + 1
-                features[:, at : at + raster.side] += tile
+                at = feature_grid.at(next(columns)) - begin + 1
+                features[:, at : at + feature_grid.side] += tile
         return features
 
 
-def _n_padded(task: DenseTask, row: int) -> int:
+def _n_padded(job: DenseEmbeddingJob, row: int) -> int:
     """Return how many pixels of a site's window lie outside the slide."""
-    rows, columns = task.slide.shape
-    corner, window_px = task.corners[row], task.geometry.window_px
+    rows, columns = job.slide.shape
+    corner, window_px = job.corners[row], job.geometry.window_px
     inside = np.minimum(corner + window_px, (columns, rows)) - np.maximum(corner, 0)
     return int(window_px**2 - np.prod(np.clip(inside, 0, None)))

@@ -15,7 +15,7 @@ from spamcaf.errors import InputError, first_line
 from spamcaf.histology.backbone import TILE_PX
 from spamcaf.histology.features import FeatureKey, Features
 from spamcaf.histology.slide import Slide
-from spamcaf.histology.tiles import N_TILES, Stain, WindowGeometry, distinct, prepared_ahead, reading_order
+from spamcaf.histology.tiles import N_TILES, Stain, WindowGeometry, distinct, prefetch_tiles, reading_order
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +118,7 @@ def _compile_error() -> type[Exception]:
 
 
 @dataclass(frozen=True)
-class Task:
+class EmbeddingJob:
     """What is to be seen of a slide: the tiles around `ids` at `xy_px`, (site, 2) full-resolution pixels.
 
     `with_whole` adds each window shrunk to one tile; `stain` changes the colours of every tile. `key` must say both.
@@ -162,23 +162,23 @@ class _Plan:
     batches: list[NDArray[np.int64]]
 
     @classmethod
-    def of(cls, task: Task, start: int, batch: int) -> _Plan:
-        places = task.places(start)
+    def of(cls, job: EmbeddingJob, start: int, batch: int) -> _Plan:
+        places = job.places(start)
         once, seen = distinct(places.reshape(-1, 3))
         # not across blocks: a block must not depend on whether those before it were computed in this run
         batches = [once[i : i + batch] for i in range(0, len(once), batch)]
         return cls(start, once, seen.reshape(places.shape[:2]), batches)
 
 
-def embed_blocks(task: Task, embedder: Embedder, starts: Sequence[int], threads: int) -> Iterator[Features]:
+def embed_blocks(job: EmbeddingJob, embedder: Embedder, starts: Sequence[int], threads: int) -> Iterator[Features]:
     """Yield the features of the blocks at `starts`, while `threads` threads prepare what comes next."""
     import torch
 
     batch = embedder.batch
-    ahead = (places for start in starts for places in _Plan.of(task, start, batch).batches)
-    tiles = prepared_ahead(task.slide, ahead, task.stain, threads)
+    ahead = (places for start in starts for places in _Plan.of(job, start, batch).batches)
+    tiles = prefetch_tiles(job.slide, ahead, job.stain, threads)
     for start in starts:
-        plan = _Plan.of(task, start, batch)
+        plan = _Plan.of(job, start, batch)
         outputs, n_padded = [torch.empty(0, embedder.width)], [np.empty(0, np.int64)]
         for _ in plan.batches:
             ready = next(tiles)
@@ -186,11 +186,11 @@ def embed_blocks(task: Task, embedder: Embedder, starts: Sequence[int], threads:
             n_padded.append(ready.n_padded)
         # a GPU is waited for once in a block
         features = torch.cat([output.to("cpu") for output in outputs]).numpy()[plan.seen]
-        yield _block(task, plan, features, np.concatenate(n_padded)[plan.seen])
+        yield _block(job, plan, features, np.concatenate(n_padded)[plan.seen])
 
 
-def _block(task: Task, plan: _Plan, features: NDArray[np.float32], n_padded: NDArray[np.int64]) -> Features:
-    ids = tuple(task.ids[row] for row in task.rows(plan.start))
-    whole = np.ascontiguousarray(features[:, N_TILES]) if task.with_whole else None
+def _block(job: EmbeddingJob, plan: _Plan, features: NDArray[np.float32], n_padded: NDArray[np.int64]) -> Features:
+    ids = tuple(job.ids[row] for row in job.rows(plan.start))
+    whole = np.ascontiguousarray(features[:, N_TILES]) if job.with_whole else None
     windows = np.ascontiguousarray(features[:, :N_TILES])
-    return Features(ids, windows, n_padded[:, :N_TILES].sum(axis=1), task.key, len(task.ids), plan.start, whole)
+    return Features(ids, windows, n_padded[:, :N_TILES].sum(axis=1), job.key, len(job.ids), plan.start, whole)

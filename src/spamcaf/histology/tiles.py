@@ -103,7 +103,7 @@ class Stain(Protocol):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TileBatch:
     """Tiles ready for the network, (tile, 224, 224, 3) uint8, and the padded pixels of each, (tile,)."""
 
     tiles: NDArray[np.uint8]
@@ -129,19 +129,19 @@ def distinct(places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     return places[np.sort(first)], rank[inverse.ravel()]
 
 
-def prepare(slide: Slide, places: NDArray[np.int64], stain: Stain | None) -> Prepared:
+def prepare(slide: Slide, places: NDArray[np.int64], stain: Stain | None) -> TileBatch:
     """Read the tiles at `places`, (tile, 3): x, y and width in full-resolution pixels."""
     tiles = np.empty((len(places), TILE_PX, TILE_PX, 3), np.uint8)
     n_padded = np.empty(len(places), np.int64)
     for i, (x0, y0, width) in enumerate(places.tolist()):
         tile, n_padded[i] = read_tile(slide, x0, y0, width)
         tiles[i] = tile if stain is None else stain(tile)
-    return Prepared(tiles, n_padded)
+    return TileBatch(tiles, n_padded)
 
 
-def prepared_ahead(
+def prefetch_tiles(
     slide: Slide, batches: Iterable[NDArray[np.int64]], stain: Stain | None, threads: int
-) -> Iterator[Prepared]:
+) -> Iterator[TileBatch]:
     """Yield the tiles of each batch of places, in order, read by `threads` threads while the caller computes.
 
     With no threads a batch is read when it is asked for. What waits is bounded in number and in bytes.
@@ -149,7 +149,7 @@ def prepared_ahead(
     if threads == 0:
         yield from (prepare(slide, places, stain) for places in batches)
         return
-    waiting: deque[Future[Prepared]] = deque()
+    waiting: deque[Future[TileBatch]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
     try:
         for places in batches:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from spamcaf.errors import InputError
-from spamcaf.histology.dense import DenseEmbedder, DenseTask, embed_densely
-from spamcaf.histology.embedding import Embedder, Task, embed_blocks
+from spamcaf.histology.dense import DenseEmbedder, DenseEmbeddingJob, embed_densely
+from spamcaf.histology.embedding import Embedder, EmbeddingJob, embed_blocks
 from spamcaf.histology.features import Features
 
 if TYPE_CHECKING:
@@ -108,47 +108,47 @@ class Workers:
         return cls(devices, dtype, batch, threads, is_compiled)
 
 
-def embed_sites(task: Task, backbone: Backbone, workers: Workers, done: set[int]) -> Iterator[Features]:
+def embed_sites(job: EmbeddingJob, backbone: Backbone, workers: Workers, done: set[int]) -> Iterator[Features]:
     """Yield the features of a task in blocks, but for those that start at one of `done`.
 
     With one device blocks come in order. Where nothing is missing, one block without sites tells a store which key is
     in use.
     """
-    missing = [start for start in task.starts() if start not in done]
-    if not missing or not task.ids:
-        yield _without_sites(task, backbone.width)
+    missing = [start for start in job.starts() if start not in done]
+    if not missing or not job.ids:
+        yield _without_sites(job, backbone.width)
         return
-    n_missing = sum(len(task.rows(start)) for start in missing)
-    with SiteProgress("sites", len(task.ids), len(task.ids) - n_missing) as progress:
-        for block in _blocks(task, backbone, workers, missing):
+    n_missing = sum(len(job.rows(start)) for start in missing)
+    with SiteProgress("sites", len(job.ids), len(job.ids) - n_missing) as progress:
+        for block in _blocks(job, backbone, workers, missing):
             yield block
             progress.update(len(block.ids))
 
 
-def _blocks(task: Task, backbone: Backbone, workers: Workers, starts: list[int]) -> Iterator[Features]:
-    n = min(len(workers.devices), len(starts)) if task.slide.is_portable else 1
+def _blocks(job: EmbeddingJob, backbone: Backbone, workers: Workers, starts: list[int]) -> Iterator[Features]:
+    n = min(len(workers.devices), len(starts)) if job.slide.is_portable else 1
     logger.info("%d blocks on %s", len(starts), ", ".join(map(str, workers.devices[:n])))
     if n > 1:
-        return _shared(task, backbone, workers, [part.tolist() for part in np.array_split(np.array(starts), n)])
-    return _computed(task, backbone, workers, 0, starts)
+        return _shared(job, backbone, workers, [part.tolist() for part in np.array_split(np.array(starts), n)])
+    return _computed(job, backbone, workers, 0, starts)
 
 
-def _computed(task: Task, backbone: Backbone, workers: Workers, i: int, starts: list[int]) -> Iterator[Features]:
+def _computed(job: EmbeddingJob, backbone: Backbone, workers: Workers, i: int, starts: list[int]) -> Iterator[Features]:
     """Return the blocks at `starts` as device `i` computes them, densely where the task asks for it."""
     how = (backbone, workers.devices[i], workers.dtype, workers.batch)
-    if isinstance(task, DenseTask):
+    if isinstance(job, DenseEmbeddingJob):
         dense = DenseEmbedder(*how, is_compiled=workers.is_compiled)
-        return embed_densely(task, dense, starts, workers.threads)
-    return embed_blocks(task, Embedder(*how, is_compiled=workers.is_compiled), starts, workers.threads)
+        return embed_densely(job, dense, starts, workers.threads)
+    return embed_blocks(job, Embedder(*how, is_compiled=workers.is_compiled), starts, workers.threads)
 
 
-def _without_sites(task: Task, width: int) -> Features:
+def _without_sites(job: EmbeddingJob, width: int) -> Features:
     windows, whole = np.empty((0, 9, width), np.float32), np.empty((0, width), np.float32)
     n_padded = np.empty(0, np.int64)
-    return Features((), windows, n_padded, task.key, len(task.ids), 0, whole if task.with_whole else None)
+    return Features((), windows, n_padded, job.key, len(job.ids), 0, whole if job.with_whole else None)
 
 
-def _shared(task: Task, backbone: Backbone, workers: Workers, parts: list[list[int]]) -> Iterator[Features]:
+def _shared(job: EmbeddingJob, backbone: Backbone, workers: Workers, parts: list[list[int]]) -> Iterator[Features]:
     """Yield the blocks of all parts as they come; a worker's error is raised here."""
     import torch
 
@@ -158,7 +158,7 @@ def _shared(task: Task, backbone: Backbone, workers: Workers, parts: list[list[i
     weights = pickle.dumps(backbone)
     cpu_threads = max(torch.get_num_threads() // len(parts), 1)
     processes = [
-        context.Process(target=_work, args=(task, weights, workers, i, cpu_threads, part, results), daemon=True)
+        context.Process(target=_work, args=(job, weights, workers, i, cpu_threads, part, results), daemon=True)
         for i, part in enumerate(parts)
     ]
     try:
@@ -202,7 +202,7 @@ def _ended_early(codes: Sequence[int | None]) -> InputError:
 
 
 def _work(
-    task: Task,
+    job: EmbeddingJob,
     weights: bytes,
     workers: Workers,
     i: int,
@@ -217,7 +217,7 @@ def _work(
     Thread(target=_end_with_the_parent, daemon=True).start()
     try:
         backbone = pickle.loads(weights)  # noqa: S301  the parent's own object
-        for block in _computed(task, backbone, workers, i, starts):
+        for block in _computed(job, backbone, workers, i, starts):
             results.put(block)
         results.put(None)
     except Exception as error:  # whatever it is, the parent raises it

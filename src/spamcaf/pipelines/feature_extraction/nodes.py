@@ -11,8 +11,8 @@ import numpy as np
 from spamcaf.compute import choose_precision, computing
 from spamcaf.histology.backbone import TILE_PX, Backbone
 from spamcaf.histology.dense import VIEW as DENSE_VIEW
-from spamcaf.histology.dense import DenseTask
-from spamcaf.histology.embedding import Task
+from spamcaf.histology.dense import DenseEmbeddingJob
+from spamcaf.histology.embedding import EmbeddingJob
 from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 from spamcaf.histology.macenko import Macenko
 from spamcaf.histology.slide import Slide
@@ -102,8 +102,8 @@ def _embed(
             ", by its maps" if tiles.dense else "",
             len(done),
         )
-        task = (DenseTask if tiles.dense else Task)(slide, geometry, ids, xy_px, key, with_whole, stain)
-        yield from embed_sites(task, backbone, workers, done)
+        job = (DenseEmbeddingJob if tiles.dense else EmbeddingJob)(slide, geometry, ids, xy_px, key, with_whole, stain)
+        yield from embed_sites(job, backbone, workers, done)
 
 
 def _view(
