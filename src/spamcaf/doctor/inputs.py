@@ -15,7 +15,7 @@ from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import Obs, Part
 from spamcaf.pipelines.joins import mpp_of
 from spamcaf.sections.split import PART
-from spamcaf.slides.rgb import ArrayRaster
+from spamcaf.slides.rgb import DecodedPixels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -92,8 +92,8 @@ def _open_slide(asked: Asked) -> tuple[Check, Slide]:
 
 
 def _is_held_whole(slide: Slide) -> bool:
-    raster = getattr(slide.pixels, "raster", None)
-    return isinstance(slide.pixels, ArrayPixels) or isinstance(raster, ArrayRaster)
+    pixel_array = getattr(slide.pixels, "pixel_array", None)
+    return isinstance(slide.pixels, ArrayPixels) or isinstance(pixel_array, DecodedPixels)
 
 
 def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> tuple[Check, AnnData]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 
 
-class MappedRaster:
+class MappedPixels:
     """Samples that lie one after another in an open file.
 
     `shape` and `axes` say how they lie there: `axes` is a permutation of Y, X and S (channels). The file is mapped
@@ -57,7 +57,7 @@ class MappedRaster:
 
 def spool(
     path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], write: Callable[[NDArray[Any]], object]
-) -> tuple[MappedRaster, str]:
+) -> tuple[MappedPixels, str]:
     """Decode an image once into a temporary file that vanishes with the process; return it, and what to say of it.
 
     `write` fills the (row, column, channel) array that it is given.
@@ -76,7 +76,7 @@ def spool(
         ) from error
     samples: NDArray[Any] = np.memmap(file, dtype, "r+", shape=shape)
     write(samples)
-    return MappedRaster(file, 0, dtype, shape, "YXS"), f"decoded once into a temporary file of {n_bytes / GIB:.1f} GiB"
+    return MappedPixels(file, 0, dtype, shape, "YXS"), f"decoded once into a temporary file of {n_bytes / GIB:.1f} GiB"
 
 
 def _reserve(file: BinaryIO, n_bytes: int) -> None:
@@ -148,7 +148,7 @@ class Grid:
                 yield row * self.across + column
 
 
-class ChunkedRaster:
+class ChunkedPixels:
     """Samples in compressed strips or tiles. `decode(data, index, **decoding)` is that of a tifffile page."""
 
     def __init__(

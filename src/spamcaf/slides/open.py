@@ -9,7 +9,7 @@ from pathlib import Path
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import Pixels, Slide
 from spamcaf.slides import openslide, tiff, whole
-from spamcaf.slides.chunks import ChunkedRaster
+from spamcaf.slides.chunks import ChunkedPixels
 from spamcaf.slides.orientation import TurnedPixels
 from spamcaf.slides.rgb import FilePixels, Opened, damaged
 
@@ -40,7 +40,11 @@ def open_slide(path: Path) -> Slide:
 def _is_striped(pixels: Pixels) -> bool:
     if isinstance(pixels, TurnedPixels):
         return not pixels.turn.transposes and _is_striped(pixels.stored)
-    return isinstance(pixels, FilePixels) and isinstance(pixels.raster, ChunkedRaster) and pixels.raster.is_striped
+    return (
+        isinstance(pixels, FilePixels)
+        and isinstance(pixels.pixel_array, ChunkedPixels)
+        and pixels.pixel_array.is_striped
+    )
 
 
 def _open(path: Path) -> Opened:

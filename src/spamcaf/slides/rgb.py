@@ -70,31 +70,33 @@ class Conversion:
         return np.clip(np.rint(seen + GLASS * (1 - alpha)), 0, GLASS).astype(np.uint8)
 
 
-def conversion_of(raster: Raster, alpha: Alpha = Alpha.NONE, is_ycbcr: bool = False) -> tuple[Conversion, list[str]]:
+def conversion_of(
+    pixel_array: PixelArray, alpha: Alpha = Alpha.NONE, is_ycbcr: bool = False
+) -> tuple[Conversion, list[str]]:
     """Return the conversion that a raster needs, and what to say of it.
 
     The depth of 16-bit samples is told from windows spread over the image.
     """
     notes = [] if alpha is Alpha.NONE else ["transparency laid over white"]
-    if alpha is Alpha.NONE and raster.shape[2] > N_RGB:
+    if alpha is Alpha.NONE and pixel_array.shape[2] > N_RGB:
         notes.append("its fourth channel, whose meaning it does not state, is ignored")
     notes += ["luma and chroma converted to RGB"] if is_ycbcr else []
-    if raster.dtype == np.uint8:
+    if pixel_array.dtype == np.uint8:
         return Conversion(alpha, is_ycbcr), notes
-    brightest = _brightest(raster)
+    brightest = _brightest(pixel_array)
     white = _full_scale(int(brightest[:N_RGB].max()))
     opaque = _full_scale(int(brightest[N_RGB:].max(initial=0)))
     return Conversion(alpha, is_ycbcr, white, opaque), [f"16-bit values 0 to {white} rescaled to 0 to {GLASS}", *notes]
 
 
-def _brightest(raster: Raster) -> NDArray[Any]:
+def _brightest(pixel_array: PixelArray) -> NDArray[Any]:
     """Return the largest value of each channel in windows spread evenly over the image."""
-    rows, columns, channels = raster.shape
+    rows, columns, channels = pixel_array.shape
     height, width = min(SAMPLE_PX, rows), min(SAMPLE_PX, columns)
-    brightest = np.zeros(channels, raster.dtype)
+    brightest = np.zeros(channels, pixel_array.dtype)
     for y0 in np.linspace(0, rows - height, SAMPLES_ACROSS).astype(int):
         for x0 in np.linspace(0, columns - width, SAMPLES_ACROSS).astype(int):
-            window = raster.read(int(x0), int(y0), width, height)
+            window = pixel_array.read(int(x0), int(y0), width, height)
             brightest = np.maximum(brightest, window.max(axis=(0, 1)))
     return brightest
 
@@ -116,7 +118,7 @@ def _from_ycbcr(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.frombytes("YCbCr", (width, height), samples.tobytes()).convert("RGB"))
 
 
-class Raster(Protocol):
+class PixelArray(Protocol):
     """The samples of an image as the file has them: (row, column, channel), uint8 or uint16.
 
     `read` may be called from several threads at once.
@@ -135,7 +137,7 @@ class Raster(Protocol):
 
 
 @dataclass(frozen=True)
-class ArrayRaster:
+class DecodedPixels:
     """An image that is decoded already."""
 
     samples: NDArray[Any]
@@ -161,13 +163,13 @@ class FilePixels:
     """The pixels of an image file, RGB uint8."""
 
     path: Path
-    raster: Raster
+    pixel_array: PixelArray
     conversion: Conversion
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
-        return self.raster.shape[:2]
+        return self.pixel_array.shape[:2]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -176,7 +178,7 @@ class FilePixels:
 
     def crop(self, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
         """Return the window; raise InputError naming the place when the file is damaged there."""
-        return self.conversion.to_rgb(self.raster.read(x0, y0, width, height))
+        return self.conversion.to_rgb(self.pixel_array.read(x0, y0, width, height))
 
 
 @dataclass(frozen=True)

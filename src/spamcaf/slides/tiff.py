@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spamcaf.errors import InputError, is_fault_of_ours
-from spamcaf.slides.chunks import CACHE_BYTES, STRIP_CACHE_BYTES, ChunkedRaster, Grid, MappedRaster, Plane, spool
+from spamcaf.slides.chunks import CACHE_BYTES, STRIP_CACHE_BYTES, ChunkedPixels, Grid, MappedPixels, Plane, spool
 from spamcaf.slides.orientation import ORIENTATION, turn_of, upright
-from spamcaf.slides.rgb import N_RGB, Alpha, FilePixels, Opened, Raster, conversion_of, damaged, not_h_and_e
+from spamcaf.slides.rgb import N_RGB, Alpha, FilePixels, Opened, PixelArray, conversion_of, damaged, not_h_and_e
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -226,11 +226,11 @@ def open_tiff(path: Path) -> Opened:
     try:
         with tifffile.TiffFile(path, is_ndpi=False) as tiff:  # by default the suffix decides
             series, notes = choose_series(path, tiff)
-            raster, more = _raster(path, tiff, series)
+            pixel_array, more = _pixel_array(path, tiff, series)
             mpp = stated_mpp(tiff, series)
             page = series.keyframe
-        conversion, converted = conversion_of(raster, _alpha(page), _is_ycbcr(page))
-        pixels, turned = upright(FilePixels(path, raster, conversion), _orientation(page))
+        conversion, converted = conversion_of(pixel_array, _alpha(page), _is_ycbcr(page))
+        pixels, turned = upright(FilePixels(path, pixel_array, conversion), _orientation(page))
     except InputError:
         raise
     except Exception as error:  # tifffile may fail in any way on a damaged header
@@ -240,7 +240,7 @@ def open_tiff(path: Path) -> Opened:
     return Opened(pixels, "tifffile", (*notes, *turned, *more, *converted), mpp)
 
 
-def _raster(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[Raster, list[str]]:
+def _pixel_array(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[PixelArray, list[str]]:
     found = _own_pages(path, tiff, series)
     offset = series.dataoffset
     if offset is not None:
@@ -251,26 +251,30 @@ def _raster(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[Raster,
     grid = Grid((keyframe.imagelength, keyframe.imagewidth), _chunk_shape(keyframe))
     planes = [plane for page in pages for plane in _planes(path, page, grid)]
     keyframe.init_decode()
-    raster = ChunkedRaster(path, grid, planes, keyframe.decode, np.dtype(series.dtype))
+    pixel_array = ChunkedPixels(path, grid, planes, keyframe.decode, np.dtype(series.dtype))
     notes = _sparse(path, planes)
-    _probe(path, raster, grid, planes, keyframe)
-    if not _is_impractical(raster, int(np.prod(grid.chunk)) * planes[0].channels, keyframe):
-        return raster, notes
-    spooled, note = spool(path, raster.shape, raster.dtype, lambda samples: _decode_all(raster, grid, samples))
+    _probe(path, pixel_array, grid, planes, keyframe)
+    if not _is_impractical(pixel_array, int(np.prod(grid.chunk)) * planes[0].channels, keyframe):
+        return pixel_array, notes
+    spooled, note = spool(
+        path, pixel_array.shape, pixel_array.dtype, lambda samples: _decode_all(pixel_array, grid, samples)
+    )
     return spooled, [*notes, note]
 
 
-def _is_impractical(raster: ChunkedRaster, chunk_samples: int, page: TiffPage) -> bool:
+def _is_impractical(pixel_array: ChunkedPixels, chunk_samples: int, page: TiffPage) -> bool:
     """Tell whether windows would decode too much: one chunk fills the memory, or each window of a band needs all.
 
     The strips of an image that is turned by a quarter are columns: a band of windows from left to right touches all.
     """
-    turn, size = turn_of(_orientation(page)), raster.dtype.itemsize
-    is_across = turn is not None and turn.transposes and raster.is_striped
-    return chunk_samples * size > CACHE_BYTES or (is_across and int(np.prod(raster.shape)) * size > STRIP_CACHE_BYTES)
+    turn, size = turn_of(_orientation(page)), pixel_array.dtype.itemsize
+    is_across = turn is not None and turn.transposes and pixel_array.is_striped
+    return chunk_samples * size > CACHE_BYTES or (
+        is_across and int(np.prod(pixel_array.shape)) * size > STRIP_CACHE_BYTES
+    )
 
 
-def _mapped(path: Path, tiff: TiffFile, series: TiffPageSeries, offset: int) -> MappedRaster:
+def _mapped(path: Path, tiff: TiffFile, series: TiffPageSeries, offset: int) -> MappedPixels:
     dtype = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
     kept = [(axis, n) for axis, n in sizes_of(series) if n > 1 or axis in "YX"]
     axes = "".join(axis for axis, _ in kept).replace("C", "S")
@@ -280,7 +284,7 @@ def _mapped(path: Path, tiff: TiffFile, series: TiffPageSeries, offset: int) -> 
     missing = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize - path.stat().st_size
     if missing > 0:
         raise damaged(path, f"truncated: the last {missing} bytes of the pixels lie beyond its end")
-    return MappedRaster(path.open("rb"), offset, dtype, shape, axes)
+    return MappedPixels(path.open("rb"), offset, dtype, shape, axes)
 
 
 def _is_short(page: TiffPage) -> bool:
@@ -324,7 +328,7 @@ def _sparse(path: Path, planes: list[Plane]) -> list[str]:
     return [f"{absent.sum()} of {len(absent)} tiles were never written and are white"] if absent.any() else []
 
 
-def _probe(path: Path, raster: ChunkedRaster, grid: Grid, planes: list[Plane], page: TiffPage) -> None:
+def _probe(path: Path, pixel_array: ChunkedPixels, grid: Grid, planes: list[Plane], page: TiffPage) -> None:
     """Decode one chunk; raise UndecodableError when tifffile does not know the coding.
 
     For an image that is turned it is no UndecodableError, which OpenSlide gets to try: that turns each tile by itself.
@@ -333,7 +337,7 @@ def _probe(path: Path, raster: ChunkedRaster, grid: Grid, planes: list[Plane], p
 
     x, y = grid.corner(int(np.argmax(planes[0].counts > 0)))
     try:
-        raster.read(x, y, 1, 1)
+        pixel_array.read(x, y, 1, 1)
     except InputError as error:
         unknown = isinstance(error.__cause__, (ValueError, NotImplementedError))
         if unknown and not isinstance(error.__cause__, tifffile.TiffFileError):
@@ -346,9 +350,9 @@ def _probe(path: Path, raster: ChunkedRaster, grid: Grid, planes: list[Plane], p
         raise
 
 
-def _decode_all(raster: ChunkedRaster, grid: Grid, samples: np.ndarray) -> None:
+def _decode_all(pixel_array: ChunkedPixels, grid: Grid, samples: np.ndarray) -> None:
     for top in range(0, grid.shape[0], grid.chunk[0]):
-        raster.read_into(samples[top : top + grid.chunk[0]], 0, top)
+        pixel_array.read_into(samples[top : top + grid.chunk[0]], 0, top)
 
 
 def _alpha(page: TiffPage) -> Alpha:

@@ -16,10 +16,10 @@ from spamcaf.slides.orientation import EXIF_BEGIN, exif_orientation, upright
 from spamcaf.slides.rgb import (
     N_RGB,
     Alpha,
-    ArrayRaster,
+    DecodedPixels,
     FilePixels,
     Opened,
-    Raster,
+    PixelArray,
     conversion_of,
     damaged,
     not_h_and_e,
@@ -65,7 +65,7 @@ def _open(path: Path, reader: str, read_header: Callable[[Path, bytes], _Header]
     try:
         data = path.read_bytes()
         header = read_header(path, data)
-        raster, notes = _decode(path, header, lambda out: decode(data, out=out))
+        pixel_array, notes = _decode(path, header, lambda out: decode(data, out=out))
     except InputError:
         raise
     except Exception as error:  # a codec may fail in any way on damaged bytes
@@ -73,18 +73,18 @@ def _open(path: Path, reader: str, read_header: Callable[[Path, bytes], _Header]
             raise
         raise damaged(path, str(error) or type(error).__name__) from error
     alpha = Alpha.STRAIGHT if header.shape[2] > N_RGB else Alpha.NONE
-    conversion, converted = conversion_of(raster, alpha)
-    pixels, turned = upright(FilePixels(path, raster, conversion), header.orientation)
+    conversion, converted = conversion_of(pixel_array, alpha)
+    pixels, turned = upright(FilePixels(path, pixel_array, conversion), header.orientation)
     return Opened(pixels, reader, (*turned, *notes, *converted))
 
 
-def _decode(path: Path, header: _Header, write: Callable[[NDArray[Any]], object]) -> tuple[Raster, list[str]]:
+def _decode(path: Path, header: _Header, write: Callable[[NDArray[Any]], object]) -> tuple[PixelArray, list[str]]:
     if int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize > IN_MEMORY_BYTES:
-        raster, note = spool(path, header.shape, header.dtype, write)
-        return raster, [note]
+        pixel_array, note = spool(path, header.shape, header.dtype, write)
+        return pixel_array, [note]
     samples = np.empty(header.shape, header.dtype)
     write(samples)
-    return ArrayRaster(samples), []
+    return DecodedPixels(samples), []
 
 
 def _jpeg_header(path: Path, data: bytes) -> _Header:

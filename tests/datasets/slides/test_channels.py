@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spamcaf.slides import rgb
-from spamcaf.slides.rgb import Alpha, ArrayRaster, Conversion, conversion_of
+from spamcaf.slides.rgb import Alpha, Conversion, DecodedPixels, conversion_of
 
 
 def deep(brightest: int, shape: tuple[int, int] = (90, 120)) -> NDArray[np.uint16]:
@@ -23,7 +23,7 @@ def deep(brightest: int, shape: tuple[int, int] = (90, 120)) -> NDArray[np.uint1
 )
 def test_white_is_the_smallest_depth_that_holds_the_brightest(brightest: int, white: int) -> None:
     samples = deep(brightest)
-    conversion, notes = conversion_of(ArrayRaster(samples))
+    conversion, notes = conversion_of(DecodedPixels(samples))
     rgb = conversion.to_rgb(samples)
     np.testing.assert_allclose(rgb, samples * (255 / white), atol=0.5)
     assert str(white) in notes[0]
@@ -31,14 +31,14 @@ def test_white_is_the_smallest_depth_that_holds_the_brightest(brightest: int, wh
 
 def test_a_window_does_not_depend_on_its_place() -> None:
     samples = deep(40_000)
-    conversion, _ = conversion_of(ArrayRaster(samples))
+    conversion, _ = conversion_of(DecodedPixels(samples))
     np.testing.assert_array_equal(conversion.to_rgb(samples)[30:60, 10:50], conversion.to_rgb(samples[30:60, 10:50]))
 
 
 def test_a_bright_corner_of_a_large_slide_is_seen() -> None:
     samples = np.full((3000, 2000, 3), 100, np.uint16)
     samples[2900:, 1900:] = 4000
-    assert conversion_of(ArrayRaster(samples))[0].white == 4095
+    assert conversion_of(DecodedPixels(samples))[0].white == 4095
 
 
 def test_blocks_of_rows_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_alpha_of_16_bits_may_be_deeper_than_the_colours() -> None:
     samples = np.zeros((80, 80, 4), np.uint16)
     samples[..., :3], samples[..., 3] = 1000, 65535
     samples[:40, :, 3] = 0
-    conversion, _ = conversion_of(ArrayRaster(samples), Alpha.STRAIGHT)
+    conversion, _ = conversion_of(DecodedPixels(samples), Alpha.STRAIGHT)
     rgb = conversion.to_rgb(samples)
     assert (rgb[:40] == 255).all()
     assert (rgb[40:] == round(1000 * 255 / 1023)).all()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.slides import chunks, tiff, whole
-from spamcaf.slides.chunks import MappedRaster
+from spamcaf.slides.chunks import MappedPixels
 from spamcaf.slides.open import open_slide
 
 Picture = NDArray[np.uint8]
@@ -49,7 +49,7 @@ def _small_is_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_windows_come_from_a_temporary_file(tmp_path: Path, image: Picture, write: Write) -> None:
     write(tmp_path / "a", image)
     slide = open_slide(tmp_path / "a")
-    assert isinstance(slide.pixels.raster, MappedRaster)
+    assert isinstance(slide.pixels.pixel_array, MappedPixels)
     assert "decoded once into a temporary file" in "; ".join(slide.notes)
     np.testing.assert_array_equal(slide.read(0, 0, 320, 200)[0], image)
     np.testing.assert_array_equal(slide.read(33, 44, 100, 50)[0], image[44:94, 33:133])

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.slides import openslide, tiff, whole
-from spamcaf.slides.chunks import ChunkedRaster, MappedRaster
+from spamcaf.slides.chunks import ChunkedPixels, MappedPixels
 from spamcaf.slides.open import open_slide
 from spamcaf.slides.orientation import TURNS, TurnedPixels, exif_orientation
 
@@ -209,8 +209,8 @@ def test_strips_that_became_columns_are_decoded_once_where_they_are_too_many_to_
     STORED[kind](tmp_path / "a", image, tag)
     slide = open_slide(tmp_path / "a")
     assert isinstance(slide.pixels, TurnedPixels)
-    expected = MappedRaster if (kind, tag) == ("strips", 6) else ChunkedRaster
-    assert isinstance(slide.pixels.stored.raster, expected)
+    expected = MappedPixels if (kind, tag) == ("strips", 6) else ChunkedPixels
+    assert isinstance(slide.pixels.stored.pixel_array, expected)
     require_same(slide, upright(image, tag))
 
 
