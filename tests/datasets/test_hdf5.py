@@ -27,9 +27,9 @@ def external_storage(file: h5py.File, secret: Path) -> None:
 
 
 def virtual_dataset(file: h5py.File, secret: Path) -> None:
-    layout = h5py.VirtualLayout(shape=(4,), dtype="u1")
-    layout[:] = h5py.VirtualSource(str(secret), "x", shape=(4,))
-    file["uns"].create_virtual_dataset("stolen", layout)
+    reader = h5py.VirtualLayout(shape=(4,), dtype="u1")
+    reader[:] = h5py.VirtualSource(str(secret), "x", shape=(4,))
+    file["uns"].create_virtual_dataset("stolen", reader)
 
 
 @pytest.fixture

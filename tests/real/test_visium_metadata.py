@@ -12,7 +12,7 @@ from spamcaf.errors import InputError
 from spamcaf.parameters import SectionSettings
 from spamcaf.readers import visium_hd
 from spamcaf.readers.anndata_library import bin_facts
-from spamcaf.readers.files import Wanted
+from spamcaf.readers.files import SectionQuery
 from spamcaf.readers.visium import read_scalefactors, read_thumbnails
 from spamcaf.readers.visium_files import Sample
 from spamcaf.readers.visium_positions import read_positions
@@ -79,7 +79,7 @@ def test_the_scale_of_visium_hd_is_the_one_it_states() -> None:
 
 
 def test_an_empty_matrix_of_visium_hd_is_found_and_named() -> None:
-    layout = visium_hd.find(Wanted(ROOT / "hd_002um", "hd_002um"))
-    assert layout is not None and layout.bin_um == 2
+    reader = visium_hd.find(SectionQuery(ROOT / "hd_002um", "hd_002um"))
+    assert reader is not None and reader.bin_um == 2
     with pytest.raises(InputError, match=r"filtered_feature_bc_matrix\.h5 holds no gene expression"):
-        layout.read()
+        reader.read()

@@ -11,8 +11,8 @@ import pytest
 from scipy.spatial import cKDTree
 
 from spamcaf.parameters import SectionSettings
-from spamcaf.readers.files import Wanted
-from spamcaf.readers.h5ad import H5adLayout, find
+from spamcaf.readers.files import SectionQuery
+from spamcaf.readers.h5ad import H5adReader, find
 from spamcaf.sections.lattice import Lattice, fit_lattice
 from spamcaf.sections.scale import resolve_scale
 from spamcaf.sections.sites import lay_grid
@@ -22,15 +22,15 @@ pytestmark = pytest.mark.skipif(not REAL, reason="SPAMCAF_REAL_DATA names no fol
 
 
 @pytest.fixture(scope="module")
-def layout() -> H5adLayout:
-    found = find(Wanted(Path(REAL or "."), "visium_mini"))
+def reader() -> H5adReader:
+    found = find(SectionQuery(Path(REAL or "."), "visium_mini"))
     assert found is not None
     return found
 
 
 @pytest.fixture(scope="module")
-def crop(layout: H5adLayout) -> anndata.AnnData:
-    return layout.read()
+def crop(reader: H5adReader) -> anndata.AnnData:
+    return reader.read()
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def lattice(crop: anndata.AnnData) -> Lattice:
     return fit_lattice(xy, index, crop.uns["section"]["lattice"])
 
 
-def test_counts_come_back_whole(layout: H5adLayout, crop: anndata.AnnData) -> None:
-    stored = anndata.read_h5ad(layout.path)
+def test_counts_come_back_whole(reader: H5adReader, crop: anndata.AnnData) -> None:
+    stored = anndata.read_h5ad(reader.path)
     assert crop.uns["section"]["counts_from"] == "recovered from X, log1p-normalised"
     assert crop.X.dtype == np.int32 and crop.X.min() == 0
     assert (crop.X.max(axis=0).toarray() > 0).sum() == 1401
@@ -56,8 +56,8 @@ def test_counts_come_back_whole(layout: H5adLayout, crop: anndata.AnnData) -> No
     assert list(crop.obs_names) == list(stored.obs_names) and list(crop.var_names) == list(stored.var_names)
 
 
-def test_the_image_beside_the_file_is_the_slide(layout: H5adLayout, crop: anndata.AnnData) -> None:
-    slide = layout.open_slide()
+def test_the_image_beside_the_file_is_the_slide(reader: H5adReader, crop: anndata.AnnData) -> None:
+    slide = reader.open_slide()
     assert slide.shape == (1717, 950)
     assert (crop.obsm["spatial"] >= 0).all() and (crop.obsm["spatial"] < (950, 1717)).all()
 

@@ -10,8 +10,8 @@ from kedro.io import AbstractDataset, DatasetError
 
 from spamcaf.errors import InputError
 from spamcaf.names import SECTION_METADATA, SectionField
-from spamcaf.readers.files import Wanted
-from spamcaf.readers.find import find_layout
+from spamcaf.readers.files import SectionQuery
+from spamcaf.readers.find import find_reader
 from spamcaf.readers.labels import add_labels
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class _SectionFiles(AbstractDataset[Any, Any]):
         bin_um: str | float | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self._wanted = Wanted(Path(filepath), str(section), Path(image) if image else None, _whole(bin_um))
+        self._wanted = SectionQuery(Path(filepath), str(section), Path(image) if image else None, _whole(bin_um))
         self.metadata = metadata
 
     def save(self, data: Any) -> None:  # noqa: ANN401  nothing is accepted, whatever its type
@@ -44,7 +44,7 @@ class _SectionFiles(AbstractDataset[Any, Any]):
 
     def _exists(self) -> bool:
         try:
-            find_layout(self._wanted)
+            find_reader(self._wanted)
         except InputError:
             return False
         return True
@@ -73,9 +73,9 @@ class SectionDataset(_SectionFiles):
         self._labels = Path(labels) if labels else None
 
     def load(self) -> AnnData:
-        layout = find_layout(self._wanted)
-        section = layout.read()
-        section.uns[SECTION_METADATA][SectionField.LAYOUT.value] = layout.kind
+        reader = find_reader(self._wanted)
+        section = reader.read()
+        section.uns[SECTION_METADATA][SectionField.LAYOUT.value] = reader.kind
         if self._labels is not None:
             add_labels(section, self._labels, self._wanted.section)
         return section
@@ -85,7 +85,7 @@ class SectionSlideDataset(_SectionFiles):
     """Load the full-resolution H&E image that belongs to a section, lazily."""
 
     def load(self) -> Slide:
-        return find_layout(self._wanted).open_slide()
+        return find_reader(self._wanted).open_slide()
 
 
 def _whole(bin_um: str | float | None) -> int | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SectionQuery:
     """Which section is wanted, and what only a person can know of it.
 
     `root` is a folder with one section or with several, or a file; `section` names the section. `image` is the
@@ -44,7 +44,7 @@ class Wanted:
         return (self.root / self.section, self.root)
 
 
-class Layout(Protocol):
+class SectionReader(Protocol):
     """One section in files of a known layout, found but not read yet."""
 
     @property

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spamcaf.histology.slide import Slide
-    from spamcaf.readers.files import Layout, Wanted
+    from spamcaf.readers.files import SectionQuery, SectionReader
 
 
 @dataclass(frozen=True)
-class ImageOnly:
+class ImageOnlyReader:
     """One image."""
 
     path: Path
@@ -41,34 +41,34 @@ class ImageOnly:
         return open_slide(self.path)
 
 
-def find_image_only(wanted: Wanted) -> ImageOnly | None:
+def find_image_only(query: SectionQuery) -> ImageOnlyReader | None:
     """Return the image that was named, that is `root`, or that lies there under the section's name.
 
     Raises InputError when several do, or when all that do are pictures that are never of full resolution.
     """
-    if wanted.image is not None:
-        return ImageOnly(wanted.image)
-    if wanted.root.is_file():
-        return ImageOnly(the_one([wanted.root], "images")) if is_image(wanted.root) else None
-    root, names = wanted.root, (wanted.section,)
-    inside, beside = all_images(root / wanted.section), [p for p in all_images(root) if owner(p, names, ())]
+    if query.image is not None:
+        return ImageOnlyReader(query.image)
+    if query.root.is_file():
+        return ImageOnlyReader(the_one([query.root], "images")) if is_image(query.root) else None
+    root, names = query.root, (query.section,)
+    inside, beside = all_images(root / query.section), [p for p in all_images(root) if owner(p, names, ())]
     for images in (slides_among(inside), slides_among(beside)):
         found = called([p for p in images if owner(p, names, ())], names) or images
         if found:
-            return ImageOnly(the_one(found, f"images of section '{wanted.section}'"))
+            return ImageOnlyReader(the_one(found, f"images of section '{query.section}'"))
     if inside or beside:
-        why = passed_over([*inside, *beside], wanted.section)
+        why = passed_over([*inside, *beside], query.section)
         raise InputError(
-            f"no full-resolution image of section '{wanted.section}' in {root}{why}.",
+            f"no full-resolution image of section '{query.section}' in {root}{why}.",
             "the full-resolution H&E image.",
-            f"Put it there as {wanted.section}.tif, or name it: --params image=<file>.",
+            f"Put it there as {query.section}.tif, or name it: --params image=<file>.",
         )
     return None
 
 
 logger = logging.getLogger(__name__)
 
-Finder = Callable[["Wanted"], "Layout | None"]
+Finder = Callable[["SectionQuery"], "SectionReader | None"]
 
 FROM_INSTRUMENT: tuple[Finder, ...] = (visium_hd.find, space_ranger.find, legacy_st.find)
 FROM_ANALYSIS: tuple[Finder, ...] = (spatialdata.find, h5ad.find)
@@ -77,45 +77,45 @@ FINDERS = FROM_INSTRUMENT, FROM_ANALYSIS, UNMEASURED
 """What is looked for, in this order: files that an analysis made often lie beside those it was made from."""
 
 
-WITH_BINS = (visium_hd.VisiumHDSection, spatialdata.SpatialDataLayout)
+WITH_BINS = (visium_hd.VisiumHDReader, spatialdata.SpatialDataReader)
 
 
-def find_layout(wanted: Wanted) -> Layout:
+def find_reader(query: SectionQuery) -> SectionReader:
     """Return the layout that the section's files have.
 
     Raises InputError when there are none, naming what is there instead; when there are two; or when the files are
     broken so that nothing can be found in them.
     """
     for finders in FINDERS:
-        found = _look(finders, wanted)
+        found = _look(finders, query)
         if len(found) > 1:
             raise InputError(
-                f"section '{wanted.section}' in {wanted.root} as {' and as '.join(layout.kind for layout in found)}.",
+                f"section '{query.section}' in {query.root} as {' and as '.join(reader.kind for reader in found)}.",
                 "one of them.",
                 "Name the folder or file that is meant: --params raw_root=<path>; or move the other away.",
             )
         if found:
-            logger.info("section %s: %s", wanted.section, found[0].kind)
-            if wanted.bin_um is not None and not isinstance(found[0], WITH_BINS):
-                logger.warning("bin_um=%d does not apply: %s has no bins to choose from", wanted.bin_um, found[0].kind)
+            logger.info("section %s: %s", query.section, found[0].kind)
+            if query.bin_um is not None and not isinstance(found[0], WITH_BINS):
+                logger.warning("bin_um=%d does not apply: %s has no bins to choose from", query.bin_um, found[0].kind)
             return found[0]
     raise InputError(
-        f"no section '{wanted.section}' in {wanted.root}, but {listing(wanted.root)}.",
+        f"no section '{query.section}' in {query.root}, but {listing(query.root)}.",
         "Space Ranger's outs (matrix and spatial/), Visium HD's binned_outputs/, ST-cnts/ and ST-spotfiles/, "
         "a SpatialData .zarr, an .h5ad, or an image alone; in a folder of the section's name, or named by raw_root.",
         "Choose a section that exists, or another folder: --params section=<name>,raw_root=<folder>.",
     )
 
 
-def _look(finders: tuple[Finder, ...], wanted: Wanted) -> list[Layout]:
+def _look(finders: tuple[Finder, ...], query: SectionQuery) -> list[SectionReader]:
     """Return what the finders find; the first error, when they find nothing and one of them says why."""
     found, errors = [], []
     for find in finders:
         try:
-            found.append(find(wanted))
+            found.append(find(query))
         except InputError as error:
             errors.append(error)
-    layouts = [layout for layout in found if layout is not None]
-    if errors and not layouts:
+    readers = [reader for reader in found if reader is not None]
+    if errors and not readers:
         raise errors[0]
-    return layouts
+    return readers

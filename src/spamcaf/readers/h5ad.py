@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spamcaf.histology.slide import Slide
-    from spamcaf.readers.files import Wanted
+    from spamcaf.readers.files import SectionQuery
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +35,18 @@ EXPECTED = "an AnnData in a whole h5ad file"
 
 
 @dataclass(frozen=True)
-class H5adLayout:
+class H5adReader:
     """One section in the h5ad file at `path`, or one library of several in it."""
 
     path: Path
-    wanted: Wanted
+    query: SectionQuery
     kind: str = "h5ad"
 
     def read(self) -> AnnData:
-        """Return the raw section; see `Layout`. Raises InputError."""
+        """Return the raw section; see `SectionReader`. Raises InputError."""
         from anndata import AnnData
 
-        source, name = self.path.name, self.wanted.section
+        source, name = self.path.name, self.query.section
         with readable(self.path, EXPECTED):
             refuse_foreign_content(self.path)
             table = read_h5ad_table(self.path)
@@ -69,33 +69,33 @@ class H5adLayout:
         return section
 
     def open_slide(self) -> Slide:
-        """Return the image that was named, else the one that lies beside the file; see `Layout`."""
+        """Return the image that was named, else the one that lies beside the file; see `SectionReader`."""
         from spamcaf.slides.open import open_slide
 
-        if self.wanted.image is not None:
-            return open_slide(self.wanted.image)
+        if self.query.image is not None:
+            return open_slide(self.query.image)
         is_only_file = len(_files(self.path.parent)) == 1
-        return open_slide(image_beside(self.path, self.wanted.section, is_only_file))
+        return open_slide(image_beside(self.path, self.query.section, is_only_file))
 
 
-def find(wanted: Wanted) -> H5adLayout | None:
+def find(query: SectionQuery) -> H5adReader | None:
     """Return the section in `<section>.h5ad`, or in the only h5ad file of the folder, or in the file named.
 
     Raises InputError when there are several, or when the file is no h5ad by its content.
     """
-    path = _find(wanted)
+    path = _find(query)
     if path is None:
         return None
     _require_h5ad(path)
-    logger.info("section %s is read from %s", wanted.section, path)
-    return H5adLayout(path, wanted)
+    logger.info("section %s is read from %s", query.section, path)
+    return H5adReader(path, query)
 
 
-def _find(wanted: Wanted) -> Path | None:
-    if wanted.root.is_file():
-        return wanted.root if wanted.root.suffix.lower() == SUFFIX else None
-    for folder in wanted.folders:
-        own, files = folder / f"{wanted.section}{SUFFIX}", _files(folder)
+def _find(query: SectionQuery) -> Path | None:
+    if query.root.is_file():
+        return query.root if query.root.suffix.lower() == SUFFIX else None
+    for folder in query.folders:
+        own, files = folder / f"{query.section}{SUFFIX}", _files(folder)
         if own in files:
             return own
         if len(files) > 1:

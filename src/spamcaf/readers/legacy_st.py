@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spamcaf.histology.slide import Slide
-    from spamcaf.readers.files import Wanted
+    from spamcaf.readers.files import SectionQuery
 
 
 def read_counts(path: Path) -> pd.DataFrame:
@@ -88,36 +88,36 @@ TABLE_SUFFIXES = (".tsv", ".tsv.gz")
 
 
 @dataclass(frozen=True)
-class LegacySTSection:
+class LegacySTReader:
     """One section of legacy spatial transcriptomics: a square lattice of 100 um spots, 200 um apart.
 
     `folder` holds `ST-cnts`, `ST-spotfiles` and `ST-imgs`. Rows are joined to spots by their id, `XxY`.
     """
 
     folder: Path
-    wanted: Wanted
+    query: SectionQuery
     kind: str = "legacy ST"
 
     def read(self) -> AnnData:
-        """Return the section, see `Layout`; symbols stand for gene ids, of which the layout has none."""
-        counts = read_counts(_table(self.folder, self.wanted.section, LegacyST.COUNTS))
-        spots = read_spots(_table(self.folder, self.wanted.section, LegacyST.SPOTS))
-        return _join(counts, spots, self.wanted.section)
+        """Return the section, see `SectionReader`; symbols stand for gene ids, of which the layout has none."""
+        counts = read_counts(_table(self.folder, self.query.section, LegacyST.COUNTS))
+        spots = read_spots(_table(self.folder, self.query.section, LegacyST.SPOTS))
+        return _join(counts, spots, self.query.section)
 
     def open_slide(self) -> Slide:
-        """Return the full-resolution image, see `Layout`: `ST-imgs/<patient>/<section>/*`."""
-        return open_slide(self.wanted.image or _image(self.folder, self.wanted.section))
+        """Return the full-resolution image, see `SectionReader`: `ST-imgs/<patient>/<section>/*`."""
+        return open_slide(self.query.image or _image(self.folder, self.query.section))
 
 
-def find(wanted: Wanted) -> LegacySTSection | None:
+def find(query: SectionQuery) -> LegacySTReader | None:
     """Return the section that is wanted, or None where no folder of legacy ST is.
 
     Raises InputError where there is one without this section.
     """
-    for folder in wanted.folders:
+    for folder in query.folders:
         if any((folder / part).is_dir() for part in (LegacyST.COUNTS, LegacyST.SPOTS)):
-            _table(folder, wanted.section, LegacyST.COUNTS)
-            return LegacySTSection(folder, wanted)
+            _table(folder, query.section, LegacyST.COUNTS)
+            return LegacySTReader(folder, query)
     return None
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from spamcaf.histology.slide import Slide
-    from spamcaf.readers.files import Wanted
+    from spamcaf.readers.files import SectionQuery
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +33,15 @@ EXPECTED = "a SpatialData with a table that annotates shapes"
 
 
 @dataclass(frozen=True)
-class SpatialDataLayout:
+class SpatialDataReader:
     """One section in the SpatialData store at `path`, or one region of several in it."""
 
     path: Path
-    wanted: Wanted
+    query: SectionQuery
     kind: str = "SpatialData"
 
     def read(self) -> AnnData:
-        """Return the raw section; see `Layout`. Raises InputError.
+        """Return the raw section; see `SectionReader`. Raises InputError.
 
         The spots' centres are the shapes that the table annotates, joined by id, in pixels of the full-resolution
         image of the store. Where an image of its own was named, they are in the shapes' own coordinates.
@@ -51,25 +51,25 @@ class SpatialDataLayout:
             return self._section(data)
 
     def open_slide(self) -> Slide:
-        """Return the image that was named, else the full-resolution image of the store; see `Layout`."""
-        if self.wanted.image is not None:
+        """Return the image that was named, else the full-resolution image of the store; see `SectionReader`."""
+        if self.query.image is not None:
             from spamcaf.slides.open import open_slide
 
-            return open_slide(self.wanted.image)
+            return open_slide(self.query.image)
         data = read_store(self.path)
         with readable(self.path, EXPECTED):
-            _, table = spatialdata_store.choose_table(data, self.wanted)
+            _, table = spatialdata_store.choose_table(data, self.query)
             refuse_prediction(table.uns, self.path.name)
-            region, _ = spatialdata_store.choose_region(data, table, self.wanted)
-            return slide_of(data, spatialdata_store.choose_image(data, region, self.wanted.section), self.path)
+            region, _ = spatialdata_store.choose_region(data, table, self.query)
+            return slide_of(data, spatialdata_store.choose_image(data, region, self.query.section), self.path)
 
     def _section(self, data: SpatialData) -> AnnData:
         from anndata import AnnData
 
-        source, name = self.path.name, self.wanted.section
-        table_name, table = spatialdata_store.choose_table(data, self.wanted)
+        source, name = self.path.name, self.query.section
+        table_name, table = spatialdata_store.choose_table(data, self.query)
         refuse_prediction(table.uns, source)
-        region, rows = spatialdata_store.choose_region(data, table, self.wanted)
+        region, rows = spatialdata_store.choose_region(data, table, self.query)
         shapes = data.shapes[region]
         matrix = self._to_pixels(data, region)
         place = _join(
@@ -93,28 +93,28 @@ class SpatialDataLayout:
         return section
 
     def _to_pixels(self, data: SpatialData, region: str) -> NDArray[np.float64]:
-        if self.wanted.image is not None:
-            logger.info("the image is %s: coordinates of %s are taken for its pixels", self.wanted.image, region)
+        if self.query.image is not None:
+            logger.info("the image is %s: coordinates of %s are taken for its pixels", self.query.image, region)
             return np.eye(3)
-        image = spatialdata_store.choose_image(data, region, self.wanted.section)
+        image = spatialdata_store.choose_image(data, region, self.query.section)
         return to_pixels(data.shapes[region], data.images[image], self.path.name)
 
 
-def find(wanted: Wanted) -> SpatialDataLayout | None:
+def find(query: SectionQuery) -> SpatialDataReader | None:
     """Return the section in the store that was named, in `<section>.zarr`, or in the only store of the folder.
 
     Raises InputError when there are several.
     """
-    path = wanted.root if is_store(wanted.root) else _find(wanted)
+    path = query.root if is_store(query.root) else _find(query)
     if path is None:
         return None
-    logger.info("section %s is read from %s", wanted.section, path)
-    return SpatialDataLayout(path, wanted)
+    logger.info("section %s is read from %s", query.section, path)
+    return SpatialDataReader(path, query)
 
 
-def _find(wanted: Wanted) -> Path | None:
-    for folder in wanted.folders:
-        own = folder / f"{wanted.section}{SUFFIX}"
+def _find(query: SectionQuery) -> Path | None:
+    for folder in query.folders:
+        own = folder / f"{query.section}{SUFFIX}"
         if is_store(own):
             return own
         stores = [p for p in sorted(folder.glob(f"*{SUFFIX}")) if is_store(p)] if folder.is_dir() else []

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from spatialdata import SpatialData
 
-    from spamcaf.readers.files import Wanted
+    from spamcaf.readers.files import SectionQuery
 
 ROOT_FILES = ("zarr.json", ".zattrs")
 DESCRIPTIONS = {"zarr.json", ".zarray", ".zmetadata"}
@@ -111,7 +111,7 @@ BIN = re.compile(r"square_(\d{3})um")
 REGION, REGION_KEY, INSTANCE_KEY = "region", "region_key", "instance_key"
 
 
-def choose_table(data: SpatialData, wanted: Wanted) -> tuple[str, AnnData]:
+def choose_table(data: SpatialData, query: SectionQuery) -> tuple[str, AnnData]:
     """Return the name and the table that annotates the section's shapes; raise InputError listing several."""
     tables = {name: t for name, t in data.tables.items() if any(r in data.shapes for r in regions_of(t))}
     if not tables:
@@ -120,7 +120,7 @@ def choose_table(data: SpatialData, wanted: Wanted) -> tuple[str, AnnData]:
             "a table of counts that annotates shapes, the spots.",
             "Add the spots as shapes, and set region and instance ids of the table (TableModel.parse).",
         )
-    found = _of_section(_of_bins(tables, data, wanted.bin_um), wanted.section)
+    found = _of_section(_of_bins(tables, data, query.bin_um), query.section)
     if len(found) > 1:
         is_hd = any(bin_um(name, *regions_of(table)) for name, table in found.items())
         raise InputError(
@@ -152,11 +152,11 @@ def _of_section(tables: dict[str, AnnData], section: str) -> dict[str, AnnData]:
     return left
 
 
-def choose_region(data: SpatialData, table: AnnData, wanted: Wanted) -> tuple[str, NDArray[np.bool_]]:
+def choose_region(data: SpatialData, table: AnnData, query: SectionQuery) -> tuple[str, NDArray[np.bool_]]:
     """Return the name of the section's shapes, and which rows of the table annotate them."""
     column = as_texts(table.obs[table.uns[ATTRIBUTES][REGION_KEY]])
     present = [name for name in dict.fromkeys(column) if name in data.shapes]
-    own = [name for name in present if begins_with(name, wanted.section)]
+    own = [name for name in present if begins_with(name, query.section)]
     found = present if len(present) == 1 else own
     if len(found) != 1:
         raise InputError(

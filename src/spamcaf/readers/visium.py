@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spamcaf.histology.slide import Slide
-    from spamcaf.readers.files import Wanted
+    from spamcaf.readers.files import SectionQuery
     from spamcaf.readers.visium_files import Sample
 
 logger = logging.getLogger(__name__)
@@ -95,17 +95,17 @@ MAX_OFF_TISSUE, NEAR_STEPS = 100_000, 8
 
 
 @dataclass(frozen=True)
-class SpaceRangerSection:
+class VisiumReader:
     """One Visium section: a hexagonal lattice of 55 um spots, 100 um apart. `outs` holds matrix and `spatial`."""
 
     outs: Path
-    wanted: Wanted
+    query: SectionQuery
     kind: str = "Space Ranger"
 
     def read(self) -> AnnData:
-        """Return the section, see `Layout`: all spots of the matrix that have a position, on and off the tissue."""
-        section = read_spots(self.outs, self.wanted.section)
-        factors = section.uns[SPATIAL][self.wanted.section]["scalefactors"]
+        """Return the section, see `SectionReader`: all spots that have a position, on and off the tissue."""
+        section = read_spots(self.outs, self.query.section)
+        factors = section.uns[SPATIAL][self.query.section]["scalefactors"]
         if ScaleFactor.BIN in factors:
             raise InputError(
                 f"bins of {factors[ScaleFactor.BIN]:g} um of Visium HD in {self.outs}, by the scale factors.",
@@ -117,14 +117,14 @@ class SpaceRangerSection:
         return section
 
     def open_slide(self) -> Slide:
-        """Return the full-resolution image, see `Layout` and `find_image`."""
-        return open_slide(self.wanted.image or find_image(image_folders(self.outs), self.wanted.section))
+        """Return the full-resolution image, see `SectionReader` and `find_image`."""
+        return open_slide(self.query.image or find_image(image_folders(self.outs), self.query.section))
 
 
-def find(wanted: Wanted) -> SpaceRangerSection | None:
+def find(query: SectionQuery) -> VisiumReader | None:
     """Return the Visium section that is wanted, or None where there is no Space Ranger folder of it."""
-    outs = find_outs(wanted)
-    return SpaceRangerSection(outs, wanted) if outs else None
+    outs = find_outs(query)
+    return VisiumReader(outs, query) if outs else None
 
 
 def read_spots(folder: Path, name: str) -> AnnData:

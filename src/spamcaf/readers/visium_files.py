@@ -15,19 +15,19 @@ from spamcaf.names import ScaleFactor, SpaceRanger
 from spamcaf.readers.files import all_images, called, images_in, listing, owner, passed_over, still_packed, the_one
 
 if TYPE_CHECKING:
-    from spamcaf.readers.files import Wanted
+    from spamcaf.readers.files import SectionQuery
 
 BIN_FOLDER = re.compile(r"square_(\d+)um")
 HD_PARTS = (SpaceRanger.BINNED, SpaceRanger.SEGMENTED, SpaceRanger.FEATURE_SLICE)
 
 
-def find_outs(wanted: Wanted) -> Path | None:
+def find_outs(query: SectionQuery) -> Path | None:
     """Return the folder that holds matrix and positions of the section, or None.
 
     Looked for are `<root>/<section>/outs`, `<root>/<section>`, `<root>/outs` and `<root>`, in this order. A
     `matrix.mtx` whose files lie flat counts where positions lie beside it. Folders of Visium HD are none.
     """
-    places = [place for folder in wanted.folders for place in (folder / SpaceRanger.OUTS, folder)]
+    places = [place for folder in query.folders for place in (folder / SpaceRanger.OUTS, folder)]
     return next((place for place in places if _holds_section(place)), None)
 
 

@@ -27,32 +27,32 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spamcaf.histology.slide import Slide
-    from spamcaf.readers.files import Wanted
+    from spamcaf.readers.files import SectionQuery
 
 
 @dataclass(frozen=True)
-class VisiumHDSection:
+class VisiumHDReader:
     """One Visium HD section in square bins of `bin_um` micrometres that touch; `folder` holds them."""
 
     folder: Path
     bin_um: int
-    wanted: Wanted
+    query: SectionQuery
     kind: str = "Visium HD"
 
     def read(self) -> AnnData:
-        """Return the section, see `Layout`: a spot is a bin, as wide as the pitch of the square lattice."""
+        """Return the section, see `SectionReader`: a spot is a bin, as wide as the pitch of the square lattice."""
         self._require_bin_size()
-        section = read_spots(self.folder, self.wanted.section)
-        factors = section.uns[SPATIAL][self.wanted.section]["scalefactors"]
+        section = read_spots(self.folder, self.query.section)
+        factors = section.uns[SPATIAL][self.query.section]["scalefactors"]
         section.uns[SECTION_METADATA] |= bin_facts(float(self.bin_um), factors.get(ScaleFactor.MPP))
         return section
 
     def open_slide(self) -> Slide:
         """Return the full-resolution image: beside the bins, beside `binned_outputs`, or above `outs`."""
-        return open_slide(self.wanted.image or find_image(self._image_folders(), self.wanted.section))
+        return open_slide(self.query.image or find_image(self._image_folders(), self.query.section))
 
     def _require_bin_size(self) -> None:
-        stated = read_scalefactors(Sample(self.folder, "", self.wanted.section)).get(ScaleFactor.BIN)
+        stated = read_scalefactors(Sample(self.folder, "", self.query.section)).get(ScaleFactor.BIN)
         if stated != self.bin_um:
             raise InputError(
                 f"bins of {'unknown size' if stated is None else f'{stated:g} um'} by the scale factors in "
@@ -68,17 +68,17 @@ class VisiumHDSection:
         return [here, here.parent, *image_folders(here.parent.parent)]
 
 
-def find(wanted: Wanted) -> VisiumHDSection | None:
+def find(query: SectionQuery) -> VisiumHDReader | None:
     """Return the bins that are wanted, or None where there are none of Visium HD.
 
     The section's folder may be `outs`, the one above, `binned_outputs`, or a single `square_XXXum`. Raises InputError
     when the bin size is not given and not the only one, or does not exist.
     """
-    for folder in wanted.folders:
+    for folder in query.folders:
         bins = _bins(folder)
         if bins is not None:
-            bin_um = _choose(bins, wanted, folder)
-            return VisiumHDSection(bins[bin_um], bin_um, wanted)
+            bin_um = _choose(bins, query, folder)
+            return VisiumHDReader(bins[bin_um], bin_um, query)
     return None
 
 
@@ -110,17 +110,17 @@ def _sizes_in(binned: Path) -> dict[int, Path]:
     return bins
 
 
-def _choose(bins: dict[int, Path], wanted: Wanted, folder: Path) -> int:
-    if wanted.bin_um is None and len(bins) == 1:
+def _choose(bins: dict[int, Path], query: SectionQuery, folder: Path) -> int:
+    if query.bin_um is None and len(bins) == 1:
         return next(iter(bins))
-    if wanted.bin_um in bins:
-        return wanted.bin_um
+    if query.bin_um in bins:
+        return query.bin_um
     sizes = ", ".join(map(str, sorted(bins)))
-    asked = "no bin size was chosen" if wanted.bin_um is None else f"none of {wanted.bin_um} um"
+    asked = "no bin size was chosen" if query.bin_um is None else f"none of {query.bin_um} um"
     raise InputError(
         f"Visium HD in {folder}, with bins of {sizes} um, and {asked}.",
         "one of these sizes.",
-        f"Choose it: --params section={wanted.section},bin_um={max(bins)}.",
+        f"Choose it: --params section={query.section},bin_um={max(bins)}.",
     )
 
 

@@ -14,8 +14,8 @@ from kedro.io import DatasetError
 from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
-from spamcaf.readers.files import Wanted
-from spamcaf.readers.find import find_layout
+from spamcaf.readers.files import SectionQuery
+from spamcaf.readers.find import find_reader
 from spamcaf.simulation.section import SimulatedTissue
 from spamcaf.simulation.space_ranger import IMAGE, write_space_ranger
 
@@ -52,7 +52,7 @@ def test_each_layout_is_named(bare: Path, caplog: pytest.LogCaptureFixture) -> N
     legacy(bare, "C2")
     (bare / "S3/outs/binned_outputs/square_008um").mkdir(parents=True)
     with caplog.at_level(logging.INFO):
-        kinds = [find_layout(Wanted(bare, section)).kind for section in ("S1", "C2", "S3")]
+        kinds = [find_reader(SectionQuery(bare, section)).kind for section in ("S1", "C2", "S3")]
     assert kinds == ["Space Ranger", "legacy ST", "Visium HD"]
     assert "section S3: Visium HD" in caplog.text
 
@@ -60,19 +60,19 @@ def test_each_layout_is_named(bare: Path, caplog: pytest.LogCaptureFixture) -> N
 def test_two_layouts_of_one_section_are_not_chosen_between(bare: Path) -> None:
     legacy(bare / "S1", "S1")
     with pytest.raises(InputError, match=r"section 'S1' in .* as Space Ranger and as legacy ST\. .*raw_root="):
-        find_layout(Wanted(bare, "S1"))
+        find_reader(SectionQuery(bare, "S1"))
 
 
 def test_two_layouts_of_two_sections_are_no_matter(bare: Path) -> None:
     legacy(bare, "C2")
-    assert find_layout(Wanted(bare, "S1")).kind == "Space Ranger"
+    assert find_reader(SectionQuery(bare, "S1")).kind == "Space Ranger"
 
 
 def test_what_an_instrument_wrote_wins_over_an_analysis(bare: Path) -> None:
     h5ad(bare / "S1")
-    assert find_layout(Wanted(bare, "S1")).kind == "Space Ranger"
+    assert find_reader(SectionQuery(bare, "S1")).kind == "Space Ranger"
     (bare / "S1/outs/spatial").rmdir()
-    assert find_layout(Wanted(bare, "S1")).kind != "Space Ranger"
+    assert find_reader(SectionQuery(bare, "S1")).kind != "Space Ranger"
 
 
 def test_an_unclear_instrument_is_not_passed_over_for_an_analysis(bare: Path) -> None:
@@ -80,21 +80,21 @@ def test_an_unclear_instrument_is_not_passed_over_for_an_analysis(bare: Path) ->
     for size in ("008", "016"):
         (bare / f"S1/outs/binned_outputs/square_{size}um").mkdir(parents=True)
     with pytest.raises(InputError, match="bins of 8, 16 um"):
-        find_layout(Wanted(bare, "S1"))
+        find_reader(SectionQuery(bare, "S1"))
 
 
 @pytest.mark.parametrize("section", ["S2", "S10", "spatial"])
 def test_a_section_that_is_not_there_lists_what_is(bare: Path, section: str) -> None:
     with pytest.raises(InputError, match=rf"no section '{section}' in .*, but S1/\. Expected: Space Ranger"):
-        find_layout(Wanted(bare, section))
+        find_reader(SectionQuery(bare, section))
 
 
 def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such folder"):
-        find_layout(Wanted(tmp_path / "nowhere", "S1"))
+        find_reader(SectionQuery(tmp_path / "nowhere", "S1"))
     (tmp_path / "notes.txt").write_text("S1")
     with pytest.raises(InputError, match="that is a file"):
-        find_layout(Wanted(tmp_path / "notes.txt", "S1"))
+        find_reader(SectionQuery(tmp_path / "notes.txt", "S1"))
 
 
 def test_the_catalog_entries_load_section_and_slide(root: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_bin_size_may_be_written_in_any_way(bare: Path, bin_um: object) -> Non
 
 def test_a_bin_size_of_a_section_without_bins_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        find_layout(replace(Wanted(root, "S1"), bin_um=8))
+        find_reader(replace(SectionQuery(root, "S1"), bin_um=8))
     assert "bin_um" in caplog.text
 
 
@@ -159,4 +159,4 @@ def test_labels_are_joined(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_image_of_the_writer_is_the_one_found(root: Path) -> None:
-    assert find_layout(Wanted(root / "S1/outs", "S1")).open_slide().name == IMAGE
+    assert find_reader(SectionQuery(root / "S1/outs", "S1")).open_slide().name == IMAGE

@@ -20,8 +20,8 @@ from scipy.sparse import csc_matrix, csr_matrix
 from spamcaf.datasets.anndata import AnnDataDataset
 from spamcaf.errors import InputError
 from spamcaf.readers.anndata_table import readable, recover_counts
-from spamcaf.readers.files import Wanted
-from spamcaf.readers.h5ad import H5adLayout, find
+from spamcaf.readers.files import SectionQuery
+from spamcaf.readers.h5ad import H5adReader, find
 
 N_SPOTS, N_GENES = 24, 40
 ROW, STEP = np.divmod(np.arange(N_SPOTS), 4)
@@ -58,14 +58,14 @@ def write(folder: Path, data: AnnData, name: str = "A1.h5ad") -> Path:
     return folder / name
 
 
-def layout(root: Path, section: str = "A1", image: Path | None = None) -> H5adLayout:
-    found = find(Wanted(root, section, image))
+def reader(root: Path, section: str = "A1", image: Path | None = None) -> H5adReader:
+    found = find(SectionQuery(root, section, image))
     assert found is not None
     return found
 
 
 def read(folder: Path, data: AnnData, section: str = "A1") -> AnnData:
-    return layout(write(folder, data), section).read()
+    return reader(write(folder, data), section).read()
 
 
 def picture(path: Path, rows: int = 250, columns: int = 200) -> Path:
@@ -207,7 +207,7 @@ def test_raw_with_other_spots_is_damaged(tmp_path: Path) -> None:
         del file["raw/X/indptr"]
         file["raw/X/indptr"] = indptr
     with pytest.raises(InputError, match=r"raw\.X of A1.h5ad is damaged \(\(23, 40\) values for 24 spots"):
-        layout(path).read()
+        reader(path).read()
 
 
 def equal_totals() -> np.ndarray:
@@ -487,7 +487,7 @@ def test_names_of_other_tools_become_text(tmp_path: Path, make: Callable[[int], 
     path = write(tmp_path, data)
     index_of(path, "obs", make(N_SPOTS))
     index_of(path, "var", make(N_GENES))
-    section = layout(path).read()
+    section = reader(path).read()
     assert section.obs_names.tolist() == [str(i) for i in range(1, N_SPOTS + 1)]
     assert section.var_names.tolist() == section.var["gene_ids"].tolist() == [str(i) for i in range(1, N_GENES + 1)]
     np.testing.assert_array_equal(section[["1", "10"]].X.toarray(), COUNTS[[0, 9]])
@@ -497,13 +497,13 @@ def test_spots_and_genes_without_a_name_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, visium())
     index_of(path, "obs", np.array(["", "", *(str(i) for i in range(2, N_SPOTS))], object))
     with pytest.raises(InputError, match="2 of 24 spots without a name in A1.h5ad"):
-        layout(path).read()
+        reader(path).read()
     data = visium()
     del data.var["gene_ids"]
     path = write(tmp_path, data)
     index_of(path, "var", np.array(["", *(str(i) for i in range(1, N_GENES))], object))
     with pytest.raises(InputError, match="1 of 40 genes without a name in A1.h5ad"):
-        layout(path).read()
+        reader(path).read()
 
 
 # scale and thumbnails
@@ -735,7 +735,7 @@ def test_a_broken_file_is_an_input_error(tmp_path: Path, damage: Callable[[Path]
     path = write(tmp_path, visium())
     damage(path)
     with pytest.raises(InputError, match="A1.h5ad"):
-        layout(tmp_path).read()
+        reader(tmp_path).read()
 
 
 @pytest.mark.parametrize("key", ["obs", "var", "X", "obsm/spatial", "uns/log1p", "uns/spatial", "raw", "layers/counts"])
@@ -747,7 +747,7 @@ def test_a_part_of_another_kind_is_an_input_error_or_left_alone(tmp_path: Path, 
     path = write(tmp_path, data)
     replace(path, key, value)
     try:
-        section = layout(path).read()
+        section = reader(path).read()
     except InputError:
         return
     np.testing.assert_array_equal(section[:, "Gene3"].X.toarray().ravel(), COUNTS[:, 3])
@@ -757,7 +757,7 @@ def test_a_fault_of_ours_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.
     path = write(tmp_path, visium())
     monkeypatch.delattr(anndata.io, "read_elem")
     with pytest.raises(ImportError):
-        layout(path).read()
+        reader(path).read()
     monkeypatch.undo()
     with pytest.raises(InputError, match="cannot be read"), readable(path, "a table"):
         raise TypeError("of a library")
@@ -769,22 +769,22 @@ def test_a_fault_of_ours_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.
 def test_the_file_of_the_sections_name_comes_first(tmp_path: Path) -> None:
     for name in ("A1.h5ad", "B1.h5ad"):
         write(tmp_path, visium(), name)
-    assert layout(tmp_path, "B1").path == tmp_path / "B1.h5ad"
+    assert reader(tmp_path, "B1").path == tmp_path / "B1.h5ad"
     with pytest.raises(InputError, match="2 h5ad files in .*A1.h5ad, B1.h5ad"):
-        find(Wanted(tmp_path, "C1"))
+        find(SectionQuery(tmp_path, "C1"))
 
 
 def test_the_only_file_of_the_sections_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "A1").mkdir()
     path = write(tmp_path / "A1", visium(), "adata.h5ad")
-    assert layout(tmp_path).path == path
+    assert reader(tmp_path).path == path
 
 
 def test_a_folder_without_h5ad_is_of_another_layout(tmp_path: Path) -> None:
     text(tmp_path / "positions.csv")
-    assert find(Wanted(tmp_path, "A1")) is None
-    assert find(Wanted(tmp_path / "positions.csv", "A1")) is None
-    assert find(Wanted(tmp_path / "nowhere", "A1")) is None
+    assert find(SectionQuery(tmp_path, "A1")) is None
+    assert find(SectionQuery(tmp_path / "positions.csv", "A1")) is None
+    assert find(SectionQuery(tmp_path / "nowhere", "A1")) is None
 
 
 @pytest.mark.parametrize("name", ["A1.png", "A1_full_image.png", "adata.png", "slide.png"])
@@ -792,7 +792,7 @@ def test_the_image_beside_the_file_is_opened(tmp_path: Path, name: str) -> None:
     write(tmp_path, visium(), "adata.h5ad")
     picture(tmp_path / name)
     picture(tmp_path / "tissue_hires_image.png", 20, 25)
-    assert layout(tmp_path).open_slide().shape == (250, 200)
+    assert reader(tmp_path).open_slide().shape == (250, 200)
 
 
 def test_a_named_image_wins(tmp_path: Path) -> None:
@@ -800,7 +800,7 @@ def test_a_named_image_wins(tmp_path: Path) -> None:
     path = write(tmp_path, visium())
     picture(tmp_path / "A1.png")
     image = picture(tmp_path / "images" / "scan.png", 30, 40)
-    assert layout(path, image=image).open_slide().shape == (30, 40)
+    assert reader(path, image=image).open_slide().shape == (30, 40)
 
 
 @pytest.mark.parametrize(
@@ -820,7 +820,7 @@ def test_an_image_is_never_guessed(tmp_path: Path, images: list[str], files: lis
     for name in images:
         picture(tmp_path / f"{name}.png")
     with pytest.raises(InputError, match=message):
-        layout(tmp_path).open_slide()
+        reader(tmp_path).open_slide()
 
 
 def test_a_file_of_old_is_read(tmp_path: Path) -> None:
@@ -831,6 +831,6 @@ def test_a_file_of_old_is_read(tmp_path: Path) -> None:
             rows = [(name.encode(), 1) for name in names]
             file[group] = np.array(rows, dtype=[("index", "S12"), ("in_tissue", "i8")])
     assert isinstance(anndata.read_h5ad(path), AnnData)
-    section = layout(path).read()
+    section = reader(path).read()
     np.testing.assert_array_equal(section.X.toarray(), COUNTS)
     assert list(section.obs_names) == list(visium().obs_names)

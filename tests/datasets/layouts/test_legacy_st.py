@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from spamcaf.errors import InputError
 from spamcaf.readers import legacy_st
-from spamcaf.readers.files import Layout, Wanted
+from spamcaf.readers.files import SectionQuery, SectionReader
 from spamcaf.readers.legacy_st import read_counts, read_spots
 
 COUNTS = np.arange(24).reshape(6, 4) % 5
@@ -49,11 +49,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def layout_of(root: Path, section: str = "C2", image: Path | None = None) -> Layout:
-    layout = legacy_st.find(Wanted(root, section, image))
-    assert layout is not None
-    assert layout.kind == "legacy ST"
-    return layout
+def layout_of(root: Path, section: str = "C2", image: Path | None = None) -> SectionReader:
+    reader = legacy_st.find(SectionQuery(root, section, image))
+    assert reader is not None
+    assert reader.kind == "legacy ST"
+    return reader
 
 
 def read(root: Path) -> AnnData:
@@ -244,9 +244,9 @@ def test_a_given_image_wins(root: Path) -> None:
 
 def test_an_unknown_section_lists_those_there(root: Path) -> None:
     with pytest.raises(InputError, match=r"no section 'D1' in .*ST-cnts; there are C2"):
-        legacy_st.find(Wanted(root, "D1"))
+        legacy_st.find(SectionQuery(root, "D1"))
 
 
 def test_other_folders_are_not_of_legacy_st(tmp_path: Path) -> None:
     (tmp_path / "ST-imgs").mkdir()
-    assert legacy_st.find(Wanted(tmp_path, "C2")) is None
+    assert legacy_st.find(SectionQuery(tmp_path, "C2")) is None

@@ -21,8 +21,8 @@ from spatialdata.transformations import Affine, Identity, Scale
 
 from spamcaf.datasets.spatialdata import SpatialDataDataset
 from spamcaf.errors import InputError
-from spamcaf.readers.files import Wanted
-from spamcaf.readers.spatialdata import SpatialDataLayout, find
+from spamcaf.readers.files import SectionQuery
+from spamcaf.readers.spatialdata import SpatialDataReader, find
 
 N_SPOTS, N_GENES = 24, 12
 ROW, STEP = np.divmod(np.arange(N_SPOTS), 4)
@@ -72,14 +72,14 @@ def write(folder: Path, data: SpatialData, name: str = "A1.zarr") -> Path:
     return folder / name
 
 
-def layout(root: Path, section: str = "A1", **choices: Any) -> SpatialDataLayout:
-    found = find(Wanted(root, section, **choices))
+def reader(root: Path, section: str = "A1", **choices: Any) -> SpatialDataReader:
+    found = find(SectionQuery(root, section, **choices))
     assert found is not None
     return found
 
 
 def read(folder: Path, data: SpatialData, section: str = "A1", **choices: Any) -> AnnData:
-    return layout(write(folder, data), section, **choices).read()
+    return reader(write(folder, data), section, **choices).read()
 
 
 def test_a_visium_section_is_read_whole(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_binarised_counts_are_noticed(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_a_fault_of_ours_is_no_damaged_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = layout(write(tmp_path, visium()))
+    found = reader(write(tmp_path, visium()))
     slide = found.open_slide()
     monkeypatch.setattr("dask.array.Array.compute", lambda self: None)
     with pytest.raises(TypeError, match="unexpected keyword argument"):
@@ -196,7 +196,7 @@ def test_the_slide_holds_the_pixels_of_the_first_level(
     tmp_path: Path, pyramid: list[int] | None, systems: dict[str, Any]
 ) -> None:
     data = visium(images={"A1_full_image": image(FULL, systems, scale_factors=pyramid, chunks=(3, 64, 64))})
-    slide = layout(write(tmp_path, data)).open_slide()
+    slide = reader(write(tmp_path, data)).open_slide()
     assert slide.shape == (ROWS, COLUMNS)
     window, n_padded = slide.read(50, 40, 100, 70)
     np.testing.assert_array_equal(window, np.moveaxis(FULL, 0, -1)[40:110, 50:150])
@@ -206,7 +206,7 @@ def test_the_slide_holds_the_pixels_of_the_first_level(
 
 def test_channels_are_taken_by_name(tmp_path: Path) -> None:
     images = {"A1_full_image": image(FULL[::-1], c_coords=["b", "g", "r"])}
-    slide = layout(write(tmp_path, visium(images=images))).open_slide()
+    slide = reader(write(tmp_path, visium(images=images))).open_slide()
     np.testing.assert_array_equal(slide.read(0, 0, 9, 9)[0], np.moveaxis(FULL, 0, -1)[:9, :9])
 
 
@@ -214,7 +214,7 @@ def test_the_fingerprint_is_of_the_pixels(tmp_path: Path) -> None:
     changed = FULL.copy()
     changed[0, ROWS // 2, COLUMNS // 2] ^= 1
     texts = [
-        layout(write(tmp_path, visium(images={"A1_full_image": image(pixels)}), name)).open_slide().fingerprint
+        reader(write(tmp_path, visium(images={"A1_full_image": image(pixels)}), name)).open_slide().fingerprint
         for name, pixels in (("one.zarr", FULL), ("two.zarr", FULL.copy()), ("three.zarr", changed))
     ]
     assert texts[0] == texts[1] != texts[2]
@@ -222,14 +222,14 @@ def test_the_fingerprint_is_of_the_pixels(tmp_path: Path) -> None:
 
 def test_without_a_telling_name_the_largest_image_is_taken(tmp_path: Path) -> None:
     images = {"overview": image(SMALL), "he": image(FULL), "huge_cytassist_image": image(np.tile(FULL, (1, 2, 2)))}
-    assert layout(write(tmp_path, visium(images=images))).open_slide().name == "he"
+    assert reader(write(tmp_path, visium(images=images))).open_slide().name == "he"
 
 
 def test_a_named_image_wins(tmp_path: Path) -> None:
     path = tmp_path / "scan.png"
     Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(path)
     store = write(tmp_path, visium(images={"A1_hires_image": image(SMALL, {SHRUNK: Identity()})}))
-    found = layout(store, image=path)
+    found = reader(store, image=path)
     assert found.open_slide().shape == (50, 60)
     np.testing.assert_allclose(found.read().obsm["spatial"], XY)
 
@@ -256,9 +256,9 @@ def test_bins_of_visium_hd_are_chosen_by_size(tmp_path: Path, bin_um: int) -> No
 def test_bins_are_not_chosen_for_the_user(tmp_path: Path) -> None:
     path = write(tmp_path, hd(8, 16))
     with pytest.raises(InputError, match="2 tables.*square_008um, square_016um.*bin_um=16"):
-        layout(path).read()
+        reader(path).read()
     with pytest.raises(InputError, match="bins of 8 um, 16 um.*bins of 2 um"):
-        layout(path, bin_um=2).read()
+        reader(path, bin_um=2).read()
 
 
 @pytest.mark.parametrize("shapes", [circles(radius=11.0), squares(20.0)], ids=["55 um", "squares"])
@@ -276,7 +276,7 @@ def two_sections() -> SpatialData:
 
 
 def test_a_section_of_several_is_chosen_by_name(tmp_path: Path) -> None:
-    found = layout(write(tmp_path, two_sections()), "A2")
+    found = reader(write(tmp_path, two_sections()), "A2")
     np.testing.assert_array_equal(found.read().X.toarray(), COUNTS + 1)
     np.testing.assert_allclose(found.read().obsm["spatial"], XY + 7)
     assert found.open_slide().shape == (220, COLUMNS)
@@ -289,11 +289,11 @@ def test_regions_of_one_table_are_chosen_by_name(tmp_path: Path) -> None:
     joint = TableModel.parse(joint, region=["A1", "A2"], region_key="region", instance_key="spot_id")
     shapes = {"A1": circles(), "A2": circles(XY + 7)}
     path = write(tmp_path, visium(shapes=shapes, tables={"table": joint}))
-    section = layout(path, "A2").read()
+    section = reader(path, "A2").read()
     np.testing.assert_array_equal(section.X.toarray(), COUNTS[10:])
     np.testing.assert_allclose(section.obsm["spatial"], XY[10:] + 7)
     with pytest.raises(InputError, match="2 regions.*A1, A2"):
-        layout(path, "B1").read()
+        reader(path, "B1").read()
 
 
 # defects
@@ -363,7 +363,7 @@ NO_SLIDES = {
 
 @pytest.mark.parametrize("images", NO_SLIDES.values(), ids=NO_SLIDES)
 def test_what_is_no_slide_is_refused(tmp_path: Path, images: dict[str, Any]) -> None:
-    found = layout(write(tmp_path, visium(images=images)))
+    found = reader(write(tmp_path, visium(images=images)))
     with pytest.raises(InputError, match="H&E image"):
         found.open_slide()
 
@@ -408,12 +408,12 @@ def test_a_broken_store_is_an_input_error(tmp_path: Path, damage: Callable[[Path
     store = write(tmp_path, visium())
     damage(store)
     with pytest.raises(InputError, match="A1.zarr"):
-        layout(store).read()
+        reader(store).read()
 
 
 def test_a_damaged_place_of_the_image_is_named(tmp_path: Path) -> None:
     store = write(tmp_path, visium(images={"A1_full_image": image(FULL, chunks=(3, 64, 64))}))
-    slide = layout(store).open_slide()
+    slide = reader(store).open_slide()
     chunks_of(store, "images/A1_full_image")[-1].write_bytes(b"nothing")
     assert slide.read(0, 0, 20, 20)[0].shape == (20, 20, 3)
     with pytest.raises(InputError, match=r"A1_full_image is damaged near pixel \(190, 220\)"):
@@ -422,10 +422,10 @@ def test_a_damaged_place_of_the_image_is_named(tmp_path: Path) -> None:
 
 def test_a_gap_in_the_image_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = write(tmp_path, visium(images={"A1_full_image": image(FULL, chunks=(3, 64, 64))}))
-    layout(store).open_slide()
+    reader(store).open_slide()
     assert "chunks" not in caplog.text
     chunks_of(store, "images/A1_full_image")[0].unlink()
-    layout(store).open_slide()
+    reader(store).open_slide()
     assert "1 of 16 chunks of" in caplog.text
 
 
@@ -436,15 +436,15 @@ def test_the_store_of_the_sections_name_comes_first(tmp_path: Path) -> None:
     for name in ("A1.zarr", "B1.zarr"):
         write(tmp_path, visium(), name)
     (tmp_path / "features.zarr").mkdir()
-    assert layout(tmp_path, "B1").path == tmp_path / "B1.zarr"
-    assert layout(tmp_path / "A1.zarr", "C1").path == tmp_path / "A1.zarr"
+    assert reader(tmp_path, "B1").path == tmp_path / "B1.zarr"
+    assert reader(tmp_path / "A1.zarr", "C1").path == tmp_path / "A1.zarr"
     with pytest.raises(InputError, match="2 SpatialData stores in .*A1.zarr, B1.zarr"):
-        find(Wanted(tmp_path, "C1"))
+        find(SectionQuery(tmp_path, "C1"))
 
 
 def test_other_zarr_folders_are_of_another_layout(tmp_path: Path) -> None:
     import zarr
 
     zarr.create_array(tmp_path / "A1.zarr", shape=(3,), dtype="f4")
-    assert find(Wanted(tmp_path, "A1")) is None
-    assert find(Wanted(tmp_path / "A1.zarr", "A1")) is None
+    assert find(SectionQuery(tmp_path, "A1")) is None
+    assert find(SectionQuery(tmp_path / "A1.zarr", "A1")) is None

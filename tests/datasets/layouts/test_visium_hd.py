@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix
 from spamcaf.errors import InputError
 from spamcaf.readers import legacy_st, visium_hd
 from spamcaf.readers import visium as space_ranger
-from spamcaf.readers.files import Layout, Wanted
+from spamcaf.readers.files import SectionQuery, SectionReader
 from spamcaf.readers.visium_files import bin_size
 from spamcaf.sections.lattice import fit_lattice
 
@@ -88,11 +88,11 @@ def outs(tmp_path: Path) -> Path:
     return folder
 
 
-def find(root: Path, bin_um: int | None = 16, image: Path | None = None) -> Layout:
-    layout = visium_hd.find(Wanted(root, "S1", image, bin_um))
-    assert layout is not None
-    assert layout.kind == "Visium HD"
-    return layout
+def find(root: Path, bin_um: int | None = 16, image: Path | None = None) -> SectionReader:
+    reader = visium_hd.find(SectionQuery(root, "S1", image, bin_um))
+    assert reader is not None
+    assert reader.kind == "Visium HD"
+    return reader
 
 
 def bins_of(outs: Path, bin_um: int = 16) -> Path:
@@ -333,8 +333,8 @@ def test_bins_of_another_size_are_refused(outs: Path) -> None:
 
 def test_nobody_else_takes_it_and_it_takes_nothing_else(outs: Path, tmp_path: Path) -> None:
     for root in (outs.parents[1], outs / "binned_outputs", bins_of(outs)):
-        assert space_ranger.find(Wanted(root, "S1", bin_um=16)) is None
-        assert legacy_st.find(Wanted(root, "S1", bin_um=16)) is None
+        assert space_ranger.find(SectionQuery(root, "S1", bin_um=16)) is None
+        assert legacy_st.find(SectionQuery(root, "S1", bin_um=16)) is None
     (tmp_path / "S2/outs/spatial").mkdir(parents=True)
-    assert visium_hd.find(Wanted(tmp_path, "S2")) is None
-    assert visium_hd.find(Wanted(outs / "feature_slice.h5", "S1")) is None
+    assert visium_hd.find(SectionQuery(tmp_path, "S2")) is None
+    assert visium_hd.find(SectionQuery(outs / "feature_slice.h5", "S1")) is None

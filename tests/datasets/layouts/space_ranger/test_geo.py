@@ -21,8 +21,8 @@ from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
 from spamcaf.readers import visium as space_ranger
-from spamcaf.readers.files import Wanted
-from spamcaf.readers.find import find_layout
+from spamcaf.readers.files import SectionQuery
+from spamcaf.readers.find import find_reader
 
 SPOTS, GENES = 12, 3
 A, B = "GSM7000001_A", "GSM7000002_B"
@@ -76,9 +76,9 @@ def deposit(folder: Path, sample: str, *, mark: str = "_") -> None:
 
 def require_whole(folder: Path, section: str, sample: str) -> None:
     """Every file that is read is of the sample."""
-    seed, layout = SEEDS[sample], find_layout(Wanted(folder, section))
-    assert layout.kind == "Space Ranger"
-    read = layout.read()
+    seed, reader = SEEDS[sample], find_reader(SectionQuery(folder, section))
+    assert reader.kind == "Space Ranger"
+    read = reader.read()
     np.testing.assert_array_equal(read.X.toarray(), counts(seed))
     assert read.obsm["spatial"].min() == seed
     record = read.uns["spatial"][section]
@@ -86,7 +86,7 @@ def require_whole(folder: Path, section: str, sample: str) -> None:
     assert {name: image.shape[1] for name, image in record["images"].items()} == dict.fromkeys(
         ("hires", "lowres"), 10 + seed
     )
-    assert layout.open_slide().shape == (40 + seed, 60)
+    assert reader.open_slide().shape == (40 + seed, 60)
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ DEFECTS: dict[str, tuple[Edit, str, str]] = {
 def test_every_defect_is_named(geo: Path, edit: Edit, section: str, message: str) -> None:
     edit(geo)
     with pytest.raises(InputError) as caught:
-        find_layout(Wanted(geo, section)).read()
+        find_reader(SectionQuery(geo, section)).read()
     assert re.fullmatch(f"Found: .*{message}.*", str(caught.value), re.DOTALL), caught.value
 
 
@@ -288,14 +288,14 @@ def gz_image(folder: Path) -> None:
 )
 def test_the_image_of_another_sample_is_never_taken(geo: Path, edit: Edit, message: str) -> None:
     edit(geo)
-    layout = space_ranger.find(Wanted(geo, A))
-    assert layout is not None
+    reader = space_ranger.find(SectionQuery(geo, A))
+    assert reader is not None
     with pytest.raises(InputError, match=message):
-        layout.open_slide()
+        reader.open_slide()
 
 
 def test_a_cut_thumbnail_only_warns(geo: Path, caplog: pytest.LogCaptureFixture) -> None:
     cut(geo, "tissue_hires_image.png.gz")
-    read = find_layout(Wanted(geo, A)).read()
+    read = find_reader(SectionQuery(geo, A)).read()
     assert list(read.uns["spatial"][A]["images"]) == ["lowres"]
     assert f"{A}_tissue_hires_image.png.gz cannot be read" in caplog.text

@@ -11,7 +11,7 @@ import tifffile
 
 from spamcaf.errors import InputError
 from spamcaf.readers import visium as space_ranger
-from spamcaf.readers.files import Wanted
+from spamcaf.readers.files import SectionQuery
 
 SHAPE = (40, 60)
 
@@ -29,9 +29,9 @@ def lay(folder: Path, *names: str) -> None:
 
 
 def shape_found(root: Path, image: Path | None = None) -> tuple[int, int]:
-    layout = space_ranger.find(Wanted(root, "S1", image))
-    assert layout is not None
-    return layout.open_slide().shape
+    reader = space_ranger.find(SectionQuery(root, "S1", image))
+    assert reader is not None
+    return reader.open_slide().shape
 
 
 @pytest.fixture

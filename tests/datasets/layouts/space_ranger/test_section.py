@@ -23,7 +23,7 @@ from scipy.sparse import csr_matrix
 from spamcaf.errors import InputError
 from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Position
 from spamcaf.readers import visium as space_ranger
-from spamcaf.readers.files import Wanted
+from spamcaf.readers.files import SectionQuery
 
 SPOTS, GENES, PITCH_PX = 24, 6, 137.5
 SPOT_PX = 65 / (100 / PITCH_PX)
@@ -125,10 +125,10 @@ def outs(tmp_path: Path) -> Path:
 
 
 def read(outs: Path, section: str = "S1") -> AnnData:
-    layout = space_ranger.find(Wanted(outs.parents[1], section))
-    assert layout is not None
-    assert layout.kind == "Space Ranger"
-    return layout.read()
+    reader = space_ranger.find(SectionQuery(outs.parents[1], section))
+    assert reader is not None
+    assert reader.kind == "Space Ranger"
+    return reader.read()
 
 
 Edit = Callable[[Path], object]
@@ -229,9 +229,9 @@ def test_spots_off_the_tissue_that_the_matrix_leaves_out_are_a_fact(outs: Path) 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_the_folder_may_be_named_at_any_depth(outs: Path, depth: int) -> None:
     root = [outs, *outs.parents][depth]
-    layout = space_ranger.find(Wanted(root, "S1"))
-    assert layout is not None
-    assert layout.outs == outs
+    reader = space_ranger.find(SectionQuery(root, "S1"))
+    assert reader is not None
+    assert reader.outs == outs
 
 
 def test_barcodes_without_position_are_counted_and_dropped(outs: Path) -> None:
@@ -423,17 +423,17 @@ def test_every_defect_is_named(outs: Path, edit: Edit, message: str) -> None:
 def test_visium_hd_is_left_to_its_own_reader(outs: Path, part: str) -> None:
     (outs / "filtered_feature_bc_matrix.h5").unlink()
     (outs / part).mkdir(parents=True)
-    assert space_ranger.find(Wanted(outs.parents[1], "S1")) is None
+    assert space_ranger.find(SectionQuery(outs.parents[1], "S1")) is None
 
 
 def test_bins_of_visium_hd_are_told_by_their_scale_factors(outs: Path) -> None:
     edit_scalefactors(outs, bin_size_um=8.0)
-    assert space_ranger.find(Wanted(outs.parents[1], "S1")) is None
+    assert space_ranger.find(SectionQuery(outs.parents[1], "S1")) is None
 
 
 def test_a_section_that_is_not_there_is_none(outs: Path) -> None:
-    assert space_ranger.find(Wanted(outs.parents[1], "S2")) is None
-    assert space_ranger.find(Wanted(outs / "filtered_feature_bc_matrix.h5", "S1")) is None
+    assert space_ranger.find(SectionQuery(outs.parents[1], "S2")) is None
+    assert space_ranger.find(SectionQuery(outs / "filtered_feature_bc_matrix.h5", "S1")) is None
 
 
 def test_a_thumbnail_of_unknown_scale_is_left_out(outs: Path, caplog: pytest.LogCaptureFixture) -> None:
