@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from spamcaf.datasets.other_sections import OtherSections
-from spamcaf.doctor.check import Asked
+from spamcaf.doctor.check import RunRequest
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.parameters import RunSettings
 
@@ -68,14 +68,14 @@ def picture() -> Callable[..., NDArray[np.uint8]]:
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Callable[..., Asked]:
-    """Return a maker of `Asked`: catalog entries by name, and settings."""
+def ask(tmp_path: Path) -> Callable[..., RunRequest]:
+    """Return a maker of `RunRequest`: catalog entries by name, and settings."""
 
-    def make(settings: dict[str, Any] | None = None, can_download: bool = False, **entries: object) -> Asked:
+    def make(settings: dict[str, Any] | None = None, can_download: bool = False, **entries: object) -> RunRequest:
         nobody = OtherSections((), tmp_path, tmp_path)
         values = {"raw_section": make_section(), "slide": make_slide(), "other_sections": nobody, **entries}
         catalog: Any = {name: Entry(value) for name, value in values.items()}
         chosen = RunSettings.model_validate({"panel": {"n_genes": 20}, **(settings or {})})
-        return Asked(chosen, catalog, tmp_path, "--env e --params section=S1", can_download)
+        return RunRequest(chosen, catalog, tmp_path, "--env e --params section=S1", can_download)
 
     return make

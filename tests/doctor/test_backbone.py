@@ -11,18 +11,18 @@ from kedro.io import MemoryDataset
 
 from spamcaf.backbones.weights import Weights
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.doctor.check import Asked, Status
+from spamcaf.doctor.check import RunRequest, Status
 from spamcaf.doctor.inputs import check_backbone, is_non_commercial, read_spec
 from spamcaf.errors import InputError
 
-Ask = Callable[..., Asked]
+Ask = Callable[..., RunRequest]
 ENTRY = {"source": "", "architecture": "test_vit", "width": 64, "licence": "Apache-2.0"}
 
 
-def asked_for(ask: Ask, dataset: object) -> Asked:
-    asked = ask()
-    asked.catalog["backbone"] = dataset
-    return asked
+def asked_for(ask: Ask, dataset: object) -> RunRequest:
+    request = ask()
+    request.catalog["backbone"] = dataset
+    return request
 
 
 def entry(source: object = "", **changes: Any) -> BackboneDataset:
@@ -64,6 +64,6 @@ def test_missing_weights_are_the_backbones_own_error(ask: Ask, tmp_path: Path) -
 
 
 def test_an_entry_of_another_type_only_warns(ask: Ask) -> None:
-    asked = asked_for(ask, MemoryDataset(1))
-    assert check_backbone(asked)[0].status is Status.WARN
-    assert read_spec(asked) is None
+    request = asked_for(ask, MemoryDataset(1))
+    assert check_backbone(request)[0].status is Status.WARN
+    assert read_spec(request) is None

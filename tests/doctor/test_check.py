@@ -7,7 +7,7 @@ import logging
 import pytest
 from kedro.io import DatasetError
 
-from spamcaf.doctor.check import EXPECTED, Check, Status, attempt, failed, passed, warned, worst
+from spamcaf.doctor.check import EXPECTED, Check, Status, failed, passed, run_check, warned, worst
 from spamcaf.errors import InputError
 
 OURS = InputError("no file.", "one.", "Put it there.")
@@ -43,8 +43,8 @@ def test_what_a_check_raises_becomes_a_failure() -> None:
     def broken() -> tuple[Check, int]:
         raise OSError("gone")
 
-    assert attempt("a", broken) == (failed("a", OSError("gone")), None)
-    assert attempt("a", lambda: (passed("a", "fine"), 3)) == (passed("a", "fine"), 3)
+    assert run_check("a", broken) == (failed("a", OSError("gone")), None)
+    assert run_check("a", lambda: (passed("a", "fine"), 3)) == (passed("a", "fine"), 3)
 
 
 def test_what_the_project_warns_of_is_part_of_the_check(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +53,7 @@ def test_what_the_project_warns_of_is_part_of_the_check(capsys: pytest.CaptureFi
         logging.getLogger("spamcaf.somewhere").info("detail")
         return passed("a", "fine"), 3
 
-    assert attempt("a", doubtful) == (warned("a", "fine; counts were recovered", EXPECTED), 3)
+    assert run_check("a", doubtful) == (warned("a", "fine; counts were recovered", EXPECTED), 3)
     assert "recovered" not in "".join(capsys.readouterr())
     assert logging.getLogger("spamcaf").propagate
 

@@ -12,30 +12,32 @@ from kedro.config import MissingConfigException
 
 from spamcaf.datasets.backbone import BackboneDataset
 from spamcaf.doctor import doctor
-from spamcaf.doctor.check import Asked, Check, Status
+from spamcaf.doctor.check import Check, RunRequest, Status
 from spamcaf.errors import InputError
 
-Ask = Callable[..., Asked]
+Ask = Callable[..., RunRequest]
 ALL = [
     "configuration", "section", "slide", "identity", "gene panel", "backbone", "device", "memory", "disk", "software"
 ]  # fmt: skip
 MISSING = InputError("nothing.", "something.", "Do it.")
 
 
-def context_of(asked: Asked, parameters: dict[str, Any], **chosen: object) -> Any:
+def context_of(request: RunRequest, parameters: dict[str, Any], **chosen: object) -> Any:
     return SimpleNamespace(
         config_loader={"globals": {"section": "S1", "backbone": "it", **chosen}},
-        params={**asked.settings.model_dump(), **parameters},
-        catalog=asked.catalog,
+        params={**request.settings.model_dump(), **parameters},
+        catalog=request.catalog,
         env="e",
-        project_path=asked.root,
+        project_path=request.root,
     )
 
 
-def examine(asked: Asked, folder: Path, parameters: dict[str, Any] | None = None, **chosen: object) -> dict[str, Check]:
+def examine(
+    request: RunRequest, folder: Path, parameters: dict[str, Any] | None = None, **chosen: object
+) -> dict[str, Check]:
     entry = {"source": str(folder), "architecture": "test_vit", "width": 64}
-    asked.catalog["backbone"] = BackboneDataset(name="it", backbones={"it": entry})
-    checks = doctor.examine(lambda: context_of(asked, parameters or {}, **chosen), asked.root)
+    request.catalog["backbone"] = BackboneDataset(name="it", backbones={"it": entry})
+    checks = doctor.examine(lambda: context_of(request, parameters or {}, **chosen), request.root)
     return {check.name: check for check in checks}
 
 
@@ -79,9 +81,9 @@ def test_everything_may_fail_at_once(ask: Ask, tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_unknown_backbone_is_named_once(ask: Ask) -> None:
-    asked = ask()
-    asked.catalog["backbone"] = BackboneDataset(name="unni", backbones={"it": {}})
-    checks = {c.name: c for c in doctor.examine(lambda: context_of(asked, {}), asked.root)}
+    request = ask()
+    request.catalog["backbone"] = BackboneDataset(name="unni", backbones={"it": {}})
+    checks = {c.name: c for c in doctor.examine(lambda: context_of(request, {}), request.root)}
     assert failures(checks) == ["backbone"]
     assert "one of it" in checks["backbone"].found
 

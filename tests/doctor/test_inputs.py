@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spamcaf.doctor.check import Asked, Check, Status
+from spamcaf.doctor.check import Check, RunRequest, Status
 from spamcaf.doctor.inputs import check_inputs
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import ArrayPixels, Slide
 
-Ask = Callable[..., Asked]
+Ask = Callable[..., RunRequest]
 Picture = Callable[..., NDArray[np.uint8]]
 MISSING = InputError("no section.", "one.", "Put it there.")
 
@@ -127,9 +127,9 @@ def test_genes_asked_for_and_absent_are_named(ask: Ask) -> None:
 
 
 def test_the_inputs_are_left_as_they_were(ask: Ask) -> None:
-    asked = ask()
-    raw = asked.catalog["raw_section"].load()
+    request = ask()
+    raw = request.catalog["raw_section"].load()
     before = raw.X.toarray().copy()
-    check_inputs(asked)
+    check_inputs(request)
     assert np.array_equal(raw.X.toarray(), before)
     assert "mpp" not in raw.uns["section"]

@@ -13,7 +13,15 @@ import torch
 
 from spamcaf.backbones.load import BackboneSpec
 from spamcaf.doctor.check import Status
-from spamcaf.doctor.machine import Inputs, available_bytes, check_device, check_disk, check_memory, in_words, need_of
+from spamcaf.doctor.machine import (
+    Inputs,
+    available_bytes,
+    check_device,
+    check_disk,
+    check_memory,
+    estimate_resources,
+    in_words,
+)
 from spamcaf.errors import InputError
 from spamcaf.parameters import ComputeSettings, RunSettings, TileSettings
 
@@ -35,27 +43,28 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_needed_follows_from_spots_subdivision_and_width() -> None:
-    need = need_of(SETTINGS, INPUTS, WIDTH)
-    assert (need.n_sites, need.n_tiles) == (9000, 81_000)
-    assert need.memory_bytes == PROGRAM + LEARNING + PREDICTION + IMAGE
-    assert need.output_bytes == PREDICTION * 2 + IMAGE * 4 // 3
-    assert need.disk_bytes == FEATURES + need.output_bytes
+    resources = estimate_resources(SETTINGS, INPUTS, WIDTH)
+    assert (resources.n_sites, resources.n_tiles) == (9000, 81_000)
+    assert resources.memory_bytes == PROGRAM + LEARNING + PREDICTION + IMAGE
+    assert resources.output_bytes == PREDICTION * 2 + IMAGE * 4 // 3
+    assert resources.disk_bytes == FEATURES + resources.output_bytes
     assert (
-        need_of(SETTINGS, replace(INPUTS, is_held_whole=False), WIDTH).memory_bytes == PROGRAM + LEARNING + PREDICTION
+        estimate_resources(SETTINGS, replace(INPUTS, is_held_whole=False), WIDTH).memory_bytes
+        == PROGRAM + LEARNING + PREDICTION
     )
 
 
 def test_dense_tiles_are_those_of_the_image_however_fine_the_grid() -> None:
     dense = SETTINGS.model_copy(update={"tiles": TileSettings(dense=True)})
     rows, columns = 2 * (9 + 3), 2 * (14 + 3)  # of 224 px, half overlapping, and as far as windows reach
-    assert need_of(dense, INPUTS, WIDTH).n_tiles == 2 * rows * columns
-    assert need_of(dense, INPUTS, WIDTH, 8).n_tiles == 2 * rows * columns
-    assert need_of(dense, replace(INPUTS, n_spots=10), WIDTH, 1).n_tiles == 90
+    assert estimate_resources(dense, INPUTS, WIDTH).n_tiles == 2 * rows * columns
+    assert estimate_resources(dense, INPUTS, WIDTH, 8).n_tiles == 2 * rows * columns
+    assert estimate_resources(dense, replace(INPUTS, n_spots=10), WIDTH, 1).n_tiles == 90
 
 
 def test_genes_named_by_the_user_count_instead_of_n_genes() -> None:
     named = RunSettings.model_validate({"grid": {"subdivide": 3}, "panel": {"genes": ["a", "b"]}})
-    assert need_of(named, INPUTS, WIDTH).output_bytes == 9000 * 2 * 4 * 3 * 2 + IMAGE * 4 // 3
+    assert estimate_resources(named, INPUTS, WIDTH).output_bytes == 9000 * 2 * 4 * 3 * 2 + IMAGE * 4 // 3
 
 
 def test_sizes_in_words() -> None:
@@ -113,14 +122,14 @@ def free(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
 
 
 def test_disk_passes_warns_and_fails_by_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    need = need_of(SETTINGS, INPUTS, WIDTH)
-    free(monkeypatch, 2 * need.disk_bytes)
-    assert check_disk(tmp_path, need)[0].status is Status.PASS
-    free(monkeypatch, need.disk_bytes)
-    assert check_disk(tmp_path, need)[0].status is Status.WARN
-    free(monkeypatch, need.disk_bytes - 1)
+    resources = estimate_resources(SETTINGS, INPUTS, WIDTH)
+    free(monkeypatch, 2 * resources.disk_bytes)
+    assert check_disk(tmp_path, resources)[0].status is Status.PASS
+    free(monkeypatch, resources.disk_bytes)
+    assert check_disk(tmp_path, resources)[0].status is Status.WARN
+    free(monkeypatch, resources.disk_bytes - 1)
     with pytest.raises(InputError, match="Make room"):
-        check_disk(tmp_path, need)
+        check_disk(tmp_path, resources)
     assert check_disk(tmp_path, None)[0].status is Status.PASS
 
 
@@ -149,7 +158,7 @@ def test_cuda_asked_for_and_missing_fails() -> None:
 
 @pytest.mark.usefixtures("no_cuda")
 def test_a_large_vit_on_a_cpu_warns_with_the_number_of_tiles() -> None:
-    check, _ = check_device(ComputeSettings(), VIT, need_of(SETTINGS, INPUTS, 1024))
+    check, _ = check_device(ComputeSettings(), VIT, estimate_resources(SETTINGS, INPUTS, 1024))
     assert check.status is Status.WARN
     assert "81000 tiles (9000 sites)" in check.found
     assert check_device(ComputeSettings(), VIT, None)[0].status is Status.WARN

@@ -44,7 +44,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def overheard(name: str = "spamcaf") -> Iterator[list[str]]:
+def capture_warnings(name: str = "spamcaf") -> Iterator[list[str]]:
     """Give a list that takes the warnings logged inside, by loggers of `name`, instead of letting them be printed."""
     warnings: list[str] = []
     logger, listener = logging.getLogger(name), _Listener(warnings)
@@ -127,12 +127,12 @@ def unchecked(name: str, first: str) -> Check:
     return warned(name, f"not checked: it needs the {first}, which failed.", f"Mend the {first} first.")
 
 
-def attempt(name: str, check: Callable[[], tuple[Check, T]], otherwise: str = "") -> tuple[Check, T | None]:
+def run_check(name: str, check: Callable[[], tuple[Check, T]], otherwise: str = "") -> tuple[Check, T | None]:
     """Return what `check` found and read; whatever it raises becomes a FAIL, so that the other checks go on.
 
     Warnings that the project logs meanwhile are part of what was found, and make a PASS a WARN.
     """
-    with overheard() as warnings:
+    with capture_warnings() as warnings:
         try:
             found, value = check()
         except Exception as error:
@@ -152,7 +152,7 @@ CONFIGURATION = "configuration"
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunRequest:
     """What a run was asked to do."""
 
     settings: RunSettings
@@ -163,7 +163,7 @@ class Asked:
     can_download: bool
 
 
-def check_configuration(load_context: Callable[[], KedroContext]) -> tuple[Check, Asked]:
+def check_configuration(load_context: Callable[[], KedroContext]) -> tuple[Check, RunRequest]:
     """Return what the configuration asks for; raise InputError when it is missing, unreadable or invalid."""
     context = _context(load_context)
     chosen = dict(context.config_loader["globals"])
@@ -172,7 +172,7 @@ def check_configuration(load_context: Callable[[], KedroContext]) -> tuple[Check
     settings = RunSettings.model_validate({k: v for k, v in parameters.items() if k not in RUN_CHOICES})
     section, backbone = (parameters.get(name, chosen.get(name)) for name in ("section", "backbone"))
     environment = context.env or "local"
-    asked = Asked(
+    request = RunRequest(
         settings,
         context.catalog,
         Path(context.project_path),
@@ -181,7 +181,7 @@ def check_configuration(load_context: Callable[[], KedroContext]) -> tuple[Check
     )
     return passed(
         CONFIGURATION, f"environment {environment}, section {section}, backbone {backbone}, all settings valid"
-    ), asked
+    ), request
 
 
 def _context(load_context: Callable[[], KedroContext]) -> KedroContext:

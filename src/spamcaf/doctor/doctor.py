@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spamcaf.doctor.check import CONFIGURATION, Check, Status, attempt, check_configuration, passed, unchecked, worst
+from spamcaf.doctor.check import CONFIGURATION, Check, Status, check_configuration, passed, run_check, unchecked, worst
 from spamcaf.doctor.inputs import SECTION, check_backbone, check_inputs, read_spec
 from spamcaf.doctor.machine import (
     DEVICE,
@@ -22,7 +22,7 @@ from spamcaf.doctor.machine import (
     check_device,
     check_disk,
     check_memory,
-    need_of,
+    estimate_resources,
 )
 from spamcaf.errors import InputError, first_line
 from spamcaf.parameters import RunSettings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
 
     from spamcaf.backbones.load import BackboneSpec
-    from spamcaf.doctor.check import Asked
+    from spamcaf.doctor.check import RunRequest
     from spamcaf.doctor.machine import Inputs
 
 SOFTWARE = "software"
@@ -108,19 +108,19 @@ def examine(load_context: Callable[[], KedroContext], root: Path) -> list[Check]
     Without a configuration there are no inputs and no backbone to look at; the machine is checked all the same.
     """
     available = available_bytes()  # before the inputs are read
-    configured, asked = attempt(CONFIGURATION, partial(check_configuration, load_context))
-    if asked is None:
+    configured, request = run_check(CONFIGURATION, partial(check_configuration, load_context))
+    if request is None:
         skipped = [unchecked(SECTION, CONFIGURATION), unchecked(BACKBONE, CONFIGURATION)]
         return [configured, *skipped, *_machine(RunSettings(), root, available)]
-    inputs_checked, inputs = check_inputs(asked)
-    backbone_checked, _ = attempt(BACKBONE, partial(check_backbone, asked))
-    machine = _machine(asked.settings, asked.root, available, inputs, _spec(asked))
+    inputs_checked, inputs = check_inputs(request)
+    backbone_checked, _ = run_check(BACKBONE, partial(check_backbone, request))
+    machine = _machine(request.settings, request.root, available, inputs, _spec(request))
     return [configured, *inputs_checked, backbone_checked, *machine]
 
 
-def _spec(asked: Asked) -> BackboneSpec | None:
+def _spec(request: RunRequest) -> BackboneSpec | None:
     # what is wrong with it, the backbone's own check says
-    _, spec = attempt(BACKBONE, lambda: (unchecked(BACKBONE, BACKBONE), read_spec(asked)))
+    _, spec = run_check(BACKBONE, lambda: (unchecked(BACKBONE, BACKBONE), read_spec(request)))
     return spec
 
 
@@ -132,11 +132,11 @@ def _machine(
     spec: BackboneSpec | None = None,
 ) -> list[Check]:
     width = spec.width if spec else None
-    need = need_of(settings, inputs, width) if inputs and width else None
+    resources = estimate_resources(settings, inputs, width) if inputs and width else None
     checks: dict[str, Callable[[], tuple[Check, None]]] = {
-        DEVICE: partial(check_device, settings.compute, spec, need),
+        DEVICE: partial(check_device, settings.compute, spec, resources),
         MEMORY: partial(check_memory, available, settings, inputs, width),
-        DISK: partial(check_disk, root / "data", need),
+        DISK: partial(check_disk, root / "data", resources),
         SOFTWARE: check_software,
     }
-    return [attempt(name, check)[0] for name, check in checks.items()]
+    return [run_check(name, check)[0] for name, check in checks.items()]

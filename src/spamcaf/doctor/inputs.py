@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spamcaf.backbones.load import BackboneSpec
 from spamcaf.backbones.weights import TIMEOUT_S
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.doctor.check import Check, attempt, passed, unchecked, warned
+from spamcaf.doctor.check import Check, passed, run_check, unchecked, warned
 from spamcaf.doctor.machine import Inputs, in_words
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import Obs, Part
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spamcaf.backbones.weights import Weights
-    from spamcaf.doctor.check import Asked
+    from spamcaf.doctor.check import RunRequest
     from spamcaf.parameters import RunSettings
 
 WEIGHTS = "backbone"
 
 
-def read_spec(asked: Asked) -> BackboneSpec | None:
+def read_spec(request: RunRequest) -> BackboneSpec | None:
     """Return the entry of the backbone asked for, None where the catalog's entry is of another type."""
-    dataset = asked.catalog["backbone"]
+    dataset = request.catalog["backbone"]
     return dataset.spec() if isinstance(dataset, BackboneDataset) else None
 
 
-def check_backbone(asked: Asked) -> tuple[Check, None]:
+def check_backbone(request: RunRequest) -> tuple[Check, None]:
     """Look for the weights in their package, folder or the hub's cache, else ask the hub for their header alone."""
-    dataset = asked.catalog["backbone"]
+    dataset = request.catalog["backbone"]
     if not isinstance(dataset, BackboneDataset):
         fix = "None, if a run can load it."
         return warned(WEIGHTS, f"a {type(dataset).__name__}, which this command does not know", fix), None
@@ -61,30 +61,30 @@ def _where(weights: Weights) -> str:
 SECTION, SLIDE, IDENTITY, PANEL = "section", "slide", "identity", "gene panel"
 
 
-def check_inputs(asked: Asked) -> tuple[list[Check], Inputs | None]:
+def check_inputs(request: RunRequest) -> tuple[list[Check], Inputs | None]:
     """Check the section, its slide, whether they belong together, and the gene panel; return their size, if known."""
-    fetch = f"Or fetch it: `kedro run --pipeline download {asked.words}`." if asked.can_download else ""
-    section_read, raw = attempt(SECTION, partial(_read_section, asked), fetch)
-    slide_opened, slide = attempt(SLIDE, partial(_open_slide, asked), fetch)
+    fetch = f"Or fetch it: `kedro run --pipeline download {request.words}`." if request.can_download else ""
+    section_read, raw = run_check(SECTION, partial(_read_section, request), fetch)
+    slide_opened, slide = run_check(SLIDE, partial(_open_slide, request), fetch)
     if raw is None or slide is None:
         first = SECTION if raw is None else SLIDE
         return [section_read, slide_opened, unchecked(IDENTITY, first), unchecked(PANEL, first)], None
-    identified, section = attempt(IDENTITY, partial(_check_identity, raw, slide, asked.settings))
+    identified, section = run_check(IDENTITY, partial(_check_identity, raw, slide, request.settings))
     if section is None:
         return [section_read, slide_opened, identified, unchecked(PANEL, IDENTITY)], None
-    enough, _ = attempt(PANEL, partial(_check_panel, section, asked))
+    enough, _ = run_check(PANEL, partial(_check_panel, section, request))
     size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide), mpp_of(section))
     return [section_read, slide_opened, identified, enough], size
 
 
-def _read_section(asked: Asked) -> tuple[Check, AnnData]:
-    raw: AnnData = asked.catalog["raw_section"].load()
+def _read_section(request: RunRequest) -> tuple[Check, AnnData]:
+    raw: AnnData = request.catalog["raw_section"].load()
     n_in_tissue = int((raw.obs[Obs.IN_TISSUE].to_numpy(int) == 1).sum())
     return passed(SECTION, f"{raw.n_obs} spots ({n_in_tissue} under tissue), {raw.n_vars} genes"), raw
 
 
-def _open_slide(asked: Asked) -> tuple[Check, Slide]:
-    slide: Slide = asked.catalog["slide"].load()
+def _open_slide(request: RunRequest) -> tuple[Check, Slide]:
+    slide: Slide = request.catalog["slide"].load()
     rows, columns = slide.shape
     how = "held in memory whole" if _is_held_whole(slide) else "read in windows"
     by = f" by {slide.reader}" if slide.reader else ""
@@ -111,13 +111,13 @@ def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> tuple[
     return passed(IDENTITY, found), section
 
 
-def _check_panel(section: AnnData, asked: Asked) -> tuple[Check, None]:
+def _check_panel(section: AnnData, request: RunRequest) -> tuple[Check, None]:
     from spamcaf.pipelines.ingestion.nodes import choose_gene_panel, split_spots
 
-    settings = asked.settings
+    settings = request.settings
     split = split_spots(section, settings.split, settings.tiles, settings.seed)
     # both methods choose from the same genes; the ranking of moran takes longer
     ranked = settings.panel.model_copy(update={"method": "seurat_v3"})
-    panel = choose_gene_panel(section, split, asked.catalog["other_sections"].load(), ranked)
+    panel = choose_gene_panel(section, split, request.catalog["other_sections"].load(), ranked)
     n_training = (split[PART] == Part.TRAIN).sum()
     return passed(PANEL, f"{len(panel)} genes can be learned from {n_training} training spots"), None

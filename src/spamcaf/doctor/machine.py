@@ -86,7 +86,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Need:
+class Resources:
     """Upper bounds: sites off the tissue are dropped later, and files are compressed."""
 
     n_sites: int
@@ -108,14 +108,14 @@ class Need:
         return self.feature_bytes + self.output_bytes
 
 
-def need_of(settings: RunSettings, inputs: Inputs, width: int, subdivide: int | None = None) -> Need:
+def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdivide: int | None = None) -> Resources:
     """Return what a run needs whose backbone gives `width` features; `subdivide` replaces the setting's own."""
     n_sites = inputs.n_spots * (subdivide or settings.grid.subdivide) ** 2
     image = inputs.image_px[0] * inputs.image_px[1] * 3
     n_genes = len(settings.panel.genes) or settings.panel.n_genes
     site_bytes = N_TILES * width * FLOAT_BYTES
     prediction = n_sites * n_genes * FLOAT_BYTES * LAYERS
-    return Need(
+    return Resources(
         n_sites=n_sites,
         n_tiles=min(n_sites * N_TILES, _raster_tiles(settings, inputs)) if settings.tiles.dense else n_sites * N_TILES,
         feature_bytes=n_sites * site_bytes,
@@ -143,7 +143,9 @@ LARGE_WIDTH = 768
 """Features of a ViT-B, from which on a CPU is slow."""
 
 
-def check_device(compute: ComputeSettings, spec: BackboneSpec | None, need: Need | None) -> tuple[Check, None]:
+def check_device(
+    compute: ComputeSettings, spec: BackboneSpec | None, resources: Resources | None
+) -> tuple[Check, None]:
     """Say where the run will compute; raise InputError when CUDA is asked for and missing."""
     import torch
 
@@ -156,7 +158,7 @@ def check_device(compute: ComputeSettings, spec: BackboneSpec | None, need: Need
     found = f"CPU, {compute.threads or torch.get_num_threads()} threads, backbone in {precision}"
     if spec is None or "vit" not in spec.architecture or spec.width < LARGE_WIDTH:
         return passed(DEVICE, found), None
-    tiles = f"up to {need.n_tiles} tiles ({need.n_sites} sites)" if need else "all tiles"
+    tiles = f"up to {resources.n_tiles} tiles ({resources.n_sites} sites)" if resources else "all tiles"
     return warned(
         DEVICE,
         f"{found}; {tiles} go through {spec.architecture}, a large network for a CPU",
@@ -172,17 +174,17 @@ def check_memory(
         return warned(MEMORY, "this system does not say how much is available", "Look at its own monitor."), None
     if inputs is None or width is None:
         return passed(MEMORY, f"{in_words(available)} available; what is needed depends on the inputs"), None
-    need = need_of(settings, inputs, width)
-    image = f", the image {in_words(need.image_bytes)}" if need.image_bytes else ""
+    resources = estimate_resources(settings, inputs, width)
+    image = f", the image {in_words(resources.image_bytes)}" if resources.image_bytes else ""
     found = (
         f"{in_words(available)} available; the program takes {in_words(PROCESS_BYTES)}, learning "
-        f"{in_words(need.spot_bytes)}, a prediction of up to {need.n_sites} sites "
-        f"{in_words(need.prediction_bytes)}{image}"
+        f"{in_words(resources.spot_bytes)}, a prediction of up to {resources.n_sites} sites "
+        f"{in_words(resources.prediction_bytes)}{image}"
     )
     fix = _smaller(settings, inputs, width, available)
-    if need.memory_bytes > available:
-        raise InputError(f"{found}.", f"at least {in_words(need.memory_bytes)}.", fix)
-    if _with_copy(need) > available:
+    if resources.memory_bytes > available:
+        raise InputError(f"{found}.", f"at least {in_words(resources.memory_bytes)}.", fix)
+    if _with_copy(resources) > available:
         return warned(MEMORY, f"{found}, which is copied when it is written", fix), None
     return passed(MEMORY, found), None
 
@@ -190,17 +192,17 @@ def check_memory(
 def _smaller(settings: RunSettings, inputs: Inputs, width: int, available: int) -> str:
     """Return the next step for too little memory: the largest subdivision that fits, or another machine."""
     for k in range(settings.grid.subdivide - 1, 0, -1):
-        need = need_of(settings, inputs, width, k)
-        if _with_copy(need) <= available:
+        resources = estimate_resources(settings, inputs, width, k)
+        if _with_copy(resources) <= available:
             return f"Predict fewer sites: --params grid.subdivide={k}. Or use a machine with more memory."
     return "Use a machine with more memory, or close other programs."
 
 
-def _with_copy(need: Need) -> int:
-    return need.memory_bytes + need.prediction_bytes
+def _with_copy(resources: Resources) -> int:
+    return resources.memory_bytes + resources.prediction_bytes
 
 
-def check_disk(data: Path, need: Need | None) -> tuple[Check, None]:
+def check_disk(data: Path, resources: Resources | None) -> tuple[Check, None]:
     """Check that results can be written under `data`, and fit there; raise InputError otherwise. Writes nothing."""
     place = next(path for path in (data, *data.parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -208,16 +210,16 @@ def check_disk(data: Path, need: Need | None) -> tuple[Check, None]:
             f"{place} cannot be written to.", "a folder for results.", f"Change its owner or permissions: {place}."
         )
     free = shutil.disk_usage(place).free
-    if need is None:
+    if resources is None:
         return passed(DISK, f"{in_words(free)} free under {data}; what is needed depends on the inputs"), None
     found = (
-        f"{in_words(free)} free under {data}; features take up to {in_words(need.feature_bytes)}, "
-        f"results up to {in_words(need.output_bytes)}"
+        f"{in_words(free)} free under {data}; features take up to {in_words(resources.feature_bytes)}, "
+        f"results up to {in_words(resources.output_bytes)}"
     )
     fix = f"Make room, or link {data} to a larger disk."
-    if need.disk_bytes > free:
-        raise InputError(f"{found}.", f"{in_words(need.disk_bytes)}.", fix)
+    if resources.disk_bytes > free:
+        raise InputError(f"{found}.", f"{in_words(resources.disk_bytes)}.", fix)
     # an older result stays until the new one is whole
-    if 2 * need.disk_bytes > free:
+    if 2 * resources.disk_bytes > free:
         return warned(DISK, f"{found}; older results stay until the new ones are whole", fix), None
     return passed(DISK, found), None
