@@ -19,8 +19,8 @@ NO_PLACES = "pictures only: no position and no measured spot (transfer mode)"
 FIT_SWITCHES: dict[str, dict[str, Any]] = {
     "squared error only (pearson_weight=0)": {"pearson_weight": 0.0},
     "loss on the fusion head only (branch_weights=0,0,0,1)": {"branch_weights": (0.0, 0.0, 0.0, 1.0)},
-    "context never hidden in training (hide_share=0)": {"hide_share": 0.0},
-    "no blind steps (blind_share=0)": {"blind_share": 0.0},
+    "context never hidden in training (context_dropout=0)": {"context_dropout": 0.0},
+    "no blind steps (transfer_step_share=0)": {"transfer_step_share": 0.0},
     "at most 5 programs (n_programs=5)": {"n_programs": 5},
     "at most 32 programs (n_programs=32)": {"n_programs": 32},
 }
@@ -48,18 +48,18 @@ def ablation_table(sections: Sequence[Section], n_masks: int, options: Options) 
 
 
 def _scores(hiding: Hiding, options: Options) -> Iterator[tuple[str, float]]:
-    home, held = hiding.visible(), hiding.held_out()
-    model = fit_ours(home, [], hiding.section.pitch_um, options)
-    whole = predict_ours(model, home.measured, held.sites, options)
-    assert whole.process is not None
+    target_section, held = hiding.visible(), hiding.held_out()
+    model = fit_ours(target_section, [], hiding.section.pitch_um, options)
+    whole = predict_ours(model, target_section.measured, held.sites, options)
+    assert whole.gp is not None
     yield WHOLE, mean_pcc(held.expression, whole.mean)
-    yield PROCESS_ALONE, mean_pcc(held.expression, whole.process)
-    alone = predict_ours(network_alone(model), home.measured, held.sites, options)
+    yield PROCESS_ALONE, mean_pcc(held.expression, whole.gp)
+    alone = predict_ours(network_alone(model), target_section.measured, held.sites, options)
     yield NETWORK_ALONE, mean_pcc(held.expression, alone.mean)
     yield NO_PLACES, mean_pcc(held.expression, predict_ours(model, None, held.sites, options).mean)
     for row, changed in _switched(options):
-        model = fit_ours(home, [], hiding.section.pitch_um, changed)
-        yield row, mean_pcc(held.expression, predict_ours(model, home.measured, held.sites, changed).mean)
+        model = fit_ours(target_section, [], hiding.section.pitch_um, changed)
+        yield row, mean_pcc(held.expression, predict_ours(model, target_section.measured, held.sites, changed).mean)
 
 
 def _switched(options: Options) -> Iterator[tuple[str, Options]]:

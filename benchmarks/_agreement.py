@@ -12,7 +12,7 @@ from _prepare import load_backbone
 from _slide import N_SPOTS, lattice, task_of
 
 from spamcaf.histology.backbone import Backbone
-from spamcaf.histology.dense import OVERLAP, PixelArray
+from spamcaf.histology.dense import OVERLAP, FeatureGrid
 from spamcaf.histology.embedding import Embedder, embed_blocks
 from spamcaf.histology.features import join_blocks
 from spamcaf.histology.tiles import WindowGeometry, distinct, prepare
@@ -66,6 +66,6 @@ def row_of_dense_passes() -> tuple[str, str, str]:
     sites = lattice(N_SPOTS, 4, 0.5).reshape(N_SPOTS, -1, 2)
     for xy_px in (sites[:, 0], sites[:, 1:].reshape(-1, 2)):  # two nodes, each with a raster of its own
         exact += len(distinct(geometry.tiles(xy_px).reshape(-1, 3))[0])
-        dense += len(PixelArray(geometry.tile_px, LITE0_SIDE, OVERLAP).tiles(geometry.corners(xy_px)))
+        dense += len(FeatureGrid(geometry.tile_px, LITE0_SIDE, OVERLAP).tiles(geometry.corners(xy_px)))
     what = f"network passes, exact / dense, {N_SPOTS} spots and their 16 x grid"
     return what, f"{exact / dense:.0f} x fewer ({exact} and {dense})", ">= 20 x"

@@ -10,7 +10,7 @@ from _section import Section, Seen
 from _simulated import all_measured
 from _table import Table
 
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.model.fitted import SpamcafModel
 from spamcaf.names import Model
 from spamcaf.parameters import SplitSettings
@@ -34,27 +34,27 @@ def dense_table(exact: Section, dense: Section, options: Options) -> str:
 
 def _score_hidden(section: Section, mode: str, options: Options, table: Table) -> None:
     hiding = Hiding.of(section, SplitSettings(), options.panel)
-    home, held = hiding.visible(), hiding.held_out()
-    model = fit_ours(home, [], section.pitch_um, options)
-    for row, values in _predicted(model, home, held.sites, section.pitch_um, options).items():
+    target_section, held = hiding.visible(), hiding.held_out()
+    model = fit_ours(target_section, [], section.pitch_um, options)
+    for row, values in _predicted(model, target_section, held.sites, section.pitch_um, options).items():
         table.add(f"{row}, {mode}", "hidden spots", mean_pcc(held.expression, values))
 
 
 def _score_grids(section: Section, mode: str, options: Options, table: Table) -> None:
-    home, genes = all_measured(section, options)
+    target_section, genes = all_measured(section, options)
     columns = section.data.var_names.get_indexer(genes)
-    model = fit_ours(home, [], section.pitch_um, options)
+    model = fit_ours(target_section, [], section.pitch_um, options)
     for grid in section.grids:
-        found = _predicted(model, home, grid.seen.sites(grid.xy_um), section.pitch_um, options)
+        found = _predicted(model, target_section, grid.seen.sites(grid.xy_um), section.pitch_um, options)
         for row, values in found.items():
             table.add(f"{row}, {mode}", f"{grid.factor} x", mean_pcc(grid.truth[:, columns], values))
 
 
 def _predicted(
-    model: SpamcafModel, home: Visible, sites: Sites, pitch_um: float, options: Options
+    model: SpamcafModel, target_section: TrainingSection, sites: Sites, pitch_um: float, options: Options
 ) -> dict[str, Expression]:
-    found = by_name(predict_ours(model, home.measured, sites, options))
-    return found | predict_all(home.measured, sites, pitch_um, BASELINE_SEED, PICTURES_ONLY)
+    found = by_name(predict_ours(model, target_section.measured, sites, options))
+    return found | predict_all(target_section.measured, sites, pitch_um, BASELINE_SEED, PICTURES_ONLY)
 
 
 def _differences(table: Table, row: str) -> str:

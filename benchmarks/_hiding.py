@@ -9,7 +9,7 @@ from _models import SEED, Expression
 from _section import Section
 from numpy.typing import NDArray
 
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.names import Part
 from spamcaf.parameters import PanelSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.ingestion import nodes as ingestion
@@ -40,9 +40,9 @@ class Hiding:
         genes = choose_gene_panel(section.data[train], panel)["gene"].tolist()
         return cls(section, train, table[FOLD].to_numpy()[train], hidden, genes)
 
-    def visible(self, genes: list[str] | None = None) -> Visible:
+    def visible(self, genes: list[str] | None = None) -> TrainingSection:
         """Return what is learned from; `genes` are another section's panel."""
-        return Visible(self.section.measured(genes or self.genes, self.train), self.folds)
+        return TrainingSection(self.section.measured(genes or self.genes, self.train), self.folds)
 
     def held_out(self) -> Measured:
         """Return what is scored."""

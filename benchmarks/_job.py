@@ -15,7 +15,7 @@ from _memory import Watch
 from _models import SEED, mean_pcc
 from _synthetic import PITCH_UM, make_measured
 
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.predict import predict
 from spamcaf.model.released import fit_released
@@ -77,22 +77,22 @@ def measure(job: Job) -> Outcome:
     everything = make_measured(
         job.n_spots + job.n_held, job.n_features, job.n_genes, seed=0, with_whole=job.model == RELEASED
     )
-    home, held = everything.at(slice(0, job.n_spots)), everything.at(slice(job.n_spots, None))
+    target_section, held = everything.at(slice(0, job.n_spots)), everything.at(slice(job.n_spots, None))
     compute = ComputeSettings(device=job.device, threads=job.threads)  # type: ignore[arg-type]
-    context = None if job.model == RELEASED else home
+    context = None if job.model == RELEASED else target_section
     # lazy imports, and a GPU's start, are no part of a fit
     predict(
-        _fit(replace(job, epochs=1), home.at(slice(0, N_WARM_UP)), compute, []),
+        _fit(replace(job, epochs=1), target_section.at(slice(0, N_WARM_UP)), compute, []),
         context,
         held.sites.at(slice(0, N_WARM_UP)),
         compute,
     )
     lines: list[tuple[float, str]] = []
     with Watch() as fitting:
-        model = _fit(job, home, compute, lines)
+        model = _fit(job, target_section, compute, lines)
     with Watch() as predicting:
         predicted = predict(model, context, held.sites, compute)
-    process = float("nan") if predicted.process is None else mean_pcc(held.expression, predicted.process)
+    process = float("nan") if predicted.gp is None else mean_pcc(held.expression, predicted.gp)
     score = mean_pcc(held.expression, predicted.mean)
     took = (fitting.seconds, fitting.cpu_seconds, _network_s(lines), fitting.mib)
     return Outcome(*took, predicting.seconds, predicting.cpu_seconds, predicting.mib, score, process)
@@ -100,14 +100,19 @@ def measure(job: Job) -> Outcome:
 
 def _fit(job: Job, measured: Measured, compute: ComputeSettings, lines: list[tuple[float, str]]) -> FittedModel:
     """Fit the job's model; `lines` takes what the fit says, with the processor time at which it says so."""
-    home, epochs = Visible(measured, np.arange(len(measured)) % 5), {} if job.epochs is None else {"epochs": job.epochs}
+    target_section, epochs = (
+        TrainingSection(measured, np.arange(len(measured)) % 5),
+        {} if job.epochs is None else {"epochs": job.epochs},
+    )
     if job.model == RELEASED:
-        return fit_released(home, ReleasedSettings(**epochs), compute, SEED).model
+        return fit_released(target_section, ReleasedSettings(**epochs), compute, SEED).model
 
     def say(line: str) -> None:
         lines.append((time.process_time(), line))
 
-    return fit_spamcaf(home, [], PITCH_UM, FitSettings(**epochs), NetworkSettings(), compute, SEED, log=say).model
+    return fit_spamcaf(
+        target_section, [], PITCH_UM, FitSettings(**epochs), NetworkSettings(), compute, SEED, log=say
+    ).model
 
 
 def _network_s(lines: list[tuple[float, str]]) -> float:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import fit_spamcaf
-from spamcaf.model.fitted import Mode, SpamcafModel
+from spamcaf.model.fitted import ModeParameters, SpamcafModel
 from spamcaf.model.predict import Predicted, predict
 from spamcaf.model.released import fit_released
 from spamcaf.names import Model
@@ -39,9 +39,11 @@ def mean_pcc(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> f
     return float(np.nan_to_num(correlate(truth, prediction)).mean())
 
 
-def fit_ours(home: Visible | None, others: Sequence[Visible], pitch_um: float, options: Options) -> SpamcafModel:
+def fit_ours(
+    target_section: TrainingSection | None, others: Sequence[TrainingSection], pitch_um: float, options: Options
+) -> SpamcafModel:
     """Return `spamcaf`, fitted as the pipeline does."""
-    return fit_spamcaf(home, others, pitch_um, options.fit, options.network, options.compute, SEED).model
+    return fit_spamcaf(target_section, others, pitch_um, options.fit, options.network, options.compute, SEED).model
 
 
 def predict_ours(model: SpamcafModel, context: Measured | None, sites: Sites, options: Options) -> Predicted:
@@ -51,13 +53,13 @@ def predict_ours(model: SpamcafModel, context: Measured | None, sites: Sites, op
 
 def by_name(predicted: Predicted) -> dict[str, Expression]:
     """Return the mix and the process alone under their names."""
-    assert predicted.process is not None
-    return {str(Model.SPAMCAF): predicted.mean, str(Model.PROGRAM_GP): predicted.process}
+    assert predicted.gp is not None
+    return {str(Model.SPAMCAF): predicted.mean, str(Model.PROGRAM_GP): predicted.gp}
 
 
-def fit_predict_released(home: Visible, sites: Sites, options: Options) -> Expression:
+def fit_predict_released(target_section: TrainingSection, sites: Sites, options: Options) -> Expression:
     """Return what the replica of the released network predicts."""
-    model = fit_released(home, options.released, options.compute, SEED).model
+    model = fit_released(target_section, options.released, options.compute, SEED).model
     return predict(model, None, sites, options.compute).mean
 
 
@@ -70,7 +72,7 @@ def coverage_90(truth: Expression, predicted: Predicted) -> float:
 def network_alone(model: SpamcafModel) -> SpamcafModel:
     """Return the model with the network's share set to 1."""
 
-    def only(mode: Mode) -> Mode:
-        return replace(mode, mix=replace(mode.mix, weights=np.ones_like(mode.mix.weights)))
+    def only(mode: ModeParameters) -> ModeParameters:
+        return replace(mode, stacking=replace(mode.stacking, weights=np.ones_like(mode.stacking.weights)))
 
-    return replace(model, recovery=only(model.recovery), transfer=only(model.transfer))
+    return replace(model, within_section=only(model.within_section), new_section=only(model.new_section))

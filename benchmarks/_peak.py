@@ -52,7 +52,7 @@ def rows_of_memory(folder: Path, n_spots: int) -> Iterator[tuple[str, str, str]]
         yield what, f"{figures} ({sizes})", "< 1500 MB"
 
 
-def memory(path: Path, n_spots: int, job: Job) -> dict[str, float]:
+def reference_spots(path: Path, n_spots: int, job: Job) -> dict[str, float]:
     """Embed spots and grid into a store, load it and read it in parts; return what it took, in MB and seconds."""
     network = Shrunk(job.width, job.side).eval().requires_grad_(False)
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
@@ -82,4 +82,4 @@ def peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(memory(Path(sys.argv[1]), int(sys.argv[2]), Job(**json.loads(sys.argv[3])))))
+    print(json.dumps(reference_spots(Path(sys.argv[1]), int(sys.argv[2]), Job(**json.loads(sys.argv[3])))))

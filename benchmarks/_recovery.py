@@ -60,11 +60,13 @@ def _recover(
     hiding: Hiding, others: Sequence[Hiding], options: Options, table: Table, notes: Table, column: str
 ) -> None:
     """Fit and score every predictor on one hiding."""
-    home, held = hiding.visible(), hiding.held_out()
-    pool = [other.visible(hiding.genes) for other in others]
+    target_section, held = hiding.visible(), hiding.held_out()
+    pooled = [other.visible(hiding.genes) for other in others]
     pitch_um = hiding.section.pitch_um
-    predicted = predict_ours(fit_ours(home, pool, pitch_um, options), home.measured, held.sites, options)
-    baselines = predict_all(home.measured, held.sites, pitch_um, BASELINE_SEED)
+    predicted = predict_ours(
+        fit_ours(target_section, pooled, pitch_um, options), target_section.measured, held.sites, options
+    )
+    baselines = predict_all(target_section.measured, held.sites, pitch_um, BASELINE_SEED)
     for row, values in (by_name(predicted) | baselines).items():
         table.add(row, column, mean_pcc(held.expression, values))
     ceiling = hiding.ceiling()
@@ -83,10 +85,10 @@ def released_table(sections: Sequence[Section], n_masks: int, options: Options) 
     table = Table(f"random, mask 0 only, beside `released` ({options.released.epochs} epochs)")
     for section in sections:
         hiding = Hiding.of(section, SplitSettings(mask=0), options.panel)
-        home, held = hiding.visible(), hiding.held_out()
-        model = fit_ours(home, [], section.pitch_um, options)
-        rows = by_name(predict_ours(model, home.measured, held.sites, options))
-        rows[REPLICA] = fit_predict_released(home, held.sites, options)
+        target_section, held = hiding.visible(), hiding.held_out()
+        model = fit_ours(target_section, [], section.pitch_um, options)
+        rows = by_name(predict_ours(model, target_section.measured, held.sites, options))
+        rows[REPLICA] = fit_predict_released(target_section, held.sites, options)
         for row, values in rows.items():
             table.add(row, section.name, mean_pcc(held.expression, values))
     return table.markdown(

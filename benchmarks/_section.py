@@ -22,7 +22,7 @@ ALL = slice(None)
 
 @dataclass(frozen=True)
 class Seen:
-    """Pictures of sites: `windows` (site, 9, feature), `rgb` (site, 54), and `whole` (site, feature) for `released`."""
+    """Features of sites: `windows` (site, 9, feature), `rgb` (site, 54), and `whole` (site, feature) for `released`."""
 
     windows: NDArray[np.float32]
     rgb: NDArray[np.float32]

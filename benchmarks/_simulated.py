@@ -9,7 +9,7 @@ from _recovery import BASELINE_SEED, OURS, PROCESS, random_table
 from _section import Grid, Section
 from _table import Table, versus_best, worst_difference
 
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.model.fitted import SpamcafModel
 from spamcaf.parameters import SplitSettings
 from spamcaf.scoring.baselines import SUPER_RESOLUTION, predict_all
@@ -23,8 +23,8 @@ def simulated_table(section: Section, n_masks: int, options: Options) -> str:
 
 def grid_table(section: Section, options: Options) -> str:
     """Sites between the spots, every predictor fitted to all measured spots, the panel chosen on half of them."""
-    home, genes = all_measured(section, options)
-    model = fit_ours(home, [], section.pitch_um, options)
+    target_section, genes = all_measured(section, options)
+    model = fit_ours(target_section, [], section.pitch_um, options)
     table = Table("grids against the truth, all spots measured")
     columns = section.data.var_names.get_indexer(genes)
     notes = [
@@ -33,22 +33,22 @@ def grid_table(section: Section, options: Options) -> str:
         for grid in section.grids
     ]
     for grid in section.grids:
-        _score(grid, home, model, section.pitch_um, grid.truth[:, columns], options, table)
-    weights = " ".join(f"{weight:.2f}" for weight in model.recovery.mix.weights)
+        _score(grid, target_section, model, section.pitch_um, grid.truth[:, columns], options, table)
+    weights = " ".join(f"{weight:.2f}" for weight in model.within_section.stacking.weights)
     notes += [versus_best(table, OURS, [*map(str, SUPER_RESOLUTION)]), worst_difference(table, OURS, PROCESS)]
     return table.markdown([*notes, f"The network's share of each program: {weights}."])
 
 
-def all_measured(section: Section, options: Options) -> tuple[Visible, list[str]]:
+def all_measured(section: Section, options: Options) -> tuple[TrainingSection, list[str]]:
     """Return all spots of a section as visible ones, and the panel that was chosen on half of them."""
     genes = Hiding.of(section, SplitSettings(), options.panel).genes
     folds = np.random.default_rng(BASELINE_SEED).permutation(len(section)) % SplitSettings().n_folds
-    return Visible(section.measured(genes), folds), genes
+    return TrainingSection(section.measured(genes), folds), genes
 
 
 def _score(
     grid: Grid,
-    home: Visible,
+    target_section: TrainingSection,
     model: SpamcafModel,
     pitch_um: float,
     truth: np.ndarray,
@@ -56,7 +56,7 @@ def _score(
     table: Table,
 ) -> None:
     sites = grid.seen.sites(grid.xy_um)
-    rows = by_name(predict_ours(model, home.measured, sites, options))
-    rows |= predict_all(home.measured, sites, pitch_um, BASELINE_SEED, SUPER_RESOLUTION)
+    rows = by_name(predict_ours(model, target_section.measured, sites, options))
+    rows |= predict_all(target_section.measured, sites, pitch_um, BASELINE_SEED, SUPER_RESOLUTION)
     for row, values in rows.items():
         table.add(row, f"{grid.factor} x", mean_pcc(truth, values))

@@ -12,7 +12,7 @@ from _rgb import rgb_ridge
 from _section import Section
 from _table import Table, ratios, versus_best, worst_difference
 
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.names import Model
 from spamcaf.scoring import baselines
 from spamcaf.sections.gene_names import is_shared, stack_spots, take_genes
@@ -31,13 +31,13 @@ def transfer_table(sections: Sequence[Section], n_masks: int, options: Options) 
         others = [other for other in sections if other is not section]
         genes = _panel(section, others, options)
         truth = section.measured(genes)
-        lots = [
-            Visible(other.measured(genes), np.full(len(other), number))
+        training = [
+            TrainingSection(other.measured(genes), np.full(len(other), number))
             if len(others) > 1
-            else Visible(other.measured(genes), np.arange(len(other)) % 5)
+            else TrainingSection(other.measured(genes), np.arange(len(other)) % 5)
             for number, other in enumerate(others)
         ]
-        predicted = predict_ours(fit_ours(None, lots, section.pitch_um, options), None, truth.sites, options)
+        predicted = predict_ours(fit_ours(None, training, section.pitch_um, options), None, truth.sites, options)
         for row, values in (by_name(predicted) | _baselines(section, others, genes)).items():
             table.add(row, section.name, mean_pcc(truth.expression, values))
         notes.add("coverage of the 90 % interval", section.name, coverage_90(truth.expression, predicted))
@@ -56,17 +56,17 @@ def transfer_table(sections: Sequence[Section], n_masks: int, options: Options) 
 
 def _panel(section: Section, others: Sequence[Section], options: Options) -> list[str]:
     """Choose genes on the other sections, among those that all sections have, as the pipeline does."""
-    lots = [other.data for other in others]
-    shared = section.data[:, is_shared(section.data, lots)]
-    training = stack_spots([take_genes(lot, shared.var) for lot in lots])
+    sections = [other.data for other in others]
+    shared = section.data[:, is_shared(section.data, sections)]
+    training = stack_spots([take_genes(lot, shared.var) for lot in sections])
     return [str(gene) for gene in choose_gene_panel(training, options.panel)["gene"]]
 
 
 def _baselines(section: Section, others: Sequence[Section], genes: list[str]) -> dict[str, Expression]:
-    lots, truth = [other.measured(genes) for other in others], section.measured(genes)
+    sections, truth = [other.measured(genes) for other in others], section.measured(genes)
     rgb = [other.seen.rgb for other in others]
     rgb_of_each = np.concatenate([values - values.mean(axis=0) for values in rgb])
-    whole, apart = stack(lots), stack([centred(lot) for lot in lots])
+    whole, apart = stack(sections), stack([centred(lot) for lot in sections])
     at, pitch_um = truth.sites, section.pitch_um
     return {
         RIDGE: baselines.ridge(whole, at, pitch_um, BASELINE_SEED),

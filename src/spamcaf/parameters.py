@@ -178,8 +178,8 @@ class FitSettings(_Settings):
     branch_weights: tuple[float, float, float, float] = Field(
         (1.0, 1.0, 1.0, 1.0), description="weights of L1 target, L2 neighbour, L3 global, L4 fusion; our choice"
     )
-    hide_share: Share = Field(0.5, description="share of context spots hidden at random in a training step")
-    blind_share: Share = Field(0.15, description="share of training steps without any context or position")
+    context_dropout: Share = Field(0.5, description="share of context spots hidden at random in a training step")
+    transfer_step_share: Share = Field(0.15, description="share of training steps without any context or position")
     section_sample: int = Field(512, ge=2, description="spots of the section that the global branch sees in a step")
     checkpoint_epochs: int = Field(10, ge=1, description="epochs after which a killed training need not begin again")
     max_exact_spots: int = Field(5000, ge=1, description="more spots than these: space through the nearest ones only")

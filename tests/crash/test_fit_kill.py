@@ -23,7 +23,7 @@ import numpy as np
 from spamcaf.datasets.model import CheckpointFolder
 from spamcaf.datasets.tensors import write_tensors
 from spamcaf.model.fit import fit_spamcaf
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.sites import Measured, Sites
 
@@ -39,7 +39,7 @@ network = NetworkSettings(width=16, heads=2, image_components=8)
 compute = ComputeSettings(device="cpu", threads=1)
 print("begins", flush=True)
 model = fit_spamcaf(
-    Visible(measured, np.arange(120) % 3), [], 100.0, fit, network, compute, 0, None, CheckpointFolder(store)
+    TrainingSection(measured, np.arange(120) % 3), [], 100.0, fit, network, compute, 0, None, CheckpointFolder(store)
 ).model
 write_tensors(result, model.to_tensors(), model.metadata())
 """

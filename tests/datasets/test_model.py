@@ -11,7 +11,7 @@ from kedro.io import DatasetError
 
 from spamcaf.datasets.model import ModelDataset
 from spamcaf.errors import InputError
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.predict import predict
 from spamcaf.model.released import fit_released
@@ -35,7 +35,7 @@ def measured() -> Measured:
 def trained(measured: Measured) -> TrainedModel:
     fit = FitSettings(epochs=1)
     model = fit_spamcaf(
-        Visible(measured, np.arange(30) % 3), [], 100.0, fit, NetworkSettings(image_components=4), CPU, 0
+        TrainingSection(measured, np.arange(30) % 3), [], 100.0, fit, NetworkSettings(image_components=4), CPU, 0
     ).model
     names = tuple(f"g{i}" for i in range(12))
     return TrainedModel(model, names, names, {"spots": "abc", "backbone": "b", "view": "v"})
@@ -76,8 +76,8 @@ def test_a_model_of_other_spots_or_genes_is_refused(trained: TrainedModel) -> No
 
 def test_the_released_network_is_stored_the_same_way(measured: Measured, tmp_path: Path) -> None:
     sites = replace(measured.sites, whole=measured.sites.neighbours.mean(axis=1))
-    home = Visible(replace(measured, sites=sites), np.arange(30) % 3)
-    model = fit_released(home, ReleasedSettings(epochs=1), CPU, 0).model
+    target_section = TrainingSection(replace(measured, sites=sites), np.arange(30) % 3)
+    model = fit_released(target_section, ReleasedSettings(epochs=1), CPU, 0).model
     dataset = ModelDataset(filepath=str(tmp_path / "model.safetensors"))
     dataset.save(TrainedModel(model, ("a",), ("b",), {"spots": "abc"}))
     again = dataset.load()

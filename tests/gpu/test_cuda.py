@@ -11,7 +11,7 @@ import torch
 from spamcaf.datasets.model import CheckpointFolder
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.embedding import Embedder
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.predict import predict
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
@@ -54,15 +54,15 @@ def test_a_model_fitted_on_the_gpu_predicts_like_one_of_the_cpu() -> None:
     measured, means = section(), []
     for compute in (CPU, CUDA):
         fit, network = FitSettings(epochs=10), NetworkSettings(image_components=8)
-        model = fit_spamcaf(Visible(measured, np.arange(120) % 3), [], 100.0, fit, network, compute, 0).model
+        model = fit_spamcaf(TrainingSection(measured, np.arange(120) % 3), [], 100.0, fit, network, compute, 0).model
         means.append(predict(model, measured, measured.sites, compute).mean)
     assert np.corrcoef(means[0].ravel(), means[1].ravel())[0, 1] > 0.99
 
 
 def test_a_fit_on_the_gpu_goes_on_from_its_checkpoints(tmp_path: Path) -> None:
-    home, told = Visible(section(), np.arange(120) % 3), []
+    target_section, told = TrainingSection(section(), np.arange(120) % 3), []
     fit, network, store = FitSettings(epochs=4), NetworkSettings(image_components=8), CheckpointFolder(tmp_path)
-    found = [fit_spamcaf(home, [], 100.0, fit, network, CUDA, 0, told.append, store).model for _ in range(2)]
+    found = [fit_spamcaf(target_section, [], 100.0, fit, network, CUDA, 0, told.append, store).model for _ in range(2)]
     assert sum("goes on after epoch 4 of 4" in line for line in told) == 3
     for one, other in zip(found[0].networks, found[1].networks, strict=True):
         for name, tensor in one.items():

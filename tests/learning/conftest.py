@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from spamcaf.model.data import Pictures, Pool, Visible
+from spamcaf.model.data import ImageFeatures, PooledSections, TrainingSection
 from spamcaf.model.fit import Fitted, fit_spamcaf
 from spamcaf.model.gaussian_process import Kernels
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
@@ -60,8 +60,8 @@ def folds(visible: Measured) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def pool(visible: Measured, folds: np.ndarray) -> Pool:
-    return Pool.of(Visible(visible, folds))
+def pooled(visible: Measured, folds: np.ndarray) -> PooledSections:
+    return PooledSections.of(TrainingSection(visible, folds))
 
 
 @pytest.fixture(scope="session")
@@ -69,23 +69,25 @@ def kernels_of() -> Callable[..., Kernels]:
     """Return a function that gives the kernels of one section's spots."""
 
     def make(measured: Measured, *, with_space: bool = True, pitch_um: float = PITCH_UM) -> Kernels:
-        pictures = Pictures.of(measured.sites)
+        image_features = ImageFeatures.of(measured.sites)
         xy_um = measured.sites.xy_um if with_space else None
-        return Kernels.on(pictures.minus(pictures.centre()), xy_um, np.zeros(len(measured), np.int64), pitch_um)
+        return Kernels.on(
+            image_features.minus(image_features.centre()), xy_um, np.zeros(len(measured), np.int64), pitch_um
+        )
 
     return make
 
 
 @pytest.fixture(scope="session")
-def others() -> list[Visible]:
+def others() -> list[TrainingSection]:
     """Two sections of the same tissue: the same genes and pictures, other spots, depths and stain."""
     sections = [make_section(n_side=9, seed=4), make_section(n_side=10, seed=5)]
-    return [Visible(section, np.arange(len(section)) % 3) for section in sections]
+    return [TrainingSection(section, np.arange(len(section)) % 3) for section in sections]
 
 
 @pytest.fixture(scope="session")
-def pool_of_three(visible: Measured, folds: np.ndarray, others: list[Visible]) -> Pool:
-    return Pool.of(Visible(visible, folds), others)
+def pool_of_three(visible: Measured, folds: np.ndarray, others: list[TrainingSection]) -> PooledSections:
+    return PooledSections.of(TrainingSection(visible, folds), others)
 
 
 @pytest.fixture(scope="session")
@@ -99,4 +101,4 @@ NETWORK = NetworkSettings(width=16, heads=2, dropout=0.1, n_summary=3, image_com
 
 @pytest.fixture(scope="session")
 def fitted(visible: Measured, folds: np.ndarray, cpu: ComputeSettings) -> Fitted:
-    return fit_spamcaf(Visible(visible, folds), [], PITCH_UM, FIT, NETWORK, cpu, seed=5)
+    return fit_spamcaf(TrainingSection(visible, folds), [], PITCH_UM, FIT, NETWORK, cpu, seed=5)

@@ -8,7 +8,7 @@ import torch
 
 from spamcaf.compute import computing
 from spamcaf.errors import InputError
-from spamcaf.model.data import Centre, Visible
+from spamcaf.model.data import SectionMeans, TrainingSection
 from spamcaf.model.fit import Fitted, fit_spamcaf
 from spamcaf.model.fitted import SpamcafModel
 from spamcaf.model.predict import Ensemble, predict
@@ -21,7 +21,7 @@ PITCH_UM = 100.0
 
 def _refit(fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings, **fit: object) -> Fitted:
     settings = FitSettings(**fitted.model.fit.model_dump() | fit)
-    return fit_spamcaf(Visible(visible, folds), [], PITCH_UM, settings, fitted.model.network, cpu, seed=5)
+    return fit_spamcaf(TrainingSection(visible, folds), [], PITCH_UM, settings, fitted.model.network, cpu, seed=5)
 
 
 def test_the_log_has_a_row_per_fold_and_epoch(fitted: Fitted) -> None:
@@ -53,7 +53,9 @@ def test_a_fold_that_diverges_keeps_its_last_good_weights(
 ) -> None:
     told: list[str] = []
     wild = FitSettings(**fitted.model.fit.model_dump() | {"learning_rate": 1e30, "epochs": 6})
-    found = fit_spamcaf(Visible(visible, folds), [], PITCH_UM, wild, fitted.model.network, cpu, seed=5, log=told.append)
+    found = fit_spamcaf(
+        TrainingSection(visible, folds), [], PITCH_UM, wild, fitted.model.network, cpu, seed=5, log=told.append
+    )
     assert sum("not finite" in line for line in told) == 3
     assert len(found.log) < 3 * 6
     assert all(np.isfinite(tensor).all() for tensor in found.model.to_tensors().values())
@@ -63,7 +65,7 @@ def test_a_useless_network_gets_no_say(
     fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
 ) -> None:
     untaught = _refit(fitted, visible, folds, cpu, learning_rate=1e-9, epochs=1)
-    assert untaught.model.recovery.mix.weights[:2].max() < 0.1  # of the two patterns that there are
+    assert untaught.model.within_section.stacking.weights[:2].max() < 0.1  # of the two patterns that there are
 
 
 def test_half_precision_learns_too(fitted: Fitted, visible: Measured, folds: np.ndarray) -> None:
@@ -76,8 +78,8 @@ def test_half_precision_learns_too(fitted: Fitted, visible: Measured, folds: np.
 
 def test_a_handful_of_spots_is_enough_to_run(visible: Measured, cpu: ComputeSettings) -> None:
     few = visible.at(slice(0, 10))
-    home = Visible(few, np.arange(10) % 5)
-    model = fit_spamcaf(home, [], PITCH_UM, FitSettings(epochs=2), NetworkSettings(), cpu, seed=0).model
+    target_section = TrainingSection(few, np.arange(10) % 5)
+    model = fit_spamcaf(target_section, [], PITCH_UM, FitSettings(epochs=2), NetworkSettings(), cpu, seed=0).model
     for context in (few, None):
         found = predict(model, context, visible.sites, cpu)
         assert np.isfinite(found.mean).all()
@@ -89,7 +91,9 @@ def test_weights_and_progress_are_told(
 ) -> None:
     told: list[str] = []
     brief = FitSettings(n_programs=2, epochs=1, batch=64)
-    fit_spamcaf(Visible(visible, folds), [], PITCH_UM, brief, fitted.model.network, cpu, seed=0, log=told.append)
+    fit_spamcaf(
+        TrainingSection(visible, folds), [], PITCH_UM, brief, fitted.model.network, cpu, seed=0, log=told.append
+    )
     assert any("network's share" in line for line in told)
     assert sum(line.startswith("fold ") for line in told) == 3
 
@@ -107,7 +111,7 @@ def test_what_cannot_be_fitted_is_refused(
 ) -> None:
     measured, parts = change(visible, folds)  # type: ignore[operator]
     with pytest.raises(InputError, match=message):
-        fit_spamcaf(Visible(measured, parts), [], PITCH_UM, FitSettings(), NetworkSettings(), cpu, seed=0)
+        fit_spamcaf(TrainingSection(measured, parts), [], PITCH_UM, FitSettings(), NetworkSettings(), cpu, seed=0)
 
 
 def test_a_constant_gene_counts_as_zero() -> None:
@@ -120,12 +124,12 @@ def test_without_a_network_the_process_speaks_alone(
 ) -> None:
     alone = _refit(fitted, visible, folds, cpu, use_network=False)
     assert alone.log == [] and alone.model.networks == ()
-    assert not alone.model.recovery.mix.weights.any() and not alone.model.transfer.mix.weights.any()
+    assert not alone.model.within_section.stacking.weights.any() and not alone.model.new_section.stacking.weights.any()
     stored = SpamcafModel.from_tensors(alone.model.to_tensors(), alone.model.metadata())
     for context in (visible, None):
         found, beside = predict(stored, context, visible.sites, cpu), predict(fitted.model, context, visible.sites, cpu)
-        np.testing.assert_array_equal(found.mean, found.process)
-        np.testing.assert_array_equal(found.process, beside.process)
+        np.testing.assert_array_equal(found.mean, found.gp)
+        np.testing.assert_array_equal(found.gp, beside.gp)
         assert (found.sd > 0).all()
 
 
@@ -135,7 +139,7 @@ def test_parts_can_be_left_out_to_compare(
 ) -> None:
     network = fitted.model.network.model_copy(update=change)
     fit = fitted.model.fit.model_copy(update={"epochs": 2})
-    model = fit_spamcaf(Visible(visible, folds), [], PITCH_UM, fit, network, cpu, seed=5).model
+    model = fit_spamcaf(TrainingSection(visible, folds), [], PITCH_UM, fit, network, cpu, seed=5).model
     stored = SpamcafModel.from_tensors(model.to_tensors(), model.metadata())
     for context in (visible, None):
         found = predict(stored, context, visible.sites, cpu).mean
@@ -148,12 +152,12 @@ def test_without_context_the_networks_see_no_expression(
 ) -> None:
     network = NetworkSettings(width=16, heads=2, image_components=6, n_context=0)
     fit = FitSettings(n_programs=3, epochs=2)
-    model = fit_spamcaf(Visible(visible, folds), [], PITCH_UM, fit, network, cpu, seed=5).model
+    model = fit_spamcaf(TrainingSection(visible, folds), [], PITCH_UM, fit, network, cpu, seed=5).model
     other = replace(visible, expression=visible.expression[::-1].copy())
     with computing(cpu) as machine:
         said = [
             ensemble.scores(visible.sites, ensemble.spots(context))
             for context in (visible, other)
-            for ensemble in [Ensemble.of(model, machine, Centre.of(context))]
+            for ensemble in [Ensemble.of(model, machine, SectionMeans.of(context))]
         ]
     np.testing.assert_array_equal(*said)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spamcaf.model.data import Pictures, Pool
+from spamcaf.model.data import ImageFeatures, PooledSections
 from spamcaf.model.gaussian_process import IMAGE_KERNELS, SPACE_KERNELS, Kernels
 from spamcaf.sections.sites import Measured
 
@@ -21,9 +21,9 @@ def kernels(kernels_of: KernelsOf, visible: Measured) -> Kernels:
     return kernels_of(visible)
 
 
-def centred(measured: Measured) -> Pictures:
-    pictures = Pictures.of(measured.sites)
-    return pictures.minus(pictures.centre())
+def centred(measured: Measured) -> ImageFeatures:
+    image_features = ImageFeatures.of(measured.sites)
+    return image_features.minus(image_features.centre())
 
 
 def test_each_kernel_is_centred_with_mean_diagonal_one_and_positive(kernels: Kernels) -> None:
@@ -51,10 +51,12 @@ def test_without_positions_only_pictures_speak(kernels_of: KernelsOf, visible: M
 
 
 def test_a_nearly_dead_channel_stays_dead(visible: Measured) -> None:
-    pictures, section = centred(visible), np.zeros(len(visible), np.int64)
+    image_features, section = centred(visible), np.zeros(len(visible), np.int64)
     dead = 1e-6 * np.random.default_rng(0).normal(size=(len(visible), 1)).astype(np.float32)
-    more = Pictures(np.hstack([pictures.target, dead]), pictures.surround, pictures.outside)
-    plain = Kernels.on(pictures, None, section, PITCH_UM).gram()
+    more = ImageFeatures(
+        np.hstack([image_features.target, dead]), image_features.neighbourhood, image_features.residual_norm2
+    )
+    plain = Kernels.on(image_features, None, section, PITCH_UM).gram()
     np.testing.assert_allclose(Kernels.on(more, None, section, PITCH_UM).gram(), plain, atol=1e-4)
 
 
@@ -64,13 +66,13 @@ def test_distance_counts_in_pitches(kernels_of: KernelsOf, visible: Measured) ->
     np.testing.assert_allclose(twice, kernels_of(visible).gram(), atol=1e-5)
 
 
-def test_space_ends_at_the_border_of_a_section_and_pictures_do_not(pool_of_three: Pool) -> None:
-    pool = pool_of_three
-    kernels = Kernels.on(pool.pictures, pool.sites.xy_um, pool.section, PITCH_UM)
-    gram, apart = kernels.gram(), pool.section[:, None] != pool.section
+def test_space_ends_at_the_border_of_a_section_and_pictures_do_not(pool_of_three: PooledSections) -> None:
+    pooled = pool_of_three
+    kernels = Kernels.on(pooled.image_features, pooled.sites.xy_um, pooled.section, PITCH_UM)
+    gram, apart = kernels.gram(), pooled.section[:, None] != pooled.section
     n_image = len(IMAGE_KERNELS)
     assert np.abs(gram[n_image:, apart]).max() == 0
     assert np.abs(gram[:n_image, apart]).max() > 0.1
-    home = pool.section == 0
-    cross, _ = kernels.cross(pool.pictures.at(home), pool.sites.xy_um[home])
-    np.testing.assert_allclose(cross, gram[:, home], atol=1e-5)
+    target_section = pooled.section == 0
+    cross, _ = kernels.cross(pooled.image_features.at(target_section), pooled.sites.xy_um[target_section])
+    np.testing.assert_allclose(cross, gram[:, target_section], atol=1e-5)

@@ -16,16 +16,16 @@ def test_squared_error_and_correlation_are_added() -> None:
 
 
 def test_programs_count_by_importance() -> None:
-    truth, guess = torch.zeros(4, 2), torch.tensor([[1.0, 3.0]] * 4)
-    loss = program_loss(guess, truth, torch.tensor([0.75, 0.25]), pearson_weight=0.0)
+    truth, predicted = torch.zeros(4, 2), torch.tensor([[1.0, 3.0]] * 4)
+    loss = program_loss(predicted, truth, torch.tensor([0.75, 0.25]), pearson_weight=0.0)
     assert loss.item() == pytest.approx(0.75 * 1 + 0.25 * 9)
 
 
 def test_a_constant_prediction_has_finite_gradients() -> None:
-    guess = torch.zeros(5, 2, requires_grad=True)
-    program_loss(guess, torch.randn(5, 2), torch.tensor([0.5, 0.5]), pearson_weight=1.0).backward()
-    assert guess.grad is not None
-    assert guess.grad.isfinite().all()
+    predicted = torch.zeros(5, 2, requires_grad=True)
+    program_loss(predicted, torch.randn(5, 2), torch.tensor([0.5, 0.5]), pearson_weight=1.0).backward()
+    assert predicted.grad is not None
+    assert predicted.grad.isfinite().all()
 
 
 def test_each_head_has_its_loss_and_weight() -> None:

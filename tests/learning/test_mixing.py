@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.model.mixing import Mix, gene_noise, mixing_weights
+from spamcaf.model.mixing import Stacking, gene_noise, stacking_weights
 from spamcaf.model.programs import learn_programs
 
 
@@ -17,13 +17,13 @@ def _votes(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_a_better_network_is_believed_and_a_worse_one_is_not() -> None:
     truth, good, bad = _votes(400)
     folds = np.arange(400) % 4
-    assert mixing_weights(truth, bad, good, folds).min() > 0.9
-    assert mixing_weights(truth, good, bad, folds).max() < 0.05
+    assert stacking_weights(truth, bad, good, folds).min() > 0.9
+    assert stacking_weights(truth, good, bad, folds).max() < 0.05
 
 
 def test_little_evidence_means_little_belief() -> None:
     truth, good, bad = _votes(400)
-    few = mixing_weights(truth[:8], bad[:8], good[:8], np.arange(8) % 2)
+    few = stacking_weights(truth[:8], bad[:8], good[:8], np.arange(8) % 2)
     assert few.max() < 0.7
 
 
@@ -32,13 +32,13 @@ def test_a_networks_mere_offset_per_fold_is_forgiven() -> None:
     folds = np.arange(400) % 4
     shifted = good + folds[:, None]
     np.testing.assert_allclose(
-        mixing_weights(truth, bad, shifted, folds), mixing_weights(truth, bad, good, folds), atol=1e-9
+        stacking_weights(truth, bad, shifted, folds), stacking_weights(truth, bad, good, folds), atol=1e-9
     )
 
 
 def test_blend_goes_from_process_to_network() -> None:
-    mix = Mix(np.array([0.0, 0.25, 1.0]), np.ones(1))
-    np.testing.assert_allclose(mix.blend(np.zeros((1, 3)), np.full((1, 3), 4.0)), [[0.0, 1.0, 4.0]])
+    stacking = Stacking(np.array([0.0, 0.25, 1.0]), np.ones(1))
+    np.testing.assert_allclose(stacking.combine(np.zeros((1, 3)), np.full((1, 3), 4.0)), [[0.0, 1.0, 4.0]])
 
 
 def test_predicted_variance_matches_the_error() -> None:

@@ -34,8 +34,8 @@ def test_tensors_are_plain_arrays_and_metadata_texts(fitted: Fitted) -> None:
 
 def test_a_missing_tensor_is_named(fitted: Fitted) -> None:
     tensors, metadata = _parts(fitted)
-    del tensors["recovery.mix"]
-    with pytest.raises(InputError, match=r"missing \['recovery.mix'\]"):
+    del tensors["within_section.mix"]
+    with pytest.raises(InputError, match=r"missing \['within_section.mix'\]"):
         SpamcafModel.from_tensors(tensors, metadata)
 
 
@@ -46,7 +46,7 @@ def test_an_unknown_tensor_is_named(fitted: Fitted) -> None:
         SpamcafModel.from_tensors(tensors, metadata)
 
 
-@pytest.mark.parametrize("name", ["programs.loadings", "network.1.fusion_head.1.weight", "memory.depth"])
+@pytest.mark.parametrize("name", ["programs.loadings", "network.1.fusion_head.1.weight", "reference_spots.depth"])
 def test_a_wrong_shape_is_named(fitted: Fitted, name: str) -> None:
     tensors, metadata = _parts(fitted)
     tensors[name] = tensors[name][1:]
@@ -56,7 +56,7 @@ def test_a_wrong_shape_is_named(fitted: Fitted, name: str) -> None:
 
 def test_numbers_must_be_finite(fitted: Fitted) -> None:
     tensors, metadata = _parts(fitted)
-    tensors["programs.shrink"] = tensors["programs.shrink"] * np.nan
+    tensors["programs.signal_fraction"] = tensors["programs.shrink"] * np.nan
     with pytest.raises(InputError, match="NaN or Inf in tensor"):
         SpamcafModel.from_tensors(tensors, metadata)
 

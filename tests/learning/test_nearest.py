@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spamcaf.model.data import Memory, Pool, Visible
+from spamcaf.model.data import PooledSections, ReferenceSpots, TrainingSection
 from spamcaf.model.fit import Fitted, fit_spamcaf
 from spamcaf.model.gaussian_process import Hyperparameters, Kernels, condition, out_of_fold
 from spamcaf.model.predict import predict
-from spamcaf.model.vecchia import condition_on_many, out_of_fold_of_many
+from spamcaf.model.vecchia import condition_vecchia, out_of_fold_vecchia
 from spamcaf.parameters import ComputeSettings, FitSettings
 from spamcaf.sections.sites import Measured
 
@@ -19,40 +19,40 @@ PITCH_UM = 100.0
 HYPER = Hyperparameters(np.array([[0.5, 0.3, 0.4, 0.3, 0.2]]), np.array([0.5]), 1500.0)
 
 
-def drawn(pool: Pool, seed: int) -> np.ndarray:
+def drawn(pooled: PooledSections, seed: int) -> np.ndarray:
     """Scores (spot, 1) of the process itself."""
-    gram = Kernels.on(pool.pictures, pool.sites.xy_um, pool.section, PITCH_UM).gram()
-    covariance = HYPER.covariance(gram, 0) + np.diag(HYPER.noise_of(pool.depth, 0))
+    gram = Kernels.on(pooled.image_features, pooled.sites.xy_um, pooled.section, PITCH_UM).gram()
+    covariance = HYPER.covariance(gram, 0) + np.diag(HYPER.noise_of(pooled.depth, 0))
     rng = np.random.default_rng(seed)
-    return rng.multivariate_normal(np.zeros(len(pool)), covariance, method="eigh")[:, None]
+    return rng.multivariate_normal(np.zeros(len(pooled)), covariance, method="eigh")[:, None]
 
 
-def known_of(pool: Pool, scores: np.ndarray) -> Memory:
-    return Memory(pool.pictures, scores, pool.depth, pool.section, pool.sites.xy_um)
+def known_of(pooled: PooledSections, scores: np.ndarray) -> ReferenceSpots:
+    return ReferenceSpots(pooled.image_features, scores, pooled.depth, pooled.section, pooled.sites.xy_um)
 
 
-def test_what_the_basis_left_out_of_a_picture_is_uncertain(pool_of_three: Pool) -> None:
-    pool, scores = pool_of_three, drawn(pool_of_three, 2)
-    home = pool.section == 0
-    seen, xy_um = pool.pictures.at(home), pool.sites.xy_um[home]
-    strange = replace(seen, outside=seen.outside + np.array([3.0, 5.0], np.float32))
-    near = condition_on_many(known_of(pool, scores), PITCH_UM, HYPER)
-    kernels = Kernels.on(pool.pictures, pool.sites.xy_um, pool.section, PITCH_UM)
-    exact = condition(kernels, HYPER, scores, pool.depth)
+def test_what_the_basis_left_out_of_a_picture_is_uncertain(pool_of_three: PooledSections) -> None:
+    pooled, scores = pool_of_three, drawn(pool_of_three, 2)
+    target_section = pooled.section == 0
+    seen, xy_um = pooled.image_features.at(target_section), pooled.sites.xy_um[target_section]
+    strange = replace(seen, residual_norm2=seen.residual_norm2 + np.array([3.0, 5.0], np.float32))
+    near = condition_vecchia(known_of(pooled, scores), PITCH_UM, HYPER)
+    kernels = Kernels.on(pooled.image_features, pooled.sites.xy_um, pooled.section, PITCH_UM)
+    exact = condition(kernels, HYPER, scores, pooled.depth)
     added = [process.at(strange, xy_um)[1] - process.at(seen, xy_um)[1] for process in (exact, near)]
     assert added[0].min() > 0.01
     np.testing.assert_allclose(added[1], added[0], rtol=1e-3)
 
 
 @pytest.mark.parametrize("with_space", [True, False])
-def test_it_predicts_what_the_exact_process_predicts(pool_of_three: Pool, with_space: bool) -> None:
-    pool, scores = pool_of_three, drawn(pool_of_three, 0)
+def test_it_predicts_what_the_exact_process_predicts(pool_of_three: PooledSections, with_space: bool) -> None:
+    pooled, scores = pool_of_three, drawn(pool_of_three, 0)
     hyper = HYPER if with_space else Hyperparameters(HYPER.weights[:, :2], HYPER.noise, HYPER.reference_depth)
-    xy_um = pool.sites.xy_um if with_space else None
-    gram = Kernels.on(pool.pictures, xy_um, pool.section, PITCH_UM).gram()
-    mean, variance = out_of_fold(hyper, gram, scores, pool.depth, pool.folds)
-    near, near_variance = out_of_fold_of_many(
-        known_of(pool, scores), PITCH_UM, hyper, pool.folds, has_places=with_space
+    xy_um = pooled.sites.xy_um if with_space else None
+    gram = Kernels.on(pooled.image_features, xy_um, pooled.section, PITCH_UM).gram()
+    mean, variance = out_of_fold(hyper, gram, scores, pooled.depth, pooled.folds)
+    near, near_variance = out_of_fold_vecchia(
+        known_of(pooled, scores), PITCH_UM, hyper, pooled.folds, has_positions=with_space
     )
     assert np.corrcoef(mean[:, 0], near[:, 0])[0, 1] > 0.99
     assert near_variance.mean() == pytest.approx(variance.mean(), rel=0.1)
@@ -60,15 +60,15 @@ def test_it_predicts_what_the_exact_process_predicts(pool_of_three: Pool, with_s
     assert near_error < 1.02 * exact_error
 
 
-def test_a_section_is_not_seen_from_another(pool_of_three: Pool) -> None:
-    pool, scores = pool_of_three, drawn(pool_of_three, 1)
+def test_a_section_is_not_seen_from_another(pool_of_three: PooledSections) -> None:
+    pooled, scores = pool_of_three, drawn(pool_of_three, 1)
     shuffled = scores.copy()
-    shuffled[pool.section == 2] = 0
+    shuffled[pooled.section == 2] = 0
     only_space = Hyperparameters(HYPER.weights * [0, 0, 1, 1, 1], HYPER.noise, HYPER.reference_depth)
-    home = pool.section == 0
+    target_section = pooled.section == 0
     found = [
-        condition_on_many(known_of(pool, y), PITCH_UM, only_space).at(
-            pool.pictures.at(home), pool.sites.xy_um[home] + 30.0
+        condition_vecchia(known_of(pooled, y), PITCH_UM, only_space).at(
+            pooled.image_features.at(target_section), pooled.sites.xy_um[target_section] + 30.0
         )[0]
         for y in (scores, shuffled)
     ]
@@ -85,9 +85,11 @@ def test_a_whole_fit_may_take_it(
     cpu: ComputeSettings,
 ) -> None:
     settings = FitSettings(**fitted.model.fit.model_dump() | {"max_exact_spots": 1})
-    model = fit_spamcaf(Visible(visible, folds), [], PITCH_UM, settings, fitted.model.network, cpu, seed=5).model
+    model = fit_spamcaf(
+        TrainingSection(visible, folds), [], PITCH_UM, settings, fitted.model.network, cpu, seed=5
+    ).model
     sites = section.at(is_hidden).sites
     for context in (visible, None):
         exact, near = (predict(m, context, sites, cpu) for m in (fitted.model, model))
-        assert np.corrcoef(exact.process.ravel(), near.process.ravel())[0, 1] > 0.99
+        assert np.corrcoef(exact.gp.ravel(), near.gp.ravel())[0, 1] > 0.99
         assert near.sd.mean() == pytest.approx(exact.sd.mean(), rel=0.1)

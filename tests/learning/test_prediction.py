@@ -9,7 +9,7 @@ from spamcaf.errors import InputError
 from spamcaf.model import predict as prediction
 from spamcaf.model.fit import Fitted
 from spamcaf.model.fitted import SpamcafModel
-from spamcaf.model.mixing import Mix
+from spamcaf.model.mixing import Stacking
 from spamcaf.model.predict import predict
 from spamcaf.model.training import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings
@@ -20,12 +20,16 @@ from spamcaf.sections.sites import Measured, Sites
 def half_network(fitted: Fitted) -> SpamcafModel:
     """The model with both parts speaking, so that a fault of either shows."""
 
-    def halved(mix: Mix) -> Mix:
-        return replace(mix, weights=np.full_like(mix.weights, 0.5))
+    def halved(stacking: Stacking) -> Stacking:
+        return replace(stacking, weights=np.full_like(stacking.weights, 0.5))
 
     model = fitted.model
-    recovery = replace(model.recovery, mix=halved(model.recovery.mix))
-    return replace(model, recovery=recovery, transfer=replace(model.transfer, mix=halved(model.transfer.mix)))
+    within_section = replace(model.within_section, stacking=halved(model.within_section.stacking))
+    return replace(
+        model,
+        within_section=within_section,
+        new_section=replace(model.new_section, stacking=halved(model.new_section.stacking)),
+    )
 
 
 def test_hidden_spots_are_predicted(
@@ -33,10 +37,10 @@ def test_hidden_spots_are_predicted(
 ) -> None:
     hidden = section.at(is_hidden)
     found = predict(fitted.model, visible, hidden.sites, cpu)
-    assert found.mean.dtype == found.sd.dtype == found.process.dtype == np.float32
-    assert found.mean.shape == found.sd.shape == found.process.shape == hidden.expression.shape
+    assert found.mean.dtype == found.sd.dtype == found.gp.dtype == np.float32
+    assert found.mean.shape == found.sd.shape == found.gp.shape == hidden.expression.shape
     assert mean_gene_pearson(hidden.expression, found.mean) > 0.2
-    assert min(found.mean.min(), found.process.min(), found.sd.min()) >= 0
+    assert min(found.mean.min(), found.gp.min(), found.sd.min()) >= 0
     inside = np.abs(hidden.expression - found.mean) < 1.645 * found.sd
     assert 0.82 < inside.mean() < 0.97
 
@@ -44,8 +48,8 @@ def test_hidden_spots_are_predicted(
 def test_each_network_alone_learned_something(
     fitted: Fitted, section: Measured, visible: Measured, is_hidden: np.ndarray, cpu: ComputeSettings
 ) -> None:
-    mix = replace(fitted.model.recovery.mix, weights=np.ones(len(fitted.model.programs)))
-    only = replace(fitted.model, recovery=replace(fitted.model.recovery, mix=mix))
+    stacking = replace(fitted.model.within_section.stacking, weights=np.ones(len(fitted.model.programs)))
+    only = replace(fitted.model, within_section=replace(fitted.model.within_section, stacking=stacking))
     hidden = section.at(is_hidden)
     assert mean_gene_pearson(hidden.expression, predict(only, visible, hidden.sites, cpu).mean) > 0.15
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import check_grad
 
 from spamcaf.model import gaussian_process
-from spamcaf.model.data import Pictures
+from spamcaf.model.data import ImageFeatures
 from spamcaf.model.gaussian_process import Hyperparameters, Kernels, condition, learn_hyperparameters, out_of_fold
 from spamcaf.sections.sites import Measured
 
@@ -98,8 +98,8 @@ def test_conditioning_predicts_hidden_spots_with_honest_variance(
         seen, hidden = section.at(~is_hidden), section.at(is_hidden)
         centre = scores[~is_hidden].mean(axis=0)
         known = condition(kernels_of(seen), _hyper(1), scores[~is_hidden] - centre, seen.depth)
-        pictures = Pictures.of(hidden.sites).minus(Pictures.of(seen.sites).centre())
-        mean, variance = known.at(pictures, hidden.sites.xy_um)
+        image_features = ImageFeatures.of(hidden.sites).minus(ImageFeatures.of(seen.sites).centre())
+        mean, variance = known.at(image_features, hidden.sites.xy_um)
         errors.append(np.square(centre + mean - scores[is_hidden]))
         claimed.append(variance + _hyper(1).noise_of(hidden.depth, 0)[:, None])
     assert np.mean(errors) == pytest.approx(np.mean(claimed), rel=0.2)
@@ -109,7 +109,7 @@ def test_sites_are_independent_of_each_other(kernels: Kernels, visible: Measured
     scores = _drawn(kernels, _hyper(2), visible.depth, seed=4)
     known = condition(kernels, _hyper(2), scores, visible.depth)
     sites = section.sites
-    whole = known.at(Pictures.of(sites), sites.xy_um)
-    part = known.at(Pictures.of(sites.at(slice(5, 9))), sites.xy_um[5:9])
+    whole = known.at(ImageFeatures.of(sites), sites.xy_um)
+    part = known.at(ImageFeatures.of(sites.at(slice(5, 9))), sites.xy_um[5:9])
     for a, b in zip(whole, part, strict=True):
         np.testing.assert_allclose(a[5:9], b, atol=1e-5)

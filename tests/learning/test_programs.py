@@ -21,10 +21,10 @@ def test_decoding_scores_denoises() -> None:
 
 def test_programs_of_noise_are_shrunk_and_dropped() -> None:
     _, noisy = _planted(noise=1.0)
-    shrink = learn_programs(noisy, 40).shrink
-    assert shrink[:2].min() > 0.9
-    assert shrink[2:].max() < 0.7
-    assert 2 <= len(shrink) < 40
+    signal_fraction = learn_programs(noisy, 40).signal_fraction
+    assert signal_fraction[:2].min() > 0.9
+    assert signal_fraction[2:].max() < 0.7
+    assert 2 <= len(signal_fraction) < 40
 
 
 def test_loadings_are_orthonormal_and_scores_centred() -> None:

@@ -12,9 +12,9 @@ import torch
 
 from spamcaf.compute import Machine
 from spamcaf.model import training as training_module
-from spamcaf.model.data import SiteView, SpotView, learn_projection
+from spamcaf.model.data import SiteTensors, SpotTensors, fit_projection
 from spamcaf.model.network import SpamcafNetwork, SpamcafShape
-from spamcaf.model.training import Lesson, Losses, begin, learning_rate_at, step_losses, train_fold
+from spamcaf.model.training import FoldData, Losses, begin, learning_rate_at, step_losses, train_fold
 from spamcaf.parameters import FitSettings
 from spamcaf.sections.sites import Measured
 
@@ -28,17 +28,17 @@ def _no_log(_losses: list[float]) -> None:
 
 
 @pytest.fixture
-def lesson_of(visible: Measured, folds: np.ndarray) -> Callable[[torch.Tensor], Lesson]:
+def lesson_of(visible: Measured, folds: np.ndarray) -> Callable[[torch.Tensor], FoldData]:
     """Make the lesson of fold 0 for given scores (spot, program)."""
     sites = visible.sites
-    projection = learn_projection(sites.neighbours.reshape(-1, sites.neighbours.shape[-1]), 6)
+    projection = fit_projection(sites.neighbours.reshape(-1, sites.neighbours.shape[-1]), 6)
     centre = sites.neighbours.mean(axis=(0, 1))
-    view = SiteView.of(sites, centre, sites.xy_um.mean(axis=0), projection, CPU.device)
+    view = SiteTensors.of(sites, centre, sites.xy_um.mean(axis=0), projection, CPU.device)
     section = np.zeros(len(visible), np.int64)
-    importance = torch.full((N_PROGRAMS,), 1 / N_PROGRAMS)
+    loss_weights = torch.full((N_PROGRAMS,), 1 / N_PROGRAMS)
 
-    def make(scores: torch.Tensor) -> Lesson:
-        return Lesson.of(SpotView(view, scores), section, sites.xy_um, folds == 0, importance, 5, CPU)
+    def make(scores: torch.Tensor) -> FoldData:
+        return FoldData.of(SpotTensors(view, scores), section, sites.xy_um, folds == 0, loss_weights, 5, CPU)
 
     return make
 
@@ -46,17 +46,17 @@ def lesson_of(visible: Measured, folds: np.ndarray) -> Callable[[torch.Tensor], 
 FIT = FitSettings(epochs=3, batch=16)
 
 
-def _trained(lesson: Lesson) -> SpamcafNetwork:
+def _trained(data: FoldData) -> SpamcafNetwork:
     torch.manual_seed(0)
     network = SpamcafNetwork(SHAPE)
     training = begin(network, FIT)
-    train_fold(training, lesson, FIT, _no_log)
+    train_fold(training, data, FIT, _no_log)
     assert training.is_finite and training.epoch == 3
     return network
 
 
 def test_the_held_folds_expression_is_seen_by_nothing(
-    lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray
+    lesson_of: Callable[[torch.Tensor], FoldData], folds: np.ndarray
 ) -> None:
     scores = torch.randn(len(folds), N_PROGRAMS)
     changed = scores.clone()
@@ -65,11 +65,11 @@ def test_the_held_folds_expression_is_seen_by_nothing(
     network, network_again = _trained(one), _trained(other)
     for a, b in zip(network.parameters(), network_again.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    torch.testing.assert_close(one.held_scores(network, False), other.held_scores(network_again, False))
+    torch.testing.assert_close(one.validation_scores(network, False), other.validation_scores(network_again, False))
 
 
 def test_a_spots_own_expression_is_not_among_its_context(
-    lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray
+    lesson_of: Callable[[torch.Tensor], FoldData], folds: np.ndarray
 ) -> None:
     torch.manual_seed(0)
     network = SpamcafNetwork(SHAPE).eval()
@@ -87,20 +87,20 @@ def test_a_spots_own_expression_is_not_among_its_context(
 
 
 def test_blind_means_neither_context_nor_position(
-    lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray
+    lesson_of: Callable[[torch.Tensor], FoldData], folds: np.ndarray
 ) -> None:
     torch.manual_seed(0)
     network = SpamcafNetwork(SHAPE).eval()
-    lesson = lesson_of(torch.randn(len(folds), N_PROGRAMS))
-    sites = lesson.spots.sites
-    moved = SpotView(replace(sites, xy_um=sites.xy_um.flip(0) * 2), torch.randn(len(folds), N_PROGRAMS))
-    elsewhere = replace(lesson, spots=moved)
-    torch.testing.assert_close(lesson.held_scores(network, True), elsewhere.held_scores(network, True))
-    assert not torch.allclose(lesson.held_scores(network, False), elsewhere.held_scores(network, False))
+    data = lesson_of(torch.randn(len(folds), N_PROGRAMS))
+    sites = data.spots.sites
+    moved = SpotTensors(replace(sites, xy_um=sites.xy_um.flip(0) * 2), torch.randn(len(folds), N_PROGRAMS))
+    elsewhere = replace(data, spots=moved)
+    torch.testing.assert_close(data.validation_scores(network, True), elsewhere.validation_scores(network, True))
+    assert not torch.allclose(data.validation_scores(network, False), elsewhere.validation_scores(network, False))
 
 
-def test_every_parameter_is_taught(lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray) -> None:
-    fit = FIT.model_copy(update={"blind_share": 0.5})
+def test_every_parameter_is_taught(lesson_of: Callable[[torch.Tensor], FoldData], folds: np.ndarray) -> None:
+    fit = FIT.model_copy(update={"transfer_step_share": 0.5})
     torch.manual_seed(0)
     training = begin(SpamcafNetwork(SHAPE), fit)
     train_fold(training, lesson_of(torch.randn(len(folds), N_PROGRAMS)), fit, _no_log)
@@ -119,7 +119,7 @@ def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
 
 
 def test_the_optimiser_is_given_that_rate_and_clipped_gradients(
-    lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    lesson_of: Callable[[torch.Tensor], FoldData], folds: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = FIT.model_copy(update={"clip_norm": 1e-3})
     rates, norms = [], []
@@ -131,8 +131,8 @@ def test_the_optimiser_is_given_that_rate_and_clipped_gradients(
             norms.append(math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients)))
 
     monkeypatch.setattr(torch.optim, "AdamW", Watched)
-    lesson = lesson_of(torch.randn(len(folds), N_PROGRAMS))
-    train_fold(begin(SpamcafNetwork(SHAPE), fit), lesson, fit, _no_log)
+    data = lesson_of(torch.randn(len(folds), N_PROGRAMS))
+    train_fold(begin(SpamcafNetwork(SHAPE), fit), data, fit, _no_log)
     assert len(rates) % fit.epochs == 0
     assert rates == [learning_rate_at(step, len(rates), fit) for step in range(len(rates))]
     assert max(norms) <= 1.001e-3
@@ -140,9 +140,9 @@ def test_the_optimiser_is_given_that_rate_and_clipped_gradients(
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_one_bad_step_takes_back_the_whole_epoch(
-    what: str, lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    what: str, lesson_of: Callable[[torch.Tensor], FoldData], folds: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lesson = lesson_of(torch.randn(len(folds), N_PROGRAMS))
+    data = lesson_of(torch.randn(len(folds), N_PROGRAMS))
     torch.manual_seed(0)
     training = begin(SpamcafNetwork(SHAPE), FIT)
     good: list[dict[str, torch.Tensor]] = []
@@ -157,7 +157,7 @@ def test_one_bad_step_takes_back_the_whole_epoch(
         return losses
 
     monkeypatch.setattr(training_module, "step_losses", spoilt)
-    train_fold(training, lesson, FIT, lambda _: good.append(training.weights()))
+    train_fold(training, data, FIT, lambda _: good.append(training.weights()))
     assert (training.epoch, training.is_finite, len(good)) == (2, False, 2)
     for name, tensor in training.network.state_dict().items():
         torch.testing.assert_close(tensor, good[-1][name], rtol=0, atol=0)
@@ -170,7 +170,7 @@ class Nowhere(Machine):
         return nullcontext()
 
 
-def test_a_step_never_waits_for_the_device(lesson_of: Callable[[torch.Tensor], Lesson], folds: np.ndarray) -> None:
+def test_a_step_never_waits_for_the_device(lesson_of: Callable[[torch.Tensor], FoldData], folds: np.ndarray) -> None:
     def there(value: object) -> object:
         if isinstance(value, torch.Tensor):
             return value.to("meta")
@@ -178,14 +178,14 @@ def test_a_step_never_waits_for_the_device(lesson_of: Callable[[torch.Tensor], L
             return tuple(there(part) for part in value)
         return type(value)(*(there(part) for part in vars(value).values())) if hasattr(value, "xy_um") else value
 
-    lesson = lesson_of(torch.randn(len(folds), N_PROGRAMS))
-    (rows,) = lesson.train
-    spots = SpotView(there(lesson.spots.sites), there(lesson.spots.scores))
-    fields = {name: there(value) for name, value in vars(lesson).items()}
-    away = Lesson(**{**fields, "spots": spots, "machine": Nowhere(torch.device("meta"), use_bf16=False)})
+    data = lesson_of(torch.randn(len(folds), N_PROGRAMS))
+    (rows,) = data.train
+    spots = SpotTensors(there(data.spots.sites), there(data.spots.scores))
+    fields = {name: there(value) for name, value in vars(data).items()}
+    away = FoldData(**{**fields, "spots": spots, "machine": Nowhere(torch.device("meta"), use_bf16=False)})
     network = SpamcafNetwork(SHAPE).to("meta")
-    for blind_share in (0.0, 1.0):
-        fit = FIT.model_copy(update={"blind_share": blind_share})
+    for transfer_step_share in (0.0, 1.0):
+        fit = FIT.model_copy(update={"transfer_step_share": transfer_step_share})
         losses = step_losses(network, away, 0, rows.to("meta"), fit)
         losses.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), fit.clip_norm)

@@ -15,7 +15,7 @@ def network() -> ReleasedNetwork:
 
 
 @pytest.fixture
-def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+def image_features() -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
     return torch.randn(N_SITES, N_FEATURES), torch.randn(N_SITES, N_FEATURES)
 
@@ -27,22 +27,24 @@ def test_what_is_used_of_the_released_network_is_half_of_its_26_2_million_parame
     assert n == pytest.approx(0.52 * 26.2e6, rel=0.005)
 
 
-def test_every_parameter_learns(network: ReleasedNetwork, pictures: tuple[torch.Tensor, torch.Tensor]) -> None:
-    (network(*pictures) - 1).square().sum().backward()
+def test_every_parameter_learns(network: ReleasedNetwork, image_features: tuple[torch.Tensor, torch.Tensor]) -> None:
+    (network(*image_features) - 1).square().sum().backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().sum() < 1e-6]
     assert idle == []
 
 
-def test_expression_is_never_below_zero(network: ReleasedNetwork, pictures: tuple[torch.Tensor, torch.Tensor]) -> None:
-    out = network.eval()(*pictures)
+def test_expression_is_never_below_zero(
+    network: ReleasedNetwork, image_features: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    out = network.eval()(*image_features)
     assert out.shape == (N_SITES, N_GENES)
     assert out.min() == 0
     assert out.max() > 0
 
 
-def test_both_pictures_speak(network: ReleasedNetwork, pictures: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_both_pictures_speak(network: ReleasedNetwork, image_features: tuple[torch.Tensor, torch.Tensor]) -> None:
     network.eval()
-    tile, window = pictures
+    tile, window = image_features
     before = network(tile, window)
     assert not torch.allclose(network(tile + 1, window.flip(0)), before)
     assert not torch.allclose(network(tile.flip(0), window), before)

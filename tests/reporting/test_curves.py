@@ -23,7 +23,12 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def programs() -> pd.DataFrame:
-    table = {"program": [0, 1], "shrink": [0.9, 0.4], "recovery_share": [0.1, 0.3], "transfer_share": [0.5, 0.0]}
+    table = {
+        "program": [0, 1],
+        "signal_fraction": [0.9, 0.4],
+        "within_section_network_weight": [0.1, 0.3],
+        "new_section_network_weight": [0.5, 0.0],
+    }
     return pd.DataFrame(table)
 
 
@@ -59,8 +64,8 @@ def test_epochs_without_validation_are_left_out(log, none) -> None:
 def test_missing_columns_are_named(log, programs, none) -> None:
     with pytest.raises(ValueError, match=r"training log lacks the columns \['l3'\]"):
         plot_training_curves(log.drop(columns="l3"), programs)
-    with pytest.raises(ValueError, match=r"program log lacks the columns \['shrink'\]"):
-        plot_training_curves(log, programs.drop(columns="shrink"))
+    with pytest.raises(ValueError, match=r"program log lacks the columns \['signal_fraction'\]"):
+        plot_training_curves(log, programs.drop(columns="signal_fraction"))
     with pytest.raises(ValueError, match="0 rows"):
         plot_training_curves(log.iloc[:0], none)
 

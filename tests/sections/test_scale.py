@@ -123,7 +123,9 @@ REFUSED = {
         r"0.5000 um per pixel by the lattice .*0.6000 by the fiducials, 0.6000 by the spot diameter, 0.8000 by the "
         "image.*max_mpp_disagreement=<share>",
     ),
-    "spot and image together": ("hexagonal", {SectionField.SPOT_PX: 65 / 0.45}, 0.481, 200.0, "0.4.* by the spot diameter"),
+    "spot and image together": (
+        "hexagonal", {SectionField.SPOT_PX: 65 / 0.45}, 0.481, 200.0, "0.4.* by the spot diameter"
+    ),
     "stated, and a spot that fits any lattice": (
         "hexagonal", {"mpp": 0.6, SectionField.SPOT_PX: 130.0}, None, 200.0, "0.6000 by the file"
     ),

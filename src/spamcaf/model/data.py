@@ -20,45 +20,52 @@ N_COMPONENTS = 256
 MAX_ROWS = 8192
 """Rows that the directions are learned from."""
 
-HOME = 0
+TARGET = 0
 """The number of the section whose sites are predicted; others, if any, are numbered from 1."""
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageFeatures:
     """What the image kernels see of places: the tile there, and the mean of the 3 x 3 tiles, both (site, feature).
 
-    `outside` (site, 2) is the squared length of what a basis left out of the two, 0 for whole features.
+    `residual_norm2` (site, 2) is the squared length of what a basis left out of the two, 0 for whole features.
     """
 
     target: Array
-    surround: Array
-    outside: Array
+    neighbourhood: Array
+    residual_norm2: Array
 
     @classmethod
-    def of(cls, sites: Sites) -> Pictures:
+    def of(cls, sites: Sites) -> ImageFeatures:
         """Return the pictures of `sites`."""
-        target, surround = np.asarray(sites.target, np.float32), sites.neighbours.mean(axis=1, dtype=np.float32)
-        return cls(target, surround, np.zeros((len(sites), 2), np.float32))
+        target, neighbourhood = np.asarray(sites.target, np.float32), sites.neighbours.mean(axis=1, dtype=np.float32)
+        return cls(target, neighbourhood, np.zeros((len(sites), 2), np.float32))
 
     @classmethod
-    def stack(cls, parts: list[Pictures]) -> Pictures:
+    def stack(cls, parts: list[ImageFeatures]) -> ImageFeatures:
         """Return all places of `parts`, one after the other."""
-        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("target", "surround", "outside")))
+        return cls(
+            *(
+                np.concatenate([getattr(p, name) for p in parts])
+                for name in ("target", "neighbourhood", "residual_norm2")
+            )
+        )
 
-    def centre(self) -> Pictures:
+    def centre(self) -> ImageFeatures:
         """Return the means over places: target and surround (feature,)."""
-        return Pictures(self.target.mean(axis=0), self.surround.mean(axis=0), np.zeros(2, np.float32))
+        return ImageFeatures(self.target.mean(axis=0), self.neighbourhood.mean(axis=0), np.zeros(2, np.float32))
 
-    def minus(self, centre: Pictures) -> Pictures:
+    def minus(self, centre: ImageFeatures) -> ImageFeatures:
         """Return the pictures counted from `centre`."""
-        return Pictures(self.target - centre.target, self.surround - centre.surround, self.outside)
+        return ImageFeatures(
+            self.target - centre.target, self.neighbourhood - centre.neighbourhood, self.residual_norm2
+        )
 
-    def at(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Pictures:
+    def at(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> ImageFeatures:
         """Return the pictures of some places."""
-        return Pictures(self.target[rows], self.surround[rows], self.outside[rows])
+        return ImageFeatures(self.target[rows], self.neighbourhood[rows], self.residual_norm2[rows])
 
 
 @dataclass(frozen=True)
@@ -67,21 +74,21 @@ class Basis:
 
     axes: Array
 
-    def __call__(self, pictures: Pictures) -> Pictures:
+    def __call__(self, image_features: ImageFeatures) -> ImageFeatures:
         """Return the components of centred pictures of whole features."""
-        target, surround = pictures.target @ self.axes.T, pictures.surround @ self.axes.T
-        outside = np.stack(
-            [_lost(pictures.target, target), _lost(pictures.surround, surround)],
+        target, neighbourhood = image_features.target @ self.axes.T, image_features.neighbourhood @ self.axes.T
+        residual_norm2 = np.stack(
+            [_lost(image_features.target, target), _lost(image_features.neighbourhood, neighbourhood)],
             axis=1,
         )
-        return Pictures(target, surround, outside)
+        return ImageFeatures(target, neighbourhood, residual_norm2)
 
 
 def _lost(whole: Array, kept: Array) -> Array:
     return np.maximum(np.square(whole).sum(axis=1) - np.square(kept).sum(axis=1), 0)
 
 
-def learn_basis(pictures: Pictures) -> Basis:
+def fit_kernel_basis(image_features: ImageFeatures) -> Basis:
     """Learn the main directions of centred pictures, tiles and surroundings together.
 
     A linear kernel sees no more of a place than what it shares with the spots, so nothing is lost where the spots span
@@ -89,7 +96,7 @@ def learn_basis(pictures: Pictures) -> Basis:
     """
     from sklearn.decomposition import PCA
 
-    both = np.concatenate([pictures.target, pictures.surround])
+    both = np.concatenate([image_features.target, image_features.neighbourhood])
     rows = np.random.default_rng(len(both)).permutation(len(both))[:MAX_ROWS]
     n_kept = min(N_COMPONENTS, len(rows), both.shape[1])
     pca = PCA(n_kept, svd_solver="covariance_eigh").fit(both[rows].astype(np.float64))
@@ -112,7 +119,7 @@ class Projection:
         return ((features - self.mean) @ self.axes.T / np.float32(self.scale)).astype(np.float32)
 
 
-def learn_projection(features: Array, n_components: int) -> Projection:
+def fit_projection(features: Array, n_components: int) -> Projection:
     """Learn at most `n_components` principal components of `features` (row, feature)."""
     from sklearn.decomposition import PCA
 
@@ -123,13 +130,13 @@ def learn_projection(features: Array, n_components: int) -> Projection:
 
 
 @dataclass(frozen=True)
-class Memory:
+class ReferenceSpots:
     """What the process knows of spots: pictures and scores, counted from their section's mean.
 
     All of them speak where nothing was measured, those of other sections also where something was.
     """
 
-    pictures: Pictures
+    image_features: ImageFeatures
     scores: NDArray[np.float64]  # (spot, program)
     depth: NDArray[np.float64]  # (spot,)
     section: NDArray[np.int64]  # (spot,), 0 for the section that was to be predicted
@@ -138,17 +145,19 @@ class Memory:
     def __len__(self) -> int:
         return len(self.depth)
 
-    def at(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Memory:
+    def at(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> ReferenceSpots:
         """Return what is known of some spots."""
-        return Memory(self.pictures.at(rows), self.scores[rows], self.depth[rows], self.section[rows], self.xy_um[rows])
+        return ReferenceSpots(
+            self.image_features.at(rows), self.scores[rows], self.depth[rows], self.section[rows], self.xy_um[rows]
+        )
 
-    def others(self) -> Memory:
+    def others(self) -> ReferenceSpots:
         """Return what is recalled of other sections."""
-        return self.at(self.section != HOME)
+        return self.at(self.section != TARGET)
 
 
 @dataclass(frozen=True)
-class Visible:
+class TrainingSection:
     """The visible spots of one section, and the fold (spot,) in which each is validation."""
 
     measured: Measured
@@ -168,33 +177,33 @@ class Visible:
 
 
 @dataclass(frozen=True)
-class Centre:
+class SectionMeans:
     """The means of a section's spots: expression (gene,), and pictures, whose two parts are (feature,).
 
     What distinguishes whole sections (stain, scanner, depth) is in these means; patterns within a section are not.
     """
 
     expression: NDArray[np.float64]
-    pictures: Pictures
+    image_features: ImageFeatures
 
     @classmethod
-    def of(cls, measured: Measured) -> Centre:
+    def of(cls, measured: Measured) -> SectionMeans:
         """Return the means of `measured`."""
-        return cls(measured.expression.mean(axis=0, dtype=np.float64), Pictures.of(measured.sites).centre())
+        return cls(measured.expression.mean(axis=0, dtype=np.float64), ImageFeatures.of(measured.sites).centre())
 
 
 @dataclass(frozen=True)
-class Pool:
+class PooledSections:
     """Spots of several sections, row by row, home first.
 
-    `section` (spot,) numbers them, 0 for home; `expression` (spot, gene) and `pictures`, components of `basis`, are
-    centred by section; `sites` are as they are. `gene_mean` (gene,) is the mean of the sections' means.
+    `section` (spot,) numbers them, 0 for the target section; `expression` (spot, gene) and `image_features`, components
+    of `basis`, are centred by section; `sites` are as they are. `gene_mean` (gene,) is the mean of the sections' means.
     """
 
     section: NDArray[np.int64]
     sites: Sites
     expression: NDArray[np.float32]
-    pictures: Pictures
+    image_features: ImageFeatures
     basis: Basis
     depth: NDArray[np.float64]
     folds: NDArray[np.integer]
@@ -204,34 +213,38 @@ class Pool:
         return len(self.section)
 
     @classmethod
-    def of(cls, home: Visible | None, others: Sequence[Visible] = ()) -> Pool:
-        """Return the pool of `home`, where it was measured at all, and of other sections with the same genes.
+    def of(cls, target_section: TrainingSection | None, others: Sequence[TrainingSection] = ()) -> PooledSections:
+        """Return the pool of `target_section`, where it was measured at all, and of other sections with the same genes.
 
         Raises InputError when there are no spots, or all are of one fold.
         """
-        lots = ([] if home is None else [home]) + list(others)
-        first = HOME if home is not None else HOME + 1
-        if not lots:
+        sections = ([] if target_section is None else [target_section]) + list(others)
+        first = TARGET if target_section is not None else TARGET + 1
+        if not sections:
             raise InputError("no measured section.", "at least one.", "Name other_sections, or hide fewer spots.")
-        centres = [Centre.of(lot.measured) for lot in lots]
-        pictures = Pictures.stack(
-            [Pictures.of(lot.measured.sites).minus(c.pictures) for lot, c in zip(lots, centres, strict=True)]
+        centres = [SectionMeans.of(lot.measured) for lot in sections]
+        image_features = ImageFeatures.stack(
+            [
+                ImageFeatures.of(lot.measured.sites).minus(c.image_features)
+                for lot, c in zip(sections, centres, strict=True)
+            ]
         )
-        basis = learn_basis(pictures)
+        basis = fit_kernel_basis(image_features)
         residuals = [
-            (lot.measured.expression - c.expression).astype(np.float32) for lot, c in zip(lots, centres, strict=True)
+            (lot.measured.expression - c.expression).astype(np.float32)
+            for lot, c in zip(sections, centres, strict=True)
         ]
-        folds = np.concatenate([lot.folds for lot in lots])
+        folds = np.concatenate([lot.folds for lot in sections])
         if len(np.unique(folds)) < 2:  # noqa: PLR2004
             raise InputError(
                 f"folds {np.unique(folds).tolist()}.", "at least 2 folds.", "Set split.n_folds to 2 or more."
             )
-        measured = stack([lot.measured for lot in lots])
+        measured = stack([lot.measured for lot in sections])
         return cls(
-            section=np.repeat(np.arange(first, first + len(lots)), [len(lot.measured) for lot in lots]),
+            section=np.repeat(np.arange(first, first + len(sections)), [len(lot.measured) for lot in sections]),
             sites=measured.sites,
             expression=np.concatenate(residuals),
-            pictures=basis(pictures),
+            image_features=basis(image_features),
             basis=basis,
             depth=measured.depth,
             folds=folds,
@@ -247,7 +260,7 @@ def nearest(xy_um: NDArray[np.float64], context_um: NDArray[np.float64], n: int)
     return index
 
 
-def nearest_others(xy_um: NDArray[np.float64], allowed: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+def neighbours_leave_one_out(xy_um: NDArray[np.float64], allowed: NDArray[np.intp], n: int) -> NDArray[np.intp]:
     """Return for each spot (spot, 2) the indices (spot, n) of the nearest `allowed` spots, never the spot itself."""
     n = min(n, len(allowed) - 1)
     index = allowed[nearest(xy_um, xy_um[allowed], n + 1)]
@@ -257,20 +270,20 @@ def nearest_others(xy_um: NDArray[np.float64], allowed: NDArray[np.intp], n: int
     return index[~is_self].reshape(len(xy_um), n)
 
 
-def nearest_within(
+def neighbours_same_section(
     xy_um: NDArray[np.float64], section: NDArray[np.int64], allowed: NDArray[np.intp], n: int
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Return `nearest_others` (spot, n) in each spot's own `section` (spot,), and which of them are of it.
+    """Return `neighbours_leave_one_out` (spot, n) in each spot's own `section` (spot,), and which of them are of it.
 
     Where a section has fewer than `n` allowed spots, spots of others fill the rows, marked as such.
     """
     # far beyond any section, yet small enough for positions to keep their digits
     apart = xy_um + (section * 1e8)[:, None]
-    index = nearest_others(apart, allowed, n)
+    index = neighbours_leave_one_out(apart, allowed, n)
     return index, section[index] == section[:, None]
 
 
-def first_seen(candidates: Tensor, seen: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def select_visible(candidates: Tensor, seen: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Choose the first `n` candidates of each site that are seen.
 
     `candidates` (site, candidate) are spot indices by distance, `seen` (site, candidate) bool. Returns indices (site,
@@ -281,7 +294,7 @@ def first_seen(candidates: Tensor, seen: Tensor, n: int) -> tuple[Tensor, Tensor
 
 
 @dataclass(frozen=True)
-class SiteView:
+class SiteTensors:
     """Projected pictures and positions of sites: (site, component), (site, 9, component), (site, 2)."""
 
     target: Tensor
@@ -296,7 +309,7 @@ class SiteView:
         origin_um: NDArray[np.float64],
         projection: Projection,
         device: torch.device,
-    ) -> SiteView:
+    ) -> SiteTensors:
         """Return the view of `sites`, pictures counted from `centre` and positions from `origin_um`.
 
         `centre` (feature,) or (site, feature) is the mean tile of the sites' section, `origin_um` (2,) or (site, 2) a
@@ -310,24 +323,29 @@ class SiteView:
         )
 
     @classmethod
-    def stack(cls, views: list[SiteView]) -> SiteView:
+    def stack(cls, views: list[SiteTensors]) -> SiteTensors:
         """Return all sites of `views`, one after the other."""
         return cls(*(torch.cat([getattr(view, name) for view in views]) for name in ("target", "neighbours", "xy_um")))
 
-    def without_places(self) -> SiteView:
+    def without_positions(self) -> SiteTensors:
         """Return the same pictures at unknown positions."""
-        return SiteView(self.target, self.neighbours, torch.full_like(self.xy_um, torch.nan))
+        return SiteTensors(self.target, self.neighbours, torch.full_like(self.xy_um, torch.nan))
 
 
 @dataclass(frozen=True)
-class SpotView:
+class SpotTensors:
     """The spots of a section: pictures, positions and program scores (spot, program)."""
 
-    sites: SiteView
+    sites: SiteTensors
     scores: Tensor
 
-    def around(
-        self, sites: SiteView, rows: Tensor | slice, index: Tensor, seen: Tensor, section: Tensor | slice = slice(None)
+    def network_input(
+        self,
+        sites: SiteTensors,
+        rows: Tensor | slice,
+        index: Tensor,
+        seen: Tensor,
+        section: Tensor | slice = slice(None),
     ) -> SpamcafInput:
         """Return the input for `rows` of `sites`, with this section's spots `index` (site, neighbour) as context.
 
@@ -347,6 +365,6 @@ class SpotView:
             context_seen=seen,
         )
 
-    def blind(self) -> SpotView:
+    def drop_context(self) -> SpotTensors:
         """Return the spots with positions unknown, as on a section that was never measured."""
-        return SpotView(self.sites.without_places(), self.scores)
+        return SpotTensors(self.sites.without_positions(), self.scores)

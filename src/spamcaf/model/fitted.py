@@ -11,25 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.model.data import Basis, Memory, Pictures, Projection
+from spamcaf.model.data import Basis, ImageFeatures, Projection, ReferenceSpots
 from spamcaf.model.gaussian_process import IMAGE_KERNELS, SPACE_KERNELS, Hyperparameters
-from spamcaf.model.mixing import Mix
+from spamcaf.model.mixing import Stacking
 from spamcaf.model.network import SpamcafNetwork
 from spamcaf.model.programs import Programs
 from spamcaf.model.training import network_shape
 from spamcaf.parameters import FitSettings, NetworkSettings
 
-FORMAT = "2"
+FORMAT = "3"
 
 Tensors = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Mode:
+class ModeParameters:
     """How to predict in one situation: the process' hyperparameters, and the mix with the network."""
 
     hyper: Hyperparameters
-    mix: Mix
+    stacking: Stacking
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,20 @@ class Sizes:
 class SpamcafModel:
     """A fitted model.
 
-    `recovery` serves sites among measured spots, `transfer` sections that were never measured. `score_scale`
+    `within_section` serves sites among measured spots, `new_section` sections that were never measured. `score_scale`
     (program,) is the unit of the networks' scores; `networks` are the weights of one network per fold. `gene_mean`
     (gene,) is the mean expression of a section that was never measured.
     """
 
     gene_mean: NDArray[np.float64]
     programs: Programs
-    recovery: Mode
-    transfer: Mode
+    within_section: ModeParameters
+    new_section: ModeParameters
     basis: Basis
     projection: Projection
     score_scale: NDArray[np.float64]
     networks: tuple[Tensors, ...]
-    memory: Memory
+    reference_spots: ReferenceSpots
     pitch_um: float
     fit: FitSettings
     network: NetworkSettings
@@ -76,7 +76,7 @@ class SpamcafModel:
             features=len(self.projection.mean),
             components=len(self.projection.axes),
             directions=len(self.basis.axes),
-            spots=len(self.memory.depth),
+            spots=len(self.reference_spots.depth),
             folds=len(self.networks),
         )
 
@@ -86,24 +86,24 @@ class SpamcafModel:
 
     def _named(self) -> Iterator[tuple[str, NDArray[Any]]]:
         yield "gene_mean", self.gene_mean
-        for name in ("gene_scale", "loadings", "shrink"):
+        for name in ("gene_scale", "loadings", "signal_fraction"):
             yield f"programs.{name}", getattr(self.programs, name)
-        for name, mode in (("recovery", self.recovery), ("transfer", self.transfer)):
+        for name, mode in (("within_section", self.within_section), ("new_section", self.new_section)):
             yield f"{name}.weights", mode.hyper.weights
             yield f"{name}.noise", mode.hyper.noise
-            yield f"{name}.mix", mode.mix.weights
-            yield f"{name}.gene_noise", mode.mix.gene_noise
+            yield f"{name}.mix", mode.stacking.weights
+            yield f"{name}.gene_noise", mode.stacking.gene_noise
         yield "basis.axes", self.basis.axes
         yield "projection.mean", self.projection.mean
         yield "projection.axes", self.projection.axes
         yield "score_scale", self.score_scale
-        yield "memory.target", self.memory.pictures.target
-        yield "memory.surround", self.memory.pictures.surround
-        yield "memory.outside", self.memory.pictures.outside
-        yield "memory.scores", self.memory.scores
-        yield "memory.depth", self.memory.depth
-        yield "memory.section", self.memory.section
-        yield "memory.xy_um", self.memory.xy_um
+        yield "reference_spots.target", self.reference_spots.image_features.target
+        yield "reference_spots.neighbourhood", self.reference_spots.image_features.neighbourhood
+        yield "reference_spots.residual_norm2", self.reference_spots.image_features.residual_norm2
+        yield "reference_spots.scores", self.reference_spots.scores
+        yield "reference_spots.depth", self.reference_spots.depth
+        yield "reference_spots.section", self.reference_spots.section
+        yield "reference_spots.xy_um", self.reference_spots.xy_um
         for fold, tensors in enumerate(self.networks):
             for name, tensor in tensors.items():
                 yield f"network.{fold}.{name}", tensor
@@ -113,8 +113,8 @@ class SpamcafModel:
         scalars = {
             "pitch_um": self.pitch_um,
             "projection_scale": self.projection.scale,
-            "recovery_depth": self.recovery.hyper.reference_depth,
-            "transfer_depth": self.transfer.hyper.reference_depth,
+            "within_section_depth": self.within_section.hyper.reference_depth,
+            "new_section_depth": self.new_section.hyper.reference_depth,
         }
         return {
             "spamcaf_model": FORMAT,
@@ -143,9 +143,9 @@ class SpamcafModel:
 
 
 def _parts(tensors: Tensors, sizes: Sizes, scalars: dict[str, float]) -> dict[str, Any]:
-    def mode(name: str) -> Mode:
+    def mode(name: str) -> ModeParameters:
         hyper = Hyperparameters(tensors[f"{name}.weights"], tensors[f"{name}.noise"], scalars[f"{name}_depth"])
-        return Mode(hyper, Mix(tensors[f"{name}.mix"], tensors[f"{name}.gene_noise"]))
+        return ModeParameters(hyper, Stacking(tensors[f"{name}.mix"], tensors[f"{name}.gene_noise"]))
 
     def network(fold: int) -> Tensors:
         prefix = f"network.{fold}."
@@ -153,19 +153,23 @@ def _parts(tensors: Tensors, sizes: Sizes, scalars: dict[str, float]) -> dict[st
 
     return {
         "gene_mean": tensors["gene_mean"],
-        "programs": Programs(*(tensors[f"programs.{n}"] for n in ("gene_scale", "loadings", "shrink"))),
-        "recovery": mode("recovery"),
-        "transfer": mode("transfer"),
+        "programs": Programs(*(tensors[f"programs.{n}"] for n in ("gene_scale", "loadings", "signal_fraction"))),
+        "within_section": mode("within_section"),
+        "new_section": mode("new_section"),
         "basis": Basis(tensors["basis.axes"]),
         "projection": Projection(tensors["projection.mean"], tensors["projection.axes"], scalars["projection_scale"]),
         "score_scale": tensors["score_scale"],
         "networks": tuple(network(fold) for fold in range(sizes.folds)),
-        "memory": Memory(
-            Pictures(tensors["memory.target"], tensors["memory.surround"], tensors["memory.outside"]),
-            tensors["memory.scores"],
-            tensors["memory.depth"],
-            tensors["memory.section"],
-            tensors["memory.xy_um"],
+        "reference_spots": ReferenceSpots(
+            ImageFeatures(
+                tensors["reference_spots.target"],
+                tensors["reference_spots.neighbourhood"],
+                tensors["reference_spots.residual_norm2"],
+            ),
+            tensors["reference_spots.scores"],
+            tensors["reference_spots.depth"],
+            tensors["reference_spots.section"],
+            tensors["reference_spots.xy_um"],
         ),
         "pitch_um": scalars["pitch_um"],
     }
@@ -177,20 +181,20 @@ def _expected_shapes(sizes: Sizes, network: NetworkSettings) -> dict[str, tuple[
         "gene_mean": (genes,),
         "programs.gene_scale": (genes,),
         "programs.loadings": (programs, genes),
-        "programs.shrink": (programs,),
+        "programs.signal_fraction": (programs,),
         "projection.mean": (features,),
         "projection.axes": (sizes.components, features),
         "score_scale": (programs,),
         "basis.axes": (sizes.directions, features),
-        "memory.target": (spots, sizes.directions),
-        "memory.surround": (spots, sizes.directions),
-        "memory.outside": (spots, 2),
-        "memory.scores": (spots, programs),
-        "memory.depth": (spots,),
-        "memory.section": (spots,),
-        "memory.xy_um": (spots, 2),
+        "reference_spots.target": (spots, sizes.directions),
+        "reference_spots.neighbourhood": (spots, sizes.directions),
+        "reference_spots.residual_norm2": (spots, 2),
+        "reference_spots.scores": (spots, programs),
+        "reference_spots.depth": (spots,),
+        "reference_spots.section": (spots,),
+        "reference_spots.xy_um": (spots, 2),
     }
-    n_kernels = {"recovery": len(IMAGE_KERNELS + SPACE_KERNELS), "transfer": len(IMAGE_KERNELS)}
+    n_kernels = {"within_section": len(IMAGE_KERNELS + SPACE_KERNELS), "new_section": len(IMAGE_KERNELS)}
     for mode, n in n_kernels.items():
         shapes |= {f"{mode}.weights": (programs, n), f"{mode}.noise": (programs,)}
         shapes |= {f"{mode}.mix": (programs,), f"{mode}.gene_noise": (genes,)}

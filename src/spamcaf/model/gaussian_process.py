@@ -10,9 +10,9 @@ from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
-from spamcaf.model.data import HOME, Pictures
+from spamcaf.model.data import TARGET, ImageFeatures
 
-IMAGE_KERNELS = ("target", "surround")
+IMAGE_KERNELS = ("target", "neighbourhood")
 SPACE_KERNELS = ("matern_2", "matern_5", "exponential_3")
 
 Float32Array = NDArray[np.float32]
@@ -35,7 +35,7 @@ def space_scale(xy_um: NDArray[np.float64], pitch_um: float) -> Float32Array:
     return np.maximum(1 - grand_mean, np.float32(1e-6))
 
 
-def spread(features: Float32Array) -> float:
+def rms_norm(features: Float32Array) -> float:
     """Return the ONE number by which centred features are divided, so that dead channels stay dead."""
     return float(np.sqrt(np.square(features).sum(axis=1).mean())) or 1.0
 
@@ -77,20 +77,24 @@ class _Space:
 class Kernels:
     """The kernels of a context of spots, each centred by section and scaled to mean diagonal 1.
 
-    Pictures are shared between sections, space is not: its kernels are 0 between two sections. Without positions
+    ImageFeatures are shared between sections, space is not: its kernels are 0 between two sections. Without positions
     (`spaces` is empty) only the pictures speak.
     """
 
     target: Float32Array  # (spot, feature), scaled
-    surround: Float32Array
+    neighbourhood: Float32Array
     scales: tuple[float, float]
     spaces: dict[int, tuple[NDArray[np.intp], _Space]]  # section -> its rows and kernels
 
     @classmethod
     def on(
-        cls, pictures: Pictures, xy_um: NDArray[np.float64] | None, section: NDArray[np.int64], pitch_um: float
+        cls,
+        image_features: ImageFeatures,
+        xy_um: NDArray[np.float64] | None,
+        section: NDArray[np.int64],
+        pitch_um: float,
     ) -> Kernels:
-        """Return the kernels of spots with centred `pictures`, at `xy_um` (spot, 2) of their `section` (spot,).
+        """Return the kernels of spots with centred `image_features`, at `xy_um` (spot, 2) of their `section` (spot,).
 
         `xy_um` is None where places are unknown, or not to be looked at.
         """
@@ -99,28 +103,30 @@ class Kernels:
             for number in np.unique(section).tolist():
                 rows = np.flatnonzero(section == number)
                 spaces[number] = (rows, _Space.on(xy_um[rows], pitch_um))
-        scales = spread(pictures.target), spread(pictures.surround)
-        return cls(pictures.target / scales[0], pictures.surround / scales[1], scales, spaces)
+        scales = rms_norm(image_features.target), rms_norm(image_features.neighbourhood)
+        return cls(image_features.target / scales[0], image_features.neighbourhood / scales[1], scales, spaces)
 
-    def cross(self, pictures: Pictures, xy_um: NDArray[np.float64]) -> tuple[Float32Array, Float32Array]:
+    def cross(self, image_features: ImageFeatures, xy_um: NDArray[np.float64]) -> tuple[Float32Array, Float32Array]:
         """Return the kernels (kernel, site, spot) of home sites with the context, and their diagonal (kernel, site).
 
-        `pictures` are counted from the centre of the home section.
+        `image_features` are counted from the centre of the home section.
         """
-        target, surround = pictures.target / self.scales[0], pictures.surround / self.scales[1]
-        kernels: Float32Array = np.stack([target @ self.target.T, surround @ self.surround.T])
-        lengths = np.stack([np.square(target).sum(axis=1), np.square(surround).sum(axis=1)])
-        diagonal: Float32Array = lengths + pictures.outside.T / np.array(self.scales, np.float32)[:, None] ** 2
+        target, neighbourhood = image_features.target / self.scales[0], image_features.neighbourhood / self.scales[1]
+        kernels: Float32Array = np.stack([target @ self.target.T, neighbourhood @ self.neighbourhood.T])
+        lengths = np.stack([np.square(target).sum(axis=1), np.square(neighbourhood).sum(axis=1)])
+        diagonal: Float32Array = (
+            lengths + image_features.residual_norm2.T / np.array(self.scales, np.float32)[:, None] ** 2
+        )
         if not self.spaces:
             return kernels, diagonal
         near: Float32Array = np.zeros((len(SPACE_KERNELS), *kernels.shape[1:]), np.float32)
-        rows, space = self.spaces[HOME]
+        rows, space = self.spaces[TARGET]
         near[:, :, rows], space_diagonal = space.cross(xy_um)
         return np.concatenate([kernels, near], dtype=np.float32), np.concatenate([diagonal, space_diagonal])
 
     def gram(self) -> Float32Array:
         """Return the kernels (kernel, spot, spot) within the context."""
-        image = np.stack([f @ f.T for f in (self.target, self.surround)])
+        image = np.stack([f @ f.T for f in (self.target, self.neighbourhood)])
         if not self.spaces:
             return image
         space = np.zeros((len(SPACE_KERNELS), *image.shape[1:]), np.float32)
@@ -201,9 +207,9 @@ def _loss(log_parameters: Array, flat: Array, y: Array, noise_shape: Array, prio
     alpha = precision @ y
     inner = precision - np.outer(alpha, alpha)
     gradient = np.append(flat @ inner.ravel(), noise_shape @ np.diagonal(inner)) * parameters / 2
-    pull = (log_parameters - prior) / PRIOR_SD
-    value = y @ alpha / 2 + np.log(np.diagonal(lower)).sum() + pull @ pull / 2
-    return float(value), gradient + pull / PRIOR_SD
+    deviation = (log_parameters - prior) / PRIOR_SD
+    value = y @ alpha / 2 + np.log(np.diagonal(lower)).sum() + deviation @ deviation / 2
+    return float(value), gradient + deviation / PRIOR_SD
 
 
 def _inverse(lower: Array) -> Array:
@@ -227,17 +233,17 @@ def out_of_fold(
         covariance = hyper.covariance(gram, program)
         covariance[np.diag_indices_from(covariance)] += noise
         precision = _inverse(cholesky(covariance, lower=True))
-        pulled = precision @ y
+        weighted = precision @ y
         for fold in np.unique(folds):
-            held = np.flatnonzero(folds == fold)
-            spread = np.linalg.inv(precision[np.ix_(held, held)])
-            mean[held, program] = scores[held, program] - spread @ pulled[held]
-            variance[held, program] = np.maximum(np.diagonal(spread) - noise[held], 0)
+            validation = np.flatnonzero(folds == fold)
+            rms_norm = np.linalg.inv(precision[np.ix_(validation, validation)])
+            mean[validation, program] = scores[validation, program] - rms_norm @ weighted[validation]
+            variance[validation, program] = np.maximum(np.diagonal(rms_norm) - noise[validation], 0)
     return mean, variance
 
 
 @dataclass(frozen=True)
-class Process:
+class GaussianProcess:
     """The process conditioned on a context of measured spots."""
 
     kernels: Kernels
@@ -250,9 +256,9 @@ class Process:
         """Spots that a site is conditioned on: bounds the size of a block of sites."""
         return self.alpha.shape[1]
 
-    def at(self, pictures: Pictures, xy_um: Array) -> tuple[Array, Array]:
+    def at(self, image_features: ImageFeatures, xy_um: Array) -> tuple[Array, Array]:
         """Return mean and variance (site, program) of the noiseless program scores at sites."""
-        cross, diagonal = self.kernels.cross(pictures, xy_um)
+        cross, diagonal = self.kernels.cross(image_features, xy_um)
         mean = np.empty((cross.shape[1], len(self.alpha)))
         variance = np.empty_like(mean)
         for program, lower in enumerate(self.lower):
@@ -264,7 +270,7 @@ class Process:
         return mean, np.maximum(variance, 0)
 
 
-def condition(kernels: Kernels, hyper: Hyperparameters, scores: Array, depth: Array) -> Process:
+def condition(kernels: Kernels, hyper: Hyperparameters, scores: Array, depth: Array) -> GaussianProcess:
     """Condition the process on the context of `kernels`, with centred `scores` (spot, program) and `depth`."""
     n, n_programs = scores.shape
     gram = kernels.gram()
@@ -275,4 +281,4 @@ def condition(kernels: Kernels, hyper: Hyperparameters, scores: Array, depth: Ar
         lower = cholesky(covariance, lower=True, overwrite_a=True)
         alpha[program] = cho_solve((lower, True), y)
         lowers[program] = lower
-    return Process(kernels, hyper, alpha, lowers)
+    return GaussianProcess(kernels, hyper, alpha, lowers)

@@ -16,26 +16,26 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Mix:
+class Stacking:
     """`weights` (program,) in [0, 1], the network's share, and `gene_noise` (gene,), the variance neither explains."""
 
     weights: Array
     gene_noise: Array
 
-    def blend(self, process: Array, network: Array) -> Array:
+    def combine(self, gp: Array, network: Array) -> Array:
         """Return the mixed program scores (site, program)."""
-        return process + self.weights * (network - process)
+        return gp + self.weights * (network - gp)
 
 
-def mixing_weights(truth: Array, process: Array, network: Array, folds: NDArray[np.integer]) -> Array:
+def stacking_weights(truth: Array, gp: Array, network: Array, folds: NDArray[np.integer]) -> Array:
     """Return per program how far to go from the process' to the network's scores, all (spot, program) out of fold.
 
     The posterior mean of a regression of what the process missed on what the network would change, with a prior
     around 0, cut to [0, 1]. All is centred within each fold first: each fold has a network of its own, and a fold's
     offset is no merit of either.
     """
-    missed = _centred_within(truth - process, folds)
-    change = _centred_within(network - process, folds)
+    missed = _centred_within(truth - gp, folds)
+    change = _centred_within(network - gp, folds)
     prior = np.square(missed).mean(axis=0) / PRIOR_SD**2
     return np.clip((missed * change).sum(axis=0) / (np.square(change).sum(axis=0) + prior), 0, 1)
 

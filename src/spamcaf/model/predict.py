@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
-from spamcaf.model.data import HOME, Centre, Memory, Pictures, SiteView, SpotView, nearest
-from spamcaf.model.fitted import Mode, SpamcafModel, Tensors
-from spamcaf.model.gaussian_process import Kernels, Process, condition
+from spamcaf.model.data import TARGET, ImageFeatures, ReferenceSpots, SectionMeans, SiteTensors, SpotTensors, nearest
+from spamcaf.model.fitted import ModeParameters, SpamcafModel, Tensors
+from spamcaf.model.gaussian_process import GaussianProcess, Kernels, condition
 from spamcaf.model.network import SpamcafNetwork
 from spamcaf.model.released import ReleasedModel, predict_released
 from spamcaf.model.trained import FittedModel
 from spamcaf.model.training import network_shape
-from spamcaf.model.vecchia import NearestProcess, condition_on_many
+from spamcaf.model.vecchia import VecchiaProcess, condition_vecchia
 from spamcaf.parameters import ComputeSettings
 from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
 
@@ -31,13 +31,13 @@ Array = NDArray[np.float64]
 class Predicted:
     """Expression at sites, each (site, gene) float32, log1p of counts per 10 000.
 
-    `mean` is the prediction, `sd` the standard deviation of a measurement there, `process` the Gaussian process alone;
+    `mean` is the prediction, `sd` the standard deviation of a measurement there, `gp` the Gaussian process alone;
     none is below 0. `released` gives a mean only.
     """
 
     mean: NDArray[np.float32]
     sd: NDArray[np.float32] | None = None
-    process: NDArray[np.float32] | None = None
+    gp: NDArray[np.float32] | None = None
 
 
 def predict(model: FittedModel, context: Measured | None, sites: SiteSource, compute: ComputeSettings) -> Predicted:
@@ -52,28 +52,28 @@ def predict(model: FittedModel, context: Measured | None, sites: SiteSource, com
     _check_features(model, sites.at(slice(0, 1)))
     if context is not None:
         _check_context(model, context)
-    mode = model.transfer if context is None else model.recovery
-    centre = Centre(model.gene_mean, _mean_picture(sites)) if context is None else Centre.of(context)
-    process = _recall(model) if context is None else _condition_on(model, context, centre)
+    mode = model.new_section if context is None else model.within_section
+    centre = SectionMeans(model.gene_mean, _mean_image_features(sites)) if context is None else SectionMeans.of(context)
+    gp = _recall(model) if context is None else _condition_on(model, context, centre)
     expression, sd, alone = (np.empty((len(sites), model.sizes.genes), np.float32) for _ in range(3))
     with computing(compute) as machine:
         ensemble = Ensemble.of(model, machine, centre)
         spots = ensemble.section(sites) if context is None else ensemble.spots(context)
-        for rows in _blocks(len(sites), process.n_spots):
+        for rows in _blocks(len(sites), gp.n_spots):
             block = sites.at(rows)
-            pictures = model.basis(Pictures.of(block).minus(centre.pictures))
-            mean, variance = process.at(pictures, block.xy_um)
-            mixed = mode.mix.blend(mean, ensemble.scores(block, spots))
+            image_features = model.basis(ImageFeatures.of(block).minus(centre.image_features))
+            mean, variance = gp.at(image_features, block.xy_um)
+            mixed = mode.stacking.combine(mean, ensemble.scores(block, spots))
             expression[rows], alone[rows] = (_expression(model, centre, scores) for scores in (mixed, mean))
-            sd[rows] = np.sqrt(model.programs.decode_variance(variance) + mode.mix.gene_noise)
+            sd[rows] = np.sqrt(model.programs.decode_variance(variance) + mode.stacking.gene_noise)
     return Predicted(expression, sd, alone)
 
 
-def _mean_picture(sites: SiteSource) -> Pictures:
-    return Pictures.stack([Pictures.of(part) for part in iter_chunks(sites, CHUNK)]).centre()
+def _mean_image_features(sites: SiteSource) -> ImageFeatures:
+    return ImageFeatures.stack([ImageFeatures.of(part) for part in iter_chunks(sites, CHUNK)]).centre()
 
 
-def _expression(model: SpamcafModel, centre: Centre, scores: Array) -> NDArray[np.float32]:
+def _expression(model: SpamcafModel, centre: SectionMeans, scores: Array) -> NDArray[np.float32]:
     # The decoder is linear and knows no zero, below which there is no expression.
     return np.maximum(centre.expression + model.programs.decode(scores), 0).astype(np.float32)
 
@@ -83,30 +83,32 @@ def _blocks(n_sites: int, n_spots: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n_sites, size)]
 
 
-def _recall(model: SpamcafModel) -> Process | NearestProcess:
+def _recall(model: SpamcafModel) -> GaussianProcess | VecchiaProcess:
     """Condition the process on what is recalled of all sections, places left aside."""
-    return _conditioned(model, model.transfer, model.memory, has_places=False)
+    return _conditioned(model, model.new_section, model.reference_spots, has_positions=False)
 
 
-def _condition_on(model: SpamcafModel, context: Measured, centre: Centre) -> Process | NearestProcess:
+def _condition_on(model: SpamcafModel, context: Measured, centre: SectionMeans) -> GaussianProcess | VecchiaProcess:
     """Condition the process on the spots of the section itself and on what is recalled of others."""
-    others = model.memory.others()
-    here = model.basis(Pictures.of(context.sites).minus(centre.pictures))
-    known = Memory(
-        Pictures.stack([here, others.pictures]),
+    others = model.reference_spots.others()
+    here = model.basis(ImageFeatures.of(context.sites).minus(centre.image_features))
+    known = ReferenceSpots(
+        ImageFeatures.stack([here, others.image_features]),
         np.concatenate([model.programs.scores(context.expression - centre.expression), others.scores]),
         np.concatenate([context.depth, others.depth]),
-        np.concatenate([np.full(len(context), HOME), others.section]),
+        np.concatenate([np.full(len(context), TARGET), others.section]),
         np.concatenate([context.sites.xy_um, others.xy_um]),
     )
-    return _conditioned(model, model.recovery, known, has_places=True)
+    return _conditioned(model, model.within_section, known, has_positions=True)
 
 
-def _conditioned(model: SpamcafModel, mode: Mode, known: Memory, *, has_places: bool) -> Process | NearestProcess:
+def _conditioned(
+    model: SpamcafModel, mode: ModeParameters, known: ReferenceSpots, *, has_positions: bool
+) -> GaussianProcess | VecchiaProcess:
     if len(known) > model.fit.max_exact_spots:
-        return condition_on_many(known, model.pitch_um, mode.hyper, has_places=has_places)
-    xy_um = known.xy_um if has_places else None
-    kernels = Kernels.on(known.pictures, xy_um, known.section, model.pitch_um)
+        return condition_vecchia(known, model.pitch_um, mode.hyper, has_positions=has_positions)
+    xy_um = known.xy_um if has_positions else None
+    kernels = Kernels.on(known.image_features, xy_um, known.section, model.pitch_um)
     return condition(kernels, mode.hyper, known.scores, known.depth)
 
 
@@ -136,46 +138,46 @@ class Ensemble:
     model: SpamcafModel
     networks: tuple[SpamcafNetwork, ...]
     machine: Machine
-    centre: Centre
+    centre: SectionMeans
 
     @classmethod
-    def of(cls, model: SpamcafModel, machine: Machine, centre: Centre) -> Ensemble:
+    def of(cls, model: SpamcafModel, machine: Machine, centre: SectionMeans) -> Ensemble:
         """Return the networks of `model` on the machine, ready to predict the section with the means `centre`."""
         shape = network_shape(model.sizes.components, model.sizes.programs, model.network)
         return cls(model, tuple(_load(SpamcafNetwork(shape), t, machine) for t in model.networks), machine, centre)
 
-    def spots(self, context: Measured) -> tuple[SpotView, Sites]:
+    def spots(self, context: Measured) -> tuple[SpotTensors, Sites]:
         """Return the view of measured spots, and where they are."""
         centred = context.expression - self.centre.expression
         scores = self.model.programs.scores(centred) / self.model.score_scale
-        return SpotView(self._view(context.sites, context.sites), self._tensor(scores)), context.sites
+        return SpotTensors(self._view(context.sites, context.sites), self._tensor(scores)), context.sites
 
-    def section(self, sites: SiteSource) -> tuple[SpotView, None]:
+    def section(self, sites: SiteSource) -> tuple[SpotTensors, None]:
         """Return the view of a section without measurements or positions: its pictures."""
-        view = SiteView.stack([self._view(part, sites) for part in iter_chunks(sites, CHUNK)]).without_places()
-        return SpotView(view, torch.zeros(len(sites), self.model.sizes.programs, device=self.machine.device)), None
+        view = SiteTensors.stack([self._view(part, sites) for part in iter_chunks(sites, CHUNK)]).without_positions()
+        return SpotTensors(view, torch.zeros(len(sites), self.model.sizes.programs, device=self.machine.device)), None
 
     @torch.no_grad()
-    def scores(self, sites: Sites, spots: tuple[SpotView, Sites | None]) -> Array:
+    def scores(self, sites: Sites, spots: tuple[SpotTensors, Sites | None]) -> Array:
         """Return the mean network's program scores (site, program); 0 without a network, which has no share then."""
         if not self.networks:
             return np.zeros((len(sites), self.model.sizes.programs))
         view, places = spots
         if places is None:
-            block = self._view(sites, sites).without_places()
+            block = self._view(sites, sites).without_positions()
             index = np.empty((len(sites), 0), np.intp)
         else:
             block = self._view(sites, places)
             index = nearest(sites.xy_um, places.xy_um, self.model.network.n_context)
         rows = torch.from_numpy(index).to(self.machine.device)
-        given = view.around(block, slice(None), rows, torch.ones_like(rows, dtype=torch.bool))
+        given = view.network_input(block, slice(None), rows, torch.ones_like(rows, dtype=torch.bool))
         with self.machine.autocast():
             out = torch.stack([network(given).fusion.float() for network in self.networks]).mean(0)
         return out.cpu().numpy().astype(np.float64) * self.model.score_scale
 
-    def _view(self, sites: Sites, spots: SiteSource) -> SiteView:
-        centre, origin_um = self.centre.pictures.surround, spots.xy_um.mean(axis=0)
-        return SiteView.of(sites, centre, origin_um, self.model.projection, self.machine.device)
+    def _view(self, sites: Sites, spots: SiteSource) -> SiteTensors:
+        centre, origin_um = self.centre.image_features.neighbourhood, spots.xy_um.mean(axis=0)
+        return SiteTensors.of(sites, centre, origin_um, self.model.projection, self.machine.device)
 
     def _tensor(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self.machine.device)

@@ -18,13 +18,13 @@ class Programs:
     """A linear map between genes and programs.
 
     `gene_scale` (gene,) is the square root of the standard deviation, `loadings` (program, gene) orthonormal rows over
-    scaled genes, `shrink` (program,) in (0, 1] the share of a program's variance that is signal. Expression is counted
-    from the mean of its section on either side.
+    scaled genes, `signal_fraction` (program,) in (0, 1] the share of a program's variance that is signal.
+    Expression is counted from the mean of its section on either side.
     """
 
     gene_scale: NDArray[np.float64]
     loadings: NDArray[np.float64]
-    shrink: NDArray[np.float64]
+    signal_fraction: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.loadings)
@@ -42,7 +42,7 @@ class Programs:
         return variance @ self._decoder() ** 2
 
     def _decoder(self) -> NDArray[np.float64]:
-        return self.shrink[:, None] * self.loadings * self.gene_scale
+        return self.signal_fraction[:, None] * self.loadings * self.gene_scale
 
 
 def learn_programs(expression: NDArray[np.floating], n_programs: int) -> Programs:
@@ -56,12 +56,12 @@ def learn_programs(expression: NDArray[np.floating], n_programs: int) -> Program
     scaled = expression / gene_scale
     _, singular, loadings = np.linalg.svd(scaled, full_matrices=False)
     variance = singular**2
-    shrink = _signal_share(variance)[:n_programs]
-    n_kept = max(1, int(np.count_nonzero(shrink)))
-    return Programs(gene_scale, loadings[:n_kept], np.maximum(shrink[:n_kept], np.finfo(float).eps))
+    signal_fraction = _signal_fraction(variance)[:n_programs]
+    n_kept = max(1, int(np.count_nonzero(signal_fraction)))
+    return Programs(gene_scale, loadings[:n_kept], np.maximum(signal_fraction[:n_kept], np.finfo(float).eps))
 
 
-def _signal_share(variance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _signal_fraction(variance: NDArray[np.float64]) -> NDArray[np.float64]:
     # A centred section of n spots has n - 1 programs; the last one is rounding error.
     last = min(LAST_NOISE_PROGRAM, len(variance) - 1)
     first = min(FIRST_NOISE_PROGRAM, last // 2)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from spamcaf.compute import Machine, computing, seeded
 from spamcaf.errors import InputError
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.model.fitted import Tensors, check_tensors
-from spamcaf.model.training import Checkpoints, Keeper, NoCheckpoints, Rows, Training, training_key
+from spamcaf.model.training import Checkpoints, Keeper, NoCheckpoints, Rows, TrainingState, input_fingerprint
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
 from spamcaf.sections.sites import CHUNK, Sites, SiteSource, iter_chunks
 
@@ -91,8 +91,8 @@ class ReleasedNetwork(nn.Module):
 
     def forward(self, target: Tensor, whole: Tensor) -> Tensor:
         """Return (site, gene), none below 0, for the features (site, feature) of tile and shrunk window."""
-        pictures = torch.stack([target, whole], dim=1)  # (site, 2, feature)
-        return self.genes(self.pooling(self.tokens(pictures)))
+        image_features = torch.stack([target, whole], dim=1)  # (site, 2, feature)
+        return self.genes(self.pooling(self.tokens(image_features)))
 
 
 def chunks(n_spots: int, size: int) -> list[slice]:
@@ -114,7 +114,7 @@ def released_learning_rate(epoch: int, settings: ReleasedSettings) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def pictures_of(sites: Sites) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def tile_and_window_features(sites: Sites) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the features (site, feature) of the tiles and of the shrunk windows.
 
     Raises InputError where the latter were not computed or are not finite.
@@ -209,7 +209,7 @@ class FittedReleased:
     log: list[dict[str, Any]]
 
 
-class _Lesson(NamedTuple):
+class _SpotTensors(NamedTuple):
     """All visible spots, on the device once."""
 
     target: Tensor  # (spot, feature)
@@ -218,7 +218,7 @@ class _Lesson(NamedTuple):
 
 
 def fit_released(
-    home: Visible,
+    target_section: TrainingSection,
     settings: ReleasedSettings,
     compute: ComputeSettings,
     seed: int,
@@ -230,20 +230,20 @@ def fit_released(
     The folds are not used: the released code holds nothing out. The same seed gives the same weights on a CPU. `log` is
     told, line by line, how the fit goes. A fit that was cut off goes on from its `checkpoints`.
     """
-    if len(home.measured) < FEWEST_SPOTS:
-        raise InputError(f"{len(home.measured)} visible spots.", "at least 2.", "Hide fewer spots.")
-    target, whole = pictures_of(home.measured.sites)
-    shape = ReleasedShape(target.shape[1], home.measured.expression.shape[1])
+    if len(target_section.measured) < FEWEST_SPOTS:
+        raise InputError(f"{len(target_section.measured)} visible spots.", "at least 2.", "Hide fewer spots.")
+    target, whole = tile_and_window_features(target_section.measured.sites)
+    shape = ReleasedShape(target.shape[1], target_section.measured.expression.shape[1])
     # on busy cores a second thread cost twice the time
     with computing(compute.model_copy(update={"threads": compute.threads or 1})) as machine:
-        lesson = _Lesson(*(_on(machine, part) for part in (target, whole, home.measured.expression)))
+        data = _SpotTensors(*(_on(machine, part) for part in (target, whole, target_section.measured.expression)))
         with seeded(seed, machine.device):
             network = ReleasedNetwork(shape).to(machine.device)
-            training = Training(network, torch.optim.Adam(network.parameters(), fused=True))
-            arrays = {name: part.cpu().numpy() for name, part in lesson._asdict().items()}
-            key = training_key(arrays, (settings,), machine, seed)
+            training = TrainingState(network, torch.optim.Adam(network.parameters(), fused=True))
+            arrays = {name: part.cpu().numpy() for name, part in data._asdict().items()}
+            key = input_fingerprint(arrays, (settings,), machine, seed)
             keeper = Keeper(checkpoints or NoCheckpoints(), "released", key)
-            rows = _train(training, lesson, settings, machine, keeper, log or (lambda _: None))
+            rows = _train(training, data, settings, machine, keeper, log or (lambda _: None))
     return FittedReleased(ReleasedModel.of(network, shape, settings), rows)
 
 
@@ -252,8 +252,8 @@ def _on(machine: Machine, values: NDArray[np.float32]) -> Tensor:
 
 
 def _train(
-    training: Training[ReleasedNetwork],
-    lesson: _Lesson,
+    training: TrainingState[ReleasedNetwork],
+    data: _SpotTensors,
     settings: ReleasedSettings,
     machine: Machine,
     keeper: Keeper,
@@ -265,7 +265,7 @@ def _train(
         say(f"released: goes on after epoch {len(rows)} of {settings.epochs}")
     while training.is_finite and training.epoch < settings.epochs:
         good = training.weights()
-        loss = _epoch(training, lesson, settings, machine)
+        loss = _epoch(training, data, settings, machine)
         if not _is_finite(training.network, loss):
             training.network.load_state_dict(good)
             training.is_finite = False
@@ -281,17 +281,17 @@ def _train(
 
 
 def _epoch(
-    training: Training[ReleasedNetwork], lesson: _Lesson, settings: ReleasedSettings, machine: Machine
+    training: TrainingState[ReleasedNetwork], data: _SpotTensors, settings: ReleasedSettings, machine: Machine
 ) -> Tensor:
     """Take a step per chunk; return the mean squared error over all spots, each as it was when its chunk came."""
     training.network.train()
-    n_spots = len(lesson.expression)
+    n_spots = len(data.expression)
     total = torch.zeros((), device=machine.device)
     for rows in chunks(n_spots, settings.chunk):
-        target, whole, truth = (part[rows] for part in lesson)
+        target, whole, truth = (part[rows] for part in data)
         with machine.autocast():
-            guess = training.network(target, whole)
-        loss = torch.nn.functional.mse_loss(guess.float(), truth)
+            predicted = training.network(target, whole)
+        loss = torch.nn.functional.mse_loss(predicted.float(), truth)
         training.optimizer.zero_grad()
         loss.backward()
         training.step(released_learning_rate(training.epoch, settings))
@@ -312,11 +312,11 @@ def predict_released(model: ReleasedModel, sites: SiteSource, compute: ComputeSe
     with computing(compute) as machine:
         network = model.network().to(machine.device)
         for part in iter_chunks(sites, CHUNK):
-            pictures = pictures_of(part)
-            _check_features(model, pictures[0])
+            image_features = tile_and_window_features(part)
+            _check_features(model, image_features[0])
             with machine.autocast():
-                guess = network(*(torch.from_numpy(picture).to(machine.device) for picture in pictures))
-            done.append(guess.float().cpu().numpy())
+                predicted = network(*(torch.from_numpy(picture).to(machine.device) for picture in image_features))
+            done.append(predicted.float().cpu().numpy())
     return np.concatenate(done)
 
 

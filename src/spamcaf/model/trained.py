@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.errors import InputError
-from spamcaf.model.fitted import Mode, SpamcafModel, Tensors
+from spamcaf.model.fitted import ModeParameters, SpamcafModel, Tensors
 from spamcaf.model.gaussian_process import IMAGE_KERNELS, SPACE_KERNELS
 from spamcaf.model.released import KIND, ReleasedModel
 
@@ -70,9 +70,13 @@ class TrainedModel:
             )
 
 
-KERNELS = {"recovery": IMAGE_KERNELS + SPACE_KERNELS, "transfer": IMAGE_KERNELS}
+KERNELS = {"within_section": IMAGE_KERNELS + SPACE_KERNELS, "new_section": IMAGE_KERNELS}
 
-COLUMNS = ("program", "shrink", *(f"{mode}_{part}" for mode in KERNELS for part in ("share", *KERNELS[mode], "noise")))
+COLUMNS = (
+    "program",
+    "signal_fraction",
+    *(f"{mode}_{part}" for mode in KERNELS for part in ("network_weight", *KERNELS[mode], "noise")),
+)
 """Number of the program from 0; share of its variance that is signal; then for recovery, among measured spots, and for
 transfer, on sections without any: the network's share in the mix, and the process' kernel weights and noise, variances
 in squared scores."""
@@ -82,15 +86,15 @@ def program_rows(model: FittedModel) -> list[dict[str, Any]]:
     """Return a row of `COLUMNS` per program; none for a model without programs."""
     if not isinstance(model, SpamcafModel):
         return []
-    modes = {"recovery": model.recovery, "transfer": model.transfer}
+    modes = {"within_section": model.within_section, "new_section": model.new_section}
     return [
-        {"program": number, "shrink": float(shrink)}
+        {"program": number, "signal_fraction": float(signal_fraction)}
         | {name: value for mode, how in modes.items() for name, value in _decided(mode, how, number).items()}
-        for number, shrink in enumerate(model.programs.shrink)
+        for number, signal_fraction in enumerate(model.programs.signal_fraction)
     ]
 
 
-def _decided(mode: str, how: Mode, number: int) -> dict[str, float]:
+def _decided(mode: str, how: ModeParameters, number: int) -> dict[str, float]:
     weights = dict(zip(KERNELS[mode], how.hyper.weights[number].tolist(), strict=True))
-    values = {"share": float(how.mix.weights[number]), **weights, "noise": float(how.hyper.noise[number])}
+    values = {"network_weight": float(how.stacking.weights[number]), **weights, "noise": float(how.hyper.noise[number])}
     return {f"{mode}_{name}": value for name, value in values.items()}

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from spamcaf import __version__
 from spamcaf.compute import Machine, seeded
-from spamcaf.model.data import Pool, Projection, SiteView, SpotView, first_seen, learn_projection, nearest_within
+from spamcaf.model.data import (
+    PooledSections,
+    Projection,
+    SiteTensors,
+    SpotTensors,
+    fit_projection,
+    neighbours_same_section,
+    select_visible,
+)
 from spamcaf.model.network import SpamcafNetwork, SpamcafOutput, SpamcafShape
 from spamcaf.model.programs import Programs
 from spamcaf.parameters import FitSettings, NetworkSettings
@@ -76,7 +84,7 @@ NETWORK, OPTIMIZER, RANDOM_CPU, RANDOM_CUDA = "network.", "optimizer.", "random.
 
 
 @dataclass
-class Training(Generic[Network]):
+class TrainingState(Generic[Network]):
     """A network and its optimiser; `epoch` whole epochs are done, and all losses were finite or it has stopped."""
 
     network: Network
@@ -131,7 +139,7 @@ class Training(Generic[Network]):
 Rows = list[dict[str, Any]]
 
 
-def training_key(
+def input_fingerprint(
     arrays: Mapping[str, NDArray[Any]], settings: tuple[BaseModel, ...], machine: Machine, seed: int
 ) -> str:
     """Return the hash of all that decides over weights: what is read, every setting, the seed, and where it runs."""
@@ -147,7 +155,7 @@ class Keeper:
     name: str
     key: str
 
-    def resume(self, training: Training[Any]) -> Rows:
+    def resume(self, training: TrainingState[Any]) -> Rows:
         """Take `training` to where it was kept last, if it was; return its log up to there."""
         found = self.checkpoints.load(self.name, self.key)
         if found is None:
@@ -156,7 +164,7 @@ class Keeper:
         training.restore(found.tensors, len(rows), is_finite=found.record["is_finite"])
         return rows
 
-    def keep(self, training: Training[Any], rows: Rows) -> None:
+    def keep(self, training: TrainingState[Any], rows: Rows) -> None:
         """Keep `training` and its log as they are now."""
         record = {"log": rows, "is_finite": training.is_finite}
         self.checkpoints.save(self.name, self.key, Checkpoint(training.to_tensors(), record))
@@ -169,13 +177,13 @@ class Losses(NamedTuple):
     parts: tuple[Tensor, ...]
 
 
-def program_loss(predicted: Tensor, truth: Tensor, importance: Tensor, pearson_weight: float) -> Tensor:
-    """Return the squared error plus `pearson_weight` x (1 - Pearson), averaged over programs by `importance`.
+def program_loss(predicted: Tensor, truth: Tensor, loss_weights: Tensor, pearson_weight: float) -> Tensor:
+    """Return the squared error plus `pearson_weight` x (1 - Pearson), averaged over programs by `loss_weights`.
 
-    `predicted` and `truth` are (spot, program), `importance` (program,) sums to 1. Pearson is over the spots given.
+    `predicted` and `truth` are (spot, program), `loss_weights` (program,) sums to 1. Pearson is over the spots given.
     """
     squared = (predicted - truth).square().mean(0)
-    return importance @ (squared + pearson_weight * (1 - _pearson(predicted, truth)))
+    return loss_weights @ (squared + pearson_weight * (1 - _pearson(predicted, truth)))
 
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:
@@ -185,45 +193,45 @@ def _pearson(a: Tensor, b: Tensor) -> Tensor:
 
 
 def spamcaf_losses(
-    out: SpamcafOutput, truth: Tensor, importance: Tensor, pearson_weight: float, branch_weights: tuple[float, ...]
+    out: SpamcafOutput, truth: Tensor, loss_weights: Tensor, pearson_weight: float, branch_weights: tuple[float, ...]
 ) -> Losses:
     """Return L1 to L4, one per head, and their sum weighted by `branch_weights`."""
-    parts = tuple(program_loss(head.float(), truth, importance, pearson_weight) for head in out)
+    parts = tuple(program_loss(head.float(), truth, loss_weights, pearson_weight) for head in out)
     total = torch.stack([weight * part for weight, part in zip(branch_weights, parts, strict=True)]).sum()
     return Losses(total, parts)
 
 
 @dataclass(frozen=True)
-class Lesson:
+class FoldData:
     """What one fold learns from: all visible spots, which of them to learn from, and how much each program matters.
 
     `sections` are the spots of each section (spot,). What a spot is shown, its neighbours and the section around it,
     is of its own section.
     """
 
-    spots: SpotView
+    spots: SpotTensors
     sections: tuple[Tensor, ...]
     candidates: Tensor  # (spot, candidate) nearest spots that are learned from, never the spot itself
     is_near: Tensor  # (spot, candidate) whether a candidate is of the spot's section
-    is_held: Tensor  # (spot,) validation
-    importance: Tensor  # (program,) sums to 1
+    is_validation: Tensor  # (spot,) validation
+    loss_weights: Tensor  # (program,) sums to 1
     n_context: int
     machine: Machine
 
     @classmethod
     def of(
         cls,
-        spots: SpotView,
+        spots: SpotTensors,
         section: NDArray[np.int64],
         xy_um: NDArray[np.float64],
-        is_held: NDArray[np.bool_],
-        importance: Tensor,
+        is_validation: NDArray[np.bool_],
+        loss_weights: Tensor,
         n_context: int,
         machine: Machine,
-    ) -> Lesson:
-        """Return the lesson of the fold whose validation spots are `is_held` (spot,)."""
+    ) -> FoldData:
+        """Return the lesson of the fold whose validation spots are `is_validation` (spot,)."""
         # Four times the context is enough to find it among candidates of which most are hidden.
-        candidates, is_near = nearest_within(xy_um, section, np.flatnonzero(~is_held), 4 * n_context)
+        candidates, is_near = neighbours_same_section(xy_um, section, np.flatnonzero(~is_validation), 4 * n_context)
         sections = [np.flatnonzero(section == number) for number in np.unique(section)]
         on = machine.device
         return cls(
@@ -231,8 +239,8 @@ class Lesson:
             tuple(torch.from_numpy(rows).to(on) for rows in sections),
             torch.from_numpy(candidates).to(on),
             torch.from_numpy(is_near).to(on),
-            torch.from_numpy(is_held).to(on),
-            importance,
+            torch.from_numpy(is_validation).to(on),
+            loss_weights,
             n_context,
             machine,
         )
@@ -240,55 +248,57 @@ class Lesson:
     @property
     def train(self) -> tuple[Tensor, ...]:
         """The spots to learn from, section by section; a section that is held out whole has none."""
-        return tuple(rows[~self.is_held[rows]] for rows in self.sections)
+        return tuple(rows[~self.is_validation[rows]] for rows in self.sections)
 
     def answer(
-        self, network: SpamcafNetwork, rows: Tensor, is_visible: Tensor, is_blind: bool, section: Tensor
+        self, network: SpamcafNetwork, rows: Tensor, is_visible: Tensor, without_context: bool, section: Tensor
     ) -> SpamcafOutput:
         """Return the network's output for spots `rows` of one section.
 
         Their context may be the train spots that are `is_visible` (spot,); the global branch is shown the spots
         `section`. Blind: no context and no positions, as on a section that was never measured.
         """
-        seen = is_visible[self.candidates[rows]] & self.is_near[rows] & (not is_blind)
-        index, seen = first_seen(self.candidates[rows], seen, self.n_context)
-        spots = self.spots.blind() if is_blind else self.spots
+        seen = is_visible[self.candidates[rows]] & self.is_near[rows] & (not without_context)
+        index, seen = select_visible(self.candidates[rows], seen, self.n_context)
+        spots = self.spots.drop_context() if without_context else self.spots
         with self.machine.autocast():
-            return network(spots.around(spots.sites, rows, index, seen, section))
+            return network(spots.network_input(spots.sites, rows, index, seen, section))
 
     @torch.no_grad()
-    def held_scores(self, network: SpamcafNetwork, is_blind: bool) -> Tensor:
+    def validation_scores(self, network: SpamcafNetwork, without_context: bool) -> Tensor:
         """Return the fusion head's scores (validation, program), all train spots visible unless blind."""
         network.eval()
         scores = torch.empty_like(self.spots.scores)
         for section in self.sections:
-            rows = section[self.is_held[section]]
+            rows = section[self.is_validation[section]]
             if len(rows):
-                scores[rows] = self.answer(network, rows, ~self.is_held, is_blind, section).fusion.float()
-        return scores[self.is_held]
+                scores[rows] = self.answer(network, rows, ~self.is_validation, without_context, section).fusion.float()
+        return scores[self.is_validation]
 
 
 AfterEpoch = Callable[[list[float]], None]
 """Is given the epoch's mean total, L1, L2, L3 and L4."""
 
 
-def begin(network: SpamcafNetwork, fit: FitSettings) -> Training[SpamcafNetwork]:
+def begin(network: SpamcafNetwork, fit: FitSettings) -> TrainingState[SpamcafNetwork]:
     """Return the training of `network`, nothing learned yet."""
-    return Training(network, torch.optim.AdamW(network.parameters(), weight_decay=fit.weight_decay, fused=True))
+    return TrainingState(network, torch.optim.AdamW(network.parameters(), weight_decay=fit.weight_decay, fused=True))
 
 
-def train_fold(training: Training[SpamcafNetwork], lesson: Lesson, fit: FitSettings, after_epoch: AfterEpoch) -> None:
+def train_fold(
+    training: TrainingState[SpamcafNetwork], data: FoldData, fit: FitSettings, after_epoch: AfterEpoch
+) -> None:
     """Train from where `training` stands to the last epoch, in place.
 
     At the first epoch with a loss or gradient that is not finite, training stops with the weights of the epoch before.
     The last weights are kept, never the best ones on the validation fold: that fold decides the mixing weight and must
     not have been chosen on.
     """
-    train = lesson.train
+    train = data.train
     n_steps = sum(_n_batches(len(rows), fit.batch) for rows in train if len(rows))
     while training.is_finite and training.epoch < fit.epochs:
         good = training.weights()
-        means = _epoch(training, lesson, train, fit, n_steps)
+        means = _epoch(training, data, train, fit, n_steps)
         if not all(math.isfinite(mean) for mean in means):
             training.network.load_state_dict(good)
             training.is_finite = False
@@ -299,7 +309,7 @@ def train_fold(training: Training[SpamcafNetwork], lesson: Lesson, fit: FitSetti
 
 
 def _epoch(
-    training: Training[SpamcafNetwork], lesson: Lesson, train: tuple[Tensor, ...], fit: FitSettings, n_steps: int
+    training: TrainingState[SpamcafNetwork], data: FoldData, train: tuple[Tensor, ...], fit: FitSettings, n_steps: int
 ) -> list[float]:
     """Take a step per batch; return the means of total, L1 to L4, and of the gradient's norm.
 
@@ -309,7 +319,7 @@ def _epoch(
     training.network.train()
     marks = []
     for step, (number, rows) in enumerate(_batches(train, fit.batch), start=training.epoch * n_steps):
-        losses = step_losses(training.network, lesson, number, rows, fit)
+        losses = step_losses(training.network, data, number, rows, fit)
         training.optimizer.zero_grad()
         losses.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(training.network.parameters(), fit.clip_norm)
@@ -342,46 +352,46 @@ def _n_batches(n_spots: int, batch: int) -> int:
     return max(1, round(n_spots / batch))
 
 
-def step_losses(network: SpamcafNetwork, lesson: Lesson, number: int, rows: Tensor, fit: FitSettings) -> Losses:
+def step_losses(network: SpamcafNetwork, data: FoldData, number: int, rows: Tensor, fit: FitSettings) -> Losses:
     """Return the losses on spots `rows` of section `number`, a random part of the other spots being its context."""
-    spots = lesson.sections[number]
-    is_visible = torch.rand(len(lesson.is_held), device=rows.device) >= fit.hide_share
-    is_blind = bool(torch.rand(()) < fit.blind_share)
+    spots = data.sections[number]
+    is_visible = torch.rand(len(data.is_validation), device=rows.device) >= fit.context_dropout
+    without_context = bool(torch.rand(()) < fit.transfer_step_share)
     # A part of a large section is enough for its mean, and a step then costs the same on any section.
     section = spots[torch.randperm(len(spots), device=rows.device)[: fit.section_sample]]
-    out = lesson.answer(network, rows, is_visible & ~lesson.is_held, is_blind, section)
-    return spamcaf_losses(out, lesson.spots.scores[rows], lesson.importance, fit.pearson_weight, fit.branch_weights)
+    out = data.answer(network, rows, is_visible & ~data.is_validation, without_context, section)
+    return spamcaf_losses(out, data.spots.scores[rows], data.loss_weights, fit.pearson_weight, fit.branch_weights)
 
 
 Array = NDArray[np.float64]
 Log = Callable[[str], None]
 
-LOG = ("fold", "epoch", "loss", "l1", "l2", "l3", "l4", "validation_pcc")
+LOG_COLUMNS = ("fold", "epoch", "loss", "l1", "l2", "l3", "l4", "validation_pcc")
 """Columns of the training log, which has a row per fold and epoch."""
 
 
 @dataclass(frozen=True)
-class Taught:
+class FoldPredictions:
     """The networks, one per fold, and what they say of spots that they did not see.
 
-    `recovery` and `transfer` are (spot, program) scores out of fold, among measured spots and as if there were none;
+    `within_section` and `new_section` are (spot, program) scores out of fold, among measured spots and without any;
     None where no network was asked for. `log` has one row per fold and epoch.
     """
 
     projection: Projection
     score_scale: Array
     networks: tuple[Tensors, ...]
-    recovery: Array | None
-    transfer: Array | None
+    within_section: Array | None
+    new_section: Array | None
     log: list[dict[str, Any]]
 
 
-class School:
+class FoldTrainer:
     """Teaches the networks of all folds, from where `checkpoints` say that an earlier attempt was cut off."""
 
     def __init__(
         self,
-        pool: Pool,
+        pooled: PooledSections,
         programs: Programs,
         scores: Array,
         fit: FitSettings,
@@ -391,58 +401,62 @@ class School:
         say: Log,
         checkpoints: Checkpoints,
     ) -> None:
-        self.pool, self.programs, self.fit, self.network = pool, programs, fit, network
+        self.pooled, self.programs, self.fit, self.network = pooled, programs, fit, network
         self.machine, self.seed, self.say, self.checkpoints = machine, seed, say, checkpoints
-        centre = _by_section(pool, pool.sites.neighbours.mean(axis=1))
-        tiles = (pool.sites.neighbours - centre[:, None]).reshape(-1, centre.shape[-1])
-        self.projection: Projection = learn_projection(tiles, network.image_components)
+        centre = _by_section(pooled, pooled.sites.neighbours.mean(axis=1))
+        tiles = (pooled.sites.neighbours - centre[:, None]).reshape(-1, centre.shape[-1])
+        self.projection: Projection = fit_projection(tiles, network.image_components)
         self.score_scale: Array = np.maximum(scores.std(axis=0), np.finfo(np.float32).tiny)
-        origin = _by_section(pool, pool.sites.xy_um)
-        view = SiteView.of(pool.sites, centre, origin, self.projection, machine.device)
-        self.spots = SpotView(view, self._tensor(scores / self.score_scale))
-        importance = (self.score_scale * programs.shrink) ** 2
-        self.importance = self._tensor(importance / importance.sum())
+        origin = _by_section(pooled, pooled.sites.xy_um)
+        view = SiteTensors.of(pooled.sites, centre, origin, self.projection, machine.device)
+        self.spots = SpotTensors(view, self._tensor(scores / self.score_scale))
+        loss_weights = (self.score_scale * programs.signal_fraction) ** 2
+        self.loss_weights = self._tensor(loss_weights / loss_weights.sum())
         self.log: list[dict[str, Any]] = []
         self.key: str = self._key()
 
     def _key(self) -> str:
         arrays = {
-            **{f"pool.{name}": getattr(self.pool, name) for name in ("section", "folds", "expression")},
+            **{f"pool.{name}": getattr(self.pooled, name) for name in ("section", "folds", "expression")},
             **{f"programs.{name}": value for name, value in vars(self.programs).items()},
             **{f"sites.{name}": tensor.cpu().numpy() for name, tensor in vars(self.spots.sites).items()},
-            "xy_um": self.pool.sites.xy_um,
+            "xy_um": self.pooled.sites.xy_um,
             "score_scale": self.score_scale,
             "scores": self.spots.scores.cpu().numpy(),
         }
-        return training_key(arrays, (self.fit, self.network), self.machine, self.seed)
+        return input_fingerprint(arrays, (self.fit, self.network), self.machine, self.seed)
 
     def _tensor(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(self.machine.device)
 
-    def teach(self) -> Taught:
+    def fit_folds(self) -> FoldPredictions:
         """Train the networks, fold by fold."""
         if not self.fit.use_network:
-            return Taught(self.projection, self.score_scale, (), None, None, [])
+            return FoldPredictions(self.projection, self.score_scale, (), None, None, [])
         networks: list[Tensors] = []
-        recovery, transfer = (np.empty((len(self.pool), len(self.score_scale))) for _ in range(2))
-        for fold in np.unique(self.pool.folds):
-            is_held = self.pool.folds == fold
-            trained, lesson = self._train_one(int(fold), is_held)
-            for scores, is_blind in ((recovery, False), (transfer, True)):
-                scores[is_held] = self._held_scores(trained, lesson, is_blind=is_blind)
+        within_section, new_section = (np.empty((len(self.pooled), len(self.score_scale))) for _ in range(2))
+        for fold in np.unique(self.pooled.folds):
+            is_validation = self.pooled.folds == fold
+            trained, data = self._train_one(int(fold), is_validation)
+            for scores, without_context in ((within_section, False), (new_section, True)):
+                scores[is_validation] = self._validation_scores(trained, data, without_context=without_context)
             networks.append({name: tensor.cpu().numpy() for name, tensor in trained.state_dict().items()})
-        return Taught(self.projection, self.score_scale, tuple(networks), recovery, transfer, self.log)
+        return FoldPredictions(
+            self.projection, self.score_scale, tuple(networks), within_section, new_section, self.log
+        )
 
-    def _train_one(self, fold: int, is_held: NDArray[np.bool_]) -> tuple[SpamcafNetwork, Lesson]:
-        section, xy_um = self.pool.section, self.pool.sites.xy_um
-        lesson = Lesson.of(self.spots, section, xy_um, is_held, self.importance, self.network.n_context, self.machine)
-        truth = self.pool.expression[is_held]
+    def _train_one(self, fold: int, is_validation: NDArray[np.bool_]) -> tuple[SpamcafNetwork, FoldData]:
+        section, xy_um = self.pooled.section, self.pooled.sites.xy_um
+        data = FoldData.of(
+            self.spots, section, xy_um, is_validation, self.loss_weights, self.network.n_context, self.machine
+        )
+        truth = self.pooled.expression[is_validation]
         shape = network_shape(len(self.projection.axes), len(self.score_scale), self.network)
 
         def after_epoch(losses: list[float]) -> None:
-            guess = self.programs.decode(self._held_scores(network, lesson, is_blind=False))
-            row = (fold, training.epoch - 1, *losses, mean_gene_pearson(truth, guess))
-            rows.append(dict(zip(LOG, row, strict=True)))
+            predicted = self.programs.decode(self._validation_scores(network, data, without_context=False))
+            row = (fold, training.epoch - 1, *losses, mean_gene_pearson(truth, predicted))
+            rows.append(dict(zip(LOG_COLUMNS, row, strict=True)))
             if training.epoch % self.fit.checkpoint_epochs == 0 and training.epoch < self.fit.epochs:
                 keeper.keep(training, rows)
 
@@ -453,14 +467,14 @@ class School:
             training = begin(network, self.fit)
             rows = self._resumed(fold, keeper, training)
             was_done = training.epoch == self.fit.epochs or not training.is_finite
-            train_fold(training, lesson, self.fit, after_epoch)
+            train_fold(training, data, self.fit, after_epoch)
             if not was_done:
                 keeper.keep(training, rows)
         self._report(fold, rows, is_finite=training.is_finite)
         self.log += rows
-        return network, lesson
+        return network, data
 
-    def _resumed(self, fold: int, keeper: Keeper, training: Training[SpamcafNetwork]) -> Rows:
+    def _resumed(self, fold: int, keeper: Keeper, training: TrainingState[SpamcafNetwork]) -> Rows:
         rows = keeper.resume(training)
         if rows or not training.is_finite:
             self.say(f"fold {fold}: goes on after epoch {len(rows)} of {self.fit.epochs}")
@@ -472,8 +486,8 @@ class School:
         if rows:
             self.say(f"fold {fold}: loss {rows[-1]['loss']:.3f}, validation Pearson {rows[-1]['validation_pcc']:.3f}")
 
-    def _held_scores(self, network: SpamcafNetwork, lesson: Lesson, *, is_blind: bool) -> Array:
-        return lesson.held_scores(network, is_blind).cpu().numpy().astype(np.float64) * self.score_scale
+    def _validation_scores(self, network: SpamcafNetwork, data: FoldData, *, without_context: bool) -> Array:
+        return data.validation_scores(network, without_context).cpu().numpy().astype(np.float64) * self.score_scale
 
 
 def network_shape(n_components: int, n_programs: int, network: NetworkSettings) -> SpamcafShape:
@@ -490,17 +504,17 @@ def network_shape(n_components: int, n_programs: int, network: NetworkSettings) 
     )
 
 
-def mean_gene_pearson(truth: NDArray[np.floating], guess: NDArray[np.floating]) -> float:
+def mean_gene_pearson(truth: NDArray[np.floating], predicted: NDArray[np.floating]) -> float:
     """Return the mean over genes of Pearson's correlation over spots, both (spot, gene); 0 where a gene is constant."""
-    a, b = truth - truth.mean(axis=0), guess - guess.mean(axis=0)
+    a, b = truth - truth.mean(axis=0), predicted - predicted.mean(axis=0)
     norm = np.sqrt(np.square(a).sum(axis=0) * np.square(b).sum(axis=0))
     return float(np.divide((a * b).sum(axis=0), norm, out=np.zeros(len(norm)), where=norm > 0).mean())
 
 
-def _by_section(pool: Pool, values: NDArray[Any]) -> NDArray[Any]:
+def _by_section(pooled: PooledSections, values: NDArray[Any]) -> NDArray[Any]:
     """Return (spot, value) the mean of `values` (spot, value) over each spot's section."""
     means = np.empty_like(values)
-    for number in np.unique(pool.section):
-        rows = pool.section == number
+    for number in np.unique(pooled.section):
+        rows = pooled.section == number
         means[rows] = values[rows].mean(axis=0)
     return means

@@ -187,6 +187,6 @@ def as_prediction(
         divided,
         model.record,
     )
-    if predicted.process is not None:
-        prediction.layers[Model.PROGRAM_GP] = predicted.process
+    if predicted.gp is not None:
+        prediction.layers[Model.PROGRAM_GP] = predicted.gp
     return prediction

@@ -292,10 +292,10 @@ _CURVE_COLUMNS = ("fold", "epoch", *_LOSSES, _VALIDATION)
 _LOSS_ALONE = ["fold", "epoch", "loss"]
 
 _SHARES = {
-    "recovery_share": _Line("among measured spots", "#0072b2", 0.4),
-    "transfer_share": _Line("on unmeasured sections", "#e69f00", 0.4),
+    "within_section_network_weight": _Line("among measured spots", "#0072b2", 0.4),
+    "new_section_network_weight": _Line("on unmeasured sections", "#e69f00", 0.4),
 }
-_SIGNAL = "shrink"
+_SIGNAL = "signal_fraction"
 
 _Panel = Callable[["Axes"], None]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.model.released import FittedReleased, fit_released
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
 from spamcaf.sections.sites import Measured, Sites
@@ -24,10 +24,10 @@ def seen_whole(section: Measured) -> Measured:
 
 
 @pytest.fixture(scope="session")
-def home(seen_whole: Measured, is_hidden: np.ndarray, folds: np.ndarray) -> Visible:
-    return Visible(seen_whole.at(~is_hidden), folds)
+def target_section(seen_whole: Measured, is_hidden: np.ndarray, folds: np.ndarray) -> TrainingSection:
+    return TrainingSection(seen_whole.at(~is_hidden), folds)
 
 
 @pytest.fixture(scope="session")
-def released(home: Visible, cpu: ComputeSettings) -> FittedReleased:
-    return fit_released(home, SETTINGS, cpu, seed=5)
+def released(target_section: TrainingSection, cpu: ComputeSettings) -> FittedReleased:
+    return fit_released(target_section, SETTINGS, cpu, seed=5)

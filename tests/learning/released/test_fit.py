@@ -8,7 +8,7 @@ import torch
 
 from spamcaf.errors import InputError
 from spamcaf.model import released
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.model.predict import predict
 from spamcaf.model.released import FittedReleased, ReleasedNetwork, fit_released
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
@@ -27,24 +27,26 @@ def test_the_log_has_a_row_per_epoch_and_the_loss_falls(released: FittedReleased
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_randomness_alone(
-    released: FittedReleased, home: Visible, cpu: ComputeSettings
+    released: FittedReleased, target_section: TrainingSection, cpu: ComputeSettings
 ) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    again = fit_released(home, released.model.settings, cpu, seed=5)
+    again = fit_released(target_section, released.model.settings, cpu, seed=5)
     torch.testing.assert_close(torch.rand(3), expected)
     _assert_same_weights(again, released)
 
 
-def test_another_seed_gives_others(released: FittedReleased, home: Visible, cpu: ComputeSettings) -> None:
+def test_another_seed_gives_others(
+    released: FittedReleased, target_section: TrainingSection, cpu: ComputeSettings
+) -> None:
     brief = ReleasedSettings(epochs=1)
-    one, two = (fit_released(home, brief, cpu, seed=seed).model.to_tensors() for seed in (5, 6))
+    one, two = (fit_released(target_section, brief, cpu, seed=seed).model.to_tensors() for seed in (5, 6))
     assert not np.array_equal(one["genes.0.weight"], two["genes.0.weight"])
 
 
 def test_every_epoch_sees_the_same_chunks_in_file_order(
-    home: Visible, cpu: ComputeSettings, monkeypatch: pytest.MonkeyPatch
+    target_section: TrainingSection, cpu: ComputeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[np.ndarray] = []
 
@@ -54,15 +56,17 @@ def test_every_epoch_sees_the_same_chunks_in_file_order(
             return super().forward(target, whole)
 
     monkeypatch.setattr(released, "ReleasedNetwork", Watched)
-    fit_released(home, ReleasedSettings(epochs=2, chunk=20), cpu, seed=0)
-    target = home.measured.sites.target
+    fit_released(target_section, ReleasedSettings(epochs=2, chunk=20), cpu, seed=0)
+    target = target_section.measured.sites.target
     assert len(target) == 61
     assert [len(rows) for rows in seen] == 2 * [20, 20, 19, 2]
     for epoch in (seen[:4], seen[4:]):
         np.testing.assert_array_equal(np.concatenate(epoch), target)
 
 
-def test_the_rate_is_that_of_the_schedule(home: Visible, cpu: ComputeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_is_that_of_the_schedule(
+    target_section: TrainingSection, cpu: ComputeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     used: list[float] = []
 
     class Watched(torch.optim.Adam):
@@ -70,36 +74,40 @@ def test_the_rate_is_that_of_the_schedule(home: Visible, cpu: ComputeSettings, m
             used.append(self.param_groups[0]["lr"])
 
     monkeypatch.setattr(torch.optim, "Adam", Watched)
-    fit_released(home, ReleasedSettings(epochs=4, chunk=31, warmup_epochs=2), cpu, seed=0)
+    fit_released(target_section, ReleasedSettings(epochs=4, chunk=31, warmup_epochs=2), cpu, seed=0)
     np.testing.assert_allclose(used, np.repeat([5e-4, 1e-3, 1e-3, 5e-4], 2))
 
 
-def test_folds_change_nothing(released: FittedReleased, home: Visible, cpu: ComputeSettings) -> None:
-    other = replace(home, folds=home.folds[::-1].copy())
+def test_folds_change_nothing(released: FittedReleased, target_section: TrainingSection, cpu: ComputeSettings) -> None:
+    other = replace(target_section, folds=target_section.folds[::-1].copy())
     _assert_same_weights(fit_released(other, released.model.settings, cpu, seed=5), released)
 
 
 @pytest.mark.parametrize("epochs", [1, 6])
-def test_a_fit_that_diverges_keeps_its_last_good_weights(home: Visible, cpu: ComputeSettings, epochs: int) -> None:
+def test_a_fit_that_diverges_keeps_its_last_good_weights(
+    target_section: TrainingSection, cpu: ComputeSettings, epochs: int
+) -> None:
     told: list[str] = []
-    found = fit_released(home, ReleasedSettings(epochs=epochs, learning_rate=1e38), cpu, seed=0, log=told.append)
+    found = fit_released(
+        target_section, ReleasedSettings(epochs=epochs, learning_rate=1e38), cpu, seed=0, log=told.append
+    )
     assert sum("not finite" in line for line in told) == 1
     assert len(found.log) < epochs
     assert all(np.isfinite(tensor).all() for tensor in found.model.to_tensors().values())
 
 
-def test_half_precision_is_close(home: Visible) -> None:
+def test_half_precision_is_close(target_section: TrainingSection) -> None:
     half = ComputeSettings(device="cpu", precision="bf16", threads=1)
-    model = fit_released(home, ReleasedSettings(epochs=2), half, seed=0).model
+    model = fit_released(target_section, ReleasedSettings(epochs=2), half, seed=0).model
     assert {tensor.dtype for tensor in model.to_tensors().values()} == {np.dtype(np.float32)}
     full = half.model_copy(update={"precision": "float32"})
-    means = [predict(model, None, home.measured.sites, compute).mean for compute in (half, full)]
+    means = [predict(model, None, target_section.measured.sites, compute).mean for compute in (half, full)]
     np.testing.assert_allclose(*means, atol=0.1)
 
 
-def test_progress_is_told_about_twenty_times(home: Visible, cpu: ComputeSettings) -> None:
+def test_progress_is_told_about_twenty_times(target_section: TrainingSection, cpu: ComputeSettings) -> None:
     told: list[str] = []
-    few = Visible(home.measured.at(slice(0, 3)), home.folds[:3])
+    few = TrainingSection(target_section.measured.at(slice(0, 3)), target_section.folds[:3])
     fit_released(few, ReleasedSettings(epochs=41), cpu, seed=0, log=told.append)
     assert len(told) == 20
     assert "epoch 2 of 41" in told[0]
@@ -113,7 +121,9 @@ def test_progress_is_told_about_twenty_times(home: Visible, cpu: ComputeSettings
         (lambda m: m.at(slice(0, 1)), "at least 2"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(change: object, message: str, home: Visible, cpu: ComputeSettings) -> None:
-    measured: Measured = change(home.measured)  # type: ignore[operator]
+def test_what_cannot_be_fitted_is_refused(
+    change: object, message: str, target_section: TrainingSection, cpu: ComputeSettings
+) -> None:
+    measured: Measured = change(target_section.measured)  # type: ignore[operator]
     with pytest.raises(InputError, match=message):
-        fit_released(Visible(measured, home.folds[: len(measured)]), ReleasedSettings(), cpu, seed=0)
+        fit_released(TrainingSection(measured, target_section.folds[: len(measured)]), ReleasedSettings(), cpu, seed=0)

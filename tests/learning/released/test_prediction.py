@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.model.data import Visible
+from spamcaf.model.data import TrainingSection
 from spamcaf.model.predict import predict
 from spamcaf.model.released import FittedReleased, fit_released
 from spamcaf.model.training import mean_gene_pearson
@@ -22,13 +22,13 @@ def test_it_predicts_a_mean_and_nothing_else(
     assert found.mean.dtype == np.float32
     assert found.mean.min() >= 0
     assert found.sd is None
-    assert found.process is None
+    assert found.gp is None
 
 
 def test_it_learns_what_the_picture_shows(
-    home: Visible, seen_whole: Measured, is_hidden: np.ndarray, cpu: ComputeSettings
+    target_section: TrainingSection, seen_whole: Measured, is_hidden: np.ndarray, cpu: ComputeSettings
 ) -> None:
-    model = fit_released(home, ReleasedSettings(epochs=30, chunk=31), cpu, seed=5).model
+    model = fit_released(target_section, ReleasedSettings(epochs=30, chunk=31), cpu, seed=5).model
     hidden = seen_whole.at(is_hidden)
     assert mean_gene_pearson(hidden.expression, predict(model, None, hidden.sites, cpu).mean) > 0.25
 
@@ -39,7 +39,7 @@ def test_hidden_expression_is_never_seen(
     expression = seen_whole.expression.copy()
     expression[is_hidden] = 99.0
     changed = replace(seen_whole, expression=expression)
-    again = fit_released(Visible(changed.at(~is_hidden), folds), released.model.settings, cpu, seed=5)
+    again = fit_released(TrainingSection(changed.at(~is_hidden), folds), released.model.settings, cpu, seed=5)
     hidden = seen_whole.at(is_hidden).sites
     before = predict(released.model, seen_whole.at(~is_hidden), hidden, cpu).mean
     np.testing.assert_array_equal(predict(again.model, changed.at(~is_hidden), hidden, cpu).mean, before)
@@ -57,7 +57,7 @@ def test_blocks_change_nothing(
     released: FittedReleased, seen_whole: Measured, cpu: ComputeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = predict(released.model, None, seen_whole.sites, cpu).mean
-    monkeypatch.setattr(released, "CHUNK", 50)
+    monkeypatch.setattr(released_module, "CHUNK", 50)
     np.testing.assert_allclose(predict(released.model, None, seen_whole.sites, cpu).mean, whole, atol=1e-5)
 
 

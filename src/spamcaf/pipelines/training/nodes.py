@@ -16,7 +16,7 @@ from spamcaf.provenance import configuration_hash, names_hash, provenance_record
 from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
 
 if TYPE_CHECKING:
-    from spamcaf.model.data import Visible
+    from spamcaf.model.data import TrainingSection
     from spamcaf.model.released import FittedReleased
 
 logger = logging.getLogger(__name__)
@@ -43,13 +43,13 @@ def fit_spamcaf(
     import pandas as pd
 
     from spamcaf.model.trained import COLUMNS, program_rows
-    from spamcaf.model.training import LOG
+    from spamcaf.model.training import LOG_COLUMNS
 
     visible = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
     where = (expression, visible, spot_features, other_sections, fit_checkpoints)
     model, log = _fit(*where, fit, network, released, compute, seed)
     # a table without rows keeps its header: a file without one cannot be read
-    training_log = pd.DataFrame(log, columns=None if log else LOG)
+    training_log = pd.DataFrame(log, columns=None if log else LOG_COLUMNS)
     return model, training_log, pd.DataFrame(program_rows(model.model), columns=COLUMNS)
 
 
@@ -87,23 +87,30 @@ def _fit(
     seed: int,
 ) -> tuple[TrainedModel, list[dict[str, float]]]:
     from spamcaf.model import fit as learning
-    from spamcaf.model.data import Visible
+    from spamcaf.model.data import TrainingSection
     from spamcaf.model.released import fit_released
     from spamcaf.model.trained import TrainedModel
 
     barcodes = spots[BARCODE].tolist()
-    home = Visible(measured_spots(expression, spot_features, barcodes), spots[FOLD].to_numpy()) if barcodes else None
+    target_section = (
+        TrainingSection(measured_spots(expression, spot_features, barcodes), spots[FOLD].to_numpy())
+        if barcodes
+        else None
+    )
     elsewhere = measured_elsewhere(other_sections, expression, spot_features.key)
     others = [
-        Visible(measured, folds) for measured, folds in zip(elsewhere, fold_others(spots, elsewhere), strict=True)
+        TrainingSection(measured, folds)
+        for measured, folds in zip(elsewhere, fold_others(spots, elsewhere), strict=True)
     ]
     logger.info("fitting %s to %d spots, and %d of other sections", fit.model, len(barcodes), sum(map(len, elsewhere)))
     fitted: learning.Fitted | FittedReleased
     if fit.model == Model.RELEASED:
-        fitted = fit_released(_only(home, others), released, compute, seed, logger.info, checkpoints)
+        fitted = fit_released(_only(target_section, others), released, compute, seed, logger.info, checkpoints)
     else:
         pitch_um = pitch_um_of(expression)
-        fitted = learning.fit_spamcaf(home, others, pitch_um, fit, network, compute, seed, logger.info, checkpoints)
+        fitted = learning.fit_spamcaf(
+            target_section, others, pitch_um, fit, network, compute, seed, logger.info, checkpoints
+        )
     checkpoints.clear()
     record = provenance_record(
         model=fit.model,
@@ -121,14 +128,14 @@ def _fit(
     return TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record), fitted.log
 
 
-def _only(home: Visible | None, others: list[Visible]) -> Visible:
-    if home is None or others:
+def _only(target_section: TrainingSection | None, others: list[TrainingSection]) -> TrainingSection:
+    if target_section is None or others:
         raise InputError(
             "fit.model=released with other sections, or without a visible spot.",
             "one section: the released network knows no other.",
             "Leave other_sections out, or fit spamcaf.",
         )
-    return home
+    return target_section
 
 
 def plot_training(training_log: DataFrame, program_log: DataFrame) -> Figure:
