@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
+from spamcaf.model import released as released_module
 from spamcaf.model.data import TrainingSection
 from spamcaf.model.predict import predict
 from spamcaf.model.released import FittedReleased, fit_released
