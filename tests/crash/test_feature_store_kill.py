@@ -23,7 +23,7 @@ from torch import nn
 from spamcaf.datasets.features import FeaturesDataset, StoredBlocksDataset
 from spamcaf.slides.open import open_slide
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
-from spamcaf.histology.embedding import Task
+from spamcaf.histology.embedding import EmbeddingJob
 from spamcaf.histology.features import FeatureKey
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.workers import Workers, embed_sites
@@ -50,7 +50,7 @@ def run(store):
     stored = StoredBlocksDataset(filepath=str(folder / store)).load()
     done = {block.start for block in stored if block.key == key}
     features = FeaturesDataset(filepath=str(folder / store))
-    task = Task(open_slide(folder / "s.tif"), WindowGeometry.of(TileSettings(), 4.0), ids, xy, key)
+    task = EmbeddingJob(open_slide(folder / "s.tif"), WindowGeometry.of(TileSettings(), 4.0), ids, xy, key)
     for block in embed_sites(task, backbone, Workers((torch.device("cpu"),), torch.float32, BATCH, 2), done):
         features.save(block)
 

@@ -19,7 +19,7 @@ import multiprocessing, sys, time
 import numpy as np, torch
 from torch import nn
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
-from spamcaf.histology.embedding import Task
+from spamcaf.histology.embedding import EmbeddingJob
 from spamcaf.histology.features import FeatureKey
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.histology.tiles import WindowGeometry
@@ -33,9 +33,9 @@ if __name__ == "__main__":
     slide = Slide(ArrayPixels(np.zeros((600, 600, 3), np.uint8), "f"), "s")
     xy = np.random.default_rng(0).uniform(0, 600, (400, 2))
     ids = [str(i) for i in range(400)]
-    task = Task(slide, WindowGeometry.of(TileSettings(), 4.0), ids, xy, FeatureKey("s", "b", "v", "i", 84, block=20))
+    job = EmbeddingJob(slide, WindowGeometry.of(TileSettings(), 4.0), ids, xy, FeatureKey("s", "b", "v", "i", 84, block=20))
     cpu = torch.device("cpu")
-    for block in embed_sites(task, backbone, Workers((cpu, cpu), torch.float32, 9, 0), set()):
+    for block in embed_sites(job, backbone, Workers((cpu, cpu), torch.float32, 9, 0), set()):
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
         time.sleep(600)
 """
