@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.reporting.prediction import build_prediction
-from spamcaf.sections.checks import lattice_of
+from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.sites import lay_grid
 
 PITCH_PX, MPP, SUBDIVIDE = 100.0, 1.0, 2

@@ -17,7 +17,8 @@ from spamcaf.histology.placement import require_on_tissue
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue, find_tissue
 from spamcaf.parameters import SectionSettings, TissueSettings
-from spamcaf.sections.checks import check_section, lattice_of
+from spamcaf.sections.array_indices import lattice_of
+from spamcaf.sections.checks import check_section
 
 REAL = os.environ.get("SPAMCAF_REAL_DATA")
 ROOT = Path(REAL or ".") / "her2st"

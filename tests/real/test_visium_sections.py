@@ -23,7 +23,8 @@ from spamcaf.histology.tissue import Tissue, find_tissue
 from spamcaf.parameters import GridSettings, SectionSettings, TissueSettings, TransferSettings
 from spamcaf.pipelines.ingestion import nodes as ingestion
 from spamcaf.pipelines.transfer import nodes as transfer
-from spamcaf.sections.checks import check_section, lattice_of, off_tissue_of
+from spamcaf.sections.array_indices import lattice_of
+from spamcaf.sections.checks import check_section, off_tissue_of
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("SPAMCAF_REAL_DATA"), reason="SPAMCAF_REAL_DATA names no folder of real data"

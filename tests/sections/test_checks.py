@@ -14,7 +14,8 @@ from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
 from spamcaf.parameters import SectionSettings
-from spamcaf.sections.checks import check_section, lattice_of
+from spamcaf.sections.array_indices import lattice_of
+from spamcaf.sections.checks import check_section
 
 PITCH_PX, MPP = 140.0, 100 / 140
 IMAGE = (1400, 2100)
@@ -247,10 +248,13 @@ DEFECTS: dict[str, tuple[Callable[[AnnData], None], str]] = {
     "no coordinates at all": (lambda raw: raw.obsm.__delitem__("spatial"), "no coordinates"),
     "three coordinates": (place(lambda xy: np.column_stack([xy, xy[:, 0]])), r"shape \(80, 3\)"),
     "coordinates are text": (place(lambda xy: xy.astype(str).astype(object) + "px"), "no numbers"),
-    "one point": (place(lambda xy: xy * 0 + 700), "80 of 80 spots at the place of another"),
+    "one point": (place(lambda xy: xy * 0 + 700), "80 of 80 spots at the position of another"),
     "one line": (place(lambda xy: np.column_stack([xy[:, 0] + xy[:, 1] * 0.37, xy[:, 0] * 0 + 9])), "on one line"),
-    "coordinates doubled": (place(lambda xy: np.vstack([xy[:40], xy[:40]])), "80 of 80 spots at the place of another"),
-    "one spot twice": (place(lambda xy: np.vstack([xy[:1], xy[:-1]])), "2 of 80 spots at the place of another"),
+    "coordinates doubled": (
+        place(lambda xy: np.vstack([xy[:40], xy[:40]])),
+        "80 of 80 spots at the position of another",
+    ),
+    "one spot twice": (place(lambda xy: np.vstack([xy[:1], xy[:-1]])), "2 of 80 spots at the position of another"),
     "half moved by a pitch": (move_half(1), "stretched by 20%"),
     "half moved by half a pitch": (move_half(0.5), "Check .*array_row"),
     "half moved far": (move_half(9), "pitches off a hexagonal lattice"),
@@ -294,9 +298,9 @@ def moved(change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Calla
 
 
 WITHOUT_FACTS: dict[str, tuple[Callable[[AnnData], None], str]] = {
-    "one point": (moved(lambda xy: xy * 0), "at the place of another"),
+    "one point": (moved(lambda xy: xy * 0), "at the position of another"),
     "disorder": (moved(lambda xy: np.random.default_rng(1).random(xy.shape) * 1400), "spots"),
-    "one spot twice": (moved(lambda xy: np.vstack([xy[:1], xy[:-1]])), "2 of 80 spots at the place of another"),
+    "one spot twice": (moved(lambda xy: np.vstack([xy[:1], xy[:-1]])), "2 of 80 spots at the position of another"),
     "half moved by half a pitch": (lambda raw: move_half(0.5)(bare(raw)), "lattice"),
     "hires coordinates": (moved(lambda xy: xy / 10), "7.143 um per pixel"),
     "micrometres": (moved(lambda xy: xy * MPP), "seem to be in micrometres"),

@@ -9,7 +9,7 @@ import pytest
 from anndata import AnnData
 from scipy.spatial import cKDTree
 
-from spamcaf.sections.checks import lattice_of
+from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.lattice import fit_lattice
 from spamcaf.sections.sites import lay_grid
 

@@ -115,7 +115,7 @@ def test_a_stray_spot_shows_in_the_residual(kind: str) -> None:
 def test_a_spot_between_others_is_refused(kind: str) -> None:
     _, places = ideal(kind)
     between = places[45:46] + np.array([0.4, 0.1])
-    with pytest.raises(InputError, match="2 spots that share a place"):
+    with pytest.raises(InputError, match="2 spots that share a point"):
         find_lattice(np.vstack([places, between]) * 100)
     assert search_lattice(np.vstack([places, between]) * 100).n_doubled == 2
 

@@ -12,7 +12,7 @@ import pytest
 from anndata import AnnData
 
 from spamcaf.reporting.prediction import build_prediction, library_id
-from spamcaf.sections.checks import lattice_of
+from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.sites import lay_grid
 
 N_GENES = 4

@@ -1,8 +1,13 @@
-"""The regular lattice that a section's spots lie on, found from their coordinates and fitted to them."""
+"""The regular lattice of a section's spots: fitted where array indices are known, found where they are not.
+
+Finding it takes four steps. Spots are linked to their nearest neighbours, and the symmetry of the links' directions
+tells hexagonal from square. Least squares over the links refines the two lattice vectors. Steps are counted from spot
+to spot along the links. Finally one lattice is fitted to all spots, and each spot takes its nearest lattice point.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -10,105 +15,55 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 
-FEWEST = 6
-"""Spots from which a lattice can be told."""
-TOO_CLOSE = 0.3
-"""Spots closer than this share of the median nearest distance are one spot twice."""
-LOWEST_ORDER = 0.4
-"""Least agreement of the directions between neighbours, 0 to 1: 0.7 on a lattice with jitter of 0.1 pitches."""
-NARROW = 0.5
-"""An array narrower than this share of it is a line."""
-
-
-def require_finite(xy_px: NDArray[np.float64]) -> None:
-    """Raise InputError when a coordinate is missing or infinite."""
-    n_missing = int((~np.isfinite(xy_px)).any(axis=1).sum())
-    if n_missing:
-        raise InputError(f"{n_missing} spots without coordinates.", "numbers for all.", "Check the position file.")
-
-
-def require_spread(xy_px: NDArray[np.float64]) -> float:
-    """Return the median distance to the nearest spot, pixels; raise InputError unless spots stand apart in a plane.
-
-    `xy_px` is (spot, 2).
-    """
-    from scipy.spatial import cKDTree
-
-    require_finite(xy_px)
-    if len(xy_px) < FEWEST:
-        raise InputError(f"{len(xy_px)} spots.", f"at least {FEWEST}.", "Check that the section is whole.")
-    nearest = cKDTree(xy_px).query(xy_px, k=2)[0][:, 1]
-    usual = float(np.median(nearest))
-    n_twice = int((nearest <= TOO_CLOSE * usual).sum())
-    if n_twice:
-        _require_order(xy_px[nearest > TOO_CLOSE * usual])
-        raise InputError(
-            f"{n_twice} of {len(xy_px)} spots at the place of another one.",
-            "each spot at its own place.",
-            "Check the coordinates, and remove doubled spots; if a file holds several sections, write each to its own.",
-        )
-    _require_two_dimensions(xy_px, usual)
-    return usual
-
-
-def no_lattice() -> InputError:
-    """Return the error for spots at places of no regular array."""
-    return InputError(
-        "spots on no lattice: their distances and directions are irregular, as those of single cells or beads are.",
-        "a hexagonal or a square lattice.",
-        "Check the coordinates; of spatial data only spot arrays (Visium, Visium HD, ST) can be used.",
-    )
-
-
-def direction_order(vectors: NDArray[np.float64], fold: int) -> complex:
-    """Return the mean of exp(i fold angle) of vectors (n, 2).
-
-    Its modulus is 1 where all angles agree modulo a whole turn / `fold`, and near 0 for random directions.
-    """
-    return complex(np.exp(1j * fold * np.arctan2(vectors[:, 1], vectors[:, 0])).mean())
-
-
-def _require_order(xy_px: NDArray[np.float64]) -> None:
-    """Raise InputError where spots, those too close to another left out, point in all directions: none are doubled."""
-    from scipy.spatial import cKDTree
-
-    if len(xy_px) < FEWEST:
-        return
-    nearest = cKDTree(xy_px).query(xy_px, k=2)[1][:, 1]
-    vectors = xy_px[nearest] - xy_px
-    if max(abs(direction_order(vectors, fold)) for fold in (4, 6)) < LOWEST_ORDER:
-        raise no_lattice()
-
-
-def _require_two_dimensions(xy_px: NDArray[np.float64], usual: float) -> None:
-    centred = xy_px - xy_px.mean(axis=0)
-    across = centred @ np.linalg.eigh(centred.T @ centred)[1][:, 0]
-    if np.ptp(across) < NARROW * usual:
-        raise InputError("spots on one line.", "spots in two dimensions.", "Check that both coordinates are given.")
-
-
 LatticeKind = Literal["hexagonal", "square"]
 
-# how array columns and rows advance along the two shortest lattice vectors; Visium counts columns in half pitches
 INDEX_STEPS: dict[str, NDArray[np.int64]] = {
     "hexagonal": np.array([[2, 0], [1, 1]], np.int64),
     "square": np.array([[1, 0], [0, 1]], np.int64),
 }
+"""What each lattice vector (row) adds to (array_col, array_row): Visium counts columns in half pitches."""
 UNIT_BASIS: dict[str, NDArray[np.float64]] = {
     "hexagonal": np.array([[1.0, 0.0], [0.5, np.sqrt(3) / 2]]),
     "square": np.eye(2),
 }
 """The two lattice vectors of a perfect lattice of pitch 1, as rows (x, y)."""
-CELL_AREA = {kind: float(np.linalg.det(basis)) for kind, basis in UNIT_BASIS.items()}
-"""Area of a lattice cell in squared pitches."""
+_CELL_AREA = {kind: float(np.linalg.det(basis)) for kind, basis in UNIT_BASIS.items()}
+_SYMMETRY: dict[LatticeKind, int] = {"hexagonal": 6, "square": 4}
+
+FEWEST_SPOTS = 6
+"""Spots that a lattice can be found from."""
+TOO_CLOSE = 0.3
+"""Spots closer than this share of the median nearest distance are one spot twice."""
+_LOWEST_ORDER = 0.4
+"""Least agreement of the directions between neighbours, 0 to 1: 0.7 on a lattice with jitter of 0.1 pitches."""
+_NARROW = 0.5
+"""Spots within a strip of this many nearest distances lie on a line."""
+_N_NEIGHBOURS = 12
+"""Neighbours linked to a spot: two rings of a square lattice, so that a half-empty one still hangs together."""
+_NEAR = 1.25
+"""Links up to this many median nearest distances long show the directions of the lattice."""
+_REACH, _SLACK = 2.3, 0.35
+"""A link is at most so long, and ends at most so far from a lattice point, in pitches."""
+_N_REFINEMENTS = 4
+_MAX_ROUNDS = 20
+_DISORDER = 0.3
+"""Points at random lie about this many pitches from the points of a lattice; spots jittered by 0.1 lie within 0.15."""
 
 
 @dataclass(frozen=True)
 class Lattice:
     """A lattice in full-resolution pixels.
 
-    `basis_px` (2, 2) holds the two lattice vectors as rows (x, y), `index_steps` (2, 2) what they add to
-    (array_col, array_row). `residual` is the RMS distance of the spots from it, in pitches.
+    Attributes
+    ----------
+    kind
+        "hexagonal" or "square".
+    origin_px
+        (2,) float64, (x, y) of the spot with indices (0, 0).
+    basis_px
+        (2, 2) float64, the two lattice vectors as rows (x, y).
+    residual
+        Root mean square distance of the spots from the lattice, in pitches.
     """
 
     kind: LatticeKind
@@ -117,14 +72,9 @@ class Lattice:
     residual: float
 
     @property
-    def index_steps(self) -> NDArray[np.int64]:
-        """See the class."""
-        return INDEX_STEPS[self.kind]
-
-    @property
     def pitch_px(self) -> float:
         """Distance of neighbouring spots in full-resolution pixels."""
-        return float(np.sqrt(abs(np.linalg.det(self.basis_px)) / CELL_AREA[self.kind]))
+        return float(np.sqrt(abs(np.linalg.det(self.basis_px)) / _CELL_AREA[self.kind]))
 
     @property
     def skew(self) -> float:
@@ -138,143 +88,19 @@ class Lattice:
         return bool(np.linalg.det(self.basis_px) < 0)
 
 
-def fit_lattice(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: LatticeKind) -> Lattice:
-    """Fit the lattice by least squares.
-
-    `xy_px` is (spot, 2); `index` (spot, 2) holds (array_col, array_row). Any rotation, mirror and scale is found, since
-    the fit is affine. Raises InputError when all spots lie on one line.
-    """
-    steps = np.linalg.solve(INDEX_STEPS[kind].T.astype(float), index.T.astype(float)).T
-    design = np.column_stack([steps, np.ones(len(steps))])
-    coefficients, _, rank, _ = np.linalg.lstsq(design, xy_px, rcond=None)
-    if rank < design.shape[1]:
-        raise InputError("spots on one line.", "spots in two dimensions.", "Check array_row and array_col.")
-    lattice = Lattice(kind, coefficients[2], coefficients[:2], 0.0)
-    rms_px = float(np.sqrt(np.mean(np.sum((design @ coefficients - xy_px) ** 2, axis=1))))
-    return Lattice(kind, lattice.origin_px, lattice.basis_px, rms_px / max(lattice.pitch_px, np.finfo(float).tiny))
-
-
-N_NEIGHBOURS = 12
-"""Neighbours linked to a spot: two rings of a square lattice, so that a half-empty one still hangs together."""
-NEAR = 1.25
-"""Links up to this many median nearest distances long show the directions of the lattice."""
-REACH, SLACK = 2.3, 0.35
-"""A link is at most so long, and ends at most so far from a lattice point, in pitches."""
-SYMMETRY: dict[LatticeKind, int] = {"hexagonal": 6, "square": 4}
-N_REFINEMENTS = 4
-
-
-def link(xy_px: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return pairs of neighbouring spots, (link, 2)."""
-    from scipy.spatial import cKDTree
-
-    k = min(N_NEIGHBOURS, len(xy_px) - 1)
-    neighbours = cKDTree(xy_px).query(xy_px, k=k + 1)[1][:, 1:]
-    return np.column_stack([np.repeat(np.arange(len(xy_px)), k), neighbours.ravel()])
-
-
-def first_basis(vectors: NDArray[np.float64], usual_px: float) -> tuple[LatticeKind, NDArray[np.float64]]:
-    """Tell the kind by the symmetry of the directions to near neighbours; return it with a rough basis, (2, 2) rows."""
-    length = np.linalg.norm(vectors, axis=1)
-    near = length < NEAR * usual_px
-    order = {kind: direction_order(vectors[near], fold) for kind, fold in SYMMETRY.items()}
-    kind = max(order, key=lambda name: abs(order[name]))
-    if abs(order[kind]) < LOWEST_ORDER:
-        raise no_lattice()
-    turn = np.angle(order[kind]) / SYMMETRY[kind] + np.array([0.0, 2 * np.pi / SYMMETRY[kind]])
-    return kind, float(np.median(length[near])) * np.column_stack([np.cos(turn), np.sin(turn)])
-
-
-def refine(basis: NDArray[np.float64], vectors: NDArray[np.float64], kind: LatticeKind) -> NDArray[np.float64]:
-    """Fit the basis to the links by least squares, leaving out those that end between lattice points."""
-    for _ in range(N_REFINEMENTS):
-        steps, _, good = fits(vectors, basis, kind)
-        if np.linalg.matrix_rank(steps[good]) < len(basis):
-            break
-        basis = np.linalg.lstsq(steps[good].astype(float), vectors[good], rcond=None)[0]
-    return basis
-
-
-def fits(
-    vectors: NDArray[np.float64], basis: NDArray[np.float64], kind: LatticeKind
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the steps along each link (link, 2), how far they miss its end, in pitches, and whether they may count."""
-    pitch = np.linalg.norm(basis, axis=1).mean()
-    steps = nearest_steps(vectors, basis, kind)
-    miss = np.linalg.norm(vectors - steps @ basis, axis=1) / pitch
-    return steps, miss, (miss < SLACK) & (np.linalg.norm(vectors, axis=1) < REACH * pitch) & steps.any(axis=1)
-
-
-def nearest_steps(offset_px: NDArray[np.float64], basis: NDArray[np.float64], kind: LatticeKind) -> NDArray[np.int64]:
-    """Return the whole numbers of basis vectors (n, 2) to the lattice point nearest to each offset (n, 2)."""
-    if np.linalg.matrix_rank(basis) < len(basis):
-        raise no_lattice()
-    exact = offset_px @ np.linalg.inv(basis)
-    if kind == "square":
-        return np.rint(exact).astype(np.int64)
-    # rounding three coordinates of sum 0 and mending the worst finds the nearest point; rounding two does not
-    exact = np.column_stack([exact, -exact.sum(axis=1)])
-    whole = np.rint(exact)
-    worst = np.abs(whole - exact).argmax(axis=1)
-    whole[np.arange(len(whole)), worst] -= whole.sum(axis=1)
-    return whole[:, :2].astype(np.int64)
-
-
-def walk(
-    xy_px: NDArray[np.float64], links: NDArray[np.int64], basis: NDArray[np.float64], kind: LatticeKind
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count steps from spot to spot along the surest links; return them (spot, 2), and the piece of each spot."""
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
-
-    n = len(xy_px)
-    _, miss, good = fits(xy_px[links[:, 1]] - xy_px[links[:, 0]], basis, kind)
-    tree = minimum_spanning_tree(csr_matrix((1 + miss[good], tuple(links[good].T)), shape=(n, n)))
-    piece = connected_components(tree, directed=False)[1].astype(np.int64)
-    starts = np.unique(piece, return_index=True)[1]
-    one, other = tree.nonzero()
-    # one more place, linked to the start of every piece, makes a single tree of them
-    ends = (np.append(one, np.full(len(starts), n)), np.append(other, starts))
-    whole = csr_matrix((np.ones(len(ends[0])), ends), shape=(n + 1, n + 1))
-    before = breadth_first_order(whole, n, directed=False)[1][:n].astype(np.int64)
-    before[starts] = starts
-    steps = nearest_steps(xy_px - xy_px[before], basis, kind)
-    while (before != before[before]).any():
-        steps, before = steps + steps[before], before[before]
-    return steps, piece
-
-
-def join(
-    xy_px: NDArray[np.float64], steps: NDArray[np.int64], piece: NDArray[np.int64], kind: LatticeKind
-) -> NDArray[np.int64]:
-    """Count the steps of every piece from the origin of the largest one, by extending their common lattice."""
-    size = np.bincount(piece)
-    if len(size) == 1:
-        return steps
-
-    def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack([np.bincount(piece, column) / size for column in values.T])
-
-    mean_xy, mean_steps = means(xy_px), means(steps.astype(float))
-    basis = np.linalg.lstsq(steps - mean_steps[piece], xy_px - mean_xy[piece], rcond=None)[0]
-    origin = mean_xy - mean_steps @ basis
-    shift = nearest_steps(origin - origin[size.argmax()], basis.astype(np.float64), kind)
-    joined: NDArray[np.int64] = steps + shift[piece]
-    return joined
-
-
-MAX_ROUNDS = 20
-DISORDER = 0.3
-"""Points at random lie about this many pitches from the places of a lattice; spots jittered by 0.1 lie within 0.15."""
-
-
 @dataclass(frozen=True)
 class FoundLattice:
     """A lattice found in coordinates.
 
-    `index` (spot, 2) holds (array_col, array_row), as `INDEX_STEPS` counts them: columns advance along x and rows along
-    y as nearly as the lattice allows, from 0; on a hexagonal lattice their sum is even. `piece` (spot,) numbers the
-    pieces of the section that stand apart.
+    Attributes
+    ----------
+    lattice
+        Fitted to all spots.
+    index
+        (spot, 2) int64, (array_col, array_row) as `INDEX_STEPS` counts them, from 0: columns advance along x and rows
+        along y as nearly as the lattice allows. On a hexagonal lattice their sum is even.
+    piece
+        (spot,) int64, the piece of tissue of each spot, where pieces stand apart.
     """
 
     lattice: Lattice
@@ -288,44 +114,253 @@ class FoundLattice:
         return int(counts[counts > 1].sum())
 
 
-def find_lattice(xy_px: NDArray[np.float64]) -> FoundLattice:
-    """Find the lattice of spots at `xy_px` (spot, 2), pixels, and number them.
+def fit_lattice(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: LatticeKind) -> Lattice:
+    """Fit a lattice to spots with known array indices, by least squares.
 
-    Rotation, mirror and scale are free; jitter up to 0.1 pitches, half of the spots missing and several pieces do no
-    harm. Raises InputError when there is no lattice, or two spots on one of its places.
+    The fit is affine: any rotation, reflection and scale is found.
+
+    Parameters
+    ----------
+    xy_px
+        (spot, 2) float64, full-resolution pixels.
+    index
+        (spot, 2) int64, (array_col, array_row).
+    kind
+        "hexagonal" or "square".
+
+    Raises
+    ------
+    InputError
+        When all spots lie on one line.
+    """
+    steps = np.linalg.solve(INDEX_STEPS[kind].T.astype(float), index.T.astype(float)).T
+    design = np.column_stack([steps, np.ones(len(steps))])
+    coefficients, _, rank, _ = np.linalg.lstsq(design, xy_px, rcond=None)
+    if rank < design.shape[1]:
+        raise InputError("spots on one line.", "spots in two dimensions.", "Check array_row and array_col.")
+    lattice = Lattice(kind, coefficients[2], coefficients[:2], 0.0)
+    rms_px = float(np.sqrt(np.mean(np.sum((design @ coefficients - xy_px) ** 2, axis=1))))
+    return replace(lattice, residual=rms_px / max(lattice.pitch_px, np.finfo(float).tiny))
+
+
+def find_lattice(xy_px: NDArray[np.float64]) -> FoundLattice:
+    """Find the lattice that spots lie on, and the array index of each.
+
+    Rotation, reflection and scale are free. Jitter up to 0.1 pitches, half of the spots missing, several pieces of
+    tissue and a slow bend do no harm.
+
+    Parameters
+    ----------
+    xy_px
+        (spot, 2) float64, full-resolution pixels.
+
+    Raises
+    ------
+    InputError
+        When there is no lattice, or when two spots share a lattice point.
     """
     found = search_lattice(xy_px)
-    if found.lattice.residual > DISORDER:
-        raise no_lattice()
+    if found.lattice.residual > _DISORDER:
+        raise _no_lattice()
     if found.n_doubled:
         raise InputError(
-            f"{found.n_doubled} spots that share a place on a {found.lattice.kind} lattice, from which the spots lie "
+            f"{found.n_doubled} spots that share a point of a {found.lattice.kind} lattice, from which the spots lie "
             f"{found.lattice.residual:.2f} pitches away.",
-            "one spot per place of a regular lattice.",
+            "one spot per point of a regular lattice.",
             "Check the coordinates: spots are doubled, or in disorder.",
         )
     return found
 
 
 def search_lattice(xy_px: NDArray[np.float64]) -> FoundLattice:
-    """Do what `find_lattice` does, but let spots share a place."""
+    """Find the lattice of spots as `find_lattice` does, but let spots share a point and lie far from it."""
     usual_px = require_spread(xy_px)
-    links = link(xy_px)
+    neighbour = nearest_neighbours(xy_px, min(_N_NEIGHBOURS, len(xy_px) - 1))[1]
+    links = np.column_stack([np.repeat(np.arange(len(xy_px)), neighbour.shape[1]), neighbour.ravel()])
     vectors = xy_px[links[:, 1]] - xy_px[links[:, 0]]
-    kind, basis = first_basis(vectors, usual_px)
-    basis = refine(basis, vectors, kind)
-    steps, piece = walk(xy_px, links, basis, kind)
-    walked = _found(xy_px, join(xy_px, steps, piece, kind), piece, kind)
+    kind, basis = _first_basis(vectors, usual_px)
+    basis = _refine(basis, vectors, kind)
+    steps, piece = _walk(xy_px, links, basis, kind)
+    walked = _found(xy_px, _join(xy_px, steps, piece, kind), piece, kind)
     settled = _settle(xy_px, walked)
-    # a bent section is numbered right by walking, and wrong by one flat lattice
+    # a bent section is numbered right by walking, and wrong by one flat lattice: there two spots get one index
     return settled if settled.n_doubled < walked.n_doubled else walked
 
 
+def nearest_neighbours(xy_px: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return distance (spot, k) in pixels and row (spot, k) of the `k` spots nearest to each, itself left out."""
+    from scipy.spatial import cKDTree
+
+    distance, row = cKDTree(xy_px).query(xy_px, k=k + 1)
+    return distance[:, 1:], row[:, 1:]
+
+
+def require_finite(xy_px: NDArray[np.float64]) -> None:
+    """Raise InputError when a coordinate is missing or infinite."""
+    n_missing = int((~np.isfinite(xy_px)).any(axis=1).sum())
+    if n_missing:
+        raise InputError(f"{n_missing} spots without coordinates.", "numbers for all.", "Check the position file.")
+
+
+def require_spread(xy_px: NDArray[np.float64]) -> float:
+    """Return the median distance from a spot (spot, 2) to the nearest other, or raise InputError.
+
+    It is raised unless spots are finite, enough, apart from each other, and spread in two dimensions.
+    """
+    require_finite(xy_px)
+    if len(xy_px) < FEWEST_SPOTS:
+        raise InputError(f"{len(xy_px)} spots.", f"at least {FEWEST_SPOTS}.", "Check that the section is whole.")
+    nearest = nearest_neighbours(xy_px, 1)[0][:, 0]
+    usual = float(np.median(nearest))
+    is_apart = nearest > TOO_CLOSE * usual
+    if not is_apart.all():
+        _require_order(xy_px[is_apart])
+        raise InputError(
+            f"{int((~is_apart).sum())} of {len(xy_px)} spots at the position of another one.",
+            "each spot at its own position.",
+            "Check the coordinates, and remove doubled spots; if a file holds several sections, write each to its own.",
+        )
+    centred = xy_px - xy_px.mean(axis=0)
+    across = centred @ np.linalg.eigh(centred.T @ centred)[1][:, 0]
+    if np.ptp(across) < _NARROW * usual:
+        raise InputError("spots on one line.", "spots in two dimensions.", "Check that both coordinates are given.")
+    return usual
+
+
+def _require_order(xy_px: NDArray[np.float64]) -> None:
+    """Raise InputError where the directions to nearest neighbours are random.
+
+    Among single cells or beads some lie close together by chance: "doubled spots" would be the wrong message.
+    """
+    if len(xy_px) < FEWEST_SPOTS:
+        return
+    vectors = xy_px[nearest_neighbours(xy_px, 1)[1][:, 0]] - xy_px
+    if max(abs(_direction_order(vectors, fold)) for fold in _SYMMETRY.values()) < _LOWEST_ORDER:
+        raise _no_lattice()
+
+
+def _no_lattice() -> InputError:
+    return InputError(
+        "spots on no lattice: their distances and directions are irregular, as those of single cells or beads are.",
+        "a hexagonal or a square lattice.",
+        "Check the coordinates; of spatial data only spot arrays (Visium, Visium HD, ST) can be used.",
+    )
+
+
+def _direction_order(vectors: NDArray[np.float64], fold: int) -> complex:
+    """Return the bond-orientational order parameter: the mean of exp(i fold angle) of vectors (n, 2).
+
+    Its modulus is 1 where all angles agree modulo a whole turn / `fold`, and near 0 for random directions.
+    """
+    return complex(np.exp(1j * fold * np.arctan2(vectors[:, 1], vectors[:, 0])).mean())
+
+
+def _first_basis(vectors: NDArray[np.float64], usual_px: float) -> tuple[LatticeKind, NDArray[np.float64]]:
+    """Return the kind with the higher order of directions, and a rough basis (2, 2) by mean direction and length."""
+    length = np.linalg.norm(vectors, axis=1)
+    # 1.25 pitches: nearest neighbours with their jitter, but not the diagonals of a square lattice (1.41)
+    near = length < _NEAR * usual_px
+    order = {kind: _direction_order(vectors[near], fold) for kind, fold in _SYMMETRY.items()}
+    kind = max(order, key=lambda name: abs(order[name]))
+    if abs(order[kind]) < _LOWEST_ORDER:
+        raise _no_lattice()
+    turn = np.angle(order[kind]) / _SYMMETRY[kind] + np.array([0.0, 2 * np.pi / _SYMMETRY[kind]])
+    return kind, float(np.median(length[near])) * np.column_stack([np.cos(turn), np.sin(turn)])
+
+
+def _refine(basis: NDArray[np.float64], vectors: NDArray[np.float64], kind: LatticeKind) -> NDArray[np.float64]:
+    """Fit the basis to the links by least squares, a few times over."""
+    for _ in range(_N_REFINEMENTS):
+        # a better basis explains more links, and those over two pitches fix its length and angle best
+        steps, _, good = _fits(vectors, basis, kind)
+        if np.linalg.matrix_rank(steps[good]) < len(basis):
+            break
+        basis = np.linalg.lstsq(steps[good].astype(float), vectors[good], rcond=None)[0]
+    return basis
+
+
+def _fits(
+    vectors: NDArray[np.float64], basis: NDArray[np.float64], kind: LatticeKind
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the steps along each link (link, 2), how far they miss its end, in pitches, and whether it is used."""
+    pitch = np.linalg.norm(basis, axis=1).mean()
+    steps = _nearest_steps(vectors, basis, kind)
+    miss = np.linalg.norm(vectors - steps @ basis, axis=1) / pitch
+    # a link that ends between lattice points is of a stray spot, a long one crosses a gap between pieces of tissue
+    return steps, miss, (miss < _SLACK) & (np.linalg.norm(vectors, axis=1) < _REACH * pitch) & steps.any(axis=1)
+
+
+def _nearest_steps(offset_px: NDArray[np.float64], basis: NDArray[np.float64], kind: LatticeKind) -> NDArray[np.int64]:
+    """Return the whole numbers of basis vectors (n, 2) to the lattice point nearest to each offset (n, 2)."""
+    if np.linalg.matrix_rank(basis) < len(basis):
+        raise _no_lattice()
+    exact = offset_px @ np.linalg.inv(basis)
+    if kind == "square":
+        return np.rint(exact).astype(np.int64)
+    # hexagonal cells are no parallelograms: rounding two coordinates may miss the nearest point, rounding three of sum
+    # 0 (cube coordinates) and mending the worst finds it
+    exact = np.column_stack([exact, -exact.sum(axis=1)])
+    whole = np.rint(exact)
+    worst = np.abs(whole - exact).argmax(axis=1)
+    whole[np.arange(len(whole)), worst] -= whole.sum(axis=1)
+    return whole[:, :2].astype(np.int64)
+
+
+def _walk(
+    xy_px: NDArray[np.float64], links: NDArray[np.int64], basis: NDArray[np.float64], kind: LatticeKind
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count steps (spot, 2) from the first spot of each piece; return them and the piece (spot,) of each spot.
+
+    Only steps between linked spots are rounded to whole numbers. A slow bend may add up to several pitches over the
+    section, where rounding by one global lattice fails, but it hardly shows between neighbours.
+    """
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
+
+    n = len(xy_px)
+    _, miss, good = _fits(xy_px[links[:, 1]] - xy_px[links[:, 0]], basis, kind)
+    # links that end near a lattice point come first: the tree goes round stray and jittered spots
+    tree = minimum_spanning_tree(csr_matrix((1 + miss[good], tuple(links[good].T)), shape=(n, n)))
+    piece = connected_components(tree, directed=False)[1].astype(np.int64)
+    starts = np.unique(piece, return_index=True)[1]
+    one, other = tree.nonzero()
+    # a virtual node n, linked to the start of every piece, makes one tree of them: one breadth-first search for all
+    ends = (np.append(one, np.full(len(starts), n)), np.append(other, starts))
+    whole = csr_matrix((np.ones(len(ends[0])), ends), shape=(n + 1, n + 1))
+    before = breadth_first_order(whole, n, directed=False)[1][:n].astype(np.int64)
+    before[starts] = starts
+    steps = _nearest_steps(xy_px - xy_px[before], basis, kind)
+    # pointer doubling sums the steps from each spot back to its start, in log2(depth) rounds instead of a loop of spots
+    while (before != before[before]).any():
+        steps, before = steps + steps[before], before[before]
+    return steps, piece
+
+
+def _join(
+    xy_px: NDArray[np.float64], steps: NDArray[np.int64], piece: NDArray[np.int64], kind: LatticeKind
+) -> NDArray[np.int64]:
+    """Count the steps of every piece from the origin of the largest one, by extending their common lattice."""
+    size = np.bincount(piece)
+    if len(size) == 1:
+        return steps
+
+    def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack([np.bincount(piece, column) / size for column in values.T])
+
+    # pieces share the basis, fitted within each about its own mean, and differ by their origin
+    mean_xy, mean_steps = means(xy_px), means(steps.astype(float))
+    basis = np.linalg.lstsq(steps - mean_steps[piece], xy_px - mean_xy[piece], rcond=None)[0]
+    origin = mean_xy - mean_steps @ basis
+    shift = _nearest_steps(origin - origin[size.argmax()], basis.astype(np.float64), kind)
+    joined: NDArray[np.int64] = steps + shift[piece]
+    return joined
+
+
 def _settle(xy_px: NDArray[np.float64], found: FoundLattice) -> FoundLattice:
-    """Give every spot the nearest place of the fitted lattice, and fit again, until nothing moves."""
-    for _ in range(MAX_ROUNDS):
+    """Give every spot the nearest point of the fitted lattice, and fit again, until nothing moves."""
+    for _ in range(_MAX_ROUNDS):
         lattice = found.lattice
-        steps = nearest_steps(xy_px - lattice.origin_px, lattice.basis_px, lattice.kind)
+        steps = _nearest_steps(xy_px - lattice.origin_px, lattice.basis_px, lattice.kind)
         again = _found(xy_px, steps, found.piece, lattice.kind)
         if (again.index == found.index).all():
             break
@@ -339,6 +374,6 @@ def _found(
     index = steps @ INDEX_STEPS[kind]
     first = index.min(axis=0)
     if kind == "hexagonal":
-        first[0] -= first.sum() % 2
+        first[0] -= first.sum() % 2  # Visium's array_row + array_col is even
     index = index - first
     return FoundLattice(fit_lattice(xy_px, index, kind), index, piece)

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.names import SECTION_METADATA, SPATIAL, Obs, SectionField
+from spamcaf.sections.lattice import INDEX_STEPS, Lattice
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-
-    from spamcaf.sections.lattice import Lattice
 
 SITE_ID, X_PX, Y_PX = "site_id", "x_px", "y_px"
 SUB_INDEX = Obs.SUB_INDEX.value
@@ -36,7 +35,7 @@ def lay_grid(section: AnnData, lattice: Lattice, subdivide: int) -> pd.DataFrame
     n_spots, n_sub = section.n_obs, len(along)
     xy = section.obsm[SPATIAL][:, None, :] + (along / subdivide) @ lattice.basis_px
     index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)[:, None, :] * subdivide
-    index = index + along @ lattice.index_steps
+    index = index + along @ INDEX_STEPS[lattice.kind]
     parent = np.repeat(section.obs_names.to_numpy(str), n_sub)
     sub = np.tile(np.arange(n_sub), n_spots)
     return pd.DataFrame(

@@ -15,7 +15,7 @@ from spamcaf.parameters import ComputeSettings, GridSettings, ReportSettings
 from spamcaf.pipelines.joins import as_prediction, grid_sites, measured_spots, mpp_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, SpatialData, TrainedModel
 from spamcaf.provenance import names_hash
-from spamcaf.sections.checks import lattice_of
+from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.sites import SUB_INDEX, X_PX, Y_PX
 from spamcaf.sections.sites import lay_grid as subdivide
 from spamcaf.sections.split import barcodes_of

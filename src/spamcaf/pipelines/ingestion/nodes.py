@@ -18,6 +18,7 @@ from spamcaf.pipelines.joins import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections
 from spamcaf.provenance import provenance_record
 from spamcaf.sections import checks, gene_names, panel, sites, split
+from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.checks import as_table
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def check_section(
     """
     section, report = checks.check_section(raw_section, slide.shape, settings, slide.mpp, slide.name)
     seen = _tissue_in_image(section, slide, tissue)  # without the spots, which are checked against it
-    xy, lattice, off_px = np.asarray(section.obsm[SPATIAL]), checks.lattice_of(section), checks.off_tissue_of(section)
+    xy, lattice, off_px = np.asarray(section.obsm[SPATIAL]), lattice_of(section), checks.off_tissue_of(section)
     for record in section.uns.get(SPATIAL, {}).values():
         warn_of_other_picture(seen.thumbnail, record.get("images", {}), slide.name)
     share = require_on_tissue(seen, xy, lattice, off_px, slide.name, settings.trust_image)
@@ -52,7 +53,7 @@ def check_section(
 
 def find_tissue(section: AnnData, slide: Slide, settings: TissueSettings) -> Tissue:
     """Return the tissue that the image shows and the spots prove."""
-    pitch_px = checks.lattice_of(section).pitch_px
+    pitch_px = lattice_of(section).pitch_px
     seen = _tissue_in_image(section, slide, settings)
     return seen.marked_by_spots(np.asarray(section.obsm[SPATIAL]), checks.off_tissue_of(section), pitch_px)
 
@@ -104,7 +105,7 @@ def normalise_expression(section: AnnData, gene_panel: DataFrame) -> AnnData:
 
 def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFrame:
     """Lay the sites between the spots, and keep those on tissue; the spots themselves always stay."""
-    grid = sites.lay_grid(section, checks.lattice_of(section), settings.subdivide)
+    grid = sites.lay_grid(section, lattice_of(section), settings.subdivide)
     on_tissue = tissue.holds(grid[[sites.X_PX, sites.Y_PX]].to_numpy()) | (grid[sites.SUB_INDEX] == 0).to_numpy()
     logger.info(
         "grid: %d sites, %.2f per spot (asked %d), %d off the tissue dropped",
