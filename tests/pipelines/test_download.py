@@ -54,7 +54,7 @@ def downloads(port: int) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_run_fetches_what_is_missing_and_says_how_large_it_is(
+def test_a_run_fetches_what_is_missing_and_tells_its_size(
     kedro: Run, project: Path, tmp_path: Path, published: ThreadingHTTPServer
 ) -> None:
     conf = project / "conf" / "published"
@@ -84,7 +84,7 @@ def test_a_run_fetches_what_is_missing_and_says_how_large_it_is(
     assert [file["status"] for file in report["files"]] == ["present", "failed"]
 
 
-def test_an_environment_without_downloads_says_so(kedro: Run) -> None:
+def test_an_environment_without_downloads_is_an_input_error(kedro: Run) -> None:
     done = kedro("run", "--pipeline", "download", env="base")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("Error: Found: nothing to download in this environment.")
@@ -111,7 +111,7 @@ def test_every_missing_file_is_listed_with_its_place(tmp_path: Path, published: 
 
 def test_importing_costs_nothing() -> None:
     code = (
-        "import sys, spamcaf.pipelines.download.nodes, spamcaf.datasets.remote\n"
+        "import sys, spamcaf.pipelines.download.nodes, spamcaf.datasets.remote_files\n"
         "print([name for name in ('pooch', 'requests', 'tqdm', 'numpy', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,8 +16,16 @@ from spamcaf.errors import InputError
 class RemoteFilesDataset(AbstractDataset[RemoteFiles, RemoteFiles]):
     """Load a lazy handle on the files that a data set publishes for one section; read-only.
 
-    `filepath` is the folder where they belong (raw_root), `files` the list `downloads` of globals.yml, see
-    `spamcaf.download.spec.FileSpec`. Nothing is looked up or fetched until the handle is asked to.
+    Parameters
+    ----------
+    filepath
+        Folder where the files belong (raw_root).
+    section
+        Name of the section.
+    files
+        The list `downloads` of globals.yml; each entry is a `spamcaf.download.spec.FileSpec`. Loading fetches nothing.
+    metadata
+        For Kedro plugins.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Fetching the published files of data sets."""
+"""Download of the published files of data sets."""

@@ -1,4 +1,4 @@
-"""Unpacking an archive beside itself: regular files inside the folder only, and nothing that exists is replaced."""
+"""Unpacking of an archive into its own folder: plain files inside the folder only, and nothing there is replaced."""
 
 from __future__ import annotations
 
@@ -7,102 +7,90 @@ import os
 import shutil
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
 
-from spamcaf.download.spec import require_room
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, is_fault_of_ours
+from spamcaf.progress import bytes_in_words
 
 logger = logging.getLogger(__name__)
 
-Packed = tarfile.TarFile | zipfile.ZipFile
-
-
-class Member(NamedTuple):
-    """One entry of an archive."""
-
-    name: str
-    size: int
-    is_file: bool
-    is_folder: bool
-    info: tarfile.TarInfo | zipfile.ZipInfo
-
 
 def unpack(archive: Path, kind: str) -> None:
-    """Unpack `archive` ("tar", compressed or not, or "zip") into its own folder; raise InputError.
+    """Unpack an archive into its own folder.
 
-    An archive that holds links, devices or paths that lead elsewhere is refused as a whole. Everything is unpacked
-    elsewhere first, so a kill leaves no half file under a true name.
+    The content is written to a temporary folder first, so that a kill leaves no half-written file under a final name.
+
+    Parameters
+    ----------
+    archive
+        The archive's path. Files beside it that have the name of a member are kept.
+    kind
+        "tar" (compressed or not) or "zip".
+
+    Raises
+    ------
+    InputError
+        If the archive is damaged, or the disk has no room, or any member is a link, a device, or a path that leads out
+        of the folder; nothing is unpacked then.
     """
-    aside = archive.with_name(f".{archive.name}.unpacking")
-    shutil.rmtree(aside, ignore_errors=True)  # of a killed run
+    temporary = archive.with_name(f".{archive.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed run
     try:
-        with _opened(archive, kind) as packed:
-            members = _members(packed)
-            _require_harmless(archive, members)
-            require_room(archive.parent, sum(m.size for m in members))
-            for member in members:
-                if member.is_file:
-                    _write(packed, member, aside / member.name)
-        _move_new(aside, archive.parent)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        with tarfile.open(archive) if kind == "tar" else zipfile.ZipFile(archive) as packed:
+            _require_harmless(packed, archive)
+            if isinstance(packed, tarfile.TarFile):
+                packed.extractall(temporary, filter="data")
+            else:
+                packed.extractall(temporary)  # noqa: S202  members are checked above
+        _move_new(temporary, archive.parent)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # there is no end to the types that libraries raise at broken content
+        if is_fault_of_ours(error):
+            raise
         raise InputError(
             f"{archive} cannot be unpacked ({error}).", f"a whole {kind} archive.", "Move it away and run again."
         ) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def _opened(archive: Path, kind: str) -> Iterator[Packed]:
-    with tarfile.open(archive) if kind == "tar" else zipfile.ZipFile(archive) as packed:
-        yield packed
+def require_room(folder: Path, n_bytes: int) -> None:
+    """Raise InputError unless the disk of `folder` (which need not exist yet) has `n_bytes` free."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise InputError(
+            f"{bytes_in_words(free)} free on the disk of {folder}.",
+            f"room for {bytes_in_words(n_bytes)}.",
+            "Free some space, or choose another place: --params raw_root=<folder>.",
+        )
 
 
-def _members(packed: Packed) -> list[Member]:
+def _require_harmless(packed: tarfile.TarFile | zipfile.ZipFile, archive: Path) -> None:
+    # stricter than tarfile's own filter, which accepts links within the folder and makes absolute paths relative
     if isinstance(packed, tarfile.TarFile):
-        return [Member(m.name, m.size, m.isfile(), m.isdir(), m) for m in packed.getmembers()]
-    return [Member(m.filename, m.file_size, not m.is_dir(), m.is_dir(), m) for m in packed.infolist()]
-
-
-def _require_harmless(archive: Path, members: list[Member]) -> None:
-    for member in members:
-        parts = PurePosixPath(member.name).parts
-        leads_out = member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name
-        if leads_out or not (member.is_file or member.is_folder):
+        members = [(member.name, member.size, member.isfile() or member.isdir()) for member in packed.getmembers()]
+    else:
+        members = [(member.filename, member.file_size, True) for member in packed.infolist()]
+    for name, _, is_plain in members:
+        if not is_plain or name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name or ":" in name:
             raise InputError(
-                f"{archive} holds '{member.name}', which is a link or leads out of its folder.",
+                f"{archive} holds '{name}', which is a link or leads out of its folder.",
                 "an archive of plain files.",
                 "Do not unpack it; fetch it from its publisher again.",
             )
+    require_room(archive.parent, sum(size for _, size, _ in members))
 
 
-def _write(packed: Packed, member: Member, place: Path) -> None:
-    # copied by hand: tarfile's own filter of members came to Python 3.11 in a patch release
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with _content(packed, member) as source, place.open("wb") as target:
-        shutil.copyfileobj(source, target)
-        target.flush()
-        os.fsync(target.fileno())
-
-
-def _content(packed: Packed, member: Member) -> IO[bytes]:
-    if isinstance(packed, zipfile.ZipFile):
-        return packed.open(member.name)
-    source = packed.extractfile(member.name)
-    if source is None:
-        raise tarfile.ReadError(f"no content of {member.name}")
-    return source
-
-
-def _move_new(aside: Path, folder: Path) -> None:
-    for file in sorted(p for p in aside.rglob("*") if p.is_file()):
-        place = folder / file.relative_to(aside)
-        if place.exists():
-            logger.info("%s is there already and is kept", place)
+def _move_new(temporary: Path, folder: Path) -> None:
+    for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+        target = folder / file.relative_to(temporary)
+        if target.exists():
+            logger.info("%s is there already and is kept", target)
             continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, place)
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, target)

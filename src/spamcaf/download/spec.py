@@ -1,89 +1,15 @@
-"""What `downloads` in globals.yml says of published files: urls, sizes and what they mean for one section."""
+"""The entries of `downloads` in globals.yml: URLs, sizes and hashes of published files, and their paths by section."""
 
 from __future__ import annotations
 
 import ipaddress
-import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self, TypeVar
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from spamcaf.errors import InputError
-
-
-def require_safe(url: str, allow_http: bool = False) -> None:
-    """Raise ValueError unless `url` is https, http of this machine, or http that is allowed."""
-    parts = urlsplit(url)
-    if parts.scheme == "https" and parts.hostname:
-        return
-    if parts.scheme == "http" and parts.hostname and (allow_http or is_loopback(parts.hostname)):
-        return
-    raise ValueError(f"URLs should begin with https://, found {url!r}")
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether `host` is this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def host_of(url: str) -> str:
-    """Return host and port of `url`."""
-    return urlsplit(url).netloc.rpartition("@")[2]
-
-
-HEAD_TIMEOUT_S = 10
-USER_AGENT = "spamcaf"  # some hosts refuse the default one of Python's libraries
-HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-
-
-def in_words(n_bytes: int) -> str:
-    """Return a size as people say it: 12.3 MB."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if n_bytes >= size:
-            return f"{n_bytes / size:.1f} {unit}"
-    return f"{n_bytes} B"
-
-
-def sizes_of(urls: Iterable[str]) -> list[int | None]:
-    """Return the size that each URL's server says, else None; a host that is out of reach is asked once."""
-    import requests
-
-    silent: set[str] = set()
-    sizes: list[int | None] = []
-    for url in urls:
-        size = None
-        if host_of(url) not in silent:
-            try:
-                answer = requests.head(url, headers=HEADERS, timeout=HEAD_TIMEOUT_S, allow_redirects=True)
-                length = answer.headers.get("content-length", "")
-                size = int(length) if answer.ok and length.isdigit() else None
-            except requests.RequestException:
-                silent.add(host_of(url))
-        sizes.append(size or None)
-    return sizes
-
-
-def require_room(folder: Path, n_bytes: int) -> None:
-    """Raise InputError unless the disk of `folder` (which need not exist yet) has `n_bytes` free."""
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes:
-        raise InputError(
-            f"{in_words(free)} free on the disk of {folder}.",
-            f"room for {in_words(n_bytes)}.",
-            "Free some space, or choose another place: --params raw_root=<folder>.",
-        )
-
-
-Value = TypeVar("Value")
 Name = Annotated[str, BeforeValidator(str)]  # YAML reads 151507 as a number
 Hash = Annotated[str, BeforeValidator(lambda text: str(text).lower()), Field(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(gt=0)]
@@ -150,8 +76,8 @@ class FileSpec(BaseModel):
         return RemoteFile(
             path=self._fill(self.path, section),
             urls=tuple(self._fill(url, section) for url in self.urls),
-            sha256=_of_section(self.sha256, section),
-            bytes=_of_section(self.bytes, section),
+            sha256=self.sha256.get(section) if isinstance(self.sha256, dict) else self.sha256,
+            bytes=self.bytes.get(section) if isinstance(self.bytes, dict) else self.bytes,
             unpack=self.unpack,
             yields=tuple(self._fill(path, section) for path in self.yields),
             by_hand=self._fill(self.by_hand, section),
@@ -163,8 +89,19 @@ class FileSpec(BaseModel):
         return text.replace("{section}", section).replace("{name}", self.names.get(section, "{name}"))
 
 
-def _of_section(value: Value | dict[str, Value] | None, section: str) -> Value | None:
-    return value.get(section) if isinstance(value, dict) else value
+def require_safe(url: str, allow_http: bool = False) -> None:
+    """Raise ValueError unless `url` is https, http of this machine, or http where `allow_http`."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and (allow_http or _is_loopback(host)))):
+        raise ValueError(f"URLs should begin with https://, found {url!r}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _require_inside(path: str) -> None:

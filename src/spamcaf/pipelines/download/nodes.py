@@ -8,6 +8,7 @@ from typing import Any
 
 from spamcaf.errors import InputError
 from spamcaf.pipelines.types import RemoteFiles
+from spamcaf.progress import bytes_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -15,14 +16,29 @@ FAILED = "failed"
 
 
 def fetch_raw_files(remote_files: RemoteFiles) -> dict[str, Any]:
-    """Fetch what is missing and return what became of every file; what is there is never replaced."""
-    from spamcaf.download.spec import in_words
+    """Fetch the missing files of a section; what is there is never replaced.
 
+    Parameters
+    ----------
+    remote_files
+        The published files of the section.
+
+    Returns
+    -------
+    dict
+        The download report: `section`, `folder` (raw_root), and `files` with path, status, bytes, sha256, source and
+        reason of each.
+
+    Raises
+    ------
+    InputError
+        If the disk has no room, or another file lies in the place of a published one.
+    """
     missing = tuple(file for file in remote_files.missing() if file.urls)
     known = remote_files.sizes(missing)
     remote_files.require_room(missing, known)
     unknown = f"{known.count(None)} of unknown size" if None in known else ""
-    total = in_words(sum(size or 0 for size in known)) if any(known) or not unknown else ""
+    total = bytes_in_words(sum(size or 0 for size in known)) if any(known) or not unknown else ""
     logger.info(
         "section %s: %d of %d files to fetch, %s, to %s",
         remote_files.section, len(missing), len(remote_files.files),
@@ -33,7 +49,7 @@ def fetch_raw_files(remote_files: RemoteFiles) -> dict[str, Any]:
 
 
 def require_all_files(download_report: dict[str, Any]) -> None:
-    """Raise InputError that lists every file that could not be fetched, where to get it and where to put it."""
+    """Raise InputError that lists every file that could not be fetched, with its source and its place."""
     files = download_report["files"]
     failed = [file for file in files if file["status"] == FAILED]
     folder, section = download_report["folder"], download_report["section"]

@@ -15,7 +15,7 @@ from spamcaf.download.fetch import RemoteFiles, Status
 from spamcaf.download.spec import FileSpec
 from spamcaf.errors import InputError
 
-CONF = Path(__file__).parents[3] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 N_SECTIONS = {"dlpfc": 12, "mouse_brain": 1, "bc1": 1, "bc2": 1, "her2st": 36}
 URL = "https://example.org/{section}.h5"
 Make = Callable[..., RemoteFiles]
@@ -67,11 +67,11 @@ def test_http_can_be_allowed() -> None:
     assert FileSpec(path="a", urls=("http://example.org/a",), allow_http=True).of("S1") is not None
 
 
-def test_nothing_to_download_is_said() -> None:
+def test_nothing_to_download_is_an_input_error() -> None:
     assert "nothing to download in this environment" in refused([])
 
 
-def test_sections_that_the_data_set_has_not_are_refused() -> None:
+def test_sections_that_the_data_set_does_not_have_are_refused() -> None:
     message = refused([{"path": "a", "urls": URL, "sections": [151507, "151508"]}], section="9")
     assert "no section '9'" in message and "151507, 151508" in message
 

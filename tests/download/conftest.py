@@ -1,4 +1,4 @@
-"""A server on this machine that misbehaves on demand, and a data set that lies on it."""
+"""A server on this machine that misbehaves on demand, and the files of a section that lie on it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ class Page:
     heeds_if_range: bool = True
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"v1"', "Content-Type": "application/x-tar"})
     cuts: list[int] = field(default_factory=list)  # the nth GET ends after so many bytes
-    says_length: bool = True
+    gives_length: bool = True
     pause_s: float = 0.0
+    before: Callable[[], object] = lambda: None  # runs before the bytes of a GET are sent
+    shift: int = 0  # a part begins so many bytes too late
 
 
 @dataclass
 class Site:
-    """What the server has, and what it was asked."""
+    """What the server has, and the requests that it got."""
 
     address: str = ""
     pages: dict[str, Page] = field(default_factory=dict)
-    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def url(self, name: str) -> str:
         return f"{self.address}/{name}"
@@ -48,7 +50,7 @@ class Site:
 
     @property
     def gets(self) -> list[tuple[str, str | None]]:
-        return [(path, span) for method, path, span in self.asked if method == "GET"]
+        return [(path, span) for method, path, span in self.requests if method == "GET"]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -62,21 +64,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, method: str) -> None:
         span = self.headers.get("Range")
-        self.site.asked.append((method, self.path, span))
+        self.site.requests.append((method, self.path, span))
         page = self.site.pages.get(self.path, Page(b"", status=404))
         body, status, extra = page.content, page.status, {}
         if method == "GET" and status == 200 and span and page.ranges and self.same_version(page):
-            start = int(span.removeprefix("bytes=").rstrip("-"))
+            start = int(span.removeprefix("bytes=").rstrip("-")) + page.shift
             whole = len(page.content)
             status, body = (206, body[start:]) if start < whole else (416, b"")
             extra["Content-Range"] = f"bytes {start}-{whole - 1}/{whole}" if status == 206 else f"bytes */{whole}"
         self.send_response(status)
         for name, value in {**page.headers, **extra}.items():
             self.send_header(name, value)
-        if page.says_length:
+        if page.gives_length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if method == "GET":
+            page.before()
             time.sleep(page.pause_s)
             self.wfile.write(body[: page.cuts.pop(0)] if page.cuts else body)
 

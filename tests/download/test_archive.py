@@ -70,7 +70,7 @@ def test_what_was_unpacked_by_hand_needs_no_archive(site: Any, dataset: Make, fo
         (folder / name).write_bytes(content)
     handle = dataset({**ENTRY, "urls": site.url("a")})
     assert handle.fetch(handle.files[0]).status == Status.PRESENT
-    assert site.asked == []
+    assert site.requests == []
 
 
 def test_an_archive_put_there_by_hand_is_unpacked(site: Any, dataset: Make, folder: Path) -> None:
@@ -78,7 +78,7 @@ def test_an_archive_put_there_by_hand_is_unpacked(site: Any, dataset: Make, fold
     (folder / "spatial.tar.gz").write_bytes(tar(GOOD))
     handle = dataset({**ENTRY, "urls": site.url("a")})
     assert handle.fetch(handle.files[0]).status == Status.FETCHED
-    assert site.asked == []
+    assert site.requests == []
     assert GOOD.items() <= everything(folder).items()
 
 
@@ -112,10 +112,21 @@ def test_a_hostile_archive_is_refused_as_a_whole(site: Any, dataset: Make, folde
     assert not list(folder.parent.parent.rglob("*evil*"))
 
 
+def odd(**headers: str) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as packed:
+        info = tarfile.TarInfo("a.csv")
+        info.pax_headers = headers
+        packed.addfile(info)
+    return stream.getvalue()
+
+
 BROKEN = {
     "cut": tar({"spatial/big": bytes(range(256)) * 500})[:300],
     "not an archive": b"what is this",
     "flipped": tar(GOOD)[:40] + b"\x00\xff\x00\xff" + tar(GOOD)[44:],
+    "a time beyond all clocks": odd(mtime="1e30"),
+    "a name with a zero byte": odd(path="a\0.csv"),
 }
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
-from spamcaf.download import fetch, spec
+from spamcaf.download import fetch
 from spamcaf.download.fetch import Outcome, RemoteFiles, Status
 from spamcaf.errors import InputError
 
@@ -53,13 +56,13 @@ def test_a_missing_file_is_fetched_and_recorded(site: Any, dataset: Make, place:
     assert handle.missing() == ()
 
 
-def test_what_is_there_is_not_asked_for(site: Any, dataset: Make, place: Path) -> None:
+def test_what_is_there_is_not_requested(site: Any, dataset: Make, place: Path) -> None:
     place.parent.mkdir(parents=True)
     place.write_bytes(b"of my own")
     outcome = fetch_first(dataset(entry(site.put("a.bin", CONTENT))))
     assert (outcome.status, outcome.bytes, outcome.source) == (Status.PRESENT, 9, "")
     assert place.read_bytes() == b"of my own"
-    assert site.asked == []
+    assert site.requests == []
 
 
 @pytest.mark.parametrize("pinned", [{"sha256": SHA256}, {"bytes": len(CONTENT)}])
@@ -81,22 +84,19 @@ def test_a_folder_in_its_place_is_refused(site: Any, dataset: Make, place: Path)
         fetch_first(dataset(entry(site.put("a.bin", CONTENT))))
 
 
-def test_a_file_that_appears_meanwhile_is_kept(
-    site: Any, dataset: Make, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def download(*_: object) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(b"quicker")
-        place.with_name("it.bin.part").write_bytes(CONTENT)
-
-    monkeypatch.setattr(fetch, "transfer", download)
+def test_a_file_that_appears_meanwhile_is_kept(site: Any, dataset: Make, place: Path) -> None:
+    url = site.put(
+        "a.bin",
+        CONTENT,
+        before=lambda: (place.parent.mkdir(parents=True, exist_ok=True), place.write_bytes(b"quicker")),
+    )
     with pytest.raises(InputError, match="appeared while"):
-        fetch_first(dataset(entry(site.put("a.bin", CONTENT))))
+        fetch_first(dataset(entry(url)))
     assert place.read_bytes() == b"quicker"
 
 
 @pytest.mark.parametrize("mark", [{"ETag": '"v1"'}, {"Last-Modified": "Mon, 01 Jun 2020 10:00:00 GMT"}])
-def test_a_new_run_asks_for_the_rest_only(
+def test_a_new_run_requests_the_rest_only(
     site: Any, dataset: Make, place: Path, monkeypatch: pytest.MonkeyPatch, mark: dict[str, str]
 ) -> None:
     monkeypatch.setattr(fetch, "TRIES", 1)
@@ -163,7 +163,7 @@ def test_a_kill_before_the_check_needs_no_second_download(
 
     handle = dataset(entry(site.put("a.bin", CONTENT), sha256=SHA256))
     with monkeypatch.context() as once:
-        once.setattr(fetch, "_check", killed)
+        once.setattr(hashlib, "file_digest", killed)
         with pytest.raises(KeyboardInterrupt):
             fetch_first(handle)
     assert names(place) == ["it.bin.part", "it.bin.part.json"]
@@ -172,12 +172,32 @@ def test_a_kill_before_the_check_needs_no_second_download(
     assert place.read_bytes() == CONTENT
 
 
+def test_another_part_than_requested_is_dropped(site: Any, dataset: Make, place: Path) -> None:
+    url = site.put("a.bin", CONTENT, cuts=[1000], shift=7)
+    assert fetch_first(dataset(entry(url))).status == Status.FETCHED
+    assert [span for _, span in site.gets] == [None, "bytes=1000-", None]
+    assert place.read_bytes() == CONTENT
+
+
+def test_the_log_tells_how_far_it_is(
+    site: Any, dataset: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("spamcaf.progress.QUIET_BYTES", 1)
+    caplog.set_level(logging.INFO)
+    fetch_first(dataset(entry(site.put("a.bin", CONTENT, cuts=[128_500]))))
+    lines = [line.split(",")[0] for line in caplog.messages]
+    tenths = [f"S1/it.bin: {n} kB of 256.0 kB" for n in ("26.0", "51.5", "77.0", "102.5", "128.0", "154.0")]
+    assert [line for line in lines if line.startswith("S1/it.bin: ")][:7] == [
+        *tenths[:5], "S1/it.bin: going on at 128.5 kB", tenths[5]
+    ]  # fmt: skip
+
+
 def test_mirrors_are_tried_in_order_each_failure_in_a_line(
     site: Any, dataset: Make, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     closed = site.put("closed", b"", status=403)
     good = site.put("a.bin", CONTENT)
-    outcome = fetch_first(dataset(entry(closed, site.url("nowhere"), good, site.url("never asked"))))
+    outcome = fetch_first(dataset(entry(closed, site.url("nowhere"), good, site.url("never requested"))))
     assert outcome.status == Status.FETCHED and outcome.source == good
     assert [path for path, _ in site.gets] == ["/closed", "/nowhere", "/a.bin"]
     lines = [record.message for record in caplog.records if record.levelname == "WARNING"]
@@ -191,7 +211,7 @@ BAD = {
     "server error": ({"status": 503}, "answers 503"),
     "web page": ({"headers": {"Content-Type": "text/html; charset=utf-8"}}, "web page"),
     "no content": ({"status": 204}, "answers 204"),
-    "unknown length": ({"says_length": False}, "does not say how long"),
+    "unknown length": ({"gives_length": False}, "does not tell how long"),
     "compressed": ({"headers": {"Content-Encoding": "gzip"}}, "compresses"),
     "leads to http": ({"status": 302, "headers": {"Location": "http://example.invalid/a"}}, "not https"),
     "leads to a file": ({"status": 302, "headers": {"Location": "file:///etc/hostname"}}, "not https"),
@@ -236,7 +256,7 @@ def test_two_versions_put_together_are_fetched_anew(site: Any, dataset: Make, pl
 
 
 def test_unknown_length_is_accepted_where_a_hash_is_pinned(site: Any, dataset: Make, place: Path) -> None:
-    url = site.put("a.bin", CONTENT, says_length=False)
+    url = site.put("a.bin", CONTENT, gives_length=False)
     assert fetch_first(dataset(entry(url, sha256=SHA256))).status == Status.FETCHED
 
 
@@ -255,17 +275,17 @@ def test_a_server_that_falls_silent_is_left(site: Any, dataset: Make, monkeypatc
     assert [path for path, _ in site.gets] == ["/slow", "/slow", "/a.bin"]
 
 
-def test_a_host_out_of_reach_is_asked_for_one_file_only(
+def test_a_host_out_of_reach_gets_requests_for_one_file_only(
     dataset: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     address = f"http://127.0.0.1:{closed_port()}"
     handle = dataset(*({"path": f"{n}.bin", "urls": f"{address}/{n}"} for n in range(3)))
-    asked: list[str] = []
-    real = fetch.transfer
-    monkeypatch.setattr(fetch, "transfer", lambda file, *rest: (asked.append(file.path), real(file, *rest)))
+    sent: list[str] = []
+    send = requests.Session.send
+    monkeypatch.setattr(requests.Session, "send", lambda s, r, **how: (sent.append(r.url), send(s, r, **how))[1])
     outcomes = [handle.fetch(file) for file in handle.files]
     assert all(o.status == Status.FAILED and "cannot be reached" in o.reason for o in outcomes)
-    assert set(asked) == {"0.bin"}
+    assert sent == [f"{address}/0"] * fetch.TRIES
 
 
 def test_a_folder_that_may_not_be_written_is_an_input_error(site: Any, dataset: Make, tmp_path: Path) -> None:
@@ -281,23 +301,20 @@ def test_sizes_come_from_the_entry_then_from_the_server(site: Any, dataset: Make
         entry(site.url("nowhere")),
         entry(f"http://127.0.0.1:{closed_port()}/c"),
         {"path": "*.jpg", "by_hand": "somewhere"},
+        entry(site.put("away", b"", status=302, headers={"Location": "file:///etc/hostname"})),
+        entry(site.put("here", b"", status=302, headers={"Location": "/a.bin"})),
     )
-    assert handle.sizes(handle.files) == [len(CONTENT), 12, None, None, None]
+    assert handle.sizes(handle.files) == [len(CONTENT), 12, None, None, None, None, len(CONTENT)]
     assert site.gets == []
 
 
-def test_a_full_disk_is_said_before_anything_is_fetched(
+def test_a_full_disk_is_an_error_before_anything_is_fetched(
     site: Any, dataset: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = dataset(entry(site.put("a.bin", CONTENT)))
     known = handle.sizes(handle.files)
     handle.require_room(handle.files, known)
     usage = type("Usage", (), {"free": len(CONTENT) - 1})
-    monkeypatch.setattr(spec.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"256\.0 kB free.*raw_root="):
         handle.require_room(handle.files, known)
-
-
-@pytest.mark.parametrize(("n", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_345_678_901, "2.3 GB")])
-def test_sizes_in_words(n: int, words: str) -> None:
-    assert spec.in_words(n) == words
