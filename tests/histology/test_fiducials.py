@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import rotate
 
-from spamcaf.histology.fiducials import ARRAY_UM, COLUMNS_UM, DOT_UM, ROWS_UM, find_frames
+from spamcaf.histology.fiducials import ARRAY_UM, COLUMNS_UM, DOT_UM, ROWS_UM, find_frames, inside_frames
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.histology.tissue import find_tissue
 from spamcaf.parameters import TissueSettings
@@ -41,9 +41,9 @@ def block(image: NDArray[np.uint8], x_um: tuple[int, int], y_um: tuple[int, int]
 
 
 def corners_um(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    frames = find_frames(image, UM_PER_PX)
-    assert frames is not None and len(frames.corners) == 1
-    return frames.corners[0] * UM_PER_PX
+    corners = find_frames(image, UM_PER_PX)
+    assert corners is not None and len(corners) == 1
+    return corners[0] * UM_PER_PX
 
 
 def test_the_inside_of_the_frame_is_the_array() -> None:
@@ -64,21 +64,21 @@ TURNED: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 @pytest.mark.parametrize("turn", TURNED.values(), ids=TURNED)
 def test_a_turned_or_cut_frame_is_found(turn: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> None:
     image = turn(frame())
-    inside = find_frames(image, UM_PER_PX)
-    assert inside is not None
+    corners = find_frames(image, UM_PER_PX)
+    assert corners is not None
     known = np.zeros(SHAPE, np.uint8)
     (x, y), (width, height) = (np.array(v) / UM_PER_PX for v in (ORIGIN_UM, ARRAY_UM))
     known[round(y) : round(y + height), round(x) : round(x + width)] = 1
     expected = turn(np.repeat(known[..., None], 3, axis=2))[..., 0] == 1
-    mask = inside.inside(image.shape[:2])
+    mask = inside_frames(corners, image.shape[:2])
     assert mask[expected].mean() > 0.99
     assert mask.sum() < 1.1 * expected.sum()
 
 
 def test_two_frames_of_a_slide_are_both_found() -> None:
     image = np.hstack([frame(), frame()])
-    frames = find_frames(image, UM_PER_PX)
-    assert frames is not None and len(frames.corners) == 2
+    corners = find_frames(image, UM_PER_PX)
+    assert corners is not None and len(corners) == 2
 
 
 def test_noise_tissue_and_plain_glass_are_no_frame() -> None:

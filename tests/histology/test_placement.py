@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.histology.placement import orientations, require_handedness, require_on_tissue, warn_of_other_picture
+from spamcaf.histology.placement import orientations, require_handedness, require_on_tissue, warn_of_other_image
 from spamcaf.histology.tissue import Tissue
 from spamcaf.sections.lattice import Lattice, fit_lattice
 
@@ -189,16 +189,16 @@ def test_a_part_cut_out_of_a_section_passes() -> None:
     assert require_on_tissue(tissue(whole), *spots(shape)) == 1
 
 
-def test_a_picture_of_another_image_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_small_images_of_another_section_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     def drawn(shape: NDArray[np.bool_], cell: int) -> NDArray[np.uint8]:
         image = np.kron(np.where(shape, 120, 230), np.ones((cell, cell))).astype(np.uint8)
         return np.repeat(image[..., None], 3, axis=2)
 
-    warn_of_other_picture(drawn(corner(), 8), {"hires": drawn(corner(), 20), "lowres": drawn(corner(), 3) // 2})
-    warn_of_other_picture(drawn(corner(), 8), {"hires": np.full((9, 12, 3), 200, np.uint8)})
+    warn_of_other_image(drawn(corner(), 8), {"hires": drawn(corner(), 20), "lowres": drawn(corner(), 3) // 2})
+    warn_of_other_image(drawn(corner(), 8), {"hires": np.full((9, 12, 3), 200, np.uint8)})
     assert not caplog.records, "the same image, darker, or a placeholder"
-    warn_of_other_picture(drawn(corner(), 8), {"lowres": drawn(corner()[:, ::-1], 8)}, "he.tif")
-    assert "he.tif does not look like the section's lowres picture" in caplog.text
+    warn_of_other_image(drawn(corner(), 8), {"lowres": drawn(corner()[:, ::-1], 8)}, "he.tif")
+    assert "he.tif does not look like the section's lowres image" in caplog.text
 
 
 def test_few_spots_off_the_tissue_do_not_judge_an_image() -> None:
@@ -215,7 +215,7 @@ def test_few_spots_off_the_tissue_do_not_judge_an_image() -> None:
 
 
 def test_hundreds_of_thousands_of_bins_and_few_off_the_tissue_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spamcaf.histology.placement.MAX_PLACES", 50)
+    monkeypatch.setattr("spamcaf.histology.placement.MAX_POINTS", 50)
     assert require_on_tissue(tissue(corner()), *spots(corner()), off(corner())) == 1
     with pytest.raises(InputError, match="lie on tissue"):
         require_on_tissue(tissue(np.roll(corner(), 3, axis=1)), *spots(corner()), off(corner()))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,31 +39,11 @@ LEAST_SCORE = 0.3
 1.4, cut, turned or mirrored 0.5 at least; a mouse brain, three HER2+ tumours and a crop without a frame up to 0.1."""
 
 
-@dataclass(frozen=True)
-class Frames:
-    """The insides of the fiducial frames of an image.
+def find_frames(thumbnail: NDArray[np.uint8], um_per_px: float) -> NDArray[np.float64] | None:
+    """Find the fiducial frames that an image shows; several of one slide have one turn and stretch.
 
-    Attributes
-    ----------
-    corners
-        (frame, 4, 2), the corners (x, y) of the inside of each frame, in pixels of the thumbnail.
-    """
-
-    corners: NDArray[np.float64]
-
-    def inside(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return which pixels of a thumbnail of `shape` (rows, columns) lie inside one of the frames."""
-        from skimage.draw import polygon2mask
-
-        inside: NDArray[np.bool_] = np.any([polygon2mask(shape, frame[:, ::-1]) for frame in self.corners], axis=0)
-        return inside
-
-
-def find_frames(thumbnail: NDArray[np.uint8], um_per_px: float) -> Frames | None:
-    """Return the fiducial frames that an image shows, None where it shows none.
-
-    The known pattern of dots is correlated with the image at every place, for each turn and stretch. An image of a
-    whole slide may show several frames, which then have one turn and stretch.
+    The known pattern of dots is correlated with the image at every pixel by Fourier transform, for each turn and
+    stretch: the mean contrast of the dots less that of the gaps between them.
 
     Parameters
     ----------
@@ -73,6 +51,11 @@ def find_frames(thumbnail: NDArray[np.uint8], um_per_px: float) -> Frames | None
         (row, column, 3) uint8.
     um_per_px
         Micrometres along the side of one of its pixels.
+
+    Returns
+    -------
+    corners
+        (frame, 4, 2), the corners (x, y) of the inside of each frame, thumbnail pixels; None where there is no frame.
     """
     from scipy.fft import next_fast_len, rfft2
 
@@ -82,8 +65,9 @@ def find_frames(thumbnail: NDArray[np.uint8], um_per_px: float) -> Frames | None
     spectrum = rfft2(contrast, size)
     best, best_score = None, LEAST_SCORE
     for degrees in TURNS_DEG:
+        cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
         for stretch in STRETCHES:
-            to_px = _turned(degrees) * stretch / WORKING_UM
+            to_px = np.array([[cos, sin], [-sin, cos]]) * stretch / WORKING_UM
             scores = _scores(spectrum, size, to_px)
             if scores.max() >= best_score:
                 best, best_score = (to_px, scores), float(scores.max())
@@ -92,12 +76,20 @@ def find_frames(thumbnail: NDArray[np.uint8], um_per_px: float) -> Frames | None
     to_px, scores = best
     half = np.array(ARRAY_UM) / 2 + INNER_UM
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half @ to_px
-    places = _peaks(scores, min(ARRAY_UM) / WORKING_UM)
-    return Frames((places[:, None, :] + corners) * WORKING_UM / um_per_px)
+    middles = _peaks(scores, min(ARRAY_UM) / WORKING_UM)
+    return (middles[:, None, :] + corners) * WORKING_UM / um_per_px
+
+
+def inside_frames(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which pixels of a thumbnail of `shape` (rows, columns) lie inside one of the frames of `find_frames`."""
+    from skimage.draw import polygon2mask
+
+    inside: NDArray[np.bool_] = np.any([polygon2mask(shape, frame[:, ::-1]) for frame in corners], axis=0)
+    return inside
 
 
 def _dot_contrast(thumbnail: NDArray[np.uint8], um_per_px: float) -> NDArray[np.float32]:
-    """Return how much darker than their surroundings places of a dot's size are, -1 to 1, at the working resolution."""
+    """Return how much darker than their surroundings disks of a dot's size are, -1 to 1, at the working resolution."""
     from PIL import Image
     from scipy.ndimage import gaussian_filter
 
@@ -112,23 +104,14 @@ def _dot_contrast(thumbnail: NDArray[np.uint8], um_per_px: float) -> NDArray[np.
 
 
 def _pattern() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the dots and the middles of the gaps between them, (place, 2), micrometres from the array's middle."""
-    dots: list[tuple[float, float]] = []
-    gaps: list[tuple[float, float]] = []
-    for y, first, step, n in ROWS_UM:
-        dots += [(first + step * i, y) for i in range(n)]
-        gaps += [(first + step * (i + 0.5), y) for i in range(n - 1)]
-    for x, first, step, n in COLUMNS_UM:
-        dots += [(x, first + step * i) for i in range(n)]
-        gaps += [(x, first + step * (i + 0.5)) for i in range(n - 1)]
-    middle = np.array(ARRAY_UM) / 2
-    return np.array(dots) - middle, np.array(gaps) - middle
+    """Return the dots and the middles of the gaps between them, (point, 2), micrometres from the array's middle."""
 
+    def points(offset: float, n_fewer: int) -> NDArray[np.float64]:
+        rows = [(first + step * (i + offset), y) for y, first, step, n in ROWS_UM for i in range(n - n_fewer)]
+        columns = [(x, first + step * (i + offset)) for x, first, step, n in COLUMNS_UM for i in range(n - n_fewer)]
+        return np.array(rows + columns) - np.array(ARRAY_UM) / 2
 
-def _turned(degrees: float) -> NDArray[np.float64]:
-    """Return the matrix that turns rows (x, y) by an angle."""
-    angle = np.deg2rad(degrees)
-    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return points(0.0, 0), points(0.5, 1)
 
 
 def _scores(spectrum: NDArray[np.complex64], size: list[int], to_px: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -136,20 +119,20 @@ def _scores(spectrum: NDArray[np.complex64], size: list[int], to_px: NDArray[np.
     from scipy.fft import irfft2, rfft2
 
     template = np.zeros(size, np.float32)
-    for places, weight in zip(_pattern(), (1, -1), strict=True):
-        column, row = np.rint(places @ to_px).astype(int).T
-        np.add.at(template, (row % size[0], column % size[1]), weight / len(places))
+    for points, weight in zip(_pattern(), (1, -1), strict=True):
+        column, row = np.rint(points @ to_px).astype(int).T
+        np.add.at(template, (row % size[0], column % size[1]), weight / len(points))
     scores: NDArray[np.float32] = irfft2(spectrum * np.conj(rfft2(template)), size)
     return scores
 
 
 def _peaks(scores: NDArray[np.float32], apart: float) -> NDArray[np.float64]:
-    """Return the places (x, y) of the highest scores that lie at least `apart` pixels from each other."""
+    """Return the pixels (x, y) of the highest scores that lie at least `apart` pixels from each other."""
     scores = scores.copy()
     rows, columns = np.ogrid[: scores.shape[0], : scores.shape[1]]
-    places = []
+    peaks = []
     while scores.max() >= LEAST_SCORE:
         row, column = np.unravel_index(scores.argmax(), scores.shape)
-        places.append((float(column), float(row)))
+        peaks.append((float(column), float(row)))
         scores[np.hypot(rows - row, columns - column) < apart] = 0
-    return np.array(places)
+    return np.array(peaks)

@@ -1,11 +1,14 @@
-"""Does this image belong to these spots? They lie on tissue, and no shift, turn or scale of the image fits better."""
+"""Check that an image belongs to the spots: they lie on tissue, and no shift, turn or scale of them fits better.
+
+Agreement is the correlation, over lattice points with and without a spot, of "a spot is here" with "tissue is there".
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from spamcaf.histology.tissue import Tissue
     from spamcaf.sections.lattice import Lattice
 
+logger = logging.getLogger(__name__)
+
 SWAPPED = "x and y swapped"
 TURNS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     SWAPPED: ((0, 1), (1, 0)),
@@ -27,36 +32,8 @@ TURNS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "a turn by 270 degrees": ((0, -1), (1, 0)),
     "x and y swapped, and a turn by 180 degrees": ((0, -1), (-1, 0)),
 }
-"""What (x, y) is multiplied with, as a row."""
+"""Matrices that (x, y), as a row, is multiplied with."""
 IN_PLACE = " about the middle of the spots"
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """A turn or mirror of the plane: (x, y) @ `turn` + `shift_px`."""
-
-    turn: NDArray[np.int64]
-    shift_px: NDArray[np.float64]
-
-    def __call__(self, xy_px: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the places (n, 2) in this orientation."""
-        return xy_px @ self.turn + self.shift_px
-
-
-def orientations(xy_px: NDArray[np.float64], size_px: tuple[float, float]) -> dict[str, Orientation]:
-    """Return every orientation but the given one, by name.
-
-    `xy_px` is (spot, 2), `size_px` (width, height) of the image. Each is given twice: so that it leads into the frame
-    of the image, and about the middle of the spots.
-    """
-    middle = (xy_px.min(axis=0) + xy_px.max(axis=0)) / 2
-    turns = {name: np.array(rows) for name, rows in TURNS.items()}
-    framed = {name: Orientation(turn, np.where(turn.sum(axis=0) < 0, size_px, 0.0)) for name, turn in turns.items()}
-    return framed | {name + IN_PLACE: Orientation(turn, middle - middle @ turn) for name, turn in turns.items()}
-
-
-logger = logging.getLogger(__name__)
-
 REACH = 3
 """Largest shift tried, in steps of the lattice."""
 SAFE_SHARE, LOWEST_SHARE = 0.85, 0.5
@@ -77,21 +54,49 @@ HOPELESS = 0.15
 MIRROR_GAIN = 0.02
 """By so much the given coordinates have to fit better than with x and y exchanged, where they mirror the array."""
 MIN_OFF_TISSUE, MIN_OFF_SHARE = 20, 0.03
-"""Fewer spots off the tissue, in all or for each spot under tissue, or fewer places on glass, say nothing about an
-image. The fullest of the DLPFC sections has 0.042."""
+"""With fewer spots off the tissue, in all or for each spot under tissue, or fewer points on glass, an image cannot be
+judged. The fullest of the DLPFC sections has 0.042."""
 EQUAL_SHARE, SHIFT_GAIN = 0.005, 0.03
 """An orientation or scale does not fit better that brings fewer spots onto tissue, but for a few. Where spots off the
 tissue are known, the second is a gain that no shift brings by chance."""
-MAX_PLACES = 20_000
-"""So many places with a spot, and so many without, tell as much as all of them; Visium HD has hundreds of thousands."""
+MAX_POINTS = 20_000
+"""So many points with a spot, and so many without, are as good as all of them; Visium HD has hundreds of thousands."""
 SCALES = np.exp(np.arange(np.log(0.2), np.log(25), 0.01))
-"""Factors of the coordinates that are tried: pixels of a small picture, micrometres, pixels of another level."""
+"""Factors of the coordinates that are tried: pixels of a small image, micrometres, pixels of another level."""
 OTHER_SCALE = 0.03
-LIKENESS_PX, SAME_PICTURE, FLAT = 96, 0.9, 1.0
-"""Size at which pictures are compared, the least correlation of brightness of two pictures of one image, and the least
+LIKENESS_PX, SAME_IMAGE, FLAT = 96, 0.9, 1.0
+"""Size at which images are compared, the least correlation of brightness of two versions of one image, and the least
 standard deviation, gray levels, of one that shows anything. Among four Visium sections the images of others have up to
 0.66, and the image itself turned or mirrored up to 0.86."""
 TRUST = "you know that they belong together: --params section_checks.trust_image=true"
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """A turn or mirror of the plane: (x, y) @ `turn` + `shift_px`."""
+
+    turn: NDArray[np.int64]
+    shift_px: NDArray[np.float64]
+
+    def __call__(self, xy_px: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the points (n, 2) in this orientation."""
+        return xy_px @ self.turn + self.shift_px
+
+
+def orientations(xy_px: NDArray[np.float64], size_px: tuple[float, float]) -> dict[str, Orientation]:
+    """Return the seven other orientations by name, each within the image and about the middle of the spots.
+
+    Parameters
+    ----------
+    xy_px
+        (spot, 2), full-resolution pixels.
+    size_px
+        (width, height) of the image.
+    """
+    middle = (xy_px.min(axis=0) + xy_px.max(axis=0)) / 2
+    turns = {name: np.array(rows) for name, rows in TURNS.items()}
+    framed = {name: Orientation(turn, np.where(turn.sum(axis=0) < 0, size_px, 0.0)) for name, turn in turns.items()}
+    return framed | {name + IN_PLACE: Orientation(turn, middle - middle @ turn) for name, turn in turns.items()}
 
 
 def require_on_tissue(
@@ -102,7 +107,7 @@ def require_on_tissue(
     image: str = "the image",
     trust: bool = False,
 ) -> float:
-    """Make sure that an image is that of the spots.
+    """Check that an image is that of the spots.
 
     Parameters
     ----------
@@ -113,8 +118,8 @@ def require_on_tissue(
     lattice
         The lattice that they lie on.
     off_px
-        (spot, 2), the spots that the source calls off the tissue; without them, the empty places of the lattice around
-        the spots are taken.
+        (spot, 2), the spots off the tissue by the source; without them, the empty lattice points around the spots are
+        taken.
     image
         Name of the image file, for messages.
     trust
@@ -130,11 +135,11 @@ def require_on_tissue(
     InputError
         When the image seems to be another section's, turned, mirrored, or of another scale than the coordinates.
     """
-    fit = _Fit.of(tissue, xy_px, lattice, off_px)
-    if int((~tissue.holds(fit.places.xy_px)).sum()) < MIN_OFF_TISSUE and fit.share >= SAFE_SHARE:
+    fit = _Fit(tissue, xy_px, lattice, off_px)
+    if int((~tissue.holds(fit.points_px)).sum()) < MIN_OFF_TISSUE and fit.share >= SAFE_SHARE:
         logger.warning("%s shows no glass near the spots: whether it is their image cannot be told", image)
         return fit.share
-    better = [found for found in (_other_orientation(fit, xy_px, image), _other_scale(fit, image)) if found is not None]
+    better = [found for found in (_other_orientation(fit, image), _other_scale(fit, image)) if found is not None]
     problem = max(better, key=lambda found: found[0])[1] if better else _other_section(fit, image)
     if problem is not None and not trust:
         raise problem
@@ -149,38 +154,37 @@ def require_on_tissue(
     return fit.share
 
 
-def warn_of_other_picture(
-    thumbnail: NDArray[np.uint8], pictures: Mapping[str, NDArray[np.uint8]], image: str = "the image"
+def warn_of_other_image(
+    thumbnail: NDArray[np.uint8], own: Mapping[str, NDArray[np.uint8]], image: str = "the image"
 ) -> None:
-    """Warn where the image does not show what the section's own small pictures show.
+    """Warn where the image differs from the small images that came with the spots.
 
     Parameters
     ----------
     thumbnail
         (row, column, 3) uint8, the full-resolution image shrunk.
-    pictures
-        The small pictures that came with the spots, by name (hires, lowres).
+    own
+        The small images of the section by name (hires, lowres), (row, column, 3) uint8.
     image
         Name of the image file, for the message.
     """
-    for name, picture in pictures.items():
-        ours, theirs = (_brightness(each) for each in (thumbnail, picture))
+    for name, small in own.items():
+        ours, theirs = (_brightness(each) for each in (thumbnail, small))
         if min(ours.std(), theirs.std()) < FLAT:  # a placeholder of one colour
             continue
         likeness = float(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1])
-        if likeness < SAME_PICTURE:
+        if likeness < SAME_IMAGE:
             logger.warning(
-                "%s does not look like the section's %s picture (correlation %.2f): make sure that it is the image of "
+                "%s does not look like the section's %s image (correlation %.2f): make sure that it is the image of "
                 "these spots, in their orientation", image, name, likeness,
             )  # fmt: skip
 
 
-def _brightness(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _brightness(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     from PIL import Image
 
-    size = (LIKENESS_PX, LIKENESS_PX)
-    gray = Image.fromarray(np.ascontiguousarray(picture)).convert("L")
-    return np.asarray(gray.resize(size, Image.Resampling.BOX), np.float32)
+    gray = Image.fromarray(np.ascontiguousarray(image)).convert("L")
+    return np.asarray(gray.resize((LIKENESS_PX, LIKENESS_PX), Image.Resampling.BOX), np.float32)
 
 
 def require_handedness(
@@ -188,29 +192,28 @@ def require_handedness(
 ) -> None:
     """Raise InputError unless coordinates that mirror the array fit the image clearly better than with x and y swapped.
 
-    To be called where `lattice.mirrored`: an image may be mirrored by right, a position file with its columns exchanged
-    may not, and on tissue that looks alike either way only a person can tell. Parameters as of `require_on_tissue`.
+    To be called where `lattice.mirrored`: an image may be mirrored on purpose, a position file may not have its columns
+    exchanged, and tissue may look alike either way. Parameters as of `require_on_tissue`.
     """
-    places = _Places.of(tissue, xy_px, lattice, off_px)
-    here, swapped = places.agreement(places.xy_px), places.agreement(places.xy_px[:, ::-1])
-    if swapped > here - MIRROR_GAIN:
+    fit = _Fit(tissue, xy_px, lattice, off_px)
+    swapped = fit.agreement_at(fit.points_px[:, ::-1])
+    if swapped > fit.agreement - MIRROR_GAIN:
         raise InputError(
-            f"array rows and columns that are mirrored in the image; agreement of spots and tissue is {here:.2f}, and "
-            f"{swapped:.2f} with {SWAPPED}.",
+            "array rows and columns that are mirrored in the image; agreement of spots and tissue is "
+            f"{fit.agreement:.2f}, and {swapped:.2f} with {SWAPPED}.",
             "an array that is not mirrored, or one that fits clearly better than with x and y exchanged.",
-            "Exchange the two columns of the coordinates; or, if the image was mirrored on purpose, say so: "
+            "Exchange the two columns of the coordinates; or, if the image was mirrored on purpose: "
             "--params section_checks.allow_mirrored=true.",
         )
 
 
-def _other_orientation(fit: _Fit, xy_px: NDArray[np.float64], image: str) -> tuple[float, InputError] | None:
+def _other_orientation(fit: _Fit, image: str) -> tuple[float, InputError] | None:
     """Return agreement and error where another orientation fits clearly better; the best one is named."""
-    tissue, places = fit.places.tissue, fit.places
-    rows, columns = tissue.mask.shape
-    size_px = (columns * tissue.px_per_mask_px, rows * tissue.px_per_mask_px)
+    rows, columns = fit.tissue.mask.shape
+    size_px = (columns * fit.tissue.px_per_mask_px, rows * fit.tissue.px_per_mask_px)
     found = {
-        name: (places.agreement(turned(places.xy_px)), float(tissue.holds(turned(xy_px)).mean()))
-        for name, turned in orientations(xy_px, size_px).items()
+        name: (fit.agreement_at(turned(fit.points_px)), float(fit.tissue.holds(turned(fit.xy_px)).mean()))
+        for name, turned in orientations(fit.xy_px, size_px).items()
     }
     name = max(found, key=lambda key: found[key])
     agreement, share = found[name]
@@ -233,14 +236,12 @@ def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
     """Return agreement and error where coordinates times some factor fit the image, and as they are they do not."""
     if fit.agreement > GOOD:
         return None
-    places = fit.places
-    on_tissue = places.xy_px[places.has_spot]
-    agreements = np.array([places.agreement(places.xy_px * scale) for scale in SCALES])
+    agreements = np.array([fit.agreement_at(fit.points_px * scale) for scale in SCALES])
     agreement = float(agreements.max())
     best = int(agreements.argmax())
     n_equal = int(np.argmin(np.append(agreements[best:], -1) == agreement))
     scale = float(SCALES[best + (n_equal - 1) // 2])  # neighbouring factors fit a coarse mask equally well
-    share = float(places.tissue.holds(on_tissue * scale).mean())
+    share = float(fit.tissue.holds(fit.points_px[fit.has_spot] * scale).mean())
     is_better = agreement > max(GOOD, fit.shifted + CLEAR_GAIN) and share >= max(SAFE_SHARE, fit.share - EQUAL_SHARE)
     if not is_better or abs(scale - 1) < OTHER_SCALE:
         return None
@@ -248,7 +249,7 @@ def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
         f"spots that fit {image} once their coordinates are multiplied by about {scale:.3g}: agreement of spots and "
         f"tissue is {fit.agreement:.2f}, and {agreement:.2f} so.",
         "coordinates in pixels of the full-resolution image.",
-        "The coordinates seem to be in micrometres, or in pixels of another picture: bring them to full-resolution "
+        "The coordinates seem to be in micrometres, or in pixels of another image: bring them to full-resolution "
         f"pixels, or name the image that they belong to (--params image=<file>); or, if {TRUST}.",
     )
 
@@ -271,72 +272,45 @@ def _other_section(fit: _Fit, image: str) -> InputError | None:
     )
 
 
-@dataclass(frozen=True)
 class _Fit:
-    """How well spots and tissue fit: share of spots on tissue, agreement as given and at the best shift."""
+    """Fit of spots and tissue: points with a spot, and without one, against the tissue mask.
 
-    places: _Places
-    is_by_spots: bool
-    share: float
-    agreement: float
-    shifted: float
-    shift_px: NDArray[np.float64]
+    Without a spot are the spots off the tissue or, where too few are known, the empty lattice points around the spots.
+    """
 
-    @classmethod
-    def of(
-        cls, tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice, off_px: NDArray[np.float64] | None
-    ) -> Self:
-        places = _Places.of(tissue, xy_px, lattice, off_px)
-        is_by_spots = _tells(off_px, xy_px)
-        share = float(tissue.holds(xy_px).mean())
-        return cls(places, is_by_spots, share, places.agreement(places.xy_px), *places.best_shifted())
+    def __init__(
+        self, tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice, off_px: NDArray[np.float64] | None
+    ) -> None:
+        self.tissue, self.xy_px = tissue, xy_px
+        # the agreement with few spots off the tissue is chance
+        self.is_by_spots = off_px is not None and len(off_px) >= max(MIN_OFF_TISSUE, MIN_OFF_SHARE * len(xy_px))
+        others = off_px if off_px is not None and self.is_by_spots else _empty_points(xy_px, lattice)
+        on, off = (points[:: -(-len(points) // MAX_POINTS) or 1] for points in (xy_px, others))
+        self.points_px = np.concatenate([on, off])
+        self.has_spot = np.arange(len(self.points_px)) < len(on)
+        self.share = float(tissue.holds(xy_px).mean())
+        self.agreement = self.agreement_at(self.points_px)
+        self.shifted, self.shift_px = self._best_shift(lattice.basis_px)
+        # by so much a shift may gain by chance
+        self.chance = POOR_GAIN + SPOTS_OF_CHANCE / len(self.points_px)
 
-    @property
-    def chance(self) -> float:
-        """Gain in agreement that a shift may bring by chance."""
-        return POOR_GAIN + SPOTS_OF_CHANCE / len(self.places.xy_px)
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Places with and without a spot: where they are, and which have one."""
-
-    tissue: Tissue
-    basis_px: NDArray[np.float64]
-    xy_px: NDArray[np.float64]
-    has_spot: NDArray[np.bool_]
-
-    @classmethod
-    def of(
-        cls, tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice, off_px: NDArray[np.float64] | None
-    ) -> Self:
-        """Return the spots beside those off the tissue or, where too few are known, beside empty places around them."""
-        others = off_px if off_px is not None and _tells(off_px, xy_px) else _empty_places(xy_px, lattice)
-        on, off = (places[:: -(-len(places) // MAX_PLACES) or 1] for places in (xy_px, others))
-        return cls(tissue, lattice.basis_px, np.concatenate([on, off]), np.arange(len(on) + len(off)) < len(on))
-
-    def agreement(self, moved_xy_px: NDArray[np.float64]) -> float:
-        """Correlate 'a spot is here' with 'tissue is there', the places having been moved."""
-        on_tissue = self.tissue.holds(moved_xy_px)
+    def agreement_at(self, points_px: NDArray[np.float64]) -> float:
+        """Return the correlation of "a spot is here" with "tissue is there", the points having been moved."""
+        on_tissue = self.tissue.holds(points_px)
         varies = 0 < on_tissue.sum() < len(on_tissue)
         return float(np.corrcoef(on_tissue, self.has_spot)[0, 1]) if varies else 0.0
 
-    def best_shifted(self) -> tuple[float, NDArray[np.float64]]:
-        """Return the agreement at the best shift by whole steps of the lattice, and the shift (x, y), pixels."""
+    def _best_shift(self, basis_px: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Return the agreement at the best shift by whole lattice vectors, and the shift (x, y), pixels."""
         reach = range(-REACH, REACH + 1)
         shifts = sorted(((i, j) for i in reach for j in reach), key=lambda steps: abs(steps[0]) + abs(steps[1]))
-        agreements = [self.agreement(self.xy_px + shift @ self.basis_px) for shift in shifts]
+        agreements = [self.agreement_at(self.points_px + shift @ basis_px) for shift in shifts]
         best = int(np.argmax(agreements))  # the shortest of equally good ones
-        return agreements[best], shifts[best] @ self.basis_px
+        return agreements[best], shifts[best] @ basis_px
 
 
-def _tells(off_px: NDArray[np.float64] | None, xy_px: NDArray[np.float64]) -> bool:
-    """Tell whether there are enough spots off the tissue to judge an image by: the agreement with few is chance."""
-    return off_px is not None and len(off_px) >= max(MIN_OFF_TISSUE, MIN_OFF_SHARE * len(xy_px))
-
-
-def _empty_places(xy_px: NDArray[np.float64], lattice: Lattice) -> NDArray[np.float64]:
-    """Return the places of the lattice in and around the spots that have none, (place, 2)."""
+def _empty_points(xy_px: NDArray[np.float64], lattice: Lattice) -> NDArray[np.float64]:
+    """Return the lattice points in and around the spots that have none, (point, 2)."""
     steps = np.rint((xy_px - lattice.origin_px) @ np.linalg.inv(lattice.basis_px)).astype(int)
     low, high = steps.min(axis=0) - REACH, steps.max(axis=0) + REACH + 1
     grid = np.stack(np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True))), axis=-1).reshape(-1, 2)

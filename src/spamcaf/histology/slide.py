@@ -1,7 +1,4 @@
-"""The H&E image of a section at full resolution, read in windows.
-
-RGB uint8 by contract, and stained tissue on bright ground.
-"""
+"""The H&E image of a section at full resolution: RGB uint8, stained tissue on bright ground, read in windows."""
 
 from __future__ import annotations
 
@@ -14,63 +11,88 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 
-BLACK = 50
-"""Fluorescence leaves its ground darker than this in every channel (of 255); the darkest hematoxylin does not."""
-BLACK_SHARE = 0.5
+# Thresholds of the checks below; of 255 where they are gray levels.
+BLACK, BLACK_SHARE = 50, 0.5
+"""Fluorescence leaves its ground darker than this in every channel; the darkest hematoxylin does not."""
 LIT, LIT_BALANCE, LIT_SHARE = 75, 0.25, 0.5
 """A scan on black padding is no fluorescence: most of what is not black is seen in transmitted light, that is bright in
 the mean of its channels, and with some light in each (the darkest against the brightest). Dim sections without glass
 and brown ones pass by both; one fluorescent colour or two fail by the balance, faint glow of all by the mean."""
-COLOURLESS = 4
-"""Pixels whose channels lie closer together are gray up to noise. A section that has lost nine tenths of its contrast
-still keeps 5 to 10."""
+COLOURLESS, SMOOTHING_PX = 4, 2
+"""Pixels whose channels lie closer together, once smoothed, are gray up to noise. A section that has lost nine tenths
+of its contrast still keeps 5 to 10."""
 COLOURED_SHARE = 0.001
 """A biopsy of a few square millimetres on a whole slide covers more."""
-SMOOTHING_PX = 2
 INVERTED = 0.5
-"""Stain takes light away, so the brightest places have the least colour: on real sections brightness and colour
-correlate with -0.2 to -0.9, and with as much above 0 once the picture is inverted."""
+"""Stain takes light away, so the brightest pixels have the least colour: on real sections brightness and colour
+correlate with -0.2 to -0.9, and with as much above 0 once the image is inverted."""
 DARK, DARK_SHARE = 30, 0.1
 """What was glass is then black; a brown slide without glass is not."""
 LIGHT_SHARE, LIGHT_COLOUR = 0.01, 0.2
 """What was stained is then brightest, and coloured; the glass around heavily stained tissue is not."""
 PADDING = 4
-"""Scanners fill up with black."""
+"""Scanners fill up with black, no brighter than this."""
+GLASS = 255
+"""What lies outside the image: white, as glass is."""
+STRIP_PX = 1 << 24
+"""Pixels read at once for a thumbnail."""
 
 
 def require_h_and_e(thumbnail: NDArray[np.uint8]) -> None:
-    """Raise InputError for a picture, (row, column, 3) RGB, of one colour, colourless, inverted or on black ground.
+    """Refuse an image that cannot be stained tissue seen in bright light; what passes need not be H&E.
 
-    What passes need not be H&E: other stains that are seen in bright light do, too.
+    Parameters
+    ----------
+    thumbnail
+        (row, column, 3) RGB uint8.
+
+    Raises
+    ------
+    InputError
+        For an image of one colour, without colour, inverted, or on black ground as fluorescence is.
     """
     if all(np.ptp(thumbnail[..., channel]) == 0 for channel in range(3)):
         raise InputError("an image of one colour.", "stained tissue on glass.", "Check that this is the H&E image.")
-    black = share_of_black(thumbnail)
-    if black > BLACK_SHARE and share_of_lit(thumbnail) < LIT_SHARE:
+    black_share = float((thumbnail.max(axis=2) < BLACK).mean())
+    if black_share > BLACK_SHARE and _lit_share(thumbnail) < LIT_SHARE:
         raise InputError(
-            f"an image that is black over {black:.0%} of its area, as fluorescence is.",
+            f"an image that is black over {black_share:.0%} of its area, as fluorescence is.",
             "stained tissue on bright glass.",
             "Give the H&E image; fluorescence cannot be used.",
         )
-    if share_of_coloured(thumbnail) < COLOURED_SHARE:
+    if _coloured_share(thumbnail) < COLOURED_SHARE:
         raise InputError(
             "an image without colour: red, green and blue are equal all over it.",
             "tissue stained with hematoxylin and eosin, in colour.",
             "Give the colour image; grayscale cannot be used.",
         )
-    if is_inverted(thumbnail):
+    if _is_inverted(thumbnail):
         raise InputError(
-            "an image that is the more coloured the brighter it is, as an inverted picture or fluorescence is.",
+            "an image that is the more coloured the brighter it is, as an inverted image or fluorescence is.",
             "stained tissue on bright, colourless glass.",
-            "Give the H&E image as the microscope showed it.",
+            "Give the H&E image with the colours of the microscope.",
         )
 
 
-def is_inverted(thumbnail: NDArray[np.uint8]) -> bool:
-    """Tell whether light has colour and a good part is black, padding aside: stain does the opposite."""
-    seen = thumbnail[thumbnail.max(axis=2) > PADDING].astype(np.float32)
-    brightness, colour = seen.mean(axis=1), np.ptp(seen, axis=1)
-    if len(seen) < 2 or brightness.std() == 0 or colour.std() == 0:  # noqa: PLR2004
+def _lit_share(thumbnail: NDArray[np.uint8]) -> float:
+    """Return the share of pixels that look as in transmitted light, among those that are not black."""
+    bright = thumbnail[thumbnail.max(axis=2) >= BLACK]
+    is_lit = (bright.mean(axis=1) > LIT) & (bright.min(axis=1) > LIT_BALANCE * bright.max(axis=1))
+    return float(is_lit.mean()) if len(bright) else 0.0
+
+
+def _coloured_share(thumbnail: NDArray[np.uint8]) -> float:
+    from scipy.ndimage import gaussian_filter
+
+    smooth = gaussian_filter(thumbnail.astype(np.float32), (SMOOTHING_PX, SMOOTHING_PX, 0))
+    return float((np.ptp(smooth, axis=2) >= COLOURLESS).mean())
+
+
+def _is_inverted(thumbnail: NDArray[np.uint8]) -> bool:
+    """Return whether bright pixels are the coloured ones and a good part is black, padding aside."""
+    pixels = thumbnail[thumbnail.max(axis=2) > PADDING].astype(np.float32)
+    brightness, colour = pixels.mean(axis=1), np.ptp(pixels, axis=1)
+    if len(pixels) < 2 or brightness.std() == 0 or colour.std() == 0:  # noqa: PLR2004
         return False
     is_dark = np.quantile(brightness, DARK_SHARE) < DARK
     brightest = brightness >= np.quantile(brightness, 1 - LIGHT_SHARE)
@@ -78,36 +100,8 @@ def is_inverted(thumbnail: NDArray[np.uint8]) -> bool:
     return bool(is_dark and is_coloured and np.corrcoef(brightness, colour)[0, 1] > INVERTED)
 
 
-def share_of_black(thumbnail: NDArray[np.uint8]) -> float:
-    """Return the share of pixels that are near black in every channel."""
-    return float((thumbnail.max(axis=2) < BLACK).mean())
-
-
-def share_of_coloured(thumbnail: NDArray[np.uint8]) -> float:
-    """Return the share of pixels whose channels differ by more than noise."""
-    from scipy.ndimage import gaussian_filter
-
-    smooth = gaussian_filter(thumbnail.astype(np.float32), (SMOOTHING_PX, SMOOTHING_PX, 0))
-    return float((np.ptp(smooth, axis=2) >= COLOURLESS).mean())
-
-
-def share_of_lit(thumbnail: NDArray[np.uint8]) -> float:
-    """Return the share of pixels that look as in transmitted light, among those that are not black."""
-    seen = thumbnail[thumbnail.max(axis=2) >= BLACK]
-    if not len(seen):
-        return 0.0
-    is_lit = (seen.mean(axis=1) > LIT) & (seen.min(axis=1) > LIT_BALANCE * seen.max(axis=1))
-    return float(is_lit.mean())
-
-
-GLASS = 255
-"""What lies outside the image: white, as glass is."""
-STRIP_PX = 1 << 24
-"""Pixels read at once for a thumbnail."""
-
-
 class Pixels(Protocol):
-    """Where a slide's pixels come from: a file read lazily, an array, or a simulation."""
+    """Source of a slide's pixels: a file read lazily, an array, or a simulation."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,13 +109,10 @@ class Pixels(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A short text that tells this image from others, and from itself after a change."""
+        """Short text that differs between images, and between an image before and after a change."""
 
     def crop(self, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return the pixels of a window that lies wholly inside the image, (row, column, 3) RGB.
-
-        May be called from several threads at once.
-        """
+        """Return the pixels of a window that lies wholly inside the image, (row, column, 3) RGB; thread-safe."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +136,20 @@ class ArrayPixels:
 class Slide:
     """A full-resolution H&E image; windows may reach beyond its borders.
 
-    `mpp` is the micrometres per pixel that the file itself states, None where it does not or cannot be relied on;
-    `reader` and `notes` say who reads it and what was chosen or converted. `reopen` opens the same image in another
-    process, where it is in a file. `is_striped` tells that rows are decoded whole: places are best read from top to
-    bottom then.
+    Attributes
+    ----------
+    pixels
+        Source of the pixels.
+    name
+        File name, for messages.
+    mpp
+        Micrometres per pixel as the file itself states them; None where it does not or cannot be relied on.
+    reader, notes
+        Which library reads it, and what was chosen or converted.
+    reopen
+        Opens the same image in another process, where it is in a file.
+    is_striped
+        Whether rows are decoded whole: windows are best read from top to bottom then.
     """
 
     pixels: Pixels
@@ -167,7 +168,7 @@ class Slide:
 
     @property
     def is_portable(self) -> bool:
-        """Tell whether another process can have this slide: from its file, or because it is in memory."""
+        """Whether another process can have this slide: from its file, or because it is in memory."""
         return self.reopen is not None or isinstance(self.pixels, ArrayPixels)
 
     @property
@@ -177,13 +178,16 @@ class Slide:
 
     @property
     def fingerprint(self) -> str:
-        """A short text that tells this image from others, and from itself after a change."""
+        """As of `Pixels`."""
         return self.pixels.fingerprint
 
     def read(self, x0: int, y0: int, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
-        """Return the window with its upper left corner at pixel (x0, y0), and how many of its pixels are padding.
+        """Read the window with its upper left corner at pixel (x0, y0); what lies outside the image is white.
 
-        (row, column, 3) RGB uint8; what lies outside the image is white.
+        Returns
+        -------
+        window, n_padded
+            (row, column, 3) RGB uint8, and how many of its pixels lie outside the image.
         """
         rows, columns = self.shape
         left, top = max(x0, 0), max(y0, 0)

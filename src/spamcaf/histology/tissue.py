@@ -1,4 +1,4 @@
-"""Telling tissue from glass: by colour and texture of the image, and by the spots where their places are known."""
+"""Separation of tissue from glass: by colour and texture of the image, and by the spots where they are known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.histology.fiducials import find_frames
+from spamcaf.histology.fiducials import find_frames, inside_frames
 from spamcaf.histology.slide import PADDING, require_h_and_e
 
 if TYPE_CHECKING:
@@ -33,16 +33,15 @@ FLOOR = 0.1
 MIN_COLOUR_RATIO, MIN_TEXTURE_RATIO = 10.0, 4.0
 """Median above Otsu's threshold over median below it. Images with tissue and glass have at least 12 in colour and 7 in
 texture; crops that lie wholly in tissue up to 8.0 and 2.3 (three DLPFC sections, a mouse kidney and brain, three HER2+
-tumours). Where the texture is all alike it has no say; where the colours are too, there is no glass."""
+tumours). Where the texture is all alike it is not used; where the colours are too, there is no glass."""
 NEAR, CLEAR_VALLEY = float(np.log(1.5)), 0.22
 """So near to the threshold, as a logarithm, a colour is neither glass nor stain; and the most of these, as a share of
 the smaller part, that leave a gap between the two: 0.05 to 0.17 in most images, 0.3 to 0.8 where eosin has run out."""
 COLOURED_SHARE = 0.8
 """Least share of the rough pixels that must be coloured: on an image with noise, glass may be rougher than tissue."""
 CELL, MARGIN, EQUAL = 0.71, 0.25, 0.1
-"""In pitches: how far a spot speaks for the tissue around it (a hexagonal cell reaches 0.58,
-a square one 0.71), the rim of the spots' common cells that is left to the image, and by how much the nearer of two
-spots must be nearer."""
+"""In pitches: how far around a spot is taken to be as the spot is (a hexagonal cell reaches 0.58, a square one 0.71),
+the rim of the spots' common cells that is left to the image, and by how much the nearer of two spots must be nearer."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Tissue:
     px_per_mask_px: float
 
     def holds(self, xy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Tell for each (x, y) in full-resolution pixels, (place, 2), whether it lies on tissue."""
+        """Return whether each (x, y) in full-resolution pixels, (point, 2), lies on tissue, (point,)."""
         column, row = np.floor(xy_px / self.px_per_mask_px).astype(int).T
         inside = (row >= 0) & (row < self.mask.shape[0]) & (column >= 0) & (column < self.mask.shape[1])
         held = np.zeros(len(xy_px), bool)
@@ -74,7 +73,7 @@ class Tissue:
     def marked_by_spots(
         self, on_tissue_px: NDArray[np.float64], off_tissue_px: NDArray[np.float64], pitch_px: float
     ) -> Tissue:
-        """Return the tissue that image and spots show together.
+        """Combine the tissue of the image with that of the spots.
 
         The cells of spots under tissue are tissue and those of spots off the tissue are glass, but for the rim between
         the two kinds and the outline of the section, where the image decides.
@@ -82,8 +81,7 @@ class Tissue:
         Parameters
         ----------
         on_tissue_px, off_tissue_px
-            (spot, 2), places of the spots under tissue and of those beside it, full-resolution pixels; the second may
-            be empty.
+            (spot, 2), the spots under tissue and those beside it, full-resolution pixels; the second may be empty.
         pitch_px
             Distance of neighbouring spots, full-resolution pixels.
         """
@@ -111,19 +109,19 @@ class Tissue:
         distance = np.full(self.mask.shape, np.inf)
         if len(xy_px) == 0:
             return distance
-        places = xy_px / self.px_per_mask_px - 0.5  # centres of pixels are whole numbers then
-        low = np.maximum(np.floor(places.min(axis=0) - pitch).astype(int), 0)
-        high = np.minimum(np.ceil(places.max(axis=0) + pitch).astype(int) + 1, self.mask.shape[::-1])
+        points = xy_px / self.px_per_mask_px - 0.5  # centres of pixels are whole numbers then
+        low = np.maximum(np.floor(points.min(axis=0) - pitch).astype(int), 0)
+        high = np.minimum(np.ceil(points.max(axis=0) + pitch).astype(int) + 1, self.mask.shape[::-1])
         if (high <= low).any():
             return distance
         x, y = np.meshgrid(*(np.arange(a, b) for a, b in zip(low, high, strict=True)))
-        nearest = cKDTree(places).query(np.column_stack([x.ravel(), y.ravel()]), distance_upper_bound=pitch)[0]
+        nearest = cKDTree(points).query(np.column_stack([x.ravel(), y.ravel()]), distance_upper_bound=pitch)[0]
         distance[low[1] : high[1], low[0] : high[0]] = nearest.reshape(x.shape) / pitch
         return distance
 
 
 def find_tissue(slide: Slide, mpp: float, settings: TissueSettings) -> Tissue:
-    """Return where an H&E slide shows tissue, from the image alone.
+    """Find where an H&E slide shows tissue, from the image alone.
 
     Glass is the commonest colour among the smoothest pixels, whatever its tint. A pixel is tissue where its colour
     differs from glass and, on images in which colours pass gradually into that of glass, where it is rough too: eosin
@@ -162,7 +160,7 @@ def find_tissue(slide: Slide, mpp: float, settings: TissueSettings) -> Tissue:
     frames = find_frames(thumbnail, um_per_px) if settings.inside_frame else None
     if frames is not None:
         logger.info("%s shows the fiducial frame of a Visium array: the tissue inside is used", slide.name)
-        mask &= frames.inside(thumbnail.shape[:2])
+        mask &= inside_frames(frames, thumbnail.shape[:2])
     return Tissue(mask, thumbnail, scale)
 
 
@@ -170,36 +168,38 @@ def _stained(thumbnail: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     """Return which pixels are stained tissue, None where the image shows no glass to tell it from."""
     from skimage import color
 
-    is_seen = thumbnail.max(axis=2) > PADDING  # scanners fill up with black
+    is_scanned = thumbnail.max(axis=2) > PADDING  # scanners fill up with black
     lab = color.rgb2lab(thumbnail.astype(np.float32) / 255)
-    colour = _difference_from(_glass_colour(lab[is_seen], _texture(lab, is_seen)[is_seen]), lab)
-    is_coloured, colour_ratio, valley = _split(colour, is_seen)
-    if (
-        valley > CLEAR_VALLEY
-    ):  # no gap between the colours of glass and of stain: the stain has run out, or all is stain
-        is_rough, texture_ratio, _ = _split(_texture_of_sides(lab, is_coloured, is_seen), is_seen)
-        if texture_ratio >= MIN_TEXTURE_RATIO and is_coloured[is_rough & is_seen].mean() >= COLOURED_SHARE:
-            return is_coloured & is_rough & is_seen
-    return is_coloured & is_seen if colour_ratio >= MIN_COLOUR_RATIO else None
+    colour = _difference_from(_glass_colour(lab[is_scanned], _texture(lab, is_scanned)[is_scanned]), lab)
+    is_coloured, colour_ratio, valley = _split(colour, is_scanned)
+    # no gap between the colours of glass and of stain: the stain has run out over the glass, or all is stain
+    if valley > CLEAR_VALLEY:
+        is_rough, texture_ratio, _ = _split(_texture_of_sides(lab, is_coloured, is_scanned), is_scanned)
+        if texture_ratio >= MIN_TEXTURE_RATIO and is_coloured[is_rough & is_scanned].mean() >= COLOURED_SHARE:
+            return is_coloured & is_rough & is_scanned
+    return is_coloured & is_scanned if colour_ratio >= MIN_COLOUR_RATIO else None
 
 
 def _texture_of_sides(
-    lab: NDArray[np.float32], is_coloured: NDArray[np.bool_], is_seen: NDArray[np.bool_]
+    lab: NDArray[np.float32], is_coloured: NDArray[np.bool_], is_scanned: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Return the texture measured on either side of the outline of the stain by itself: the outline is not texture."""
+    """Return the texture of stain and of glass, each measured apart: the outline between them is not texture."""
     from skimage import morphology
 
-    texture = np.zeros(is_seen.shape, np.float32)
+    texture = np.zeros(is_scanned.shape, np.float32)
     for side in (is_coloured, ~is_coloured):
-        inner = morphology.isotropic_erosion(side & is_seen, OUTLINE_PX)
+        inner = morphology.isotropic_erosion(side & is_scanned, OUTLINE_PX)
         # pieces too narrow to have an inner part are measured whole
         narrow = ~morphology.isotropic_dilation(inner, 2 * OUTLINE_PX)
-        texture = np.where(side, _texture(lab, inner | (side & is_seen & narrow)), texture)
+        texture = np.where(side, _texture(lab, inner | (side & is_scanned & narrow)), texture)
     return texture
 
 
 def _texture(lab: NDArray[np.float32], within: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the standard deviation of the colours around every pixel, of those `within` alone, CIELAB units."""
+    """Return the standard deviation of the colours `within` a Gaussian window around every pixel, CIELAB units.
+
+    By normalised convolution: Gaussian means of the colours and of their squares, each over that of the mask.
+    """
     from scipy.ndimage import gaussian_filter
 
     weight = within.astype(np.float32)
@@ -241,24 +241,21 @@ def _difference_from(glass: NDArray[np.float32], lab: NDArray[np.float32]) -> ND
     return np.sqrt(squared)
 
 
-def _split(values: NDArray[np.float32], is_seen: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float, float]:
+def _split(values: NDArray[np.float32], is_scanned: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float, float]:
     """Split values in two by Otsu's threshold on their logarithms.
 
-    Returns
-    -------
-    is_high, ratio, valley
-        Which values lie above the threshold; the median of these over that of the others; and how many lie near the
-        threshold, as a share of the smaller part.
+    Returns which values lie above the threshold, their median over that of the others, and how many values lie near
+    the threshold, as a share of the smaller part (the depth of the valley between the two).
     """
     from skimage import filters
 
     logarithms = np.log(values + FLOOR)
-    threshold = float(filters.threshold_otsu(logarithms[is_seen]))
+    threshold = float(filters.threshold_otsu(logarithms[is_scanned]))
     is_high = logarithms > threshold
-    high, low = values[is_high & is_seen], values[~is_high & is_seen]
+    high, low = values[is_high & is_scanned], values[~is_high & is_scanned]
     if not len(high) or not len(low):
         return is_high, 1.0, 1.0
-    n_near = int((np.abs(logarithms[is_seen] - threshold) < NEAR).sum())
+    n_near = int((np.abs(logarithms[is_scanned] - threshold) < NEAR).sum())
     return is_high, float(np.median(high) / max(np.median(low), FLOOR)), n_near / min(len(high), len(low))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from spamcaf.histology import tissue as histology
-from spamcaf.histology.placement import require_handedness, require_on_tissue, warn_of_other_picture
+from spamcaf.histology.placement import require_handedness, require_on_tissue, warn_of_other_image
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.tissue import Tissue
@@ -35,7 +35,7 @@ def check_section(
     seen = _tissue_in_image(section, slide, tissue)  # without the spots, which are checked against it
     xy, lattice, off_px = np.asarray(section.obsm[SPATIAL]), lattice_of(section), checks.off_tissue_of(section)
     for record in section.uns.get(SPATIAL, {}).values():
-        warn_of_other_picture(seen.thumbnail, record.get("images", {}), slide.name)
+        warn_of_other_image(seen.thumbnail, record.get("images", {}), slide.name)
     share = require_on_tissue(seen, xy, lattice, off_px, slide.name, settings.trust_image)
     if lattice.mirrored:
         if not settings.allow_mirrored:
