@@ -28,7 +28,7 @@ def test_symbols_and_ids_in_the_order_asked(var: pd.DataFrame) -> None:
 def test_a_gene_asked_for_twice_is_taken_once(var: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert find_genes(["ERBB2", "COL1A1", "ENSG1", "ERBB2", "NOPE", "NOPE"], var) == (["ERBB2", "COL1A1"], ["NOPE"])
-    assert "1 genes are asked for twice" in caplog.text
+    assert "1 genes are requested twice" in caplog.text
 
 
 def test_a_shared_symbol_means_the_first_and_says_so(var: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:

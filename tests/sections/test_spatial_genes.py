@@ -51,7 +51,7 @@ def test_genes_that_follow_the_tissue_come_first(section: AnnData) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 512])
 def test_the_ranking_is_that_of_morans_i(section: AnnData, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(panel, "CHUNK", chunk)
+    monkeypatch.setattr(panel, "_GENES_PER_CHUNK", chunk)
     training = section[np.random.default_rng(3).random(section.n_obs) < 0.6].copy()
     candidates = np.arange(N_GENES) % 3 > 0
     expected = np.flatnonzero(candidates)[np.argsort(-brute_force(training)[candidates])]

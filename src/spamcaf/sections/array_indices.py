@@ -25,14 +25,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MAX_SKEW = 0.1
-"""Largest stretch of a lattice along one direction. Real Visium has less than 0.01, her2st 0.01."""
+_MAX_SKEW = 0.1  # largest stretch of a lattice along one direction. Real Visium has less than 0.01, her2st 0.01
 _CLEAR_RESIDUAL = 0.15
 """Up to this residual, in pitches, a lattice is so clear that coordinates alone must lead to the indices given."""
-_CLEAR_SQUARE = 0.05
-"""Largest residual, and stretch, of coordinates that are on a square lattice for certain."""
-_MAX_MISPLACED = 0.05
-"""Largest share of spots whose index is not the one that follows from their coordinates."""
+_CLEAR_SQUARE = 0.05  # largest residual, and stretch, of coordinates that are on a square lattice for certain
+_MAX_MISPLACED = 0.05  # largest share of spots whose index is not the one that follows from their coordinates
 
 
 @dataclass(frozen=True)
@@ -100,19 +97,14 @@ def assign_array_indices(
 
     Parameters
     ----------
-    xy_px
-        (spot, 2) float64, full-resolution pixels.
-    index
-        (spot, 2) int64, array_col and array_row, where the source has them.
-    kind
-        The kind of lattice, where the source states it.
-    settings
-        Limits. Where `pitch_um` is set, the coordinates decide over index and kind.
+    xy_px : (spot, 2) float64, full-resolution pixels
+    index : (spot, 2) int64, array_col and array_row, where the source has them
+    kind : the kind of lattice, where the source states it
+    settings : limits; where `pitch_um` is set, the coordinates decide over index and kind
 
     Raises
     ------
-    InputError
-        When coordinates, index and kind contradict each other.
+    InputError : when coordinates, index and kind contradict each other
     """
     if index is not None and settings.pitch_um is not None:
         kind, index = _by_coordinates(xy_px, index)

@@ -39,29 +39,21 @@ def check_section(
 
     Parameters
     ----------
-    raw
-        As a reader gives it: counts, obsm["spatial"] in full-resolution pixels, and uns["section"].
-    image_shape
-        (rows, columns) of the full-resolution image.
-    settings
-        Limits, and what only the user can know.
-    image_mpp
-        Micrometres per pixel that the image's file states.
-    image
-        Name of the image's file, for messages.
+    raw : as a reader returns it: counts, obsm["spatial"] in full-resolution pixels, and uns["section"]
+    image_shape : (rows, columns) of the full-resolution image
+    settings : limits, and what only the user can know
+    image_mpp : micrometres per pixel that the image's file states
+    image : name of the image's file, for messages
 
     Returns
     -------
-    section
-        Safe to compute with: counts as CSR, array_row and array_col, and uns["section"] with lattice, pitch, scale,
-        and the coordinates of the spots off the tissue.
-    report
-        What was checked and found, as plain data.
+    section : safe to compute with: counts as CSR, array_row and array_col, and uns["section"] with lattice, pitch,
+        scale, and the coordinates of the spots off the tissue
+    report : what was checked and found, as plain data
 
     Raises
     ------
-    InputError
-        At the first thing that does not fit.
+    InputError : at the first thing that does not fit
     """
     from scipy.sparse import csr_matrix
 

@@ -19,25 +19,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-N_CLOSE = 3
-LIKE_ENOUGH = 0.7
-"""Lowest similarity of a name that is offered in place of an unknown one."""
+_N_CLOSE, _LIKE_ENOUGH = 3, 0.7
+"""How many names are offered in place of an unknown one, and their lowest similarity to it."""
 
 
-def find_genes(asked: Iterable[str], var: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Return the names in `var` (index: unique symbols; gene_ids) of the genes asked for, and what `var` has not.
+def find_genes(requested: Iterable[str], var: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the names in `var` (index: unique symbols; gene_ids) of the requested genes, and those not in `var`.
 
     The order is kept and repeats are dropped. Of several genes that share a symbol the plain symbol means the first,
     which alone bears it: the others are named `<symbol>_<gene id>`.
     """
-    by_id = dict(zip(reversed(var[GENE_IDS].astype(str).tolist()), reversed(var.index.tolist()), strict=True))
-    genes = list(dict.fromkeys(asked))
+    ids = var[GENE_IDS].astype(str)
+    by_id = dict(zip(reversed(ids.tolist()), reversed(var.index.tolist()), strict=True))
+    genes = list(dict.fromkeys(requested))
     names = [gene if gene in var.index else by_id.get(gene) for gene in genes]
     found = list(dict.fromkeys(name for name in names if name is not None))
     n_repeats = sum(name is not None for name in names) - len(found)
     if n_repeats:
-        logger.info("%d genes are asked for twice, by symbol and by id: each is taken once", n_repeats)
-    _tell_shared_symbols(set(genes), var)
+        logger.info("%d genes are requested twice, by symbol and by id: each is taken once", n_repeats)
+    for name, gene_id in zip(var.index, ids, strict=True):
+        symbol = name.removesuffix(f"_{gene_id}")
+        if symbol != name and symbol in genes and symbol in var.index:
+            first = var.loc[symbol, GENE_IDS]
+            logger.info("%s is the symbol of several genes: %s is taken, not %s", symbol, first, gene_id)
     return found, [gene for gene, name in zip(genes, names, strict=True) if name is None]
 
 
@@ -46,7 +50,7 @@ def closest(gene: str, var: pd.DataFrame) -> list[str]:
     from difflib import get_close_matches
 
     known = {name.upper(): name for name in [*var[GENE_IDS].astype(str), *var.index]}
-    return [known[match] for match in get_close_matches(gene.upper(), known, N_CLOSE, LIKE_ENOUGH)]
+    return [known[match] for match in get_close_matches(gene.upper(), known, _N_CLOSE, _LIKE_ENOUGH)]
 
 
 def named(genes: Sequence[str], most: int = 10) -> str:
@@ -55,16 +59,8 @@ def named(genes: Sequence[str], most: int = 10) -> str:
     return ", ".join(genes[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _tell_shared_symbols(asked: set[str], var: pd.DataFrame) -> None:
-    for name, gene_id in zip(var.index, var[GENE_IDS].astype(str), strict=True):
-        symbol = name.removesuffix(f"_{gene_id}")
-        if symbol != name and symbol in asked and symbol in var.index:
-            first = var.loc[symbol, GENE_IDS]
-            logger.info("%s is the symbol of several genes: %s is taken, not %s", symbol, first, gene_id)
-
-
 def is_shared(section: AnnData, others: Sequence[AnnData]) -> NDArray[np.bool_]:
-    """Tell which genes of `section` every one of `others` has; raise InputError where there are none."""
+    """Tell which genes (gene,) of `section` every one of `others` has; raise InputError where there are none."""
     ids = section.var[GENE_IDS].astype(str)
     shared = np.ones(section.n_vars, bool)
     for other in others:
@@ -79,28 +75,25 @@ def is_shared(section: AnnData, others: Sequence[AnnData]) -> NDArray[np.bool_]:
     return shared
 
 
-def take_genes(other: AnnData, var: pd.DataFrame) -> AnnData:
-    """Return the spots of `other` with the genes of `var`, in its order and under its names.
-
-    Raises InputError where a gene is missing.
-    """
-    taken = other[:, own_names(other, var)].copy()
-    taken.var = var[[GENE_IDS]].copy()
-    return taken
-
-
 def own_names(other: AnnData, var: pd.DataFrame) -> list[str]:
-    """Return what `other` calls the genes of `var`; raise InputError where it lacks one."""
+    """Return the names in `other` of the genes of `var`, matched by id; raise InputError where one is missing."""
     by_id = dict(zip(other.var[GENE_IDS].astype(str), other.var_names, strict=True))
     ids = var[GENE_IDS].astype(str)
-    missing = [gene for gene, number in zip(var.index, ids, strict=True) if number not in by_id]
+    missing = [gene for gene, gene_id in zip(var.index, ids, strict=True) if gene_id not in by_id]
     if missing:
         raise InputError(
             f"{len(missing)} genes of the panel missing in another section, {missing[0]} first.",
             "a panel that all sections have.",
             "Run ingestion again with the same other_sections.",
         )
-    return [by_id[number] for number in ids]
+    return [by_id[gene_id] for gene_id in ids]
+
+
+def take_genes(other: AnnData, var: pd.DataFrame) -> AnnData:
+    """Return `other` with the genes of `var`, in its order and under its names; InputError where one is missing."""
+    taken = other[:, own_names(other, var)].copy()
+    taken.var = var[[GENE_IDS]].copy()
+    return taken
 
 
 def stack_spots(sections: Sequence[AnnData]) -> AnnData:

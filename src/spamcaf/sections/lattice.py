@@ -36,14 +36,11 @@ TOO_CLOSE = 0.3
 """Spots closer than this share of the median nearest distance are one spot twice."""
 _LOWEST_ORDER = 0.4
 """Least agreement of the directions between neighbours, 0 to 1: 0.7 on a lattice with jitter of 0.1 pitches."""
-_NARROW = 0.5
-"""Spots within a strip of this many nearest distances lie on a line."""
+_NARROW = 0.5  # spots within a strip of this many nearest distances lie on a line
 _N_NEIGHBOURS = 12
 """Neighbours linked to a spot: two rings of a square lattice, so that a half-empty one still hangs together."""
-_NEAR = 1.25
-"""Links up to this many median nearest distances long show the directions of the lattice."""
-_REACH, _SLACK = 2.3, 0.35
-"""A link is at most so long, and ends at most so far from a lattice point, in pitches."""
+_NEAR = 1.25  # links up to this many median nearest distances long show the directions of the lattice
+_REACH, _SLACK = 2.3, 0.35  # a link is at most so long, and ends at most so far from a lattice point, in pitches
 _N_REFINEMENTS = 4
 _MAX_ROUNDS = 20
 _DISORDER = 0.3
@@ -56,14 +53,10 @@ class Lattice:
 
     Attributes
     ----------
-    kind
-        "hexagonal" or "square".
-    origin_px
-        (2,) float64, (x, y) of the spot with indices (0, 0).
-    basis_px
-        (2, 2) float64, the two lattice vectors as rows (x, y).
-    residual
-        Root mean square distance of the spots from the lattice, in pitches.
+    kind : "hexagonal" or "square"
+    origin_px : (2,) float64, (x, y) of the point with array indices (0, 0)
+    basis_px : (2, 2) float64, the two lattice vectors as rows (x, y)
+    residual : root mean square distance of the spots from the lattice, in pitches
     """
 
     kind: LatticeKind
@@ -94,13 +87,10 @@ class FoundLattice:
 
     Attributes
     ----------
-    lattice
-        Fitted to all spots.
-    index
-        (spot, 2) int64, (array_col, array_row) as `INDEX_STEPS` counts them, from 0: columns advance along x and rows
-        along y as nearly as the lattice allows. On a hexagonal lattice their sum is even.
-    piece
-        (spot,) int64, the piece of tissue of each spot, where pieces stand apart.
+    lattice : the one fitted to all spots
+    index : (spot, 2) int64, (array_col, array_row) as `INDEX_STEPS` counts them, from 0: columns advance along x and
+        rows along y as nearly as the lattice allows; on a hexagonal lattice their sum is even
+    piece : (spot,) int64, number of the piece of tissue of each spot, where pieces stand apart
     """
 
     lattice: Lattice
@@ -115,23 +105,17 @@ class FoundLattice:
 
 
 def fit_lattice(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: LatticeKind) -> Lattice:
-    """Fit a lattice to spots with known array indices, by least squares.
-
-    The fit is affine: any rotation, reflection and scale is found.
+    """Fit a lattice to spots with known array indices, by least squares: any rotation, reflection and scale is found.
 
     Parameters
     ----------
-    xy_px
-        (spot, 2) float64, full-resolution pixels.
-    index
-        (spot, 2) int64, (array_col, array_row).
-    kind
-        "hexagonal" or "square".
+    xy_px : (spot, 2) float64, full-resolution pixels
+    index : (spot, 2) int64, (array_col, array_row)
+    kind : "hexagonal" or "square"
 
     Raises
     ------
-    InputError
-        When all spots lie on one line.
+    InputError : when all spots lie on one line
     """
     steps = np.linalg.solve(INDEX_STEPS[kind].T.astype(float), index.T.astype(float)).T
     design = np.column_stack([steps, np.ones(len(steps))])
@@ -151,13 +135,11 @@ def find_lattice(xy_px: NDArray[np.float64]) -> FoundLattice:
 
     Parameters
     ----------
-    xy_px
-        (spot, 2) float64, full-resolution pixels.
+    xy_px : (spot, 2) float64, full-resolution pixels
 
     Raises
     ------
-    InputError
-        When there is no lattice, or when two spots share a lattice point.
+    InputError : when there is no lattice, or when two spots share a lattice point
     """
     found = search_lattice(xy_px)
     if found.lattice.residual > _DISORDER:

@@ -15,22 +15,86 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
+    from scipy.sparse import csr_array
 
     from spamcaf.parameters import PanelSettings
 
+logger = logging.getLogger(__name__)
+
 TARGET_SUM = 10_000
-DEPTH = "depth"
-COUNTS = "counts"
+"""Counts per spot that expression is normalised to."""
+DEPTH, COUNTS, GENE = "depth", "counts", "gene"
+
+_FEWEST_PANEL_GENES = 2
+_REQUEST = "request"
+_CHOSEN_BY = {"seurat_v3": "variability", "moran": "spatial"}
+_FEWEST_TREND_GENES = 4
+"""With fewer varying genes the loess of seurat_v3 crashes the process (segmentation fault), not just the call."""
+_SPANS = (0.3, 0.6, 1.0)
+"""Shares of the genes in one local fit of variance on mean. The first is scanpy's; a fit on few genes, or on many with
+the same mean, needs a wider one."""
+_LEAST_VARIATION = 1e-9
+"""Smallest squared coefficient of variation; below it scanpy's own variance may round to 0, and the gene be lost."""
+_REACH_PITCHES = 1.2  # neighbours on the lattice are one pitch apart, the next ones at least 1.4
+_GENES_PER_CHUNK = 512  # genes at a time in Moran's I: 20 MB of dense values for 5000 spots
+
+
+def choose_gene_panel(training: AnnData, settings: PanelSettings) -> pd.DataFrame:
+    """Choose the genes to predict, from the training spots' raw counts.
+
+    With `settings.genes` the panel is exactly those, in their order. Else it holds `n_genes`, or all that there are:
+    the highest ranked by `settings.method`, first, and those of `include`, which take the place of the lowest ranked.
+    Genes expressed in fewer than `min_spots` training spots, or constant there, are not chosen by a method.
+
+    Parameters
+    ----------
+    training : training spots alone, with raw counts of all genes: hidden spots must not influence the choice
+    settings : method, number of genes, and the genes that the user names
+
+    Returns
+    -------
+    DataFrame with a row per gene: gene, gene_ids, mean and variance of its counts, and chosen_by (variability |
+        spatial | request)
+
+    Raises
+    ------
+    InputError : without training spots, for genes that are unknown or cannot be learned, when too few are left to rank
+    """
+    if training.n_obs == 0:
+        raise InputError(
+            "no training spots in this section (split.protocol=section hides all of them).",
+            "other sections of the same tissue to learn from.",
+            "Name them, once they are ingested and embedded: --params other_sections=<name>+<name>.",
+        )
+    varying = is_varying(training)
+    if settings.genes:
+        return _table(training, [], "", _exactly(training, varying, settings.genes))
+    n_expressing = np.asarray((training.X > 0).sum(axis=0)).ravel()
+    usable = varying & (n_expressing >= settings.min_spots)
+    n_genes = _at_most(settings, int(usable.sum()), training)
+    requested = _included(training, usable, settings)
+    if settings.method == "moran":
+        ranked = most_spatial(training, usable, n_genes)
+    else:
+        ranked = _most_variable(training[:, usable].copy(), n_genes)
+    chosen = [gene for gene in ranked if gene not in set(requested)][: n_genes - len(requested)]
+    return _table(training, chosen, _CHOSEN_BY[settings.method], requested)
 
 
 def normalise_expression(section: AnnData, panel: pd.DataFrame) -> AnnData:
-    """Return log1p of counts per 10 000 for the panel, spots in the section's order.
+    """Normalise the counts of the panel's genes to log1p of counts per 10 000.
 
-    X is (spot, gene) float32 dense; `layers["counts"]` keeps the raw counts; `obs["depth"]` is the total UMI count
-    over all genes, which the counts are divided by.
+    Parameters
+    ----------
+    section : checked section with raw counts of all genes
+    panel : its column `gene` names the genes
+
+    Returns
+    -------
+    AnnData with the section's spots in their order: X (spot, gene) float32 dense, raw counts as `layers["counts"]`, and
+        the UMI count over all genes, which counts are divided by, as `obs["depth"]` float64
     """
-    genes = panel["gene"].tolist()
+    genes = panel[GENE].tolist()
     counts = section[:, genes].X
     depth = np.asarray(section.X.sum(axis=1)).ravel().astype(np.float64)
     expression = section[:, genes].copy()
@@ -42,30 +106,60 @@ def normalise_expression(section: AnnData, panel: pd.DataFrame) -> AnnData:
     return expression
 
 
-REACH_PITCHES = 1.2
-"""Neighbours on the lattice are one pitch apart, the next ones at least 1.4."""
-CHUNK = 512
-"""Genes at a time: 20 MB of dense values for 5000 spots."""
+def morans_i(values: NDArray[np.floating], weights: csr_array) -> NDArray[np.float64]:
+    """Return Moran's I, the spatial autocorrelation, of each column of `values`; NaN for one without variance.
+
+    Parameters
+    ----------
+    values : (site, gene)
+    weights : (site, site) sparse, how much each site is a neighbour of each other; they sum to the number of sites
+
+    References
+    ----------
+    Moran, P. A. P. (1950). Notes on continuous stochastic phenomena. Biometrika 37, 17-23.
+    """
+    centred = values - values.mean(axis=0, dtype=np.float64)
+    spread = (centred**2).sum(axis=0)
+    product = (centred * (weights @ centred)).sum(axis=0)
+    return np.divide(product, spread, out=np.full(len(spread), np.nan), where=spread > 0)
+
+
+def is_varying(counts: AnnData) -> NDArray[np.bool_]:
+    """Tell which genes (gene,) vary over the spots of `counts`, beyond what rounding could hide."""
+    values = counts.X.tocsc().astype(np.float64)
+    mean = np.asarray(values.mean(axis=0)).ravel()
+    variance = np.asarray(values.multiply(values).mean(axis=0)).ravel() - mean**2
+    varying: NDArray[np.bool_] = variance > _LEAST_VARIATION * mean**2
+    return varying
 
 
 def most_spatial(training: AnnData, candidates: NDArray[np.bool_], n_genes: int) -> list[str]:
     """Return the names of the `n_genes` genes with the highest Moran's I, the highest first; of all where it is more.
 
-    `training` (spot, gene) holds raw counts of all genes, `candidates` tells which may be chosen. Moran's I is that of
-    log1p of counts per 10 000 over the spots of `training` that are lattice neighbours. Raises InputError where none
-    are.
+    `training` (spot, gene) holds raw counts of all genes, `candidates` (gene,) the genes to choose from. Moran's I is
+    that of log1p of counts per 10 000 over the spots of `training` that are lattice neighbours. Raises InputError where
+    none are.
     """
-    score = _morans_i(training, np.flatnonzero(candidates), _neighbour_graph(training))
+    weights, genes = _neighbour_weights(training), np.flatnonzero(candidates)
+    counts = training.X.tocsc()
+    depth = np.asarray(counts.sum(axis=1)).astype(np.float64).reshape(-1, 1)
+    score = np.empty(len(genes))
+    for start in range(0, len(genes), _GENES_PER_CHUNK):
+        chunk = slice(start, start + _GENES_PER_CHUNK)
+        score[chunk] = morans_i(
+            np.log1p(counts[:, genes[chunk]].toarray() * (TARGET_SUM / np.maximum(depth, 1))), weights
+        )
     order = np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")[:n_genes]
     return [str(gene) for gene in training.var_names[candidates][order]]
 
 
-def _neighbour_graph(training: AnnData) -> csr_matrix:
-    from scipy.sparse import csr_matrix
+def _neighbour_weights(training: AnnData) -> csr_array:
+    """Return equal weights for all pairs of lattice neighbours (spot, spot)."""
+    from scipy.sparse import csr_array
     from scipy.spatial import cKDTree
 
-    facts = training.uns[SECTION_METADATA]
-    reach_px = REACH_PITCHES * float(facts[SectionField.PITCH_UM]) / float(facts[SectionField.MPP])
+    metadata = training.uns[SECTION_METADATA]
+    reach_px = _REACH_PITCHES * float(metadata[SectionField.PITCH_UM]) / float(metadata[SectionField.MPP])
     pairs = cKDTree(np.asarray(training.obsm[SPATIAL])).query_pairs(reach_px, output_type="ndarray")
     if len(pairs) == 0:
         raise InputError(
@@ -74,122 +168,49 @@ def _neighbour_graph(training: AnnData) -> csr_matrix:
             "Hide fewer spots (split.hidden_share), or use panel.method=seurat_v3.",
         )
     row, column = np.concatenate([pairs, pairs[:, ::-1]]).T
-    return csr_matrix((np.ones(len(row)), (row, column)), shape=(training.n_obs, training.n_obs))
+    weight = np.full(len(row), training.n_obs / len(row))
+    return csr_array((weight, (row, column)), shape=(training.n_obs, training.n_obs))
 
 
-def _morans_i(training: AnnData, genes: NDArray[np.int64], graph: csr_matrix) -> NDArray[np.float64]:
-    import scanpy as sc
-
-    counts = training.X.tocsc()
-    depth = np.asarray(counts.sum(axis=1)).ravel().astype(np.float64)
-    per_spot = TARGET_SUM / np.maximum(depth, 1)
-    score = np.empty(len(genes))
-    for start in range(0, len(genes), CHUNK):
-        values = np.log1p(counts[:, genes[start : start + CHUNK]].toarray().T * per_spot)
-        score[start : start + CHUNK] = sc.metrics.morans_i(graph, values)
-    return score
-
-
-logger = logging.getLogger(__name__)
-
-FEWEST_TREND_GENES = 4
-"""With fewer varying genes the loess of seurat_v3 crashes the process (segmentation fault), not just the call."""
-SPANS = (0.3, 0.6, 1.0)
-"""Shares of the genes in one local fit of variance on mean. The first is scanpy's; a fit on few genes, or on many with
-the same mean, needs a wider one."""
-LEAST_VARIATION = 1e-9
-"""Smallest squared coefficient of variation; below it scanpy's own variance may round to 0, and the gene be lost."""
-
-
-def is_varying(counts: AnnData) -> NDArray[np.bool_]:
-    """Tell which genes vary over the spots of `counts`, beyond what rounding could hide."""
-    values = counts.X.tocsc().astype(np.float64)
-    mean = np.asarray(values.mean(axis=0)).ravel()
-    variance = np.asarray(values.multiply(values).mean(axis=0)).ravel() - mean**2
-    varying: NDArray[np.bool_] = variance > LEAST_VARIATION * mean**2
-    return varying
-
-
-def most_variable(candidates: AnnData, n_genes: int) -> list[str]:
+def _most_variable(candidates: AnnData, n_genes: int) -> list[str]:
     """Return the names of the `n_genes` genes that vary most for their mean (seurat_v3), the most variable first.
 
     `candidates` (spot, gene) holds raw counts of varying genes. Raises InputError where there are too few genes, or
     too many of one mean, to tell variability from the mean.
     """
-    if candidates.n_vars < FEWEST_TREND_GENES:
-        raise _no_trend(candidates.n_vars)
-    for span in SPANS:
-        scored = _seurat_v3(candidates, n_genes, span)
-        if scored is not None:
-            if span != SPANS[0]:
-                logger.info("few genes, or many of one mean: variance fitted on mean with a span of %.1f", span)
-            return _in_order(scored, candidates, n_genes)
-    raise _no_trend(candidates.n_vars)
-
-
-def _seurat_v3(candidates: AnnData, n_genes: int, span: float) -> pd.DataFrame | None:
     import scanpy as sc
 
-    try:
-        scored = sc.pp.highly_variable_genes(
-            candidates, flavor="seurat_v3", n_top_genes=n_genes, span=span, inplace=False
-        )
-    except ValueError as error:  # loess reports its singular fits so
-        logger.debug("seurat_v3 with a span of %.1f: %s", span, error)
-        return None
-    return scored if np.isfinite(scored["variances_norm"]).all() else None
-
-
-def _in_order(scored: pd.DataFrame, candidates: AnnData, n_genes: int) -> list[str]:
-    scored.index = candidates.var_names
-    chosen = scored[scored["highly_variable"]].sort_values("highly_variable_rank")
-    if len(chosen) != n_genes:
-        raise RuntimeError(f"Expected {n_genes} highly variable genes, scanpy returned {len(chosen)}.")
-    return [str(gene) for gene in chosen.index]
-
-
-def _no_trend(n_genes: int) -> InputError:
-    return InputError(
-        f"{n_genes} genes to choose from, too few or too many of one mean to fit their variance on their mean.",
+    for span in _SPANS if candidates.n_vars >= _FEWEST_TREND_GENES else ():
+        try:
+            scored = sc.pp.highly_variable_genes(
+                candidates, flavor="seurat_v3", n_top_genes=n_genes, span=span, inplace=False
+            )
+        except ValueError as error:  # how loess reports a singular fit
+            logger.debug("seurat_v3 with a span of %.1f: %s", span, error)
+            continue
+        if not np.isfinite(scored["variances_norm"]).all():
+            continue
+        if span != _SPANS[0]:
+            logger.info("few genes, or many of one mean: variance fitted on mean with a span of %.1f", span)
+        scored.index = candidates.var_names
+        chosen = scored[scored["highly_variable"]].sort_values("highly_variable_rank")
+        if len(chosen) != n_genes:
+            raise RuntimeError(f"Expected {n_genes} highly variable genes, scanpy returned {len(chosen)}.")
+        return [str(gene) for gene in chosen.index]
+    raise InputError(
+        f"{candidates.n_vars} genes to choose from, too few or too many of one mean to fit their variance on their "
+        "mean.",
         "more genes, of different means.",
         "Name the genes (panel.genes), or rank them by spatial pattern: --params panel.method=moran.",
     )
 
 
-GENE = "gene"
-CHOSEN_BY = {"seurat_v3": "variability", "moran": "spatial"}
-REQUEST = "request"
-FEWEST_PANEL_GENES = 2
-
-
-def choose_gene_panel(training: AnnData, settings: PanelSettings) -> pd.DataFrame:
-    """Choose the genes to predict, from the training spots' raw counts.
-
-    Returns a table with gene, gene_ids, mean, variance and chosen_by (variability | spatial | request). With
-    `settings.genes` the panel is exactly those, in their order. Else it holds `n_genes`, or all that there are: the
-    highest ranked by `settings.method`, first, and those of `include`, which take the place of the lowest ranked. Genes
-    expressed in fewer than `min_spots` training spots, or constant there, are not chosen by a method. Raises InputError
-    without training spots, for genes that are unknown or cannot be learned, and when too few genes are left to rank.
-    """
-    if training.n_obs == 0:
-        raise InputError(
-            "no training spots in this section (split.protocol=section hides all of them).",
-            "other sections of the same tissue to learn from.",
-            "Name them, once they are ingested and embedded: --params other_sections=<name>+<name>.",
-        )
-    varying = is_varying(training)
-    if settings.genes:
-        return _table(training, _exactly(training, varying, settings.genes), REQUEST)
-    return _ranked(training, varying, settings)
-
-
-def _exactly(training: AnnData, varying: NDArray[np.bool_], asked: list[str]) -> list[str]:
-    genes, unknown = find_genes(asked, training.var)
+def _exactly(training: AnnData, varying: NDArray[np.bool_], requested: list[str]) -> list[str]:
+    genes, unknown = find_genes(requested, training.var)
     if unknown:
         raise InputError(
-            f"{len(unknown)} of {len(asked)} genes of panel.genes are not in the section: "
-            f"{', '.join(_with_closest(gene, training.var) for gene in unknown[:5])}"
-            f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}.",  # noqa: PLR2004
+            f"{len(unknown)} of {len(requested)} genes of panel.genes are not in the section: "
+            f"{named([_with_closest(gene, training.var) for gene in unknown[:5]] + unknown[5:], 5)}.",
             f"symbols or Ensembl ids of its {training.n_vars} genes.",
             "Correct panel.genes, or leave these out.",
         )
@@ -201,7 +222,7 @@ def _exactly(training: AnnData, varying: NDArray[np.bool_], asked: list[str]) ->
             "genes that vary over the training spots: others cannot be learned.",
             "Leave them out of panel.genes.",
         )
-    if len(genes) < FEWEST_PANEL_GENES:
+    if len(genes) < _FEWEST_PANEL_GENES:
         raise InputError(f"{len(genes)} different gene in panel.genes.", "at least 2.", "Name another gene.")
     return genes
 
@@ -211,29 +232,16 @@ def _with_closest(gene: str, var: pd.DataFrame) -> str:
     return f"{gene} (like {' or '.join(close)})" if close else gene
 
 
-def _ranked(training: AnnData, varying: NDArray[np.bool_], settings: PanelSettings) -> pd.DataFrame:
-    n_expressing = np.asarray((training.X > 0).sum(axis=0)).ravel()
-    usable = varying & (n_expressing >= settings.min_spots)
-    n_genes = _at_most(settings, int(usable.sum()), training)
-    asked = _included(training, usable, settings)
-    if settings.method == "moran":
-        ranked = most_spatial(training, usable, n_genes)
-    else:
-        ranked = most_variable(training[:, usable].copy(), n_genes)
-    chosen = [gene for gene in ranked if gene not in set(asked)][: n_genes - len(asked)]
-    return _table(training, chosen, CHOSEN_BY[settings.method], asked)
-
-
 def _at_most(settings: PanelSettings, n_usable: int, training: AnnData) -> int:
-    """Return how many genes the panel holds: those asked for, or all that can be learned where they are fewer."""
+    """Return how many genes the panel holds: `n_genes`, or all that can be learned where they are fewer."""
     found = (
         f"{n_usable} of {training.n_vars} genes are expressed in at least {settings.min_spots} of {training.n_obs} "
         "training spots (panel.min_spots) and vary"
     )
-    if n_usable < FEWEST_PANEL_GENES:
+    if n_usable < _FEWEST_PANEL_GENES:
         raise InputError(
             f"{found}.",
-            f"at least {FEWEST_PANEL_GENES}, of which at most {settings.n_genes} are chosen (panel.n_genes).",
+            f"at least {_FEWEST_PANEL_GENES}, of which at most {settings.n_genes} are chosen (panel.n_genes).",
             "Check the counts, lower panel.min_spots, or hide fewer spots (split.hidden_share).",
         )
     if n_usable < settings.n_genes:
@@ -246,7 +254,7 @@ def _included(training: AnnData, usable: NDArray[np.bool_], settings: PanelSetti
     rare = [gene for gene in genes if not usable[training.var_names.get_loc(gene)]]
     if unknown or rare:
         lost = named([*unknown, *rare])
-        logger.warning("asked for but absent, or in too few training spots to learn from: %s", lost)
+        logger.warning("requested but absent, or in too few training spots to learn from: %s", lost)
     kept = [gene for gene in genes if gene not in set(rare)]
     if len(kept) > settings.n_genes:
         raise InputError(
@@ -257,19 +265,18 @@ def _included(training: AnnData, usable: NDArray[np.bool_], settings: PanelSetti
     return kept
 
 
-def _table(training: AnnData, genes: list[str], chosen_by: str, requested: list[str] | None = None) -> pd.DataFrame:
+def _table(training: AnnData, ranked: list[str], chosen_by: str, requested: list[str]) -> pd.DataFrame:
     import pandas as pd
 
-    requested = requested or []
-    everything = [*genes, *requested]
-    counts = training[:, everything].X.astype(np.float64)
+    genes = [*ranked, *requested]
+    counts = training[:, genes].X.astype(np.float64)
     mean = np.asarray(counts.mean(axis=0)).ravel()
     return pd.DataFrame(
         {
-            GENE: everything,
-            GENE_IDS: training.var.loc[everything, GENE_IDS].to_numpy(),
+            GENE: genes,
+            GENE_IDS: training.var.loc[genes, GENE_IDS].to_numpy(),
             "mean": mean,
             "variance": np.asarray(counts.multiply(counts).mean(axis=0)).ravel() - mean**2,
-            "chosen_by": [chosen_by] * len(genes) + [REQUEST] * len(requested),
+            "chosen_by": [chosen_by] * len(ranked) + [_REQUEST] * len(requested),
         }
     )

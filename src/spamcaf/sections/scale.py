@@ -26,14 +26,12 @@ STATED_SPOT_UM = (65.0, 70.0, 60.0, 55.0)
 """What `spot_diameter_fullres` stands for: 65 um in direct Visium of later Space Ranger, 70 in its first version, as in
 all DLPFC sections, 60 with CytAssist, and 55 as other tools write it."""
 
-_SPOT_SHARE = SPOT_UM / PITCH_UM
-"""Spot diameter over pitch where nothing is known: Visium's."""
+_SPOT_SHARE = SPOT_UM / PITCH_UM  # spot diameter over pitch where nothing is known: Visium's
 _PLAUSIBLE_MPP = (0.05, 3.0)
 """Micrometres per pixel of a full-resolution image; a Visium thumbnail of 2000 px has 3.3 or more."""
 _RATIO_TOLERANCE = 0.02
 """How far fiducial over spot diameter may be from that of a Space Ranger generation (1.50, 1.62, 1.75) or converter."""
-_MICROMETRES = 0.005
-"""So near to one micrometre per pixel, which no scanner has, coordinates seem to be in micrometres."""
+_MICROMETRES = 0.005  # so near to one micrometre per pixel, which no scanner has, coordinates seem to be in micrometres
 _ARRAY_STEPS_PX = 4.0
 """Neighbouring spots nearer than this many pixels: the coordinates seem to be array rows and columns."""
 _LATTICE, _STATED, _FIDUCIALS, _SPOTS, _IMAGE = "lattice", "file", "fiducials", "spot diameter", "image"
@@ -45,12 +43,9 @@ class Scale:
 
     Attributes
     ----------
-    mpp
-        Micrometres per full-resolution pixel.
-    pitch_um, spot_um
-        Nominal distance of neighbouring spots and diameter of a spot, micrometres.
-    mpp_by
-        Micrometres per pixel by source (lattice, file, fiducials, spot diameter, image), None where it has none.
+    mpp : micrometres per full-resolution pixel
+    pitch_um, spot_um : nominal distance of neighbouring spots and diameter of a spot, micrometres
+    mpp_by : micrometres per pixel by source (lattice, file, fiducials, spot diameter, image), None where it has none
     """
 
     mpp: float
@@ -75,22 +70,16 @@ def resolve_scale(
 
     Parameters
     ----------
-    lattice
-        Fitted to the spots' coordinates, full-resolution pixels.
-    metadata
-        What the source states, see `spamcaf.names.SectionField`.
-    image_mpp
-        Micrometres per pixel that the image file states, if any.
-    settings
-        Limits, and the pitch where the user states it.
-    thumbnail_scales
-        Scale factors of the thumbnails, to recognise coordinates in their pixels.
+    lattice : fitted to the spots' coordinates, full-resolution pixels
+    metadata : what the source states, see `spamcaf.names.SectionField`
+    image_mpp : micrometres per pixel that the image file states, if any
+    settings : limits, and the pitch where the user states it
+    thumbnail_scales : scale factors of the thumbnails, to recognise coordinates in their pixels
 
     Raises
     ------
-    InputError
-        When nothing that files state agrees with the lattice, naming each estimate; when nothing states how far apart
-        the spots are; when the coordinates seem to be micrometres, array indices or pixels of a thumbnail.
+    InputError : when nothing that files state agrees with the lattice, naming each estimate; when nothing states how
+        far apart the spots are; when the coordinates seem to be micrometres, array indices or pixels of a thumbnail
     """
     _refuse_array_indices(lattice)
     pitch_um = settings.pitch_um or _number(metadata, SectionField.PITCH_UM)
@@ -128,21 +117,12 @@ def _estimates(
     stated, fiducial_px, spot_px = (
         _number(metadata, key) for key in (SectionField.MPP, SectionField.FIDUCIAL_PX, SectionField.SPOT_PX)
     )
-    # what the spot diameter stands for: by its ratio to the fiducials, else by the lattice
-    apparent_um = None
-    if spot_px and fiducial_px:
-        apparent_um = FIDUCIAL_UM * spot_px / fiducial_px
-    elif spot_px and by_lattice:
-        apparent_um = spot_px * by_lattice
-    spot_um = STATED_SPOT_UM[0]
-    if apparent_um:
-        spot_um = min(STATED_SPOT_UM, key=lambda known: abs(known - apparent_um))
+    # which of the known diameters is meant: by its ratio to the fiducials, else by the lattice
+    by_others = FIDUCIAL_UM / fiducial_px if fiducial_px else by_lattice
+    apparent_um = (spot_px or 0) * (by_others or 0) or STATED_SPOT_UM[0]
+    spot_um = min(STATED_SPOT_UM, key=lambda known: abs(known - apparent_um))
     # a spot diameter alone may be of any generation; placeholders (1, 1 and 100) contradict each other
-    is_consistent = (
-        not spot_px
-        or not fiducial_px
-        or any(abs(fiducial_px / spot_px * um / FIDUCIAL_UM - 1) <= _RATIO_TOLERANCE for um in STATED_SPOT_UM)
-    )
+    is_consistent = abs(spot_um / apparent_um - 1) <= _RATIO_TOLERANCE
     mpp_by = {
         _STATED: stated,
         _FIDUCIALS: FIDUCIAL_UM / fiducial_px if fiducial_px else None,

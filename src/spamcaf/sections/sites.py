@@ -1,4 +1,7 @@
-"""Sites to predict and spots that were measured: the grid between the spots, and what predictors are given."""
+"""Sites to predict and spots that were measured: the grid of sites, and what predictors get as input.
+
+A site is a point of tissue with coordinates and image features; a spot is a site with measured counts.
+"""
 
 from __future__ import annotations
 
@@ -19,72 +22,35 @@ if TYPE_CHECKING:
 
 SITE_ID, X_PX, Y_PX = "site_id", "x_px", "y_px"
 SUB_INDEX = Obs.SUB_INDEX.value
-
-
-def lay_grid(section: AnnData, lattice: Lattice, subdivide: int) -> pd.DataFrame:
-    """Give each spot `subdivide` x `subdivide` sites: itself (s0), and the points that divide its lattice cell.
-
-    Returns a table with `site_id` (`<barcode>_s<k>`), parent, sub index, x and y in full-resolution pixels, and
-    array_row, array_col on the subdivided lattice (both multiplied by `subdivide`, so that they stay whole). Cells tile
-    the plane, so sites are unique and the factor is exact: k^2 sites per spot, before any is dropped off the tissue.
-    Offsets come from the fitted lattice and are added to the spot's own position.
-    """
-    import pandas as pd
-
-    along = np.array([(i, j) for j in range(subdivide) for i in range(subdivide)])
-    n_spots, n_sub = section.n_obs, len(along)
-    xy = section.obsm[SPATIAL][:, None, :] + (along / subdivide) @ lattice.basis_px
-    index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)[:, None, :] * subdivide
-    index = index + along @ INDEX_STEPS[lattice.kind]
-    parent = np.repeat(section.obs_names.to_numpy(str), n_sub)
-    sub = np.tile(np.arange(n_sub), n_spots)
-    return pd.DataFrame(
-        {
-            SITE_ID: [site_id(p, s) for p, s in zip(parent, sub, strict=True)],
-            Obs.PARENT: parent,
-            Obs.SUB_INDEX: sub,
-            X_PX: xy[..., 0].ravel(),
-            Y_PX: xy[..., 1].ravel(),
-            Obs.ARRAY_ROW: index[..., 1].ravel(),
-            Obs.ARRAY_COL: index[..., 0].ravel(),
-        }
-    )
-
-
-def site_id(barcode: str, sub_index: int) -> str:
-    """Name a site so that Loupe accepts it."""
-    return f"{barcode}_s{sub_index}"
-
-
 CHUNK = 2048
-"""Sites that are looked at together where memory must not grow with a grid: 75 MB at 1024 features."""
-
+"""Sites that are read together where memory must not grow with a grid: 75 MB at 1024 features."""
 Index = NDArray[np.intp] | NDArray[np.bool_] | slice
+_MIN_SITES = 20  # image features are taken relative to the section's mean: a handful of sites gives no stable mean
 
 
 class SiteSource(Protocol):
-    """Sites whose pictures may lie in files: `at` brings some of them into memory. `Sites` is one, all in memory."""
+    """Sites whose features may lie in files: `at` reads some of them into memory. `Sites` are all in memory."""
 
     @property
     def xy_um(self) -> NDArray[np.float64]:
-        """Positions (site, 2) in micrometres."""
-        ...
+        """Coordinates (site, 2) in micrometres."""
 
     def __len__(self) -> int: ...
 
     def at(self, index: Index) -> Sites:
         """Return the sites at `index`."""
-        ...
 
 
 @dataclass(frozen=True)
 class Sites:
-    """Places described by position and picture.
+    """Sites with coordinates and image features.
 
-    `xy_um` is (site, 2) float64 in micrometres, `target` (site, feature) float32 the backbone's features of the tile at
-    the site, `neighbours` (site, 9, feature) float32 those of the 3 x 3 tiles around it, row by row; index 4 is the
-    centre and equals `target`. `whole` (site, feature) float32 are those of the whole window shrunk to one tile,
-    where a model asks for them.
+    Attributes
+    ----------
+    xy_um : (site, 2) float64, micrometres
+    target : (site, feature) float32, the backbone's features of the tile at the site
+    neighbours : (site, 9, feature) float32, those of the 3 x 3 tiles around it, row by row; index 4 equals `target`
+    whole : (site, feature) float32, those of the whole window shrunk to one tile, where a model needs them
     """
 
     xy_um: NDArray[np.float64]
@@ -112,9 +78,13 @@ class Sites:
 
 @dataclass(frozen=True)
 class Measured:
-    """Measured spots: where they are and what was counted there.
+    """Measured spots.
 
-    `expression` is (spot, gene) float32, log1p of counts per 10 000; `depth` (spot,) float64 the total UMI count.
+    Attributes
+    ----------
+    sites : their coordinates and image features
+    expression : (spot, gene) float32, log1p of counts per 10 000
+    depth : (spot,) float64, the total UMI count
     """
 
     sites: Sites
@@ -130,13 +100,13 @@ class Measured:
 
 
 def iter_chunks(sites: SiteSource, size: int) -> Iterator[Sites]:
-    """Yield the sites in their order, at most `size` at a time; no site at all is one empty part."""
+    """Yield the sites in their order, at most `size` at a time; no sites at all are one empty chunk."""
     for start in range(0, max(len(sites), 1), size):
         yield sites.at(slice(start, start + size))
 
 
 def stack(parts: Sequence[Measured]) -> Measured:
-    """Return the spots of several sections, one after the other; their positions are each section's own."""
+    """Return the spots of several sections, one after the other; their coordinates are each section's own."""
     sites = [part.sites for part in parts]
     whole = [s.whole for s in sites if s.whole is not None]
     return Measured(
@@ -151,62 +121,88 @@ def stack(parts: Sequence[Measured]) -> Measured:
     )
 
 
-MIN_SITES = 20
-"""Pictures are counted from the mean of the section's: a handful has no mean to speak of."""
+def lay_grid(section: AnnData, lattice: Lattice, subdivide: int) -> pd.DataFrame:
+    """Give each spot `subdivide` x `subdivide` sites: itself (s0), and the points that divide its lattice cell.
+
+    Cells tile the plane, so sites are unique and the factor is exact: k^2 sites per spot, before any is dropped off the
+    tissue. Offsets come from the fitted lattice and are added to the spot's own coordinates.
+
+    Returns
+    -------
+    DataFrame with a row per site: site_id (`<barcode>_s<k>`, which Loupe accepts), parent_barcode, sub_index, x_px and
+        y_px in full-resolution pixels, array_row and array_col on the subdivided lattice (those of the spots times
+        `subdivide`, so that they stay whole)
+    """
+    along = np.array([(i, j) for j in range(subdivide) for i in range(subdivide)])
+    xy = section.obsm[SPATIAL][:, None, :] + (along / subdivide) @ lattice.basis_px
+    index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)[:, None, :] * subdivide
+    index = index + along @ INDEX_STEPS[lattice.kind]
+    parent = np.repeat(section.obs_names.to_numpy(str), len(along))
+    sub = np.tile(np.arange(len(along)), section.n_obs)
+    ids = [f"{p}_s{s}" for p, s in zip(parent, sub, strict=True)]
+    return _table(ids, parent, sub, xy.reshape(-1, 2), index.reshape(-1, 2))
+
+
+def lay_sites(size_px: tuple[int, int], mpp: float, pitch_um: float) -> pd.DataFrame:
+    """Lay sites on a square lattice of `pitch_um` over an image of `size_px` (rows, columns); a table as `lay_grid`'s.
+
+    Each site is a parent of its own (sub index 0), named by row and column.
+    """
+    pitch_px = pitch_um / mpp
+    rows, columns = (np.arange(max(int(extent / pitch_px), 1)) for extent in size_px)
+    row, column = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
+    names = [f"r{i:04d}c{j:04d}" for i, j in zip(row, column, strict=True)]
+    index = np.column_stack([column, row])
+    return _table(names, names, np.zeros(len(names), np.int64), (index + 0.5) * pitch_px, index)
+
+
+def _table(
+    ids: list[str],
+    parent: Sequence[str] | NDArray[np.str_],
+    sub_index: NDArray[np.int64],
+    xy_px: NDArray[np.float64],
+    index: NDArray[np.int64],
+) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            SITE_ID: ids,
+            Obs.PARENT.value: parent,
+            SUB_INDEX: sub_index,
+            X_PX: xy_px[:, 0],
+            Y_PX: xy_px[:, 1],
+            Obs.ARRAY_ROW.value: index[:, 1],
+            Obs.ARRAY_COL.value: index[:, 0],
+        }
+    )
 
 
 def resolve_mpp(stated: float | None, by_image: float | None) -> float:
-    """Return micrometres per pixel: what the user states, else what the image says; raise InputError without either."""
+    """Return micrometres per pixel: the user's, else the image's; raise InputError where neither is known."""
     mpp = stated or by_image
     if mpp is None:
         raise InputError(
-            "an image that does not say how large a pixel is, and no spots to tell it from.",
+            "an image whose file does not state how large a pixel is, and no spots to find it from.",
             "micrometres per pixel of the image.",
             "State it: --params transfer.mpp=0.5.",
         )
     return float(mpp)
 
 
-def lay_sites(size_px: tuple[int, int], mpp: float, pitch_um: float) -> pd.DataFrame:
-    """Return sites on a square lattice of `pitch_um` over an image of `size_px` (rows, columns), as `lay_grid` does.
-
-    Each is a parent of its own (sub index 0), named by row and column.
-    """
-    import pandas as pd
-
-    pitch_px = pitch_um / mpp
-    rows, columns = (np.arange(max(int(extent / pitch_px), 1)) for extent in size_px)
-    row, column = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
-    names = [f"r{i:04d}c{j:04d}" for i, j in zip(row, column, strict=True)]
-    return pd.DataFrame(
-        {
-            SITE_ID: names,
-            Obs.PARENT.value: names,
-            SUB_INDEX: np.zeros(len(names), np.int64),
-            X_PX: (column + 0.5) * pitch_px,
-            Y_PX: (row + 0.5) * pitch_px,
-            Obs.ARRAY_ROW.value: row,
-            Obs.ARRAY_COL.value: column,
-        }
-    )
-
-
 def as_section(sites: pd.DataFrame, name: str, mpp: float, pitch_um: float) -> AnnData:
-    """Return the sites as a section without counts: places and facts, no genes.
-
-    Raises InputError when there are too few.
-    """
+    """Return sites (a table as `lay_sites`') as a section without genes; raise InputError when there are too few."""
     from anndata import AnnData
 
-    if len(sites) < MIN_SITES:
+    if len(sites) < _MIN_SITES:
         raise InputError(
             f"{len(sites)} sites on tissue, {pitch_um:g} um apart.",
-            f"at least {MIN_SITES}.",
+            f"at least {_MIN_SITES}.",
             "Check the image and its micrometres per pixel, or lower transfer.pitch_um.",
         )
     obs = sites.set_index(SITE_ID)[[Obs.ARRAY_ROW.value, Obs.ARRAY_COL.value]].rename_axis(None)
     section = AnnData(obs=obs.assign(**{Obs.IN_TISSUE.value: 1}))
-    section.obsm[SPATIAL] = _places(sites)
+    section.obsm[SPATIAL] = sites[[X_PX, Y_PX]].to_numpy(np.float64)
     section.uns[SECTION_METADATA] = {
         SectionField.NAME.value: name,
         SectionField.LATTICE.value: "square",
@@ -215,7 +211,3 @@ def as_section(sites: pd.DataFrame, name: str, mpp: float, pitch_um: float) -> A
         SectionField.MPP.value: float(mpp),
     }
     return section
-
-
-def _places(sites: pd.DataFrame) -> NDArray[np.float64]:
-    return sites[[X_PX, Y_PX]].to_numpy(np.float64)
