@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -89,7 +88,7 @@ class Obs(StrEnum):
     LIBRARY = "library_id"
     ORIGIN = "origin"
     PADDED = "n_px_padded"
-    LABEL = "label"  # what a person said of the spot, such as its cortical layer
+    LABEL = "label"  # an annotation, such as the cortical layer
 
 
 class Part(StrEnum):
@@ -105,7 +104,7 @@ SECTION_METADATA = "section"
 
 
 class SectionField(StrEnum):
-    """Keys of `uns["section"]`: what the source says of a section, and what the identity check found."""
+    """Keys of `uns["section"]`: what the source states of a section, and what the checks found."""
 
     NAME = "name"
     LATTICE = "lattice"  # "hexagonal" | "square"
@@ -114,8 +113,8 @@ class SectionField(StrEnum):
     MPP = "mpp"  # micrometres per full-resolution pixel; of a raw section, what its file states outright
     SPOT_PX = "spot_diameter_px"  # Visium's spot_diameter_fullres and the next, where Space Ranger wrote them
     FIDUCIAL_PX = "fiducial_diameter_px"
-    OFF_TISSUE = "off_tissue_px"  # (x, y) of the spots that the source calls off the tissue, full-resolution pixels
-    LAYOUT = "layout"  # how the files lay
+    OFF_TISSUE = "off_tissue_px"  # (x, y) of the spots off the tissue by the source, full-resolution pixels
+    LAYOUT = "layout"  # which tool wrote the files
     UNMATCHED = "n_unmatched"  # barcodes of the matrix without a position, dropped by the reader
     COUNTS = (
         "counts_from"  # where in the file the raw counts were, or how they were recovered; only where it was a choice
@@ -123,7 +122,7 @@ class SectionField(StrEnum):
 
 
 class Model(StrEnum):
-    """Predictors that a score table may hold: ours, then the baselines."""
+    """Models in a score table: the fitted ones, of which `program_gp` is a part of `spamcaf`, then the baselines."""
 
     SPAMCAF = "spamcaf"
     PROGRAM_GP = "program_gp"
@@ -134,16 +133,6 @@ class Model(StrEnum):
     RIDGE = "ridge"
     KRIGING_RIDGE_PROGRAMS = "kriging_ridge_programs"
     NEAREST_SPOT = "nearest_spot"
-
-
-OUR_MODELS = frozenset({Model.SPAMCAF, Model.PROGRAM_GP, Model.RELEASED})
-"""Not baselines: `program_gp` is a part of `spamcaf`, `released` the replica of the published network."""
-
-
-def model_of_run(models: Iterable[str]) -> Model:
-    """Return the model that a run and its table are about: `spamcaf`, or `released` where that was fitted instead."""
-    found = set(models)
-    return Model.RELEASED if Model.RELEASED in found and Model.SPAMCAF not in found else Model.SPAMCAF
 
 
 class Metric(StrEnum):

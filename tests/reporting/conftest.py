@@ -1,4 +1,4 @@
-"""A small section with a picture, predictions and scores that a report can be made of."""
+"""A small section with an image, predictions and scores that a report can be made of."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ METRICS = ["pcc_mean", "pcc_median", "pcc_top50", "spearman_mean"]
 def make_section() -> Callable[..., ad.AnnData]:
     """Return a maker of AnnData: a square lattice of 100 px with genes A, B, C; `every` keeps each n-th spot."""
 
-    def make(every: int = 1, *, sparse: bool = False, picture: bool = True) -> ad.AnnData:
+    def make(every: int = 1, *, sparse: bool = False, image: bool = True) -> ad.AnnData:
         xy_px = 100.0 * np.stack(np.meshgrid(np.arange(1, 9), np.arange(1, 7)), axis=-1).reshape(-1, 2)[::every]
         values = np.stack([xy_px[:, 0] / 100, xy_px[:, 1] / 100, np.zeros(len(xy_px))], axis=1).astype(np.float32)
-        images = {"hires": np.full((70, 90, 3), 200, np.uint8)} if picture else {}
+        images = {"hires": np.full((70, 90, 3), 200, np.uint8)} if image else {}
         factors = {"tissue_hires_scalef": 0.1, "spot_diameter_fullres": 55.0}
         return ad.AnnData(
             csc_matrix(values) if sparse else values,
@@ -56,6 +56,7 @@ def scores() -> dict[str, Any]:
     }
     return {
         "section": "151673",
+        "model": "spamcaf",
         "protocol": "random",
         "n_train": 90,
         "n_hidden": 91,

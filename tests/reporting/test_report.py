@@ -1,4 +1,4 @@
-"""The report is complete, self-contained, escaped and accessible."""
+"""The report is complete, self-contained, escaped and accessible; its notes state the limits of the results."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from spamcaf.errors import InputError
 from spamcaf.names import Metric
-from spamcaf.reporting.report import METRICS, MODELS, render_report
+from spamcaf.reporting.report import METRICS, MODELS, notes, render_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -131,6 +132,12 @@ def test_is_whole_without_figures_and_super_resolution(parts) -> None:
     assert 'id="maps"' not in html
 
 
+def test_a_record_of_version_0_1_ends_in_one_sentence(parts) -> None:
+    del parts["scores"]["model"]
+    with pytest.raises(InputError, match=r"Found: a scores\.json .*Expected: .*Next step: Run the pipeline evaluation"):
+        render_report(**parts)
+
+
 def test_is_the_same_every_time(parts) -> None:
     assert render_report(**parts) == render_report(**parts)
 
@@ -139,10 +146,46 @@ def test_where_released_was_fitted_alone_the_report_is_about_it(parts) -> None:
     for record in (parts["scores"], parts["scores"]["super_resolution"]):
         record["models"]["released"] = record["models"].pop("spamcaf")
         record["models"].pop("program_gp", None)
+    parts["scores"]["model"] = "released"
     parts["scores"]["coverage_90"] = None
     parts["gene_scores"] = parts["gene_scores"].replace({"model": {"spamcaf": "released"}})
     html = render_report(**parts)
     assert "Predicted best by Released network (replica)" in html
     assert "Released network (replica), mean PCC" in html
-    assert "released loses" in html
+    assert "Another model beats released" in html
     assert "Program Gaussian process" not in html
+
+
+def _all(scores) -> str:
+    return "\n".join(notes(scores))
+
+
+def test_losses_are_named_with_figures(scores) -> None:
+    text = _all(scores)
+    assert "Another model beats spamcaf at hidden spots in 3 of the scores" in text
+    assert "MSE (Inverse distance, 8 neighbours, 0.450 against 0.500)" in text
+    assert "Another model beats spamcaf between the spots in 8 of the scores" in text
+
+
+def test_no_loss_is_text_too(scores) -> None:
+    scores["models"] = {name: scores["models"][name] for name in ("spamcaf", "gene_mean")}
+    assert "No other model of the table beats spamcaf at hidden spots" in _all(scores)
+
+
+def test_smooth_predictions_and_bad_intervals(scores) -> None:
+    text = _all(scores)
+    assert "25% of the measured" in text
+    assert "80.0% of the hidden values: they are too narrow" in text
+    scores["models"]["spamcaf"]["variance_ratio"] = 1.0
+    scores["coverage_90"] = None
+    assert "vary less" not in _all(scores)
+    assert "intervals" not in _all(scores)
+
+
+def test_protocol_and_undefined_genes(scores) -> None:
+    assert "Hidden spots lie among visible ones" in _all(scores)
+    scores["protocol"] = "block"
+    scores["models"]["spamcaf"]["n_undefined"] = 2
+    assert "Hidden spots lie among visible ones" not in _all(scores)
+    assert "how well the model extrapolates" in _all(scores)
+    assert "For 2 of 3 genes the correlation is undefined" in _all(scores)

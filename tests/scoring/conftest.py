@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spamcaf.scoring.scores import Between, HeldOut, Setting, build_scores, score_between
+from spamcaf.scoring.scores import HiddenSpots, Setting, SuperResolution, build_scores, score_super_resolution
 
 N_SPOTS, N_GENES = 120, 40
 
@@ -29,23 +29,23 @@ def run() -> dict[str, Any]:
         "gene_mean": np.tile(truth.mean(axis=0), (N_SPOTS, 1)),
     }
     return {
-        "setting": Setting("s1", "random", 110, 0, (), "square", 0),
-        "held_out": HeldOut(genes, xy_um, truth, counts, depth),
+        "setting": Setting("s1", "spamcaf", "random", 110, 0, (), "square", 0),
+        "hidden": HiddenSpots(genes, xy_um, truth, counts, depth),
         "predictions": predictions,
         "sd": np.full_like(truth, 0.35),
     }
 
 
 @pytest.fixture
-def between(run: dict[str, Any]) -> Between:
-    """Return the same places as sites between the spots, with one baseline more."""
-    held_out: HeldOut = run["held_out"]
-    predictions = {**run["predictions"], "nearest_spot": held_out.expression[::-1]}
-    return Between(4, held_out.genes, held_out.xy_um, held_out.expression, predictions)
+def super_resolution(run: dict[str, Any]) -> SuperResolution:
+    """Return the hidden spots as sites between the spots, with one baseline more."""
+    hidden: HiddenSpots = run["hidden"]
+    predictions = {**run["predictions"], "nearest_spot": hidden.expression[::-1]}
+    return SuperResolution(4, hidden.genes, hidden.xy_um, hidden.expression, predictions)
 
 
 @pytest.fixture
-def scored(run: dict[str, Any], between: Between) -> tuple[dict[str, Any], pd.DataFrame]:
+def scored(run: dict[str, Any], super_resolution: SuperResolution) -> tuple[dict[str, Any], pd.DataFrame]:
     """Return the record of scores, super-resolution included, and the gene scores of `run`."""
     scores, gene_scores = build_scores(**run)
-    return {**scores, "super_resolution": score_between(between, run["setting"].lattice)}, gene_scores
+    return {**scores, "super_resolution": score_super_resolution(super_resolution, "spamcaf", "square")}, gene_scores

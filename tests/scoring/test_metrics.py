@@ -1,4 +1,4 @@
-"""Metrics against scipy, gene by gene."""
+"""Metrics against scipy, Moran's I against its definition, coverage and noise ceiling against known truths."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spamcaf.scoring.metrics import score_genes, summarise
+from spamcaf.scoring.metrics import (
+    interval_coverage,
+    moran_ratio,
+    morans_i,
+    noise_ceiling,
+    score_genes,
+    summarise,
+    summarise_ceiling,
+)
 
 N_GENES = 300  # more than one block
 
@@ -102,3 +110,122 @@ def test_shapes_must_agree(pair) -> None:
         score_genes(truth, prediction, _genes(299))
     with pytest.raises(ValueError, match="2 sites and 300 genes"):
         score_genes(truth[:2], prediction[:2], _genes())
+
+
+def _square(side: int) -> np.ndarray:
+    return 100.0 * np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
+
+
+def _by_definition(values: np.ndarray, xy_um: np.ndarray, n_neighbours: int) -> float:
+    distance = np.linalg.norm(xy_um[:, None] - xy_um[None], axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    weight = np.zeros_like(distance)
+    for i, row in enumerate(distance):
+        weight[i, np.argsort(row)[:n_neighbours]] = 1
+    z = values - values.mean()
+    return float(len(z) / weight.sum() * (z @ weight @ z) / (z @ z))
+
+
+def test_morans_i_agrees_with_the_definition() -> None:
+    rng = np.random.default_rng(0)
+    xy_um, values = rng.uniform(size=(60, 2)) * 1000, rng.normal(size=(60, 5))  # no ties among neighbours
+    found = morans_i(values, xy_um, 6)
+    np.testing.assert_allclose(found, [_by_definition(values[:, j], xy_um, 6) for j in range(5)])
+
+
+def test_morans_i_of_known_patterns() -> None:
+    xy_um = _square(20)
+    column, row = (xy_um / 100).astype(int).T
+    patterns = np.stack([column, (column + row) % 2, np.full(400, 3.0)], axis=1).astype(np.float32)
+    gradient, chessboard, constant = morans_i(patterns, xy_um, 4)
+    assert gradient > 0.95
+    assert chessboard < -0.85
+    assert np.isnan(constant)
+
+
+def test_sites_at_one_place_are_each_others_neighbours() -> None:
+    xy_um = np.repeat(_square(5), 2, axis=0)
+    values = np.repeat(np.random.default_rng(0).normal(size=(25, 1)), 2, axis=0)
+    assert morans_i(values, xy_um, 1)[0] == pytest.approx(1.0)
+
+
+def test_moran_ratio_tells_a_smooth_prediction_from_a_noisy_truth() -> None:
+    rng = np.random.default_rng(0)
+    xy_um = _square(20)
+    smooth = np.sin(xy_um[:, :1] / 400) * np.ones((1, 8))
+    noisy = smooth + rng.normal(size=smooth.shape)
+    assert moran_ratio(noisy, smooth, xy_um, 4) > 1.5
+    assert moran_ratio(noisy, noisy, xy_um, 4) == pytest.approx(1.0)
+    assert moran_ratio(noisy, np.zeros_like(noisy), xy_um, 4) is None
+
+
+def test_morans_i_needs_more_sites_than_neighbours() -> None:
+    with pytest.raises(ValueError, match="more than 6 sites, found 4"):
+        morans_i(np.zeros((4, 1)), _square(2), 6)
+
+
+@pytest.mark.parametrize(("stated", "expected"), [(1.0, 0.9), (0.5, 0.589), (2.0, 0.999)])
+def test_coverage_of_intervals_with_normal_errors(stated: float, expected: float) -> None:
+    truth = np.random.default_rng(0).normal(size=(500, 100))
+    flat = np.zeros_like(truth)
+    assert interval_coverage(truth, flat, np.full_like(truth, stated)) == pytest.approx(expected, abs=0.01)
+
+
+N_SPOTS, N_PANEL = 400, 25
+
+
+def _counts(depth: float, spread: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return counts of a panel, total depths, and the true share of each gene."""
+    rng = np.random.default_rng(1)
+    share = 0.002 * np.exp(spread * rng.normal(size=(N_SPOTS, N_PANEL)))
+    counts = rng.poisson(share * depth)
+    rest = rng.poisson((1 - share.sum(axis=1)) * depth)
+    return counts, counts.sum(axis=1) + rest, share
+
+
+def test_deep_counts_have_a_noise_ceiling_near_one_and_shallow_ones_a_lower() -> None:
+    means = []
+    for depth in (1e6, 1e4, 1e3):
+        counts, total, _ = _counts(depth)
+        means.append(summarise_ceiling(noise_ceiling(counts, total, _genes(N_PANEL), 0))["pcc_mean"])
+    assert means[0] > 0.98
+    assert means[0] > means[1] + 0.05 > means[2] + 0.1
+
+
+@pytest.mark.parametrize("depth", [2e3, 1e4])
+def test_ceiling_is_what_the_true_expression_reaches(depth: float) -> None:
+    counts, total, share = _counts(depth)
+    measured = np.log1p(counts / total[:, None] * 1e4)
+    reached = [np.corrcoef(np.log1p(1e4 * share[:, j]), measured[:, j])[0, 1] for j in range(N_PANEL)]
+    found = noise_ceiling(counts, total, _genes(N_PANEL), 0)["ceiling"]
+    assert found.mean() == pytest.approx(np.mean(reached), abs=0.05)
+
+
+def test_pure_noise_has_a_ceiling_near_zero() -> None:
+    counts, total, _ = _counts(1e4, spread=0.0)
+    assert noise_ceiling(counts, total, _genes(N_PANEL), 0)["reliability"].mean() < 0.1
+
+
+def test_noise_of_the_other_genes_does_not_raise_the_ceiling() -> None:
+    """Few counts of other genes make most of the noise here; halves that shared them would seem to agree."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(200, size=(N_SPOTS, 1))
+    depth = counts.sum(axis=1) + rng.poisson(5, size=N_SPOTS)
+    assert noise_ceiling(counts, depth, ["g0"], 0)["reliability"].mean() < 0.1
+
+
+def test_ceiling_repeats_by_seed_and_marks_constant_genes() -> None:
+    counts, total, _ = _counts(1e4)
+    counts[:, 0] = 0
+    first, second = (noise_ceiling(counts, total, _genes(N_PANEL), 3) for _ in range(2))
+    np.testing.assert_array_equal(first["ceiling"], second["ceiling"])
+    assert np.isnan(first.loc[0, "ceiling"])
+    assert summarise_ceiling(first)["n_undefined"] == 1
+
+
+def test_ceiling_refuses_normalised_values_and_a_depth_of_the_panel_alone() -> None:
+    counts, total, _ = _counts(1e4)
+    with pytest.raises(ValueError, match="raw counts"):
+        noise_ceiling(np.log1p(counts), total, _genes(N_PANEL), 0)
+    with pytest.raises(ValueError, match="depth to be at least"):
+        noise_ceiling(counts, counts.sum(axis=1) - 1, _genes(N_PANEL), 0)

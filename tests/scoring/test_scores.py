@@ -1,20 +1,24 @@
-"""The record of a run is complete, plain and true."""
+"""The record of a run is complete, plain and true; the verdict states win, draw and loss."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from spamcaf.errors import InputError
+from spamcaf.names import Metric
 from spamcaf.scoring.metrics import score_genes, summarise
-from spamcaf.scoring.scores import build_scores
+from spamcaf.scoring.scores import best_model, build_scores, model_of, verdict
 
 
 def test_structure(scored) -> None:
     scores, _ = scored
     assert list(scores) == [
         "section",
+        "model",
         "protocol",
         "n_train",
         "n_hidden",
@@ -39,14 +43,38 @@ def test_is_strict_json(scored) -> None:
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
 
 
-def test_holds_what_metrics_say(run, scored) -> None:
+def test_holds_the_values_of_metrics(run, scored) -> None:
     scores, by_gene = scored
-    held_out = run["held_out"]
-    expected = summarise(score_genes(held_out.expression, run["predictions"]["idw"], held_out.genes))
+    hidden = run["hidden"]
+    expected = summarise(score_genes(hidden.expression, run["predictions"]["idw"], hidden.genes))
     assert {key: scores["models"]["idw"][key] for key in expected} == expected
     assert by_gene.groupby("model").size().to_dict() == {"gene_mean": 40, "idw": 40, "spamcaf": 40}
     ours = by_gene[by_gene["model"] == "spamcaf"]["pearson"]
     assert ours.mean() == pytest.approx(scores["models"]["spamcaf"]["pcc_mean"])
+
+
+def test_the_model_is_that_of_the_fit(run) -> None:
+    run["predictions"]["released"] = run["predictions"].pop("spamcaf")
+    run["setting"] = replace(run["setting"], model="released")
+    scores, _ = build_scores(**run)
+    assert model_of(scores) == "released"
+    assert scores["verdict"].startswith("released beats the best baseline, idw")
+    assert scores["coverage_90"] is not None
+
+
+def test_a_record_without_its_model_is_refused_with_the_next_step(scored) -> None:
+    scores, _ = scored
+    del scores["model"]
+    with pytest.raises(InputError, match=r"does not state its model.*Next step: Run the pipeline evaluation again\."):
+        model_of(scores)
+
+
+def test_the_best_model_by_metric() -> None:
+    models = {"a": {"mse": 1.0, "pcc_mean": 0.2}, "b": {"mse": 0.5, "pcc_mean": 0.2}, "c": {"variance_ratio": 1.0}}
+    assert best_model(models, Metric.PCC_MEAN) == "a"  # the first of equals
+    assert best_model(models, Metric.MSE) == "b"
+    assert best_model(models, Metric.VARIANCE_RATIO) is None
+    assert best_model({}, Metric.MSE) is None
 
 
 def test_share_of_the_ceiling_is_one_for_the_true_expression(scored) -> None:
@@ -71,3 +99,42 @@ def test_a_bad_model_is_named(run) -> None:
     run["predictions"]["idw"][0, 0] = np.nan
     with pytest.raises(ValueError, match="idw: found 1 of 4800 values"):
         build_scores(**run)
+
+
+def _models(**pcc: float) -> dict[str, dict[str, float]]:
+    return {name: {"pcc_mean": value} for name, value in pcc.items()}
+
+
+def test_win() -> None:
+    sentence = verdict(_models(spamcaf=0.24, idw=0.1, ridge=0.2), "spamcaf", "hidden spots")
+    assert "spamcaf beats the best baseline, ridge, by a factor of 1.20" in sentence
+
+
+def test_loss() -> None:
+    sentence = verdict(_models(spamcaf=0.1, idw=0.2, ridge=0.1), "spamcaf", "hidden spots")
+    assert "does NOT beat the best baseline, idw: it reaches 0.50 of it" in sentence
+
+
+def test_draw() -> None:
+    assert "is level with" in verdict(_models(spamcaf=0.2001, idw=0.2), "spamcaf", "hidden spots")
+
+
+def test_own_part_is_no_baseline_but_is_named() -> None:
+    sentence = verdict(_models(spamcaf=0.22, program_gp=0.23, released=0.5, idw=0.11), "spamcaf", "hidden spots")
+    assert "by a factor of 2.00" in sentence
+    assert "alone has 0.230, the network changes that by -0.010" in sentence
+
+
+def test_no_factor_over_a_baseline_at_or_below_zero() -> None:
+    assert "no factor" in verdict(_models(spamcaf=0.2, gene_mean=0.0), "spamcaf", "hidden spots")
+    assert "does not beat" in verdict(_models(spamcaf=-0.2, gene_mean=0.0), "spamcaf", "hidden spots")
+
+
+def test_nothing_to_compare() -> None:
+    assert "No verdict" in verdict(_models(idw=0.2), "spamcaf", "hidden spots")
+
+
+def test_where_released_was_fitted_alone_it_is_judged() -> None:
+    sentence = verdict(_models(released=0.1, idw=0.2), "released", "hidden spots")
+    assert sentence.startswith("released does NOT beat the best baseline, idw: it reaches 0.50 of it")
+    assert "Gaussian process" not in sentence

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.collections import EllipseCollection
@@ -13,99 +12,77 @@ from matplotlib.lines import Line2D
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from numpy.typing import NDArray
 
-from spamcaf.names import SPATIAL, ScaleFactor, model_of_run
+from spamcaf.names import SPATIAL, ScaleFactor
+from spamcaf.reporting.prediction import as_uint8, library_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
 
 _LUMA = (0.299, 0.587, 0.114)
 _FADE = 0.55
 _BAR_SHARE = 0.3
 _MARGIN = 0.04
-_MICROMETRES_PER_MM = 1000
+_UM_PER_MM = 1000
 
 
-def library(section: AnnData) -> dict[str, dict[str, Any]]:
-    """Return the images and scale factors of an AnnData's only library; an empty one where it has none."""
-    libraries = section.uns.get(SPATIAL, {})
-    return next(iter(libraries.values())) if libraries else {"images": {}, "scalefactors": {}}
+def _draw_map(
+    axes: Axes, background: AnnData, section: AnnData, values: NDArray[np.floating], limits: tuple[float, float]
+) -> EllipseCollection:
+    """Draw each site of `section` as a disc of its true diameter on the tissue of `background`; return the discs."""
+    _draw_tissue(axes, background)
+    xy_px = np.asarray(section.obsm[SPATIAL], dtype=float)
+    diameter = library_of(section)[1]["scalefactors"].get(ScaleFactor.SPOT)
+    diameter_px = float(diameter) if diameter else 0.65 * _nearest_px(xy_px)  # 65 um spots, 100 um apart
+    size = np.full(len(xy_px), diameter_px)
+    discs = EllipseCollection(
+        size, size, np.zeros(len(size)), units="xy", offsets=xy_px, offset_transform=axes.transData, linewidths=0
+    )
+    discs.set(array=np.asarray(values, dtype=float), cmap="viridis", clim=limits)
+    axes.add_collection(discs)
+    _frame(axes, np.asarray(background.obsm[SPATIAL], dtype=float))
+    return discs
 
 
-def draw_tissue(axes: Axes, section: AnnData) -> None:
-    """Draw the section's hires picture, grey and faded, where it has one."""
-    entry = library(section)
-    picture, scale = entry["images"].get("hires"), entry["scalefactors"].get(ScaleFactor.HIRES)
-    if picture is None or scale is None:
+def _draw_tissue(axes: Axes, section: AnnData) -> None:
+    """Draw the section's hires image, grey and faded, where it has one."""
+    _, entry = library_of(section)
+    image, scale = entry["images"].get("hires"), entry["scalefactors"].get(ScaleFactor.HIRES)
+    if image is None or scale is None:
         return
-    rgb = np.asarray(picture)[..., :3].astype(np.float32)
-    grey = rgb @ np.asarray(_LUMA, dtype=np.float32) / (255 if np.asarray(picture).dtype == np.uint8 else 1)
+    grey = as_uint8(np.asarray(image)).astype(np.float32) @ np.asarray(_LUMA, dtype=np.float32) / 255
     height, width = grey.shape
     extent = (0, width / float(scale), height / float(scale), 0)
     axes.imshow(_FADE + (1 - _FADE) * grey, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="bilinear")
 
 
-def draw_discs(
-    axes: Axes, section: AnnData, values: NDArray[np.floating], limits: tuple[float, float]
-) -> EllipseCollection:
-    """Draw each place of `section` as a disc of its true diameter, coloured by `values` (place,) between `limits`."""
-    xy_px = np.asarray(section.obsm[SPATIAL], dtype=float)
-    diameter = library(section)["scalefactors"].get(ScaleFactor.SPOT)
-    diameter_px = float(diameter) if diameter else 0.65 * _nearest_px(xy_px)  # 65 um spots, 100 um apart
-    discs = EllipseCollection(
-        np.full(len(xy_px), diameter_px),
-        np.full(len(xy_px), diameter_px),
-        np.zeros(len(xy_px)),
-        units="xy",
-        offsets=xy_px,
-        offset_transform=axes.transData,
-        array=np.asarray(values, dtype=float),
-        cmap="viridis",
-        clim=limits,
-        linewidths=0,
-    )
-    axes.add_collection(discs)
-    return discs
-
-
-def frame(axes: Axes, xy_px: NDArray[np.floating]) -> None:
-    """Show the places `xy_px` (place, 2) with a margin: equal aspect, y down, no ticks."""
+def _frame(axes: Axes, xy_px: NDArray[np.floating]) -> None:
+    """Fit the axes to the sites `xy_px` (site, 2) with a margin: equal aspect, y down, no ticks."""
     low, high = xy_px.min(axis=0), xy_px.max(axis=0)
     margin = _MARGIN * (high - low).max() + 0.5 * _nearest_px(xy_px)
-    axes.set_aspect("equal")
-    axes.set_xlim(low[0] - margin, high[0] + margin)
-    axes.set_ylim(high[1] + margin, low[1] - margin)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    x, y = np.column_stack([low - margin, high + margin])
+    axes.set(aspect="equal", xlim=x, ylim=y[::-1], xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
-def draw_scale_bar(axes: Axes, mpp: float) -> None:
+def _draw_scale_bar(axes: Axes, mpp: float) -> None:
     """Add a bar of a round length, about a quarter of the axes' width; `mpp` is micrometres per pixel."""
     left, right = axes.get_xlim()
-    room_um = _BAR_SHARE * (right - left) * mpp
-    power = 10.0 ** np.floor(np.log10(room_um))
-    length_um = power * max(step for step in (1, 2, 5) if step * power <= room_um)
-    millimetres = length_um >= _MICROMETRES_PER_MM
-    label = f"{length_um / _MICROMETRES_PER_MM:g} mm" if millimetres else f"{length_um:g} µm"
+    longest_um = _BAR_SHARE * (right - left) * mpp
+    power = 10.0 ** np.floor(np.log10(longest_um))
+    length_um = power * max(step for step in (1, 2, 5) if step * power <= longest_um)
+    label = f"{length_um / _UM_PER_MM:g} mm" if length_um >= _UM_PER_MM else f"{length_um:g} µm"
+    height = 0.008 * (right - left)
     bar = AnchoredSizeBar(
-        axes.transData,
-        length_um / mpp,
-        label,
-        "lower right",
-        pad=0.3,
-        frameon=True,
-        size_vertical=0.008 * (right - left),
-        fontproperties={"size": 8},
+        axes.transData, length_um / mpp, label, "lower right", pad=0.3, size_vertical=height, fontproperties={"size": 8}
     )
     bar.patch.set(alpha=0.8, linewidth=0)
     axes.add_artist(bar)
 
 
 def _nearest_px(xy_px: NDArray[np.floating]) -> float:
-    """Return the median distance of a place's nearest other place, 1 for a single place."""
+    """Return the median distance to the nearest other site, 1 for a single site."""
     from scipy.spatial import cKDTree
 
     if len(xy_px) == 1:
@@ -119,37 +96,41 @@ _PERCENTILES = (1, 99)
 _MAP_COLUMNS = 3
 
 
-def choose_genes(gene_scores: pd.DataFrame, requested: Sequence[str], n: int) -> dict[str, float]:
-    """Return up to `n` genes to show, each with its held-out PCC by the run's model.
+def choose_genes(gene_scores: pd.DataFrame, model: str, requested: Sequence[str], n: int) -> dict[str, float]:
+    """Return up to `n` genes, each with its PCC at hidden spots by `model`: those requested, then those predicted best.
 
-    Requested genes come first, in their order, as far as the panel holds them; then those predicted best.
-    `gene_scores` has one row per model and gene (columns model, gene, pearson).
+    `gene_scores` has a row per model and gene (columns model, gene, pearson). A gene outside the panel is left out.
     """
-    ours = gene_scores[gene_scores["model"] == model_of_run(gene_scores["model"])].set_index("gene")["pearson"]
+    ours = gene_scores[gene_scores["model"] == model].set_index("gene")["pearson"]
     ranked = ours.sort_values(ascending=False, kind="stable").index
-    wanted = dict.fromkeys([*(gene for gene in requested if gene in ours.index), *ranked])
-    return {gene: float(ours[gene]) for gene in list(wanted)[:n]}
+    return {gene: float(ours[gene]) for gene in _first(requested, ranked, n)}
 
 
-def choose_varying_genes(predicted: AnnData, requested: Sequence[str], n: int) -> list[str]:
-    """Return up to `n` genes of a prediction: those requested, as far as it holds them, then those that vary most."""
-    spread = np.asarray(predicted.X).std(axis=0)
-    ranked = predicted.var_names[np.argsort(-spread, kind="stable")]
-    return list(dict.fromkeys([*(gene for gene in requested if gene in predicted.var_names), *ranked]))[:n]
+def _first(requested: Sequence[str], ranked: pd.Index, n: int) -> list[str]:
+    return list(dict.fromkeys([*(gene for gene in requested if gene in ranked), *ranked]))[:n]
 
 
 def plot_gene_maps(
-    measured: AnnData,
-    recovered: AnnData,
-    super_resolved: AnnData | None,
-    genes: Mapping[str, float],
-    mpp: float,
+    measured: AnnData, recovered: AnnData, super_resolved: AnnData | None, genes: Mapping[str, float], mpp: float
 ) -> Figure:
     """Draw a row per gene: measured spots, prediction at hidden spots, super-resolved map where there is one.
 
-    `genes` maps each gene to its held-out PCC. X of each AnnData is log1p CP10k, `obsm["spatial"]` in full-resolution
-    pixels of `mpp` micrometres. Colours span the 1st to 99th percentile, of the measured values in the first map and of
-    the predicted ones in the others: a prediction varies less than noisy counts, and would look flat in their range.
+    Colours span the 1st to 99th percentile, of the measured values in the first map and of the predicted ones in the
+    others: a prediction varies less than noisy counts, and would look flat in their range.
+
+    Parameters
+    ----------
+    measured, recovered, super_resolved : AnnData
+        X is log1p CP10k, `obsm["spatial"]` in full-resolution pixels.
+    genes : dict of float
+        PCC at hidden spots by gene.
+    mpp : float
+        Micrometres per pixel.
+
+    Raises
+    ------
+    ValueError
+        Where there is no gene, or a section lacks one.
     """
     sections = {"measured": measured, "predicted at hidden spots": recovered}
     if super_resolved is not None:
@@ -157,61 +138,52 @@ def plot_gene_maps(
     _check(sections, genes)
     figure = Figure(figsize=(_PANEL_INCHES * len(sections) + 1.6, _PANEL_INCHES * len(genes)), layout="constrained")
     grid = figure.subplots(len(genes), len(sections), squeeze=False)
-    xy_px = np.asarray(measured.obsm[SPATIAL], dtype=float)
     for row, (gene, pcc) in zip(grid, genes.items(), strict=True):
         values = {title: _values(section, gene) for title, section in sections.items()}
         predicted = _limits(np.concatenate([values[title] for title in list(sections)[1:]]))
-        ranges = [_limits(values["measured"])] + [predicted] * (len(sections) - 1)
-        drawn = []
-        for axes, (title, section), limits in zip(row, sections.items(), ranges, strict=True):
-            draw_tissue(axes, measured)
-            drawn.append(draw_discs(axes, section, values[title], limits))
-            frame(axes, xy_px)
-            axes.set_title(_title(gene, title, pcc), fontsize=10)
-        draw_scale_bar(row[0], mpp)
-        _add_bar(figure, drawn[0], [row[0]], "measured")
-        _add_bar(figure, drawn[-1], list(row[1:]), "predicted")
+        limits = dict.fromkeys(sections, predicted) | {"measured": _limits(values["measured"])}
+        discs = []
+        for axes, (title, section) in zip(row, sections.items(), strict=True):
+            discs.append(_draw_map(axes, measured, section, values[title], limits[title]))
+            score = f"held-out PCC {pcc:.2f}" if section is recovered else ""
+            axes.set_title(f"{gene}: {title}\n{score}", fontsize=10)
+        _draw_scale_bar(row[0], mpp)
+        _add_colour_bar(figure, discs[0], [row[0]], "measured")
+        _add_colour_bar(figure, discs[-1], row[1:], "predicted")
     return figure
 
 
 def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) -> Figure:
     """Draw up to `n` genes of a prediction: those requested, then those whose prediction varies most.
 
-    X is log1p CP10k, `obsm["spatial"]` in full-resolution pixels; the picture and its scale are in `uns["spatial"]`.
+    X is log1p CP10k, `obsm["spatial"]` in full-resolution pixels; image and scale are in `uns["spatial"]`.
     """
-    genes = choose_varying_genes(predicted, requested, n)
+    spread = np.asarray(predicted.X).std(axis=0)
+    genes = _first(requested, predicted.var_names[np.argsort(-spread, kind="stable")], n)
     columns = min(len(genes), _MAP_COLUMNS)
     rows = -(-len(genes) // columns)
     figure = Figure(figsize=((_PANEL_INCHES + 0.8) * columns, _PANEL_INCHES * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    xy_px, entry = np.asarray(predicted.obsm[SPATIAL], dtype=float), next(iter(predicted.uns[SPATIAL].values()))
     for axes, gene in zip(panels, genes, strict=False):
         values = _values(predicted, gene)
-        draw_tissue(axes, predicted)
-        bar = figure.colorbar(draw_discs(axes, predicted, values, _limits(values)), ax=axes, shrink=0.75, extend="both")
-        bar.set_label("predicted, log1p CP10k", fontsize=9)
-        frame(axes, xy_px)
+        discs = _draw_map(axes, predicted, predicted, values, _limits(values))
+        _add_colour_bar(figure, discs, [axes], "predicted")
         axes.set_title(gene, fontsize=10)
     for axes in panels[len(genes) :]:
         axes.set_axis_off()
-    draw_scale_bar(panels[0], float(entry["metadata"]["mpp"]))
+    _draw_scale_bar(panels[0], float(library_of(predicted)[1]["metadata"]["mpp"]))
     return figure
 
 
-def _add_bar(figure: Figure, discs: ScalarMappable, axes: list[Axes], what: str) -> None:
-    bar = figure.colorbar(discs, ax=axes, shrink=0.75, pad=0.01, extend="both")
+def _add_colour_bar(figure: Figure, discs: EllipseCollection, axes: Iterable[Axes], what: str) -> None:
+    bar = figure.colorbar(discs, ax=list(axes), shrink=0.75, pad=0.01, extend="both")
     bar.set_label(f"{what}, log1p CP10k", fontsize=9)
     bar.outline.set_visible(False)
 
 
-def _title(gene: str, what: str, pcc: float) -> str:
-    suffix = f"\nheld-out PCC {pcc:.2f}" if what.startswith("predicted") else "\n"
-    return f"{gene}: {what}{suffix}"
-
-
 def _check(sections: Mapping[str, AnnData], genes: Mapping[str, float]) -> None:
     if not genes:
-        raise ValueError("No gene to draw. Ask for at least one.")
+        raise ValueError("No gene to draw. Give at least one.")
     for name, section in sections.items():
         missing = [gene for gene in genes if gene not in section.var_names]
         if missing:
@@ -222,9 +194,7 @@ def _check(sections: Mapping[str, AnnData], genes: Mapping[str, float]) -> None:
 
 
 def _values(section: AnnData, gene: str) -> NDArray[np.float64]:
-    column = section[:, gene].X
-    dense = column.toarray() if hasattr(column, "toarray") else column
-    return np.asarray(dense, dtype=float).ravel()
+    return section.obs_vector(gene).astype(float)
 
 
 def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -235,7 +205,7 @@ def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
 _SPOTS = "#00a040"  # green stands out on pink, purple and white
 _OUTLINE = "#d55e00"
 _INCHES = 7.0
-_MANY = 1500  # spots from which circles are drawn smaller, lest they cover the picture
+_MANY = 1500  # spots from which circles are drawn smaller, lest they cover the tissue
 
 
 def plot_overlay(
@@ -244,11 +214,18 @@ def plot_overlay(
     thumbnail_scale: float,
     tissue_outline: NDArray[np.bool_] | None = None,
 ) -> Figure:
-    """Draw the spots on the thumbnail, and the edge of the tissue mask where one is given.
+    """Draw the spots on the thumbnail, and the edge of the tissue mask where one is given; axes in thumbnail pixels.
 
-    `thumbnail` is (row, column, 3) RGB, `spots_xy_px` (spot, 2) in full-resolution pixels, `thumbnail_scale` thumbnail
-    pixels per full-resolution pixel. `tissue_outline`, True on tissue, covers the same picture at any resolution.
-    The axes are in thumbnail pixels, y down.
+    Parameters
+    ----------
+    thumbnail : (row, column, 3)
+        RGB.
+    spots_xy_px : (spot, 2)
+        Full-resolution pixels.
+    thumbnail_scale : float
+        Thumbnail pixels per full-resolution pixel.
+    tissue_outline : (row, column) bool, optional
+        True on tissue; covers the same image at any resolution.
     """
     height, width = thumbnail.shape[:2]
     figure = Figure(figsize=(_INCHES, _INCHES * height / width + 0.4), layout="constrained")
@@ -265,10 +242,9 @@ def plot_overlay(
         axes.contour(column_px, row_px, tissue_outline.astype(float), levels=[0.5], colors=_OUTLINE, linewidths=1.2)
         handles.append(Line2D([], [], color=_OUTLINE, label="edge of tissue"))
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    axes.set_title(f"{len(x)} spots, {int((~inside).sum())} outside the picture", fontsize=10)
-    axes.set(xlim=(min(0, x.min()), max(width, x.max())), ylim=(max(height, y.max()), min(0, y.min())), aspect="equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set_title(f"{len(x)} spots, {int((~inside).sum())} outside the image", fontsize=10)
+    x_limits, y_limits = (min(0, x.min()), max(width, x.max())), (max(height, y.max()), min(0, y.min()))
+    axes.set(xlim=x_limits, ylim=y_limits, aspect="equal", xticks=[], yticks=[])
     axes.legend(handles=handles, loc="upper right", fontsize=8, framealpha=0.9)
     return figure
 
@@ -288,52 +264,50 @@ _LOSSES = {
 }
 
 _VALIDATION = "validation_pcc"
-_CURVE_COLUMNS = ("fold", "epoch", *_LOSSES, _VALIDATION)
 _LOSS_ALONE = ["fold", "epoch", "loss"]
 
-_SHARES = {
+_WEIGHTS = {
     "within_section_network_weight": _Line("among measured spots", "#0072b2", 0.4),
     "new_section_network_weight": _Line("on unmeasured sections", "#e69f00", 0.4),
 }
 _SIGNAL = "signal_fraction"
 
-_Panel = Callable[["Axes"], None]
-
 
 def plot_training_curves(log: pd.DataFrame, programs: pd.DataFrame) -> Figure:
-    """Draw the training log, losses and PCC on validation spots, and beside it the network's share of each program.
+    """Draw losses and validation PCC by epoch, and beside them the network's weight in each gene program.
 
-    `log` has a row per fold and epoch: fold, epoch, loss, l1, l2, l3, l4, validation_pcc. Lines are means over the
-    folds, bands reach from the lowest fold to the highest. `programs` has a row per program: program, shrink,
-    recovery_share, transfer_share. What has no rows has no panel: the log where no network was trained, the programs of
-    `released`, whose log is fold, epoch and loss alone. Raises ValueError where a column is missing, or all is empty.
+    Lines are means over the folds, bands reach from the lowest fold to the highest. A table without rows has no panel.
+
+    Parameters
+    ----------
+    log : DataFrame
+        A row per fold and epoch: fold, epoch, loss, l1, l2, l3, l4, validation_pcc; of `released` fold, epoch and loss.
+    programs : DataFrame
+        A row per program: program, signal_fraction, within_section_network_weight, new_section_network_weight.
+
+    Raises
+    ------
+    ValueError
+        Where a column is missing, or both tables are empty.
     """
-    panels = [*_log_panels(log), *_program_panels(programs)]
+    panels = []
+    if list(log.columns) == _LOSS_ALONE and len(log):
+        panels.append(_draw_losses)
+    elif len(log):
+        _require(log, ("fold", "epoch", *_LOSSES, _VALIDATION), "training log")
+        panels += [_draw_losses, _draw_validation]
+    if len(programs):
+        _require(programs, ("program", _SIGNAL, *_WEIGHTS), "program log")
+        panels.append(_draw_weights)
     if not panels:
         raise ValueError("The training log and the program log have 0 rows. Expected at least one row in one of them.")
     figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
     for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(axes)
+        draw(axes, programs if draw is _draw_weights else log)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.set_axisbelow(True)
     return figure
-
-
-def _log_panels(log: pd.DataFrame) -> list[_Panel]:
-    if log.empty:
-        return []
-    if list(log.columns) == _LOSS_ALONE:
-        return [partial(_draw_one_loss, log=log)]
-    _require(log, _CURVE_COLUMNS, "training log")
-    return [partial(_draw_losses, log=log), partial(_draw_validation, log=log)]
-
-
-def _program_panels(programs: pd.DataFrame) -> list[_Panel]:
-    if programs.empty:
-        return []
-    _require(programs, ("program", _SIGNAL, *_SHARES), "program log")
-    return [partial(_draw_shares, programs=programs)]
 
 
 def _require(table: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
@@ -342,40 +316,35 @@ def _require(table: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
         raise ValueError(f"The {name} lacks the columns {missing}. Expected {', '.join(columns)}.")
 
 
-def _draw_one_loss(axes: Axes, log: pd.DataFrame) -> None:
-    _draw(axes, log, "loss", _LOSSES["loss"])
-    axes.set(xlabel="epoch", ylabel="mean squared error on training spots", title="Loss")
-
-
 def _draw_losses(axes: Axes, log: pd.DataFrame) -> None:
-    for column, line in _LOSSES.items():
-        _draw(axes, log, column, line)
-    axes.set(xlabel="epoch", ylabel="loss on training spots", title="Losses")
+    drawn = [column for column in _LOSSES if column in log]
+    for column in drawn:
+        _draw_line(axes, log, column, _LOSSES[column])
+    loss = "loss" if len(drawn) > 1 else "mean squared error"  # the one loss of the released network
+    axes.set(xlabel="epoch", ylabel=f"{loss} on training spots", title="Training")
     axes.legend(frameon=False, fontsize=8)
 
 
 def _draw_validation(axes: Axes, log: pd.DataFrame) -> None:
     n_folds = log["fold"].nunique()
     mean = _Line(f"mean of {n_folds} fold{'s' if n_folds > 1 else ''}", "#0072b2", 2.0)
-    _draw(axes, log, _VALIDATION, mean)
+    _draw_line(axes, log, _VALIDATION, mean)
     axes.set(xlabel="epoch", ylabel="mean PCC on validation spots", title="Validation")
     axes.legend(frameon=False, fontsize=8)
 
 
-def _draw_shares(axes: Axes, programs: pd.DataFrame) -> None:
+def _draw_weights(axes: Axes, programs: pd.DataFrame) -> None:
     number = programs["program"].to_numpy() + 1
-    for side, (column, bar) in zip((-0.5, 0.5), _SHARES.items(), strict=True):
+    for side, (column, bar) in zip((-0.5, 0.5), _WEIGHTS.items(), strict=True):
         axes.bar(number + side * bar.width, programs[column], bar.width, color=bar.colour, label=bar.label)
-    axes.hlines(
-        programs[_SIGNAL], number - 0.45, number + 0.45, color="#222222", label="share of the program that is signal"
-    )
-    axes.set(xlabel="gene program", ylabel="network's share", title="Mixing weights", ylim=(0, 1.35))
+    axes.hlines(programs[_SIGNAL], number - 0.45, number + 0.45, color="#222222", label="signal fraction")
+    axes.set(xlabel="gene program", ylabel="network weight", title="Stacking weights", ylim=(0, 1.35))
     axes.set_xticks(number)
-    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])  # the room above is the legend's
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])  # the legend takes the space above
     axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
-def _draw(axes: Axes, log: pd.DataFrame, column: str, line: _Line) -> None:
+def _draw_line(axes: Axes, log: pd.DataFrame, column: str, line: _Line) -> None:
     by_epoch = log.dropna(subset=[column]).groupby("epoch")[column].agg(["mean", "min", "max"])
     epochs = by_epoch.index.to_numpy()
     axes.plot(epochs, by_epoch["mean"], color=line.colour, linewidth=line.width, label=line.label)

@@ -23,8 +23,20 @@ SD = "sd"
 """Layer of the predictive standard deviation."""
 
 MEASURED, PREDICTED = "measured", "predicted"
-HIRES_PX, LOWRES_PX = 2000, 600
-"""Longer sides that the two pictures of a Space Ranger folder have at most."""
+_LONGEST_PX = {"hires": (ScaleFactor.HIRES, 2000), "lowres": (ScaleFactor.LOWRES, 600)}
+"""Scale factor and greatest longer side of the two images of a Space Ranger folder."""
+
+
+def library_of(section: AnnData) -> tuple[str, dict[str, Any]]:
+    """Return name, images and scale factors of the first library in `uns["spatial"]`; empty ones where it has none."""
+    libraries = section.uns.get(SPATIAL, {})
+    return next(iter(libraries.items()), ("", {"images": {}, "scalefactors": {}}))
+
+
+def as_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return an image (row, column, 3 or 4) as RGB uint8; readers that use matplotlib give floats between 0 and 1."""
+    rgb = image[..., :3]
+    return rgb if rgb.dtype == np.uint8 else np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
 
 
 def build_prediction(
@@ -39,16 +51,39 @@ def build_prediction(
     subdivide: int,
     provenance: dict[str, Any],
 ) -> AnnData:
-    """Return the prediction by the output contract.
+    """Build the prediction as an AnnData of the output contract.
 
-    `mean` and `sd` (site, gene) are log1p of counts per 10 000, `sd` None where a model gives none; `genes` has a row
-    per gene (index symbol, column gene_ids), `sites` a row per site as `lay_grid` gives them, `n_px_padded` (site,)
-    counts pixels off the image. `section` gives scale, name and, where it has them, the pictures; else they come from
-    `thumbnail` (row, column, 3), one of whose pixels covers `px_per_thumbnail_px` full-resolution pixels. A spot is
-    divided into `subdivide` x `subdivide` sites. `origin` says what X holds:
-    "predicted" everywhere, at the spots (sub_index 0) too; "measured" is a category so that measured spots can be
-    joined on. `provenance` is stored as JSON text. Raises ValueError where the
-    arguments disagree.
+    Parameters
+    ----------
+    mean : (site, gene)
+        log1p of counts per 10 000.
+    sd : (site, gene) or None
+        Its standard deviation, None where a model gives none.
+    genes : DataFrame
+        A row per gene: index symbol, column gene_ids.
+    sites : DataFrame
+        A row per site, as `lay_grid` returns it.
+    n_px_padded : (site,)
+        Pixels of each site's window outside the image.
+    section : AnnData
+        Gives scale, name and, where it has them, the images.
+    thumbnail : (row, column, 3) uint8
+        The image otherwise; one of its pixels covers `px_per_thumbnail_px` full-resolution pixels.
+    subdivide : int
+        A spot is divided into `subdivide` x `subdivide` sites.
+    provenance : dict
+        Stored as JSON text.
+
+    Returns
+    -------
+    AnnData
+        `obs["origin"]` is "predicted" everywhere, at the spots (sub_index 0) too; "measured" is a category so that
+        measured spots can be joined on.
+
+    Raises
+    ------
+    ValueError
+        Where the arguments disagree.
     """
     from anndata import AnnData
 
@@ -62,8 +97,7 @@ def build_prediction(
     )
     if sd is not None:
         prediction.layers[SD] = np.ascontiguousarray(sd, np.float32)
-    entry = _library_entry(section, thumbnail, px_per_thumbnail_px, subdivide)
-    prediction.uns[SPATIAL] = {library: entry}
+    prediction.uns[SPATIAL] = {library: _library_entry(section, thumbnail, px_per_thumbnail_px, subdivide)}
     record = {**provenance, "schema_version": SCHEMA_VERSION, "scale": SCALE}
     prediction.uns[PROVENANCE] = json.dumps(plain(record), allow_nan=False)
     return prediction
@@ -120,8 +154,8 @@ def _library_entry(
 ) -> dict[str, Any]:
     facts = section.uns[SECTION_METADATA]
     mpp, spot_um = float(facts[SectionField.MPP]), float(facts[SectionField.SPOT_UM])
-    given: dict[str, Any] = next(iter(section.uns.get(SPATIAL, {}).values()), {})
-    images, scales = _pictures(given, thumbnail, px_per_thumbnail_px)
+    _, given = library_of(section)
+    images, scales = _images(given, thumbnail, px_per_thumbnail_px)
     spot_px = spot_um / mpp
     # a lattice without fiducials has none to measure, but readers ask for the key
     fiducial_px = float(given.get("scalefactors", {}).get(ScaleFactor.FIDUCIAL, spot_px))
@@ -142,17 +176,17 @@ def _library_entry(
     }
 
 
-def _pictures(
+def _images(
     given: dict[str, Any], thumbnail: NDArray[np.uint8], px_per_thumbnail_px: float
 ) -> tuple[dict[str, NDArray[np.uint8]], dict[str, float]]:
     """Return hires and lowres with their scale factors: the source's own, else the thumbnail, never enlarged."""
     images, scales = {}, {}
-    for name, key, longest in (("hires", ScaleFactor.HIRES, HIRES_PX), ("lowres", ScaleFactor.LOWRES, LOWRES_PX)):
-        picture, scale = given.get("images", {}).get(name), given.get("scalefactors", {}).get(key)
-        if picture is None or scale is None:
-            picture, shrinkage = _shrunk(thumbnail, longest)
+    for name, (key, longest) in _LONGEST_PX.items():
+        image, scale = given.get("images", {}).get(name), given.get("scalefactors", {}).get(key)
+        if image is None or scale is None:
+            image, shrinkage = _shrunk(thumbnail, longest)
             scale = shrinkage / px_per_thumbnail_px
-        images[name], scales[key.value] = _as_uint8(np.asarray(picture)), float(scale)
+        images[name], scales[key.value] = as_uint8(np.asarray(image)), float(scale)
     return images, scales
 
 
@@ -161,11 +195,4 @@ def _shrunk(thumbnail: NDArray[np.uint8], longest: int) -> tuple[NDArray[np.uint
 
     shrinkage = min(1.0, longest / max(thumbnail.shape[:2]))
     rows, columns = (max(round(n * shrinkage), 1) for n in thumbnail.shape[:2])
-    picture = Image.fromarray(thumbnail).resize((columns, rows), Image.Resampling.BOX)
-    return np.asarray(picture), shrinkage
-
-
-def _as_uint8(picture: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a picture as RGB uint8; readers that go through matplotlib give floats between 0 and 1."""
-    rgb = picture[..., :3]
-    return rgb if rgb.dtype == np.uint8 else np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(thumbnail).resize((columns, rows), Image.Resampling.BOX)), shrinkage

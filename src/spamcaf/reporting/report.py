@@ -6,13 +6,15 @@ import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, OUR_MODELS, Metric, Model, model_of_run
+from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model
+from spamcaf.scoring.baselines import BASELINES
+from spamcaf.scoring.scores import Models, best_baseline, best_model, model_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Wording(NamedTuple):
+class Label(NamedTuple):
     """A short label and what it means."""
 
     label: str
@@ -31,129 +33,111 @@ MODELS: dict[str, str] = {
     Model.NEAREST_SPOT: "Nearest spot",
 }
 
-METRICS: dict[Metric, Wording] = {
-    Metric.PCC_MEAN: Wording("PCC, mean", "Pearson correlation of a gene over the places scored, mean over genes"),
-    Metric.PCC_MEDIAN: Wording("PCC, median", "the same, median over genes"),
-    Metric.PCC_TOP50: Wording("PCC, top 50", "the same, mean of the model's own 50 best genes"),
-    Metric.SPEARMAN_MEAN: Wording("Spearman", "rank correlation, mean over genes"),
-    Metric.MSE: Wording("MSE", "mean squared error of log1p CP10k, mean over genes; lower is better"),
-    Metric.MAE: Wording("MAE", "mean absolute error, lower is better"),
-    Metric.RMSE: Wording("RMSE", "root of each gene's mean squared error, mean over genes; lower is better"),
-    Metric.SHARE_ABOVE: Wording("PCC > 0.3", "share of genes above 0.3"),
-    Metric.UNDEFINED: Wording("Undefined", "genes without a defined correlation, counted as 0"),
-    Metric.VARIANCE_RATIO: Wording("Variance ratio", "predicted / measured variance, median over genes; 1 is right"),
-    Metric.MORAN_RATIO: Wording(
-        "Moran ratio", "predicted / measured spatial autocorrelation; above 1 smoother than the measurement"
+METRICS: dict[Metric, Label] = {
+    Metric.PCC_MEAN: Label("PCC, mean", "Pearson correlation of a gene over the scored sites, mean over genes"),
+    Metric.PCC_MEDIAN: Label("PCC, median", "the same, median over genes"),
+    Metric.PCC_TOP50: Label("PCC, top 50", "the same, mean of the model's own 50 best genes"),
+    Metric.SPEARMAN_MEAN: Label("Spearman", "rank correlation, mean over genes"),
+    Metric.MSE: Label("MSE", "mean squared error of log1p CP10k, mean over genes; lower is better"),
+    Metric.MAE: Label("MAE", "mean absolute error, mean over genes; lower is better"),
+    Metric.RMSE: Label("RMSE", "root of each gene's mean squared error, mean over genes; lower is better"),
+    Metric.SHARE_ABOVE: Label("PCC > 0.3", "share of genes with a PCC above 0.3"),
+    Metric.UNDEFINED: Label("Undefined", "number of genes whose correlation is undefined; it counts as 0"),
+    Metric.VARIANCE_RATIO: Label("Variance ratio", "predicted / measured variance, median over genes; ideally 1"),
+    Metric.MORAN_RATIO: Label(
+        "Moran ratio", "predicted / measured Moran's I; above 1 the prediction is smoother than the measurement"
     ),
 }
 
-PROTOCOLS: dict[str, str] = {
-    "random": "single spots, drawn uniformly at random",
-    "block": "whole blocks of tissue, so that no hidden spot has a measured neighbour inside its window",
-    "section": "the whole section: everything was learned on other sections",
+_PROTOCOLS = {
+    "random": Label(
+        "single spots, drawn uniformly at random",
+        "These scores belong to one random choice of hidden spots; another choice gives slightly different ones. "
+        "Hidden spots lie among visible ones, so nearly every hidden spot has a measured neighbour. The scores do not "
+        "apply to tissue far from any measured spot, or to another section.",
+    ),
+    "block": Label(
+        "whole blocks of tissue, so that no hidden spot has a measured neighbour inside its window",
+        "One block of tissue was hidden, and no spot near it was used for training; the other blocks (split.mask) have "
+        "scores of their own, which may differ much. The scores show how well the model extrapolates, not how well it "
+        "interpolates.",
+    ),
+    "section": Label(
+        "the whole section: every model was trained on other sections",
+        "The model was trained without any spot of this section. The scores do not apply to other donors or tissues.",
+    ),
 }
+"""By protocol: which spots were hidden, and what the scores can and cannot show."""
 
-FIGURES: dict[str, Wording] = {
-    "overlay": Wording("Section check", "The spots drawn on the picture, with the edge of the tissue that was found."),
-    "training_curves": Wording(
+_FIGURES: dict[str, Label] = {
+    "overlay": Label("Section check", "The spots drawn on the image, with the outline of the detected tissue."),
+    "training_curves": Label(
         "Training",
-        "Losses and validation correlation by epoch; lines are means over folds, bands their range. "
-        "Beside them, for each gene program, the network's share in the mix with the Gaussian process.",
+        "Losses and validation correlation by epoch; lines are means over folds, bands their range. The bars show, for "
+        "each gene program, the weight of the network in its combination with the Gaussian process.",
     ),
-    "maps": Wording(
+    "maps": Label(
         "Gene maps",
         "Per gene: measured spots, prediction at hidden spots, and the super-resolved map where there is one. "
         "The two predictions share one colour range, the measured spots have their own.",
     ),
 }
 
-
 _SMOOTH = 0.9
 _COVERAGE_TOLERANCE = 0.03
 _NOMINAL_COVERAGE = 0.9
-PROTOCOL_NOTES = {
-    "random": "These are the figures of one choice of hidden spots; another choice gives slightly different ones. "
-    "Hidden spots lie among visible ones, so a neighbour was nearly always measured. The figures say nothing "
-    "about tissue far from any measured spot, or about another section.",
-    "block": "One block of tissue was hidden, without a measured neighbour in sight; the other blocks (split.mask) "
-    "give figures of their own, which may differ much. They say how well the model extrapolates, not how well it "
-    "interpolates.",
-    "section": "Nothing was measured on this section as far as the model knows. The figures say nothing about other "
-    "donors or tissues.",
-}
-"""What the figures of each protocol can and cannot show."""
 
 
-def honest_notes(scores: Mapping[str, Any]) -> list[str]:
-    """Return plain sentences: what the prediction is not, where the model loses, what the protocol cannot show."""
-    notes = [
-        "A predicted value is an estimate, not a measurement. It suits the search for patterns; "
-        "a finding about one gene at one place needs a measurement of its own."
+def notes(scores: Mapping[str, Any]) -> list[str]:
+    """Return the limits of the results in sentences: scores that the model loses, smoothing, intervals, protocol."""
+    model, models, between = model_of(scores), scores["models"], scores.get("super_resolution")
+    ours = models.get(model, {})
+    texts = [
+        "A predicted value is an estimate, not a measurement. Predicted maps suit the search for patterns; "
+        "a finding about one gene at one site must be confirmed by a measurement.",
+        *_losses(models, model, "at hidden spots"),
+        *(_losses(between["models"], model, "between the spots") if between else []),
     ]
-    notes += _losses(scores["models"], "at hidden spots")
-    if scores.get("super_resolution"):
-        notes += _losses(scores["super_resolution"]["models"], "between the spots")
-    notes += _smoothing(scores["models"]) + _coverage(scores.get("coverage_90")) + _protocol(scores)
-    notes.append(
-        "The top-50 figure averages each model's own 50 best genes, picked by the same scores: "
-        "it flatters every model alike and is printed because the field reports it."
-    )
-    return notes
-
-
-def _losses(models: Mapping[str, Mapping[str, Any]], where: str) -> list[str]:
-    model = model_of_run(models)
-    ours = models.get(model)
-    rivals = {name: values for name, values in models.items() if name != model}
-    if ours is None or not rivals:
-        return []
-    lost = []
-    for metric in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER):
-        sign = 1 if metric in HIGHER_IS_BETTER else -1
-        best = max(rivals, key=lambda name: sign * rivals[name][metric])
-        if sign * rivals[best][metric] > sign * ours[metric]:
-            figures = f"{rivals[best][metric]:.3f} against {ours[metric]:.3f}"
-            part = "a part of spamcaf, " if best in OUR_MODELS and best == Model.PROGRAM_GP else ""
-            lost.append(f"{METRICS[metric].label} ({MODELS.get(best, best)}, {part}{figures})")
-    if not lost:
-        return [f"No other model of the table beats {model} {where}, in any score that has a better and a worse."]
-    return [f"{model} loses {where} in {len(lost)} of the scores: {'; '.join(lost)}."]
-
-
-def _smoothing(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    ratio = models.get(model_of_run(models), {}).get(Metric.VARIANCE_RATIO)
-    if ratio is None or ratio >= _SMOOTH:
-        return []
-    return [
-        f"Predicted values vary less than measured ones: the variance of the median gene is {ratio:.0%} of the "
-        "measured. Part of what is missing is noise, part is real difference. Do not compare predicted and measured "
-        "values place by place, nor test for differences as if predictions were samples."
-    ]
-
-
-def _coverage(coverage: float | None) -> list[str]:
-    if coverage is None:
-        return []
-    off = coverage - _NOMINAL_COVERAGE
-    text = f"The 90 % intervals hold {coverage:.1%} of the hidden values"
-    if abs(off) <= _COVERAGE_TOLERANCE:
-        return [f"{text}, about as many as they promise."]
-    return [f"{text}: they are too {'wide' if off > 0 else 'narrow'}."]
-
-
-def _protocol(scores: Mapping[str, Any]) -> list[str]:
-    models = scores["models"]
-    undefined = models.get(model_of_run(models), {}).get(Metric.UNDEFINED, 0)
-    notes = [PROTOCOL_NOTES[scores["protocol"]]] if scores["protocol"] in PROTOCOL_NOTES else []
-    if undefined:
-        notes.append(
+    ratio, coverage = ours.get(Metric.VARIANCE_RATIO), scores.get("coverage_90")
+    if ratio is not None and ratio < _SMOOTH:
+        texts.append(
+            f"Predicted values vary less than measured ones: the variance of the median gene is {ratio:.0%} of the "
+            "measured. Part of what is missing is noise, part is real difference. Do not compare predicted with "
+            "measured values site by site, and do not test for differences as if predictions were samples."
+        )
+    if coverage is not None:
+        off = coverage - _NOMINAL_COVERAGE
+        fit = f"too {'wide' if off > 0 else 'narrow'}" if abs(off) > _COVERAGE_TOLERANCE else "about right"
+        texts.append(f"The 90 % intervals contain {coverage:.1%} of the hidden values: they are {fit}.")
+    if scores["protocol"] in _PROTOCOLS:
+        texts.append(_PROTOCOLS[scores["protocol"]].meaning)
+    if undefined := ours.get(Metric.UNDEFINED, 0):
+        texts.append(
             f"For {undefined} of {scores['n_genes']} genes the correlation is undefined, since measured or predicted "
             "values are the same everywhere; they count as 0 in every mean."
         )
-    return notes
+    return [
+        *texts,
+        "The top-50 score averages each model's own 50 best genes, chosen by the same scores: "
+        "it flatters every model alike and is printed because the field reports it.",
+    ]
 
 
-_TEMPLATE = "report.html.jinja"
+def _losses(models: Models, model: str, where: str) -> list[str]:
+    if model not in models or len(models) == 1:
+        return []
+    lost = []
+    for metric in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER):
+        best = best_model({model: models[model], **models}, metric)  # the model comes first: a tie is not lost
+        if best is not None and best != model:
+            part = "a part of spamcaf, " if best == Model.PROGRAM_GP else ""
+            values = f"{models[best][metric]:.3f} against {models[model][metric]:.3f}"
+            lost.append(f"{METRICS[metric].label} ({MODELS.get(best, best)}, {part}{values})")
+    if not lost:
+        return [f"No other model of the table beats {model} {where}, in any score where higher or lower is better."]
+    return [f"Another model beats {model} {where} in {len(lost)} of the scores: {'; '.join(lost)}."]
+
+
 _N_BEST = 12
 _N_WORST = 5
 
@@ -165,11 +149,28 @@ def render_report(
     provenance: Mapping[str, Any],
     gene_scores: pd.DataFrame,
 ) -> str:
-    """Return a self-contained HTML page on one run.
+    """Render the report of one run; everything is escaped, figures are embedded, nothing is fetched.
 
-    `scores` is the record of `scores.json`; `figures` are PNG pictures and may hold overlay, training_curves and maps,
-    others are added at the end; `section_report` and `provenance` are shown as tables, nested keys joined by dots;
-    `gene_scores` has one row per model and gene. Everything is escaped, pictures are embedded, nothing is fetched.
+    Parameters
+    ----------
+    scores : dict
+        The record of `scores.json`.
+    section_report, provenance : dict
+        Shown as tables, nested keys joined by dots.
+    figures : dict of bytes
+        PNG by name: overlay, training_curves and maps, each optional; others are added at the end.
+    gene_scores : DataFrame
+        A row per model and gene.
+
+    Returns
+    -------
+    str
+        A self-contained HTML page.
+
+    Raises
+    ------
+    InputError
+        Where `scores` does not state its model.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -180,72 +181,60 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    between = scores.get("super_resolution")
-    return environment.get_template(_TEMPLATE).render(
+    model, between, protocol = model_of(scores), scores.get("super_resolution"), scores["protocol"]
+    return environment.get_template("report.html.jinja").render(
         scores=scores,
-        hidden_rule=PROTOCOLS.get(scores["protocol"], scores["protocol"]),
-        key_figures=_key_figures(scores),
-        table=_table(scores["models"]),
-        between=between and {**between, "table": _table(between["models"])},
+        hidden_rule=_PROTOCOLS[protocol].label if protocol in _PROTOCOLS else protocol,
+        key_numbers=_key_numbers(scores, model),
+        table=_table(scores["models"], model),
+        between=between and {**between, "table": _table(between["models"], model)},
         metrics=[METRICS[metric] for metric in Metric],
         section_rows=_flatten(section_report),
         provenance_rows=_flatten(provenance),
-        pictures={name: _picture(name, figure) for name, figure in figures.items()},
-        placed=list(FIGURES),
-        ours=MODELS[model_of_run(scores["models"])],
-        genes=_gene_rows(gene_scores),
-        notes=honest_notes(scores),
+        figures={name: _figure(name, figure) for name, figure in figures.items()},
+        placed=list(_FIGURES),
+        ours=MODELS.get(model, model),
+        genes=_gene_rows(gene_scores, model),
+        notes=notes(scores),
     )
 
 
-def _key_figures(scores: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (label, figure, remark) of the few numbers worth reading first."""
+def _key_numbers(scores: Mapping[str, Any], model: str) -> list[tuple[str, str, str]]:
+    """Return (label, number, remark) of the few numbers worth reading first."""
     models, ceiling = scores["models"], scores["noise_ceiling"]
-    baselines = {name: values[Metric.PCC_MEAN] for name, values in models.items() if name not in OUR_MODELS}
     tiles = []
-    ours = model_of_run(models)
-    if ours in models:
-        share = ceiling.get("share_reached", {}).get(ours)
+    if model in models:
+        share = ceiling.get("share_reached", {}).get(model)
         remark = "mean over genes" if share is None else f"{share:.0%} of the noise ceiling"
-        tiles.append((f"{MODELS[ours]}, mean PCC", f"{models[ours][Metric.PCC_MEAN]:.3f}", remark))
-    if baselines:
-        best = max(baselines, key=baselines.__getitem__)
-        tiles.append(("Best baseline, mean PCC", f"{baselines[best]:.3f}", MODELS.get(best, best)))
-    tiles.append(("Noise ceiling", f"{ceiling['pcc_mean']:.3f}", "best mean PCC that counts this noisy allow"))
+        tiles.append((f"{MODELS.get(model, model)}, mean PCC", _text(models[model][Metric.PCC_MEAN]), remark))
+    if (best := best_baseline(models)) is not None:
+        tiles.append(("Best baseline, mean PCC", _text(models[best][Metric.PCC_MEAN]), MODELS.get(best, best)))
+    tiles.append(("Noise ceiling", _text(ceiling[Metric.PCC_MEAN]), "highest mean PCC that the noise of counts allows"))
     hidden = f"of {scores['n_train'] + scores['n_hidden'] + scores['n_buffer']} spots, {scores['n_genes']} genes"
     return [*tiles, ("Hidden spots", str(scores["n_hidden"]), hidden)]
 
 
-def _table(models: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _table(models: Models, model: str) -> list[dict[str, Any]]:
     """Return one row per model, best mean PCC first; a cell is (text, is best)."""
-    best = {metric: _best(metric, models) for metric in Metric}
-    top = max((values[Metric.PCC_MEAN] for values in models.values()), default=0.0)
+    best = {metric: models.get(best_model(models, metric) or "", {}).get(metric) for metric in Metric}
+    top = best[Metric.PCC_MEAN] or 0.0
     return [
         {
             "label": MODELS.get(name, name),
-            "is_ours": name == model_of_run(models),
+            "is_ours": name == model,
             "bar_percent": round(100 * max(values[Metric.PCC_MEAN], 0.0) / top) if top > 0 else 0,
             "cells": [
-                (_text(values.get(metric)), best[metric] is not None and values.get(metric) == best[metric])
-                for metric in Metric
+                (_text(value := values.get(metric)), value is not None and value == best[metric]) for metric in Metric
             ],
         }
         for name, values in sorted(models.items(), key=lambda item: -item[1][Metric.PCC_MEAN])
     ]
 
 
-def _best(metric: Metric, models: Mapping[str, Mapping[str, Any]]) -> float | None:
-    known = [values[metric] for values in models.values() if values.get(metric) is not None]
-    if metric in HIGHER_IS_BETTER and known:
-        return float(max(known))
-    return float(min(known)) if metric in LOWER_IS_BETTER and known else None
-
-
-def _gene_rows(gene_scores: pd.DataFrame) -> dict[str, list[list[str]]]:
+def _gene_rows(gene_scores: pd.DataFrame, model: str) -> dict[str, list[list[str]]]:
     """Return the genes that the model predicts best and worst: gene, PCC, Spearman, RMSE, the best baseline's PCC."""
-    model = model_of_run(gene_scores["model"])
     ours = gene_scores[gene_scores["model"] == model].sort_values("pearson", ascending=False, kind="stable")
-    others = gene_scores[~gene_scores["model"].isin(OUR_MODELS)].groupby("gene")["pearson"].max()
+    others = gene_scores[gene_scores["model"].isin(list(BASELINES))].groupby("gene")["pearson"].max()
     rows = [
         [str(row.gene), _text(row.pearson), _text(row.spearman), _text(row.rmse), _text(others.get(row.gene))]
         for row in ours.itertuples()
@@ -261,29 +250,19 @@ def _flatten(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
         if isinstance(value, Mapping):
             rows += _flatten(value, f"{name} · ")
         elif isinstance(value, list | tuple):
-            rows.append((name, ", ".join(_fact(item) for item in value) or "none"))
+            rows.append((name, ", ".join(_text(item, ".6g") for item in value) or "none"))
         else:
-            rows.append((name, _fact(value)))
+            rows.append((name, _text(value, ".6g")))
     return rows
 
 
-def _text(value: object) -> str:
+def _text(value: object, form: str = ".3f") -> str:
     if value is None:
         return "n/a"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return str(value)
+    return format(value, form) if isinstance(value, float) else str(value)
 
 
-def _fact(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else _text(value)
-
-
-def _picture(name: str, png: bytes) -> dict[str, str]:
-    label, meaning = FIGURES.get(name, (name.replace("_", " ").capitalize(), ""))
-    return {
-        "png": base64.b64encode(png).decode("ascii"),
-        "title": label,
-        "caption": meaning,
-        "alt": f"{label}. {meaning or 'A figure of this run.'}",
-    }
+def _figure(name: str, png: bytes) -> dict[str, str]:
+    title, caption = _FIGURES.get(name, (name.replace("_", " ").capitalize(), ""))
+    data = base64.b64encode(png).decode("ascii")
+    return {"png": data, "title": title, "caption": caption, "alt": f"{title}. {caption or 'A figure of this run.'}"}

@@ -1,33 +1,48 @@
-"""The baselines that every model must beat, by name."""
+"""The baselines that every model must beat.
+
+Each is a function of the measured spots, the sites to predict, the distance of neighbouring spots in micrometres and a
+seed (not all use the last two); it returns expression (site, gene) float32 as log1p of counts per 10 000.
+
+References
+----------
+.. [1] Thiessen (1911), Precipitation averages for large areas, Monthly Weather Review 39, 1082.
+.. [2] Shepard (1968), A two-dimensional interpolation function for irregularly-spaced data, Proc. ACM, 517-524.
+.. [3] Matheron (1963), Principles of geostatistics, Economic Geology 58, 1246-1266.
+.. [4] Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, chapters 2 and 5.
+.. [5] Hoerl and Kennard (1970), Ridge regression, Technometrics 12, 55-67.
+.. [6] Jaume et al. (2024), HEST-1k, NeurIPS Datasets and Benchmarks: ridge on components as a benchmark of backbones.
+.. [7] Bates and Granger (1969), The combination of forecasts, Operational Research Quarterly 20, 451-468.
+.. [8] Eckart and Young (1936), The approximation of one matrix by another of lower rank, Psychometrika 1, 211-218.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
-from sklearn.decomposition import PCA
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
-from sklearn.linear_model import RidgeCV
 
 from spamcaf.errors import InputError
 from spamcaf.names import Model
 from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
 
+if TYPE_CHECKING:
+    from sklearn.gaussian_process.kernels import Kernel
 
-def gene_mean(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
-    """Return (site, gene) float32: the mean of each gene. `pitch_um` and `seed` belong to the common signature."""
+Expression = NDArray[np.float32]
+
+
+def gene_mean(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> Expression:
+    """Predict each gene's mean over the measured spots, everywhere."""
     mean = measured.expression.mean(axis=0, dtype=np.float64).astype(np.float32)
     return np.repeat(mean[None, :], len(sites), axis=0)
 
 
-def nearest_spot(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
-    """Return (site, gene) float32: what the nearest spot shows. `pitch_um` and `seed`: the common signature."""
+def nearest_spot(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> Expression:
+    """Predict the expression of the nearest measured spot [1]_."""
     _, nearest = cKDTree(measured.sites.xy_um).query(sites.xy_um)
     return measured.expression[nearest].astype(np.float32)
 
@@ -38,16 +53,16 @@ _NEAREST_PITCHES = 1e-3
 """Distances below this share of a pitch count as this, so that a site on a spot takes the spot's own value."""
 
 
-def idw(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
-    """Return (site, gene) float32 by inverse-distance weighting. `seed` belongs to the common signature."""
+def idw(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> Expression:
+    """Predict by inverse-distance weighting of the 8 nearest measured spots [2]_."""
     n_neighbours = min(_N_NEIGHBOURS, len(measured))
-    ranks = list(range(1, n_neighbours + 1))  # a list keeps scipy's answer two-dimensional for one neighbour
+    ranks = list(range(1, n_neighbours + 1))  # a list keeps scipy's result two-dimensional for one neighbour
     distance_um, index = cKDTree(measured.sites.xy_um).query(sites.xy_um, k=ranks)
     weight = np.maximum(distance_um / pitch_um, _NEAREST_PITCHES) ** -_POWER  # (site, neighbour)
     weight /= weight.sum(axis=1, keepdims=True)
     pointer = np.arange(len(sites) + 1) * n_neighbours
-    shares = csr_array((weight.ravel(), index.ravel(), pointer), shape=(len(sites), len(measured)))
-    return np.asarray(shares @ measured.expression, dtype=np.float32)
+    weights = csr_array((weight.ravel(), index.ravel(), pointer), shape=(len(sites), len(measured)))
+    return np.asarray(weights @ measured.expression, dtype=np.float32)
 
 
 _MAX_HYPER_SPOTS = 500
@@ -57,31 +72,38 @@ _STOP = {"maxiter": 50, "ftol": 1e-7, "gtol": 1e-5}
 """Of the mean log likelihood of one value: far below what moves a prediction."""
 
 
-def kriging(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
-    """Return (site, gene) float32: the posterior mean of a Matern-3/2 process plus white noise.
+def kriging(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> Expression:
+    """Predict the posterior mean of a Gaussian process over position, Matern-3/2 plus white noise [3]_.
 
-    The kernel's three numbers maximise the marginal likelihood on at most 500 spots; the fit itself is exact on all.
+    All genes share the kernel's three hyper-parameters, which maximise the marginal likelihood [4]_ of at most 500
+    spots. The posterior is exact on all spots.
     """
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
     origin_um = measured.sites.xy_um.mean(axis=0)
     spots = (measured.sites.xy_um - origin_um) / pitch_um  # (spot, 2), in pitches
-    places = (sites.xy_um - origin_um) / pitch_um
+    targets = (sites.xy_um - origin_um) / pitch_um
     mean = measured.expression.mean(axis=0, dtype=np.float64)
     residual = measured.expression - mean
     scale = float(residual.std())
     if scale == 0:
-        return np.repeat(mean[None, :].astype(np.float32), len(sites), axis=0)
+        return gene_mean(measured, sites, pitch_um, seed)
     kernel = _learn_kernel(spots, residual / scale, np.random.default_rng(seed))
     process = GaussianProcessRegressor(kernel, optimizer=None).fit(spots, residual / scale)
     prediction = np.empty((len(sites), len(mean)), dtype=np.float32)
     for start in range(0, len(sites), _SITES_PER_BLOCK):
         block = slice(start, start + _SITES_PER_BLOCK)
         # scikit-learn drops the gene axis when there is one gene
-        prediction[block] = mean + scale * process.predict(places[block]).reshape(-1, len(mean))
+        prediction[block] = mean + scale * process.predict(targets[block]).reshape(-1, len(mean))
     return prediction
 
 
 def _learn_kernel(spots: NDArray[np.float64], values: NDArray[np.float64], rng: np.random.Generator) -> Kernel:
     """Return the kernel that maximises the marginal likelihood of `values` (spot, gene), which have unit variance."""
+    from scipy.optimize import minimize
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
     start = ConstantKernel(0.3, (1e-4, 1e2)) * Matern(3.0, (0.5, 50.0), nu=1.5) + WhiteKernel(0.7, (1e-3, 1e1))
     chosen = rng.permutation(len(spots))[:_MAX_HYPER_SPOTS]
     sketch = _sketch(values[chosen], rng)
@@ -111,24 +133,29 @@ _ALPHAS = np.logspace(-4, 4, 41)
 """Wide on purpose: on HEST-Bench tuning alpha alone moves UNI2-h from .4083 to .4338."""
 
 
-def ridge(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
-    """Return (site, gene) float32 from target features and the mean of the 9 tiles; alpha by leave-one-out.
+def ridge(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> Expression:
+    """Predict by ridge regression on 64 principal components of the image features [5]_ [6]_.
 
-    Features are centred and scaled by one number. Scaling each by its own deviation would blow up nearly dead
-    channels (an MSE of 1.6 on a her2st section). `pitch_um` belongs to the common signature.
+    Features are those of the site's tile and the mean of its 3 x 3 tiles. The penalty is chosen by leave-one-out
+    cross-validation.
     """
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import RidgeCV
+
     features = _features(measured.sites)
     centre = features.mean(axis=0)
     features -= centre
+    # One scale for all features: scaling each by its own deviation would blow up nearly constant ones (an MSE of 1.6
+    # on a her2st section).
     scale = float(np.sqrt((features**2).sum(axis=1).mean()))
+    if scale == 0:
+        return gene_mean(measured, sites, pitch_um, seed)
     mean = measured.expression.mean(axis=0, dtype=np.float64)
-    if scale == 0:  # every spot looks the same: nothing to regress on
-        return np.repeat(mean[None, :].astype(np.float32), len(sites), axis=0)
     n_components = min(_N_COMPONENTS, len(measured) - 1, features.shape[1])
     reducer = PCA(n_components, random_state=seed).fit(features / scale)
     model = RidgeCV(_ALPHAS).fit(reducer.transform(features / scale), measured.expression - mean)
-    seen = np.concatenate([reducer.transform((_features(part) - centre) / scale) for part in iter_chunks(sites, CHUNK)])
-    return (mean + model.predict(seen).reshape(len(sites), -1)).astype(np.float32)
+    parts = [reducer.transform((_features(part) - centre) / scale) for part in iter_chunks(sites, CHUNK)]
+    return (mean + model.predict(np.concatenate(parts)).reshape(len(sites), -1)).astype(np.float32)
 
 
 def _features(sites: Sites) -> NDArray[np.float64]:
@@ -139,52 +166,25 @@ def _features(sites: Sites) -> NDArray[np.float64]:
 _N_PROGRAMS = 5
 
 
-def kriging_ridge_programs(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
-    """Return (site, gene) float32, kriging and ridge fitted afresh."""
-    by_place = kriging(measured, sites, pitch_um, seed)
-    by_picture = ridge(measured, sites, pitch_um, seed)
-    return mean_on_programs(measured, by_place, by_picture)
+def kriging_ridge_programs(
+    measured: Measured, sites: SiteSource, pitch_um: float, seed: int, *known: Expression
+) -> Expression:
+    """Predict the mean of kriging and ridge [7]_, projected on the 5 leading gene programs of the measured spots [8]_.
 
-
-def mean_on_programs(
-    measured: Measured, by_place: NDArray[np.float32], by_picture: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return the mean of two (site, gene) predictions, projected on the programs of the measured expression.
-
-    A program is a right singular vector of the centred expression, each gene divided by the square root of its
-    standard deviation: between raw values, which a few strong genes rule, and standardised ones, which noise rules.
+    A program is a right singular vector of centred expression, each gene divided by the square root of its standard
+    deviation. `known` are the predictions of kriging and ridge, where they are at hand.
     """
+    kriged, regressed = known or [predict(measured, sites, pitch_um, seed) for predict in (kriging, ridge)]
     mean = measured.expression.mean(axis=0, dtype=np.float64)
     centred = measured.expression - mean
     scale = np.sqrt(centred.std(axis=0))
     scale[scale == 0] = 1.0
     programs = np.linalg.svd(centred / scale, full_matrices=False)[2][:_N_PROGRAMS]  # (program, gene)
-    mixed = ((by_place + by_picture) / 2 - mean) / scale
+    mixed = ((kriged + regressed) / 2 - mean) / scale
     return (mean + (mixed @ programs.T) @ programs * scale).astype(np.float32)
 
 
-RECOVERY = (Model.GENE_MEAN, Model.IDW, Model.KRIGING, Model.RIDGE, Model.KRIGING_RIDGE_PROGRAMS)
-"""Baselines at hidden spots."""
-
-SUPER_RESOLUTION = (Model.GENE_MEAN, Model.NEAREST_SPOT, *RECOVERY[1:])
-"""Baselines between the spots."""
-
-TRANSFER = (Model.GENE_MEAN, Model.RIDGE)
-"""Baselines of a section that was never measured: no neighbour tells anything."""
-
-_PARTS = (Model.KRIGING, Model.RIDGE)
-_MIN_SPOTS = 3
-
-
-class Baseline(Protocol):
-    """What each baseline's `predict` looks like."""
-
-    def __call__(self, measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> NDArray[np.float32]:
-        """Return (site, gene) float32 at `sites`, learned from `measured` alone."""
-        ...
-
-
-BASELINES: dict[str, Baseline] = {
+BASELINES: dict[str, Callable[..., Expression]] = {
     Model.GENE_MEAN: gene_mean,
     Model.NEAREST_SPOT: nearest_spot,
     Model.IDW: idw,
@@ -193,28 +193,48 @@ BASELINES: dict[str, Baseline] = {
     Model.KRIGING_RIDGE_PROGRAMS: kriging_ridge_programs,
 }
 
+SUPER_RESOLUTION = tuple(BASELINES)
+"""Baselines between the spots."""
 
-def load_baseline(name: str) -> Baseline:
-    """Return the baseline called `name`; ValueError with the names there are otherwise."""
-    if name not in SUPER_RESOLUTION:
-        raise ValueError(f"Unknown baseline '{name}'. Choose from: {', '.join(SUPER_RESOLUTION)}.")
-    return BASELINES[name]
+RECOVERY = tuple(name for name in BASELINES if name != Model.NEAREST_SPOT)
+"""Baselines at hidden spots."""
+
+TRANSFER = (Model.GENE_MEAN, Model.RIDGE)
+"""Baselines of a section without measured spots: those that use no position."""
+
+_MIN_SPOTS = 3
 
 
 def predict_all(
     measured: Measured, sites: SiteSource, pitch_um: float, seed: int, names: Sequence[str] = RECOVERY
-) -> dict[str, NDArray[np.float32]]:
-    """Return each named baseline's (site, gene) prediction; kriging and ridge are fitted once, whoever needs them."""
+) -> dict[str, Expression]:
+    """Predict expression by each named baseline; kriging and ridge are fitted once, however many need them.
+
+    Parameters
+    ----------
+    measured : Measured
+        Spots to learn from, at least 3.
+    sites : SiteSource
+    pitch_um : float
+        Distance of neighbouring spots.
+    seed : int
+    names : sequence of str
+        Keys of `BASELINES`; ValueError for any other.
+
+    Returns
+    -------
+    dict of (site, gene) float32
+        log1p of counts per 10 000, in the order of `names`.
+    """
     if len(measured) < _MIN_SPOTS:
         raise InputError(
             f"{len(measured)} visible spots.", f"at least {_MIN_SPOTS} for the baselines.", "Hide fewer spots."
         )
-    parts = _PARTS if Model.KRIGING_RIDGE_PROGRAMS in names else ()
-    fitters = {name: load_baseline(name) for name in (*parts, *names)}
-    done: dict[str, NDArray[np.float32]] = {}
-    for name, fit in fitters.items():
-        if name == Model.KRIGING_RIDGE_PROGRAMS:
-            done[name] = mean_on_programs(measured, *(done[part] for part in _PARTS))
-        else:
-            done[name] = fit(measured, sites, pitch_um, seed)
+    if unknown := [name for name in names if name not in BASELINES]:
+        raise ValueError(f"Unknown baseline '{unknown[0]}'. Choose from: {', '.join(BASELINES)}.")
+    parts = (Model.KRIGING, Model.RIDGE) if Model.KRIGING_RIDGE_PROGRAMS in names else ()
+    done: dict[str, Expression] = {}
+    for name in dict.fromkeys((*parts, *names)):
+        known = [done[part] for part in parts] if name == Model.KRIGING_RIDGE_PROGRAMS else []
+        done[name] = BASELINES[name](measured, sites, pitch_um, seed, *known)
     return {str(name): done[name] for name in names}

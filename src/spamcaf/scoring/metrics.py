@@ -11,23 +11,26 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.names import Metric
+from spamcaf.sections import panel
+
+Array = NDArray[np.floating]
+Counts = NDArray[np.int64]
 
 _GENES_PER_BLOCK = 256
 _N_TOP = 50
 _GOOD_PCC = 0.3
 _MIN_SITES = 3
+_MEANS = {Metric.SPEARMAN_MEAN: "spearman", Metric.MSE: "mse", Metric.MAE: "mae", Metric.RMSE: "rmse"}
 _CONSTANT = 1e-6
 """A gene that varies by less than this share of its largest value is constant: float32 rounding reaches 1e-7."""
 
 
-def score_genes(
-    truth: NDArray[np.floating], prediction: NDArray[np.floating], genes: Sequence[str], model: str = "prediction"
-) -> pd.DataFrame:
+def score_genes(truth: Array, prediction: Array, genes: Sequence[str], model: str = "prediction") -> pd.DataFrame:
     """Score a (site, gene) prediction against the truth, gene by gene.
 
-    Returns one row per gene: gene, pearson, spearman, mse, mae, rmse, variance_ratio (predicted / true; NaN for a
-    constant truth) and undefined. Where truth or prediction is constant, a correlation is undefined: it is marked and
-    scored 0, for a model that says nothing about a gene must not be better off than one that tries.
+    Returns a row per gene: gene, pearson, spearman, mse, mae, rmse, variance_ratio (predicted / true; NaN for a
+    constant truth) and undefined. Where truth or prediction is constant, the correlation is undefined and counts as 0:
+    a model that predicts a constant must not be better off than one that predicts badly.
     Raises ValueError where shapes disagree or a value is not finite, naming `model`.
     """
     _check(truth, prediction, genes, model)
@@ -38,30 +41,36 @@ def score_genes(
 
 
 def summarise(gene_scores: pd.DataFrame) -> dict[str, float | int | None]:
-    """Return one model's scores over all genes: means, unless the name says otherwise.
+    """Return a model's scores over all genes by `Metric`: means, unless the name states otherwise.
 
-    `pcc_top50` averages the model's own 50 best genes, picked by the very scores it averages: a flattering figure that
-    the field reports. `variance_ratio` is the median over genes, None where no gene's truth varies.
+    `pcc_top50` averages the model's own 50 best genes, chosen by the very scores it averages: a flattering number that
+    the field reports. `variance_ratio` is the median over genes, None where the truth of no gene varies.
     """
     pearson = gene_scores["pearson"].to_numpy()
     ratio = gene_scores["variance_ratio"].dropna()
+    means = {str(key): float(gene_scores[column].mean()) for key, column in _MEANS.items()}
+    return (
+        _summarise_pearson(pearson)
+        | means
+        | {
+            str(Metric.SHARE_ABOVE): float((pearson > _GOOD_PCC).mean()),
+            str(Metric.UNDEFINED): int(gene_scores["undefined"].sum()),
+            str(Metric.VARIANCE_RATIO): float(ratio.median()) if len(ratio) else None,
+        }
+    )
+
+
+def _summarise_pearson(pearson: Array) -> dict[str, float | int | None]:
     return {
         str(Metric.PCC_MEAN): float(pearson.mean()),
         str(Metric.PCC_MEDIAN): float(np.median(pearson)),
         str(Metric.PCC_TOP50): float(np.sort(pearson)[-_N_TOP:].mean()),
-        str(Metric.SPEARMAN_MEAN): float(gene_scores["spearman"].mean()),
-        str(Metric.MSE): float(gene_scores["mse"].mean()),
-        str(Metric.MAE): float(gene_scores["mae"].mean()),
-        str(Metric.RMSE): float(gene_scores["rmse"].mean()),
-        str(Metric.SHARE_ABOVE): float((pearson > _GOOD_PCC).mean()),
-        str(Metric.UNDEFINED): int(gene_scores["undefined"].sum()),
-        str(Metric.VARIANCE_RATIO): float(ratio.median()) if len(ratio) else None,
     }
 
 
-def correlate(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+def correlate(a: Array, b: Array) -> Array:
     """Return the Pearson correlation of each column of two (site, gene) arrays, NaN where either is constant."""
-    undefined = is_constant(a) | is_constant(b)
+    undefined = _is_constant(a) | _is_constant(b)
     a = a - a.mean(axis=0, dtype=np.float64)
     b = b - b.mean(axis=0, dtype=np.float64)
     norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
@@ -70,12 +79,11 @@ def correlate(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.fl
     return np.clip(found, -1.0, 1.0)
 
 
-def is_constant(values: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Return for each column of a (site, gene) array whether it is constant up to rounding."""
+def _is_constant(values: Array) -> NDArray[np.bool_]:
     return np.ptp(values, axis=0) <= _CONSTANT * np.abs(values).max(axis=0)
 
 
-def _score_block(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> pd.DataFrame:
+def _score_block(truth: Array, prediction: Array) -> pd.DataFrame:
     from scipy.stats import rankdata
 
     truth, prediction = truth.astype(np.float64), prediction.astype(np.float64)
@@ -84,7 +92,7 @@ def _score_block(truth: NDArray[np.floating], prediction: NDArray[np.floating]) 
     spearman = correlate(rankdata(truth, axis=0), rankdata(prediction, axis=0))
     error = prediction - truth
     mse = (error**2).mean(axis=0)
-    varies = ~is_constant(truth)
+    varies = ~_is_constant(truth)
     ratio = np.divide(prediction.var(axis=0), truth.var(axis=0), out=np.full(len(mse), np.nan), where=varies)
     return pd.DataFrame(
         {
@@ -99,7 +107,7 @@ def _score_block(truth: NDArray[np.floating], prediction: NDArray[np.floating]) 
     )
 
 
-def _check(truth: NDArray[np.floating], prediction: NDArray[np.floating], genes: Sequence[str], model: str) -> None:
+def _check(truth: Array, prediction: Array, genes: Sequence[str], model: str) -> None:
     if truth.shape != prediction.shape or truth.ndim != 2 or truth.shape[1] != len(genes):  # noqa: PLR2004
         raise ValueError(
             f"{model}: expected truth and prediction as (site, {len(genes)} genes), found {truth.shape} and "
@@ -124,7 +132,7 @@ NEIGHBOURS = {"hexagonal": 6, "square": 4}
 """Neighbours of a spot on each lattice."""
 
 
-def morans_i(values: NDArray[np.floating], xy_um: NDArray[np.float64], n_neighbours: int) -> NDArray[np.float64]:
+def morans_i(values: Array, xy_um: Array, n_neighbours: int) -> Array:
     """Return Moran's I of each column of `values` (site, gene), NaN where it is constant.
 
     Each site's weight is shared equally by its `n_neighbours` nearest sites among `xy_um` (site, 2).
@@ -143,15 +151,10 @@ def morans_i(values: NDArray[np.floating], xy_um: NDArray[np.float64], n_neighbo
     keep[keep.all(axis=1), -1] = False
     pointer = np.arange(n_sites + 1) * n_neighbours
     weights = csr_array((np.full(keep.sum(), 1 / n_neighbours), found[keep], pointer), shape=(n_sites, n_sites))
-    centred = values - values.mean(axis=0, dtype=np.float64)
-    spread = (centred**2).sum(axis=0)
-    product = (centred * (weights @ centred)).sum(axis=0)
-    return np.divide(product, spread, out=np.full(len(spread), np.nan), where=~is_constant(values))
+    return np.where(_is_constant(values), np.nan, panel.morans_i(values, weights))
 
 
-def moran_ratio(
-    truth: NDArray[np.floating], prediction: NDArray[np.floating], xy_um: NDArray[np.float64], n_neighbours: int
-) -> float | None:
+def moran_ratio(truth: Array, prediction: Array, xy_um: Array, n_neighbours: int) -> float | None:
     """Return mean Moran's I of the prediction / that of the truth, over genes where both are defined.
 
     Above 1 the prediction is smoother than the measurement. None where no gene is defined or the truth shows no
@@ -164,13 +167,11 @@ def moran_ratio(
     return float(predicted_i[defined].mean() / true_i[defined].mean())
 
 
-def interval_coverage(
-    truth: NDArray[np.floating], prediction: NDArray[np.floating], sd: NDArray[np.floating], level: float = 0.9
-) -> float:
-    """Return the share of true values inside the central normal interval of probability `level`.
+def interval_coverage(truth: Array, prediction: Array, sd: Array, level: float = 0.9) -> float:
+    """Return the share of true values inside the central normal interval of probability `level`, all (site, gene).
 
-    All three are (site, gene). Right is a value near `level`; below it the model is too sure of itself. `sd` must
-    include the noise of a measurement, for it is measurements that are counted.
+    A value near `level` is right; below it the intervals are too narrow. `sd` must include the noise of a measurement,
+    since the true values are measurements.
     """
     width = NormalDist().inv_cdf(0.5 + level / 2)
     return float((np.abs(truth - prediction) <= width * sd).mean())
@@ -183,13 +184,35 @@ _SCALE = 10_000
 def noise_ceiling(
     counts: NDArray[np.number], depth: NDArray[np.number], genes: Sequence[str], seed: int
 ) -> pd.DataFrame:
-    """Return one row per gene: gene, half_correlation, reliability, ceiling; NaN where a half is constant.
+    """Estimate the correlation with the measurement that a perfect prediction would reach.
 
-    `counts` are raw UMI counts (spot, gene) of the panel, `depth` (spot,) the spots' totals over all genes. The counts
-    are split at random into two halves (binomial thinning, five times), both halves become log1p of counts per 10 000,
-    and their mean correlation r is brought to full depth by Spearman-Brown: reliability = 2r / (1 + r), the
-    correlation of two such measurements. The expression behind them correlates with one of them by its square root:
-    that is the ceiling. It holds for the spots given; a negative r counts as 0.
+    All counts are split at random into two halves (binomial thinning, 5 times), each half is normalised to log1p of
+    counts per 10 000, and the mean correlation r of the halves is raised to full depth by the Spearman-Brown formula:
+    reliability = 2r / (1 + r), a negative r counted as 0. The ceiling is its square root.
+
+    Parameters
+    ----------
+    counts : (spot, gene)
+        Raw UMI counts of the panel.
+    depth : (spot,)
+        Raw UMI counts of all genes.
+    genes : sequence of str
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        A row per gene: gene, half_correlation, reliability, ceiling; NaN where a half is constant.
+
+    Raises
+    ------
+    ValueError
+        Where counts are not raw, or the depth is less than their sum.
+
+    References
+    ----------
+    Spearman (1904), The proof and measurement of association between two things, Am. J. Psychol. 15, 72-101.
+    Batson, Royer and Webber (2019), Molecular cross-validation for single-cell RNA-seq, bioRxiv 786269.
     """
     whole, rest = _require_counts(counts, depth)
     rng = np.random.default_rng(seed)
@@ -200,33 +223,25 @@ def noise_ceiling(
     )
 
 
-def summarise_ceiling(gene_ceilings: pd.DataFrame) -> dict[str, float | int]:
-    """Return mean, median and top-50 ceiling of the panel, an undefined gene counted as 0 like everywhere else."""
-    ceiling = gene_ceilings["ceiling"].fillna(0.0).to_numpy()
-    return {
-        "pcc_mean": float(ceiling.mean()),
-        "pcc_median": float(np.median(ceiling)),
-        "pcc_top50": float(np.sort(ceiling)[-50:].mean()),
-        "n_undefined": int(gene_ceilings["ceiling"].isna().sum()),
-    }
+def summarise_ceiling(gene_ceilings: pd.DataFrame) -> dict[str, float | int | None]:
+    """Return mean, median and top-50 ceiling of the panel by `Metric`; an undefined ceiling counts as 0."""
+    ceiling = gene_ceilings["ceiling"]
+    return _summarise_pearson(ceiling.fillna(0.0).to_numpy()) | {str(Metric.UNDEFINED): int(ceiling.isna().sum())}
 
 
-def _half_correlation(
-    counts: NDArray[np.int64], rest: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _half_correlation(counts: Counts, rest: Counts, rng: np.random.Generator) -> Array:
+    # the other genes are thinned too: they make the depth by which both halves are normalised
     half = rng.binomial(counts, 0.5)
     half_rest = rng.binomial(rest, 0.5)
     return correlate(_normalise(half, half_rest), _normalise(counts - half, rest - half_rest))
 
 
-def _normalise(counts: NDArray[np.int64], rest: NDArray[np.int64]) -> NDArray[np.float64]:
+def _normalise(counts: Counts, rest: Counts) -> Array:
     depth = np.maximum(counts.sum(axis=1) + rest, 1)
     return np.log1p(counts * (_SCALE / depth[:, None]))
 
 
-def _require_counts(
-    counts: NDArray[np.number], depth: NDArray[np.number]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _require_counts(counts: NDArray[np.number], depth: NDArray[np.number]) -> tuple[Counts, Counts]:
     """Return counts and the counts of all other genes as whole numbers, or raise ValueError."""
     whole = np.asarray(counts)
     bad = ~np.isfinite(whole) | (whole < 0) | (whole != np.floor(whole))

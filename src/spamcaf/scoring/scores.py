@@ -1,4 +1,4 @@
-"""Everything a run is judged by, gathered in one plain record, `scores.json`, with a verdict."""
+"""All scores of a run, gathered in one plain record, `scores.json`."""
 
 from __future__ import annotations
 
@@ -10,38 +10,57 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spamcaf.names import OUR_MODELS, Metric, Model, model_of_run
-from spamcaf.scoring.metrics import (
-    NEIGHBOURS,
-    interval_coverage,
-    moran_ratio,
-    noise_ceiling,
-    score_genes,
-    summarise,
-    summarise_ceiling,
-)
+from spamcaf.errors import InputError
+from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model
+from spamcaf.scoring import metrics
+from spamcaf.scoring.baselines import BASELINES
+
+Models = Mapping[str, Mapping[str, Any]]
+"""Scores by model and `Metric`."""
 
 _LEVEL = 0.005
-"""Factors closer to 1 than this are printed as level: they vanish in the two decimals."""
+"""Factors closer to 1 than this vanish in two decimals."""
 
 
-def verdict(models: Mapping[str, Mapping[str, Any]], where: str) -> str:
-    """Return one sentence on the run's model, `spamcaf` unless only `released` was fitted, against the best baseline.
-
-    What counts is the mean PCC; `where` are the places scored.
-    """
-    pcc = {name: float(scores[Metric.PCC_MEAN]) for name, scores in models.items()}
-    baselines = {name: value for name, value in pcc.items() if name not in OUR_MODELS}
-    model = model_of_run(pcc)
-    if model not in pcc or not baselines:
-        return f"No verdict at {where}: {model} and at least one baseline must be scored, found {', '.join(pcc)}."
-    best = max(baselines, key=baselines.__getitem__)
-    said = _compare(model, pcc[model], best, baselines[best], where)
-    return f"{said}{_own_part(pcc) if model == Model.SPAMCAF else ''}."
+def model_of(scores: Mapping[str, Any]) -> str:
+    """Return the name of the run's model; raise InputError where the record has none."""
+    if "model" not in scores:
+        raise InputError(
+            "a scores.json that does not state its model, as version 0.1 wrote it.",
+            "the key `model`.",
+            "Run the pipeline evaluation again.",
+        )
+    return str(scores["model"])
 
 
-def _compare(model: str, ours: float, best: str, theirs: float, where: str) -> str:
-    figures = f"mean PCC {ours:.3f} against {theirs:.3f} at {where}"
+def best_model(models: Models, metric: Metric = Metric.PCC_MEAN) -> str | None:
+    """Return the model with the best value of `metric`; None without values, or where none is better."""
+    known = [name for name, values in models.items() if values.get(metric) is not None]
+    if metric in HIGHER_IS_BETTER:
+        return max(known, key=lambda name: models[name][metric], default=None)
+    return min(known, key=lambda name: models[name][metric], default=None) if metric in LOWER_IS_BETTER else None
+
+
+def best_baseline(models: Models) -> str | None:
+    """Return the baseline with the highest mean PCC, None where there is no baseline."""
+    return best_model({name: values for name, values in models.items() if name in BASELINES})
+
+
+def verdict(models: Models, model: str, where: str) -> str:
+    """Compare `model` with the best baseline by mean PCC, in one sentence; `where` names the sites scored."""
+    best = best_baseline(models)
+    if model not in models or best is None:
+        return f"No verdict at {where}: {model} and at least one baseline must be scored, found {', '.join(models)}."
+    ours, theirs = (float(models[name][Metric.PCC_MEAN]) for name in (model, best))
+    sentence = _compare(model, ours, best, theirs, f"mean PCC {ours:.3f} against {theirs:.3f} at {where}")
+    if model == Model.SPAMCAF and Model.PROGRAM_GP in models:
+        alone = float(models[Model.PROGRAM_GP][Metric.PCC_MEAN])
+        sentence += f"; its program Gaussian process alone has {alone:.3f}, the network changes that by "
+        sentence += f"{ours - alone:+.3f}"
+    return f"{sentence}."
+
+
+def _compare(model: str, ours: float, best: str, theirs: float, figures: str) -> str:
     if theirs <= 0:
         word = "beats" if ours > theirs else "does not beat"
         return f"{model} {word} the best baseline, {best} ({figures}; no factor, for the baseline is not above 0)"
@@ -53,24 +72,16 @@ def _compare(model: str, ours: float, best: str, theirs: float, where: str) -> s
     return f"{model} does NOT beat the best baseline, {best}: it reaches {factor:.2f} of it ({figures})"
 
 
-def _own_part(pcc: Mapping[str, float]) -> str:
-    """Say what the program Gaussian process, a part of spamcaf, does alone."""
-    if Model.PROGRAM_GP not in pcc:
-        return ""
-    alone = pcc[Model.PROGRAM_GP]
-    gain = pcc[Model.SPAMCAF] - alone
-    return f"; its program Gaussian process alone has {alone:.3f}, the network changes that by {gain:+.3f}"
-
-
 @dataclass(frozen=True)
 class Setting:
-    """What was scored: the section's name, the protocol that hid the spots, the lattice.
+    """What was scored: names of the section, the fitted model (`Model`), the split's protocol and the lattice.
 
-    `n_train` spots were learned from; `n_buffer` spots are neither learned from nor scored, see `sections.split`;
-    `others` are further sections learned from.
+    `n_train` spots were learned from, `n_buffer` are neither learned from nor scored (see `sections.split`), `others`
+    are further sections learned from.
     """
 
     section: str
+    model: str
     protocol: str
     n_train: int
     n_buffer: int
@@ -80,7 +91,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HiddenSpots:
     """The hidden spots: (spot, gene) expression as log1p CP10k, raw counts of the same genes, (spot,) depth."""
 
     genes: Sequence[str]
@@ -91,8 +102,8 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Between:
-    """Super-resolution with a truth: (site, gene) expression at sites between the spots, and what each model says."""
+class SuperResolution:
+    """Sites between the spots whose expression is known: (site, gene) truth, and prediction by model."""
 
     factor: float
     genes: Sequence[str]
@@ -103,74 +114,78 @@ class Between:
 
 def build_scores(
     setting: Setting,
-    held_out: HeldOut,
+    hidden: HiddenSpots,
     predictions: Mapping[str, NDArray[np.float32]],
     sd: NDArray[np.float32] | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Score every model on the same hidden spots and genes.
 
-    `predictions` are (spot, gene) by model name; `sd` is the standard deviation of a measurement that the run's model
-    predicts, None where it predicts none. Returns the record of `scores.json`, plain data, and one row per model and
-    gene with the gene's noise ceiling.
+    Parameters
+    ----------
+    setting : Setting
+    hidden : HiddenSpots
+    predictions : dict of (spot, gene)
+        By model.
+    sd : (spot, gene), optional
+        Standard deviation of a measurement that the run's model predicts, where it predicts one.
+
+    Returns
+    -------
+    scores : dict
+        The record of `scores.json`, plain data.
+    gene_scores : DataFrame
+        A row per model and gene, with the gene's noise ceiling.
     """
-    truth, genes = held_out.expression, held_out.genes
-    by_gene = {name: score_genes(truth, values, genes, name) for name, values in predictions.items()}
-    ceiling = noise_ceiling(held_out.counts, held_out.depth, genes, setting.seed)
-    models = _summaries(by_gene, truth, predictions, held_out.xy_um, setting.lattice)
+    truth = hidden.expression
+    by_gene, models = _score(truth, predictions, hidden.genes, hidden.xy_um, setting.lattice)
+    by_gene_ceiling = metrics.noise_ceiling(hidden.counts, hidden.depth, hidden.genes, setting.seed)
+    ceiling = metrics.summarise_ceiling(by_gene_ceiling)
+    top = ceiling[Metric.PCC_MEAN] or 0.0
+    shares = {name: values[Metric.PCC_MEAN] / top if top > 0 else None for name, values in models.items()}
     scores: dict[str, Any] = {
         "section": setting.section,
+        "model": setting.model,
         "protocol": setting.protocol,
         "n_train": setting.n_train,
         "n_hidden": len(truth),
         "n_buffer": setting.n_buffer,
         "other_sections": list(setting.others),
-        "n_genes": len(genes),
+        "n_genes": len(hidden.genes),
         "models": models,
-        "noise_ceiling": _with_shares(summarise_ceiling(ceiling), models),
-        "coverage_90": None if sd is None else interval_coverage(truth, predictions[model_of_run(predictions)], sd),
-        "verdict": verdict(models, "hidden spots"),
+        "noise_ceiling": ceiling | {"share_reached": shares},
+        "coverage_90": None if sd is None else metrics.interval_coverage(truth, predictions[setting.model], sd),
+        "verdict": verdict(models, setting.model, "hidden spots"),
     }
-    return scores, _tidy(by_gene, ceiling)
+    gene_scores = pd.concat(by_gene, names=["model", None]).reset_index("model").reset_index(drop=True)
+    return scores, gene_scores.assign(ceiling=np.tile(by_gene_ceiling["ceiling"], len(by_gene)))
 
 
-def score_between(between: Between, lattice: str) -> dict[str, Any]:
-    """Score every model between the spots, where the truth is known; the record's `super_resolution`."""
-    by_gene = {
-        name: score_genes(between.expression, values, between.genes, f"{name} between the spots")
-        for name, values in between.predictions.items()
-    }
-    models = _summaries(by_gene, between.expression, between.predictions, between.xy_um, lattice)
+def score_super_resolution(sites: SuperResolution, model: str, lattice: str) -> dict[str, Any]:
+    """Score every prediction between the spots; return the `super_resolution` of `scores.json`.
+
+    `model` is the fitted one, `lattice` the name of the section's lattice.
+    """
+    where = " between the spots"
+    _, models = _score(sites.expression, sites.predictions, sites.genes, sites.xy_um, lattice, where)
     return {
-        "factor": between.factor,
-        "n_sites": len(between.expression),
+        "factor": sites.factor,
+        "n_sites": len(sites.expression),
         "models": models,
-        "verdict": verdict(models, "sites between the spots"),
+        "verdict": verdict(models, model, f"sites{where}"),
     }
 
 
-def _summaries(
-    by_gene: Mapping[str, pd.DataFrame],
+def _score(
     truth: NDArray[np.float32],
     predictions: Mapping[str, NDArray[np.float32]],
+    genes: Sequence[str],
     xy_um: NDArray[np.float64],
     lattice: str,
-) -> dict[str, dict[str, Any]]:
-    n_neighbours = min(NEIGHBOURS[lattice], len(truth) - 1)
-    return {
-        name: summarise(scores) | {str(Metric.MORAN_RATIO): moran_ratio(truth, predictions[name], xy_um, n_neighbours)}
-        for name, scores in by_gene.items()
-    }
-
-
-def _with_shares(ceiling: dict[str, float | int], models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Add the share of the mean ceiling that each model reaches, None where the ceiling is 0."""
-    top = ceiling["pcc_mean"]
-    shares = {name: scores[Metric.PCC_MEAN] / top if top > 0 else None for name, scores in models.items()}
-    return ceiling | {"share_reached": shares}
-
-
-def _tidy(by_gene: Mapping[str, pd.DataFrame], ceiling: pd.DataFrame) -> pd.DataFrame:
-    frames = [scores.assign(ceiling=ceiling["ceiling"].to_numpy()) for scores in by_gene.values()]
-    tidy = pd.concat(frames, ignore_index=True)
-    tidy.insert(0, "model", np.repeat(list(by_gene), [len(frame) for frame in frames]))
-    return tidy
+    where: str = "",
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]:
+    """Return the scores of each model by gene, and their summaries."""
+    by_gene = {name: metrics.score_genes(truth, values, genes, name + where) for name, values in predictions.items()}
+    n_neighbours = min(metrics.NEIGHBOURS[lattice], len(truth) - 1)
+    ratios = {name: metrics.moran_ratio(truth, values, xy_um, n_neighbours) for name, values in predictions.items()}
+    models = {name: metrics.summarise(by_gene[name]) | {str(Metric.MORAN_RATIO): ratios[name]} for name in by_gene}
+    return by_gene, models

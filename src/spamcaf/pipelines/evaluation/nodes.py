@@ -61,13 +61,13 @@ def score_super_resolution(
 ) -> dict[str, Any]:
     """Score the sites between the spots against the truth; an empty record where there are none, or no known truth.
 
-    The baselines look at the same measured spots as the model did.
+    The baselines learn from the same measured spots as the model.
     """
     between = (grid[SUB_INDEX] > 0).to_numpy()
     if truth is None or not between.any():
         return {}
+    from spamcaf.scoring import scores
     from spamcaf.scoring.baselines import SUPER_RESOLUTION, predict_all
-    from spamcaf.scoring.scores import Between, score_between
 
     sites = grid_sites(grid[between], spot_features, grid_features, mpp_of(expression))
     measured = measured_spots(expression, spot_features, expression.obs_names.tolist())
@@ -76,7 +76,8 @@ def score_super_resolution(
     genes = expression.var_names.tolist()
     known = truth.true_expression(sites.xy_um)[:, truth.genes.index.get_indexer(genes)]
     factor = len(grid) / expression.n_obs
-    return score_between(Between(factor, genes, sites.xy_um, known, predictions), _lattice(expression))
+    scored = scores.SuperResolution(factor, genes, sites.xy_um, known, predictions)
+    return scores.score_super_resolution(scored, _model(super_resolved), _lattice(expression))
 
 
 def score_predictions(
@@ -89,13 +90,13 @@ def score_predictions(
     seed: int,
 ) -> tuple[DataFrame, dict[str, Any]]:
     """Score every predictor on the hidden spots; print the table."""
-    from spamcaf.scoring.scores import HeldOut, Setting, build_scores
+    from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores
     from spamcaf.scoring.table import format_table
 
     hidden = barcodes_of(spot_split, Part.HIDDEN)
     _require_same_spots(hidden, recovered, baseline_predictions)
     truth = expression[hidden]
-    held_out = HeldOut(
+    hidden_spots = HiddenSpots(
         expression.var_names.tolist(),
         np.asarray(truth.obsm[SPATIAL]) * mpp_of(expression),
         np.asarray(truth.X),
@@ -106,8 +107,10 @@ def score_predictions(
     name = str(expression.uns[SECTION_METADATA][SectionField.NAME])
     n_train, n_buffer = (len(barcodes_of(spot_split, part)) for part in (Part.TRAIN, Part.BUFFER))
     others = tuple(_record(recovered)["other_sections"])
-    setting = Setting(name, settings.protocol, n_train, n_buffer, others, _lattice(expression), seed)
-    scores, gene_scores = build_scores(setting, held_out, predictions, recovered.layers.get(SD))
+    setting = Setting(
+        name, _model(recovered), settings.protocol, n_train, n_buffer, others, _lattice(expression), seed
+    )
+    scores, gene_scores = build_scores(setting, hidden_spots, predictions, recovered.layers.get(SD))
     if super_resolution_scores:
         scores["super_resolution"] = super_resolution_scores
     logger.info("scores on hidden spots\n%s", format_table(scores))
@@ -126,7 +129,7 @@ def plot_maps(
 
     measured = expression.copy()
     measured.uns[SPATIAL] = recovered.uns[SPATIAL]
-    genes = choose_genes(gene_scores, settings.genes, settings.n_genes)
+    genes = choose_genes(gene_scores, _model(recovered), settings.genes, settings.n_genes)
     return plot_gene_maps(measured, recovered, super_resolved, genes, mpp_of(expression))
 
 
@@ -147,16 +150,19 @@ def write_report(
 
 
 def _ours(prediction: AnnData) -> dict[str, NDArray[np.float32]]:
-    """Return what the fitted model predicts, by its name, and the Gaussian process beside it where it has one."""
-    name = _record(prediction).get("model", Model.SPAMCAF)
-    ours = {str(name): np.asarray(prediction.X)}
+    """Return the prediction of the fitted model by its name, and of its Gaussian process alone where it has one."""
+    ours = {_model(prediction): np.asarray(prediction.X)}
     if Model.PROGRAM_GP in prediction.layers:
         ours[str(Model.PROGRAM_GP)] = np.asarray(prediction.layers[Model.PROGRAM_GP])
     return ours
 
 
+def _model(prediction: AnnData) -> str:
+    return str(_record(prediction)["model"])
+
+
 def _record(prediction: AnnData) -> dict[str, Any]:
-    """Return what is recorded of the model that predicted."""
+    """Return the record of the fitted model that predicted."""
     record: dict[str, Any] = json.loads(prediction.uns[PROVENANCE])
     return record
 
