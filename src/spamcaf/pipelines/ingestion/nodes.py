@@ -52,14 +52,14 @@ def check_section(
 
 
 def find_tissue(section: AnnData, slide: Slide, settings: TissueSettings) -> Tissue:
-    """Return the tissue that the image shows and the spots prove."""
+    """Combine the tissue of the image with that of the spots."""
     pitch_px = lattice_of(section).pitch_px
     seen = _tissue_in_image(section, slide, settings)
     return seen.marked_by_spots(np.asarray(section.obsm[SPATIAL]), checks.off_tissue_of(section), pitch_px)
 
 
 def _tissue_in_image(section: AnnData, slide: Slide, settings: TissueSettings) -> Tissue:
-    # where the array lies is known by its spots: a frame has nothing to add
+    # the spots give the place of the array: no search for a fiducial frame
     return histology.find_tissue(slide, mpp_of(section), settings.model_copy(update={"inside_frame": False}))
 
 
@@ -71,7 +71,7 @@ def plot_overlay(section: AnnData, tissue: Tissue) -> Figure:
 
 
 def split_spots(section: AnnData, settings: SplitSettings, tiles: TileSettings, seed: int) -> DataFrame:
-    """Hide spots and fold the visible ones; a hidden block is seen through windows without a visible spot."""
+    """Hide spots and deal the visible ones over folds; no window of a hidden block reaches a visible spot."""
     mpp = mpp_of(section)
     # one pixel more: a window's corner is rounded to a whole pixel
     window_um = (WindowGeometry.of(tiles, mpp).window_px + 1) * mpp
@@ -108,7 +108,7 @@ def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFr
     grid = sites.lay_grid(section, lattice_of(section), settings.subdivide)
     on_tissue = tissue.holds(grid[[sites.X_PX, sites.Y_PX]].to_numpy()) | (grid[sites.SUB_INDEX] == 0).to_numpy()
     logger.info(
-        "grid: %d sites, %.2f per spot (asked %d), %d off the tissue dropped",
+        "grid: %d sites, %.2f per spot (requested %d), %d off the tissue dropped",
         on_tissue.sum(), on_tissue.sum() / section.n_obs, settings.subdivide**2, (~on_tissue).sum(),
     )  # fmt: skip
     return grid[on_tissue].reset_index(drop=True)

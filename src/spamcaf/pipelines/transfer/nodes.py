@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def lay_sites(slide: Slide, settings: TransferSettings, tissue: TissueSettings) -> tuple[AnnData, DataFrame, Tissue]:
-    """Return the section without counts, named as its image, its sites on tissue, and the tissue."""
+    """Lay sites over the image; return the section without counts, named as its image, its sites, and the tissue."""
     mpp = sites.resolve_mpp(settings.mpp, slide.mpp)
     mask = histology.find_tissue(slide, mpp, tissue)
     laid = sites.lay_sites(slide.shape, mpp, settings.pitch_um)
@@ -39,7 +39,7 @@ def predict_unmeasured(
     unmeasured_tissue: Tissue,
     compute: ComputeSettings,
 ) -> AnnData:
-    """Predict every site from pictures alone."""
+    """Predict every site from image features alone."""
     import pandas as pd
 
     from spamcaf.model.predict import predict
