@@ -1,16 +1,19 @@
-"""Cell nuclei and white holes of the simulated tissue, the same wherever one looks from."""
+"""Cell nuclei, fat vacuoles and ducts of the simulated tissue: functions of coordinates, equal in every window."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.simulation.tissue_map import ADIPOSE, GLAND, Floats, Landscape, Visible, domain_values
+from spamcaf.simulation.tissue_map import ADIPOSE, GLAND, Floats, TissueMap, domain_values
 
 Ints = NDArray[np.int64]
+
+_MEMBRANE_UM, _WALL_UM = 2.2, 13.0  # of a fat vacuole, of a duct
+# nuclei of duct epithelium, in the unit of `Domain.density` and micrometres
+_WALL_DENSITY, _WALL_LONG_UM, _WALL_SHORT_UM = 0.9, 3.9, 2.4
 
 
 def _mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -29,7 +32,7 @@ def hashed_uniform(key: int, column: Ints, row: Ints, channel: int) -> Floats:
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest scattered point of each place: its offset and distance, the distance of the second, and its cell."""
+    """The nearest scattered point: its offset and distance, the distance of the second nearest, and its cell."""
 
     dx: Floats
     dy: Floats
@@ -48,7 +51,7 @@ class Scatter:
     jitter: float
 
     def uniform(self, column: Ints, row: Ints, channel: int) -> Floats:
-        """Return numbers in [0, 1) of the points of these cells; channels 0 and 1 place the points."""
+        """Return numbers in [0, 1) of the points of these cells; channels 0 and 1 are those of their coordinates."""
         return hashed_uniform(self.key, column, row, channel)
 
     def points(self, column: Ints, row: Ints) -> tuple[Floats, Floats]:
@@ -58,7 +61,7 @@ class Scatter:
         return x * self.pitch_um, y * self.pitch_um
 
     def nearest(self, x: Floats, y: Floats) -> Nearest:
-        """Return the nearest point to each place, among the 3 x 3 cells around it; `x`, `y` broadcast."""
+        """Return the point nearest to each (x, y), among the 3 x 3 cells around it; `x`, `y` broadcast."""
         column, row = np.floor(x / self.pitch_um).astype(np.int64), np.floor(y / self.pitch_um).astype(np.int64)
         left, top = int(column.min()) - 1, int(row.min()) - 1
         cells = np.meshgrid(np.arange(left, column.max() + 2), np.arange(top, row.max() + 2))
@@ -80,64 +83,54 @@ class Scatter:
         return Nearest(dx, dy, np.sqrt(first), np.sqrt(second), best % n_columns + left, best // n_columns + top)
 
 
-MEMBRANE_UM = 2.2
-WALL_UM = 13.0
+def ramp(value: Floats, width: float) -> Floats:
+    """Return 0 below and 1 above 0, linear over `width` around it."""
+    return np.clip(value / np.float32(width) + np.float32(0.5), 0, 1)
 
 
 @dataclass(frozen=True)
-class Hollows:
-    """Shares in [0, 1] of each place: `clear` is a hole, `wall` the epithelium of a duct, `angle` points outwards."""
+class Cavities:
+    """Vacuoles and lumina: shares in [0, 1] that are `clear`, or `wall` of a duct; `angle` away from its centre."""
 
     clear: Floats
     wall: Floats
     angle: Floats
 
 
-def ramp(value: Floats, width: float) -> Floats:
-    """Return 0 below and 1 above 0, linear over `width` around it."""
-    return np.clip(value / np.float32(width) + np.float32(0.5), 0, 1)
-
-
-class HollowField:
-    """Fat vacuoles and ducts, the same wherever one looks from."""
+class CavityMap:
+    """The vacuoles of fat and the lumina and walls of ducts, as functions of coordinates in micrometres."""
 
     def __init__(self, key: int) -> None:
         self._fat = Scatter(key, 50.0, 0.30)
         self._ducts = Scatter(key + 1, 82.0, 0.20)
 
-    def at(self, x: Floats, y: Floats, adipose: Floats, gland: Floats, edge_um: float) -> Hollows:
-        """Return the hollows at `x`, `y`, where the tissue is `adipose` or `gland` (shares of membership).
+    def at(self, x: Floats, y: Floats, membership: Floats, edge_um: float) -> Cavities:
+        """Return what is there, given the domains' `membership` (domain, ...).
 
         `edge_um` is the width over which an edge fades, about a pixel.
         """
-        nothing: Floats = np.zeros(adipose.shape, np.float32)
-        clear = wall = angle = nothing
+        adipose, gland = membership[ADIPOSE], membership[GLAND]
+        clear = wall = angle = np.zeros(adipose.shape, np.float32)
         in_fat, in_gland = ramp(adipose - 0.55, 0.3), ramp(gland - 0.5, 0.2)
         if in_fat.any():
-            clear = self._vacuoles(x, y, edge_um) * in_fat
+            near = self._fat.nearest(x, y)
+            between = (near.second - near.first) / 2  # distance from the wall shared with the next vacuole
+            vacuole = np.minimum(ramp(between - _MEMBRANE_UM, edge_um), ramp(34 - near.first, edge_um))
+            clear = vacuole * in_fat
         if in_gland.any():
-            lumen, epithelium, angle = self._duct_parts(x, y, edge_um)
+            lumen, epithelium, angle = self._ducts_at(x, y, edge_um)
             clear, wall = np.maximum(clear, lumen * in_gland), epithelium * in_gland
-        return Hollows(clear, wall, angle)
+        return Cavities(clear, wall, angle)
 
-    def _vacuoles(self, x: Floats, y: Floats, edge_um: float) -> Floats:
-        near = self._fat.nearest(x, y)
-        between = (near.second - near.first) / 2  # distance from the wall shared with the next vacuole
-        return np.minimum(ramp(between - MEMBRANE_UM, edge_um), ramp(34 - near.first, edge_um))
-
-    def _duct_parts(self, x: Floats, y: Floats, edge_um: float) -> tuple[Floats, Floats, Floats]:
+    def _ducts_at(self, x: Floats, y: Floats, edge_um: float) -> tuple[Floats, Floats, Floats]:
         near = self._ducts.nearest(x, y)
         angle = np.arctan2(near.dy, near.dx)
         phase = 2 * np.pi * self._ducts.uniform(near.column, near.row, 2).astype(np.float32)
         radius = 6 + 13 * self._ducts.uniform(near.column, near.row, 3).astype(np.float32)
         radius *= 1 + 0.18 * np.cos(2 * angle + phase) + 0.08 * np.cos(5 * angle - phase)
         beyond = near.first - radius
-        wall = ramp(beyond, edge_um) * ramp(WALL_UM - beyond, max(edge_um, 2.0))
+        wall = ramp(beyond, edge_um) * ramp(_WALL_UM - beyond, max(edge_um, 2.0))
         return ramp(-beyond, edge_um), wall, angle
-
-
-WALL_DENSITY, WALL_LONG_UM, WALL_SHORT_UM = 0.9, 3.9, 2.4
-"""Nuclei of duct epithelium, in the unit of `Domain.density` and micrometres."""
 
 
 @dataclass(frozen=True)
@@ -152,29 +145,11 @@ class Nuclei:
     darkness: Floats
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """Cells of the scatter with what their nuclei depend on; `along` the fibres, `outwards` from a duct's lumen."""
+class NucleusMap:
+    """The nuclei of one spacing: at most one per cell of a scatter."""
 
-    column: Ints
-    row: Ints
-    x: Floats
-    y: Floats
-    kind: Ints
-    grade: Floats
-    along: Floats
-    wall: Floats
-    outwards: Floats
-
-    def at(self, index: NDArray[np.bool_]) -> Self:
-        return replace(self, **{field.name: getattr(self, field.name)[index] for field in fields(self)})
-
-
-class NucleusField:
-    """Nuclei of one spacing, the same wherever one looks from."""
-
-    def __init__(self, landscape: Landscape, hollows: HollowField, key: int, *, is_crowded: bool) -> None:
-        self._landscape, self._hollows, self._is_crowded = landscape, hollows, is_crowded
+    def __init__(self, tissue: TissueMap, cavities: CavityMap, key: int, *, is_crowded: bool) -> None:
+        self._tissue, self._cavities, self._is_crowded = tissue, cavities, is_crowded
         self._scatter = Scatter(key, 7.0 if is_crowded else 11.5, 0.28)
         mine = domain_values("is_crowded").astype(bool) == is_crowded
         self._density = np.where(mine, domain_values("density"), 0.0)[:, None, None]
@@ -184,44 +159,36 @@ class NucleusField:
         pitch = self._scatter.pitch_um
         columns = np.arange(np.floor(left / pitch), np.floor(right / pitch) + 1).astype(np.int64)
         rows = np.arange(np.floor(top / pitch), np.floor(bottom / pitch) + 1).astype(np.int64)
-        column, row = np.meshgrid(columns, rows)
         centre = (columns[None] + 0.5) * pitch, (rows[:, None] + 0.5) * pitch
+        column, row = np.meshgrid(columns, rows)
         x, y = self._scatter.points(column, row)
-        visible = self._landscape.visible(*centre)
-        hollows = self._hollows.at(x, y, visible.membership[ADIPOSE], visible.membership[GLAND], 1.0)
-        kind, is_taken = self._kind(visible, hollows, self._scatter.uniform(column, row, 2))
-        is_taken &= self._landscape.depth_um(*centre) > 0
-        every = _Cells(column, row, x, y, kind, visible.grade, self._fibre_angle(*centre), hollows.wall, hollows.angle)
-        return self._ellipses(every.at(is_taken))
-
-    def _kind(self, visible: Visible, hollows: Hollows, draw: Floats) -> tuple[Ints, NDArray[np.bool_]]:
+        visible = self._tissue.visible(*centre)
+        cavities = self._cavities.at(x, y, visible.membership, 1.0)
         chance = visible.membership * self._density * np.exp(0.35 * visible.cellularity)
-        chance = chance * (1 - hollows.clear) * (1 - hollows.wall)
+        chance = chance * (1 - cavities.clear) * (1 - cavities.wall)
         if self._is_crowded:
-            chance[GLAND] += WALL_DENSITY * hollows.wall
-        reached = np.cumsum(chance, axis=0)
-        return np.minimum((draw >= reached).sum(axis=0), len(reached) - 1), draw < reached[-1]
+            chance[GLAND] += _WALL_DENSITY * cavities.wall
+        # one draw per cell chooses among the domains and, above their sum, no nucleus
+        reached, draw = np.cumsum(chance, axis=0), self._scatter.uniform(column, row, 2)
+        kind = np.minimum((draw >= reached).sum(axis=0), len(reached) - 1)
+        is_taken = (draw < reached[-1]) & (self._tissue.depth_um(*centre) > 0)
 
-    def _fibre_angle(self, x: Floats, y: Floats) -> Floats:
-        across, _ = self._landscape.fibre_coordinates(x, y)
-        down, right = np.gradient(across)
-        return np.arctan2(right, -down)  # at a right angle to the gradient
-
-    def _ellipses(self, cells: _Cells) -> Nuclei:
         turn, size, shape, shade = (
-            self._scatter.uniform(cells.column, cells.row, channel) - 0.5 for channel in range(3, 7)
+            self._scatter.uniform(column[is_taken], row[is_taken], channel) - 0.5 for channel in range(3, 7)
         )
         long, short, is_aligned, darkness = (
-            domain_values(field)[cells.kind] for field in ("long_um", "short_um", "is_aligned", "darkness")
+            domain_values(field)[kind[is_taken]] for field in ("long_um", "short_um", "is_aligned", "darkness")
         )
-        in_wall = cells.wall > 0.5  # noqa: PLR2004
-        scale, stretch = np.exp(0.14 * cells.grade + 0.3 * size), np.exp(0.3 * shape)
-        angle = np.where(is_aligned > 0, cells.along + 0.6 * turn, 2 * np.pi * turn)
+        down, right_ = np.gradient(self._tissue.fibre_coordinates(*centre)[0])
+        along = np.arctan2(right_, -down)[is_taken]  # fibres run at a right angle to the gradient
+        in_wall = cavities.wall[is_taken] > 0.5  # noqa: PLR2004
+        scale, stretch = np.exp(0.14 * visible.grade[is_taken] + 0.3 * size), np.exp(0.3 * shape)
+        angle = np.where(is_aligned > 0, along + 0.6 * turn, 2 * np.pi * turn)
         return Nuclei(
-            cells.x,
-            cells.y,
-            np.where(in_wall, WALL_LONG_UM, long) * scale * stretch,
-            np.where(in_wall, WALL_SHORT_UM, short) * scale / stretch,
-            np.where(in_wall, cells.outwards + 0.4 * turn, angle),
+            x[is_taken],
+            y[is_taken],
+            np.where(in_wall, _WALL_LONG_UM, long) * scale * stretch,
+            np.where(in_wall, _WALL_SHORT_UM, short) * scale / stretch,
+            np.where(in_wall, cavities.angle[is_taken] + 0.4 * turn, angle),
             darkness * (1 + 0.4 * shade),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,17 +11,25 @@ from scipy import ndimage, sparse
 
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
-from spamcaf.simulation.cells import HollowField, Hollows, Ints, Nuclei, NucleusField, ramp
-from spamcaf.simulation.tissue_map import ADIPOSE, GLAND, Floats, Landscape, Stream, Visible, domain_values, generator
+from spamcaf.simulation.cells import Cavities, CavityMap, Nuclei, NucleusMap, ramp
+from spamcaf.simulation.tissue_map import Floats, Stream, TissueMap, VisibleFields, domain_values, generator
 
-SIZE = 256
+BLOCK = 256
+"""Pixels are computed in whole blocks of a fixed lattice, so that any window equals the crop of the whole, exactly."""
+_CACHED_BLOCKS = 256  # 50 MB; neighbouring tiles share blocks
+_NOISE_SIZE = 256
+_REACH_UM = 13.0  # no nucleus is longer than this from its centre; longer ones are cut
+_GLASS = 244.0
+# optical densities of red, green and blue: the reference stains of Macenko et al. 2009
+_HAEMATOXYLIN = np.array([0.563, 0.720, 0.406], dtype=np.float32)
+_EOSIN = np.array([0.216, 0.801, 0.558], dtype=np.float32)
 
 
-class Texture:
+class _Texture:
     """Smooth noise of zero mean and unit variance, about two units from one extreme to the next, and pixel noise."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        table = ndimage.gaussian_filter(rng.normal(size=(SIZE, SIZE)), 1.0, mode="wrap")
+        table = ndimage.gaussian_filter(rng.normal(size=(_NOISE_SIZE, _NOISE_SIZE)), 1.0, mode="wrap")
         self._table = ((table - table.mean()) / table.std()).astype(np.float32)
         self._pixels = rng.normal(size=(509, 521)).astype(np.float32)  # primes: repeats do not line up with tiles
 
@@ -36,13 +43,13 @@ class Texture:
         return self._mixed(rows.T, u[0]).T
 
     @staticmethod
-    def _mixed(table: Floats, place: Floats) -> Floats:
-        below = np.floor(place).astype(np.int64)
-        part = (place - below).astype(np.float32)[:, None]
-        return table[below % SIZE] * (1 - part) + table[(below + 1) % SIZE] * part
+    def _mixed(table: Floats, position: Floats) -> Floats:
+        below = np.floor(position).astype(np.int64)
+        part = (position - below).astype(np.float32)[:, None]
+        return table[below % _NOISE_SIZE] * (1 - part) + table[(below + 1) % _NOISE_SIZE] * part
 
     def pixel_noise(self, columns: range, rows: range) -> Floats:
-        """Return (row, column) independent noise of pixels, by their place in the whole picture."""
+        """Return (row, column) independent noise of pixels, by their row and column in the whole image."""
         return self._pixels[np.ix_(np.asarray(rows) % 509, np.asarray(columns) % 521)]
 
 
@@ -56,7 +63,7 @@ def area_weights(n_from: int, n_to: int) -> sparse.csr_matrix:
 
 
 def shrunk(strips: Iterable[NDArray[np.uint8]], size: tuple[int, int], longest: int) -> NDArray[np.uint8]:
-    """Return the picture of `size` (rows, columns) with its longer side at most `longest` px, never enlarged.
+    """Return the image of `size` (rows, columns) with its longer side at most `longest` px, never enlarged.
 
     `strips` are its (row, column, RGB) rows from the top, in pieces of any height; only one is held at a time.
     """
@@ -72,32 +79,25 @@ def shrunk(strips: Iterable[NDArray[np.uint8]], size: tuple[int, int], longest: 
     return np.rint(total).astype(np.uint8).reshape(rows.shape[0], columns.shape[0], 3)
 
 
-REACH_UM = 13.0
-"""No nucleus is longer than this from its centre; longer ones are cut."""
-
-
-def painted(nuclei: Nuclei, columns: range, rows: range, mpp: float) -> Floats:
+def _painted(nuclei: Nuclei, columns: range, rows: range, mpp: float) -> Floats:
     """Return (row, column) optical density of the nuclei on these pixels; the darkest wins where they overlap.
 
     Each ellipse fades over about a pixel at its edge, has a dark rim (the nuclear membrane) and a paler inside.
     """
-    margin = int(np.ceil(REACH_UM / mpp)) + 1
+    margin = int(np.ceil(_REACH_UM / mpp)) + 1
     canvas = np.zeros((len(rows) + 2 * margin, len(columns) + 2 * margin), dtype=np.float32)
     px, py = nuclei.x / mpp - columns.start + margin, nuclei.y / mpp - rows.start + margin
-    half = np.ceil(np.minimum(nuclei.long_um, REACH_UM) / mpp).astype(int)
+    half = np.ceil(np.minimum(nuclei.long_um, _REACH_UM) / mpp).astype(int)
     fits = (px > half) & (py > half) & (px < canvas.shape[1] - half - 1) & (py < canvas.shape[0] - half - 1)
     for reach in np.unique(half[fits]):
         chosen = (fits & (half == reach)).nonzero()[0]
-        column, row = _patches(px[chosen], reach)[:, None, :], _patches(py[chosen], reach)[:, :, None]
+        around = np.arange(-reach, reach + 1)
+        column = (np.floor(px[chosen]).astype(np.int64)[:, None] + around)[:, None, :]
+        row = (np.floor(py[chosen]).astype(np.int64)[:, None] + around)[:, :, None]
         dx, dy = ((p + 0.5 - c[chosen, None, None]) * mpp for p, c in ((column, px), (row, py)))
         density = _density(nuclei, chosen, dx.astype(np.float32), dy.astype(np.float32), max(mpp, 0.5))
         np.maximum.at(canvas.reshape(-1), (row * canvas.shape[1] + column).ravel(), density.ravel())
     return canvas[margin : margin + len(rows), margin : margin + len(columns)]
-
-
-def _patches(centre_px: Floats, reach: int) -> Ints:
-    """Return (nucleus, 2 reach + 1) pixels around each centre."""
-    return np.floor(centre_px).astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
 
 
 def _density(nuclei: Nuclei, chosen: NDArray[np.intp], dx: Floats, dy: Floats, edge_um: float) -> Floats:
@@ -113,117 +113,87 @@ def _density(nuclei: Nuclei, chosen: NDArray[np.intp], dx: Floats, dy: Floats, e
     return cover * (0.80 + 0.28 * rim) * darkness
 
 
-BLOCK = 256
-"""Pixels are computed in whole blocks of a fixed lattice, so that any window equals the crop of the whole, exactly."""
+class TissueImage:
+    """The image as a function of pixel windows: uint8 RGB, pixel (0, 0) at the top left."""
 
-KEPT_BLOCKS = 256
-"""Blocks remembered (50 MB), since neighbouring tiles share them."""
-
-HAEMATOXYLIN = np.array([0.563, 0.720, 0.406], dtype=np.float32)
-EOSIN = np.array([0.216, 0.801, 0.558], dtype=np.float32)
-"""Optical densities of red, green and blue: the reference stains of Macenko et al. 2009."""
-
-GLASS = 244.0
-
-
-@dataclass(frozen=True)
-class _Ground:
-    """A block's places, micrometres, as an open grid, and what is there."""
-
-    x: Floats
-    y: Floats
-    visible: Visible
-    hollows: Hollows
-
-
-class Picture:
-    """The picture as a function of pixel windows: uint8 RGB, pixel (0, 0) at the top left."""
-
-    def __init__(self, settings: SimulationSettings, landscape: Landscape) -> None:
-        self._landscape, self._mpp = landscape, settings.mpp
-        self._block = lru_cache(KEPT_BLOCKS)(self._computed)
+    def __init__(self, settings: SimulationSettings, tissue: TissueMap) -> None:
+        self._tissue, self._mpp = tissue, settings.mpp
+        self._block = lru_cache(_CACHED_BLOCKS)(self._computed)
         self.height, self.width = (max(1, round(s / settings.mpp)) for s in (settings.height_um, settings.width_um))
         rng = generator(settings, Stream.TEXTURE)
-        self._texture = Texture(rng)
-        keys = [int(key) for key in rng.integers(1, 2**40, 3)]
-        self._hollows = HollowField(keys[0])
+        self._texture = _Texture(rng)
+        cavity_key, loose_key, crowded_key = (int(key) for key in rng.integers(1, 2**40, 3))
+        self._cavities = CavityMap(cavity_key)
         self._nuclei = [
-            NucleusField(landscape, self._hollows, key, is_crowded=flag)
-            for key, flag in zip(keys[1:], (False, True), strict=True)
+            NucleusMap(tissue, self._cavities, loose_key, is_crowded=False),
+            NucleusMap(tissue, self._cavities, crowded_key, is_crowded=True),
         ]
 
     def render(self, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return the window (row, column, RGB) whose top left pixel is (x0, y0); it must lie inside the picture."""
+        """Return the window (row, column, RGB) whose top left pixel is (x0, y0).
+
+        Raises InputError where it leaves the image.
+        """
         if min(x0, y0) < 0 or min(width, height) < 1 or x0 + width > self.width or y0 + height > self.height:
             raise InputError(
                 f"a window of {width} x {height} px at ({x0}, {y0}).",
-                f"one inside the picture of {self.width} x {self.height} px.",
-                "Crop the window to the picture, and pad outside.",
+                f"one inside the image of {self.width} x {self.height} px.",
+                "Crop the window to the image, and pad outside.",
             )
         window = np.empty((height, width, 3), dtype=np.uint8)
         for top in range(y0 - y0 % BLOCK, y0 + height, BLOCK):
             for left in range(x0 - x0 % BLOCK, x0 + width, BLOCK):
-                y1, y2, x1, x2 = (
-                    max(top, y0),
-                    min(top + BLOCK, y0 + height),
-                    max(left, x0),
-                    min(left + BLOCK, x0 + width),
-                )
-                block = self._block(left, top)
-                window[y1 - y0 : y2 - y0, x1 - x0 : x2 - x0] = block[y1 - top : y2 - top, x1 - left : x2 - left]
+                block = self._block(left, top)[max(y0 - top, 0) :, max(x0 - left, 0) :]
+                part = window[max(top - y0, 0) : top + BLOCK - y0, max(left - x0, 0) : left + BLOCK - x0]
+                part[:] = block[: part.shape[0], : part.shape[1]]
         return window
 
     def _computed(self, left: int, top: int) -> NDArray[np.uint8]:
         columns, rows = range(left, left + BLOCK), range(top, top + BLOCK)
         x, y = (np.asarray(columns) + 0.5)[None] * self._mpp, (np.asarray(rows) + 0.5)[:, None] * self._mpp
-        depth = self._landscape.depth_um(x, y)
-        noise = 1.3 * self._texture.pixel_noise(columns, rows)[..., None]
-        if depth.max() < 0:
-            return self._developed(np.zeros((*depth.shape, 3), np.float32), noise)
-        visible = self._landscape.visible(x, y)
-        hollows = self._hollows.at(x, y, visible.membership[ADIPOSE], visible.membership[GLAND], max(1.2, self._mpp))
-        eosin, haematoxylin = self._between_nuclei(_Ground(x, y, visible, hollows))
-        nuclei = self._painted_nuclei(columns, rows) * self._chromatin(x, y)
-        haematoxylin = np.maximum(haematoxylin, nuclei) + 0.15 * haematoxylin
-        eosin = eosin * (1 - 0.45 * np.minimum(nuclei, 1))
-        present = ramp(depth.astype(np.float32), 4.0)
-        fading = visible.gradient.astype(np.float32)
-        density = (eosin * present * (1 + 0.10 * fading))[..., None] * EOSIN
-        density += (haematoxylin * present * (1 - 0.07 * fading))[..., None] * HAEMATOXYLIN
-        return self._developed(density, noise)
+        depth = self._tissue.depth_um(x, y)
+        density = np.zeros((*depth.shape, 3), np.float32)
+        if depth.max() >= 0:
+            visible = self._tissue.visible(x, y)
+            cavities = self._cavities.at(x, y, visible.membership, max(1.2, self._mpp))
+            eosin, haematoxylin = self._between_nuclei(x, y, visible, cavities)
+            chromatin = 1 + 0.13 * self._texture.on_grid(x / 1.1 + 40, y / 1.1 + 80)
+            nuclei = self._painted_nuclei(columns, rows) * chromatin
+            haematoxylin = np.maximum(haematoxylin, nuclei) + 0.15 * haematoxylin
+            eosin = eosin * (1 - 0.45 * np.minimum(nuclei, 1))
+            present = ramp(depth.astype(np.float32), 4.0)
+            fading = visible.gradient.astype(np.float32)
+            density = (eosin * present * (1 + 0.10 * fading))[..., None] * _EOSIN
+            density += (haematoxylin * present * (1 - 0.07 * fading))[..., None] * _HAEMATOXYLIN
+        # Beer-Lambert: light falls off exponentially with the density of stain
+        light = np.float32(_GLASS) * np.exp(-density) + 1.3 * self._texture.pixel_noise(columns, rows)[..., None]
+        return np.clip(np.rint(light), 0, 255).astype(np.uint8)
 
-    def _between_nuclei(self, ground: _Ground) -> tuple[Floats, Floats]:
-        weights = ground.visible.membership.astype(np.float32)
+    def _between_nuclei(
+        self, x: Floats, y: Floats, visible: VisibleFields, cavities: Cavities
+    ) -> tuple[Floats, Floats]:
+        weights = visible.membership.astype(np.float32)
         eosin, haematoxylin, fibres, grain = (
             np.einsum("d,drc->rc", domain_values(field).astype(np.float32), weights)
             for field in ("eosin", "haematoxylin", "fibres", "grain")
         )
-        solid, wall = 1 - ground.hollows.clear, ground.hollows.wall
+        solid, wall = 1 - cavities.clear, cavities.wall
         fibres = fibres * (1 - wall)
         eosin = eosin * (1 - wall) + 0.36 * wall
         haematoxylin = haematoxylin * (1 - wall) + 0.17 * wall
-        coarse = self._texture.on_grid(ground.x / 14, ground.y / 14)
-        fine = self._texture.on_grid(ground.x / 2.2, ground.y / 2.2)
-        eosin = eosin * np.maximum(1 + fibres * self._streaks(ground) + grain * (0.6 * coarse + 0.5 * fine), 0.12)
+        coarse, fine = self._texture.on_grid(x / 14, y / 14), self._texture.on_grid(x / 2.2, y / 2.2)
+        across, along = self._tissue.fibre_coordinates(x, y)
+        thick = self._texture.at(across / 5.5, along / 60)
+        thin = self._texture.at(across / 2.0 + 91.3, along / 34 + 17.7)
+        streaks = 0.75 * thick + 0.55 * thin
+        eosin = eosin * np.maximum(1 + fibres * streaks + grain * (0.6 * coarse + 0.5 * fine), 0.12)
         haematoxylin = haematoxylin * np.maximum(1 + 0.35 * coarse + 0.25 * fine, 0)
         return eosin * solid, haematoxylin * solid
 
-    def _streaks(self, ground: _Ground) -> Floats:
-        across, along = self._landscape.fibre_coordinates(ground.x, ground.y)
-        thick = self._texture.at(across / 5.5, along / 60)
-        thin = self._texture.at(across / 2.0 + 91.3, along / 34 + 17.7)
-        return 0.75 * thick + 0.55 * thin
-
     def _painted_nuclei(self, columns: range, rows: range) -> Floats:
-        left, right = (c * self._mpp + s for c, s in ((columns.start, -REACH_UM), (columns.stop, REACH_UM)))
-        top, bottom = (r * self._mpp + s for r, s in ((rows.start, -REACH_UM), (rows.stop, REACH_UM)))
-        layers = [painted(field.within(left, top, right, bottom), columns, rows, self._mpp) for field in self._nuclei]
+        left, right = (c * self._mpp + s for c, s in ((columns.start, -_REACH_UM), (columns.stop, _REACH_UM)))
+        top, bottom = (r * self._mpp + s for r, s in ((rows.start, -_REACH_UM), (rows.stop, _REACH_UM)))
+        layers = [
+            _painted(nuclei.within(left, top, right, bottom), columns, rows, self._mpp) for nuclei in self._nuclei
+        ]
         return np.maximum(*layers)
-
-    def _chromatin(self, x: Floats, y: Floats) -> Floats:
-        return 1 + 0.13 * self._texture.on_grid(x / 1.1 + 40, y / 1.1 + 80)
-
-    @staticmethod
-    def _developed(density: Floats, noise: Floats) -> NDArray[np.uint8]:
-        light = np.float32(GLASS) * np.exp(-density) + noise
-        return np.clip(np.rint(light), 0, 255).astype(np.uint8)

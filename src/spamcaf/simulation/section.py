@@ -15,18 +15,21 @@ from spamcaf.names import SECTION_METADATA, SPATIAL, Position, ScaleFactor, Sect
 from spamcaf.parameters import SimulationSettings
 from spamcaf.sections.scale import FIDUCIAL_UM, PITCH_UM, SPOT_UM, STATED_SPOT_UM
 from spamcaf.simulation.counts import Expression, simulated_genes
-from spamcaf.simulation.image import BLOCK, Picture, shrunk
-from spamcaf.simulation.tissue_map import DOMAINS, Landscape, Stream, generator
+from spamcaf.simulation.image import BLOCK, TissueImage, shrunk
+from spamcaf.simulation.tissue_map import DOMAINS, Stream, TissueMap, generator
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-TURN_DEGREES = 1.0
-"""How far the lattice is rotated against the picture."""
+_TURN_DEGREES = 1.0  # rotation of the lattice against the image
+_LIBRARY = "simulated"
+_DOMAIN = "domain"
+_ON_GLASS = -1
+_HIRES_PX, _LOWRES_PX = 2000, 600
 
 
 def visium_spots(settings: SimulationSettings) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """Return the spots that lie whole in the picture, row by row, and their (x, y) in micrometres.
+    """Return the spots that lie whole in the image, row by row, and their (x, y) in micrometres.
 
     Indexed by barcode, with `array_row` and `array_col`: their sum is even, neighbours in a row are two columns apart.
     """
@@ -34,14 +37,14 @@ def visium_spots(settings: SimulationSettings) -> tuple[pd.DataFrame, NDArray[np
     row, col = (index.ravel() for index in np.mgrid[-reach : reach + 1, -2 * reach : 2 * reach + 1])
     row, col = (index[(row + col) % 2 == 0] for index in (row, col))
     u, v = col * PITCH_UM / 2, row * PITCH_UM * np.sqrt(3) / 2
-    cos, sin = np.cos(np.deg2rad(TURN_DEGREES)), np.sin(np.deg2rad(TURN_DEGREES))
+    cos, sin = np.cos(np.deg2rad(_TURN_DEGREES)), np.sin(np.deg2rad(_TURN_DEGREES))
     size = np.array([settings.width_um, settings.height_um])
     xy_um = np.stack([u * cos - v * sin, u * sin + v * cos], axis=1) + size / 2
     is_whole = ((xy_um >= SPOT_UM / 2) & (xy_um <= size - SPOT_UM / 2)).all(axis=1)
     row, col, xy_um = row[is_whole], col[is_whole], xy_um[is_whole]
     if not len(row):
         raise InputError(
-            f"a simulated picture of {size[0]:g} x {size[1]:g} um.",
+            f"a simulated image of {size[0]:g} x {size[1]:g} um.",
             f"room for a spot of {SPOT_UM:g} um at its centre.",
             "Raise width_um and height_um of the simulation.",
         )
@@ -61,26 +64,22 @@ def _barcodes(n: int, settings: SimulationSettings) -> list[str]:
     return ["".join(word) + "-1" for word in letters]
 
 
-LIBRARY = "simulated"
-DOMAIN = "domain"
-"""`obs` column of the true domain, for scoring clusters."""
-
-GLASS = -1
-HIRES_PX, LOWRES_PX = 2000, 600
-
-
 class SimulatedTissue:
-    """A section known everywhere: its picture, its counts, and the truth behind them. Nothing touches a file.
+    """A section known everywhere: its image, its counts, and the truth behind them. Nothing touches a file.
 
-    Places are (x, y) in micrometres from the picture's top left corner; pixel = micrometres / mpp.
+    Coordinates are (x, y) in micrometres from the image's top left corner; pixel = micrometres / mpp.
+
+    Parameters
+    ----------
+    settings : seed, size, micrometres per pixel, number of genes and median depth
     """
 
     def __init__(self, settings: SimulationSettings) -> None:
         self.settings = settings
         self._genes = simulated_genes(settings.n_genes)
-        self._landscape = Landscape(settings)
-        self._picture = Picture(settings, self._landscape)
-        self._expression = Expression(settings, self._landscape, self._genes, SPOT_UM)
+        self._tissue = TissueMap(settings)
+        self._image = TissueImage(settings, self._tissue)
+        self._expression = Expression(settings, self._tissue, self._genes, SPOT_UM)
 
     @property
     def genes(self) -> pd.DataFrame:
@@ -89,74 +88,76 @@ class SimulatedTissue:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(rows, columns, 3) of the full-resolution picture."""
-        return self._picture.height, self._picture.width, 3
+        """(rows, columns, 3) of the full-resolution image."""
+        return self._image.height, self._image.width, 3
 
     def render(self, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return a window of the picture, (row, column, RGB), equal to that crop of the whole.
+        """Return a window of the image, (row, column, RGB), equal to that crop of the whole.
 
-        Raises InputError where the window leaves the picture.
+        Raises InputError where the window leaves the image.
         """
-        return self._picture.render(x0, y0, width, height)
+        return self._image.render(x0, y0, width, height)
 
     def strips(self, rows: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield the whole picture from the top, in strips of `rows` rows, the last one shorter."""
+        """Yield the whole image from the top, in strips of `rows` rows, the last one shorter."""
         height, width, _ = self.image_shape
         for top in range(0, height, rows):
             yield self.render(0, top, width, min(rows, height - top))
 
     def true_expression(self, xy_um: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return (site, gene) log1p of expected counts per 10 000, averaged over a spot's disc at each place.
+        """Return (site, gene) log1p of expected counts per 10 000, averaged over a spot's disc at each site (site, 2).
 
         On glass it is what the tissue would express if it went on there.
         """
         return self._expression.truth(xy_um)
 
     def domain(self, xy_um: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Return (site,) the index into `DOMAINS` of the tissue at each place, -1 on glass."""
+        """Return (site,) the index into `DOMAINS` of the tissue at each site (site, 2), -1 on glass."""
         x, y = np.asarray(xy_um, dtype=np.float64).T
-        strongest = np.argmax(self._landscape.membership(x, y), axis=0)
-        return np.where(self._landscape.depth_um(x, y) > 0, strongest, GLASS)
+        strongest = np.argmax(self._tissue.membership(x, y), axis=0)
+        return np.where(self._tissue.depth_um(x, y) > 0, strongest, _ON_GLASS)
 
     @cached_property
     def positions(self) -> pd.DataFrame:
         """Every spot of the slide, indexed by barcode, with the columns of a Space Ranger position file."""
         spots, xy_um = visium_spots(self.settings)
-        spots.insert(0, Position.IN_TISSUE.value, (self.domain(xy_um) != GLASS).astype(np.int64))
+        spots.insert(0, Position.IN_TISSUE.value, (self.domain(xy_um) != _ON_GLASS).astype(np.int64))
         spots[Position.PXL_ROW.value] = xy_um[:, 1] / self.settings.mpp
         spots[Position.PXL_COL.value] = xy_um[:, 0] / self.settings.mpp
         return spots
 
     def section(self) -> AnnData:
-        """Return the measured section: the spots under tissue, sorted by barcode, with counts, picture and truth.
+        """Measure the section.
 
-        X is CSR int32 counts; `obs["domain"]` the true domain; `var["driver"]` what drives each gene.
+        Returns
+        -------
+        AnnData of the spots under tissue, sorted by barcode: X CSR int32 counts, `obs["domain"]` the true domain,
+            `var["driver"]` what drives each gene, and coordinates, thumbnails and metadata as readers return them
         """
         from anndata import AnnData
 
         spots = self.positions
         spots = spots[spots[Position.IN_TISSUE] == 1].sort_index()
         xy_px = spots[[Position.PXL_COL, Position.PXL_ROW]].to_numpy(np.float64)
-        obs = spots[[Position.IN_TISSUE, Position.ARRAY_ROW, Position.ARRAY_COL]].copy()
         xy_um = xy_px * self.settings.mpp
-        names = [domain.name for domain in DOMAINS]
-        obs[DOMAIN] = pd.Categorical.from_codes(self.domain(xy_um), names)
+        obs = spots[[Position.IN_TISSUE, Position.ARRAY_ROW, Position.ARRAY_COL]].copy()
+        obs[_DOMAIN] = pd.Categorical.from_codes(self.domain(xy_um), [domain.name for domain in DOMAINS])
         section = AnnData(self._expression.counts(xy_um), obs=obs, var=self.genes, obsm={SPATIAL: xy_px})
         section.obs_names.name = None
         section.uns[SECTION_METADATA] = {
-            SectionField.NAME.value: LIBRARY,
+            SectionField.NAME.value: _LIBRARY,
             SectionField.LATTICE.value: "hexagonal",
             SectionField.PITCH_UM.value: PITCH_UM,
             SectionField.SPOT_UM.value: SPOT_UM,
             SectionField.MPP.value: self.settings.mpp,
         }
-        section.uns[SPATIAL] = {LIBRARY: self._library()}
+        section.uns[SPATIAL] = {_LIBRARY: self._library()}
         return section
 
     def _library(self) -> dict[str, Any]:
         rows, columns, _ = self.image_shape
-        hires = shrunk(self.strips(BLOCK), (rows, columns), HIRES_PX)
-        lowres = shrunk([hires], hires.shape[:2], LOWRES_PX)
+        hires = shrunk(self.strips(BLOCK), (rows, columns), _HIRES_PX)
+        lowres = shrunk([hires], hires.shape[:2], _LOWRES_PX)
         return {
             "images": {"hires": hires, "lowres": lowres},
             "scalefactors": {
