@@ -1,4 +1,8 @@
-"""Gene programs: the few expression patterns that a section's noisy genes share, and a linear decoder."""
+"""Gene programs: the few expression patterns that the noisy genes of a section share, and a linear decoder.
+
+A truncated singular value decomposition of centred, scaled expression. Program scores are what the network and the
+Gaussian process predict; the decoder turns scores back into genes, each program shrunk by its signal fraction.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,21 @@ from numpy.typing import NDArray
 FIRST_NOISE_PROGRAM = 10
 LAST_NOISE_PROGRAM = 60
 NOISE_FACTOR = 1.5
-"""A program is shrunk by 1.5 times the median variance of programs 10 to 60, taken as noise."""
+"""Noise is taken as 1.5 times the median variance of programs 10 to 60."""
 
 
 @dataclass(frozen=True)
 class Programs:
-    """A linear map between genes and programs.
+    """A linear map between genes and programs, on expression counted from the mean of its section.
 
-    `gene_scale` (gene,) is the square root of the standard deviation, `loadings` (program, gene) orthonormal rows over
-    scaled genes, `signal_fraction` (program,) in (0, 1] the share of a program's variance that is signal.
-    Expression is counted from the mean of its section on either side.
+    Attributes
+    ----------
+    gene_scale : (gene,) float64
+        Square root of each gene's standard deviation.
+    loadings : (program, gene) float64
+        Orthonormal rows, on genes divided by `gene_scale`.
+    signal_fraction : (program,) float64
+        Share of each program's variance that is signal, in (0, 1].
     """
 
     gene_scale: NDArray[np.float64]
@@ -34,11 +43,11 @@ class Programs:
         return (expression / self.gene_scale) @ self.loadings.T
 
     def decode(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return centred expression (site, gene) of program scores (site, program), shrunk."""
+        """Return centred expression (site, gene) of program scores (site, program)."""
         return scores @ self._decoder()
 
     def decode_variance(self, variance: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the variance of the expression (site, gene) for variances (site, program) of independent scores."""
+        """Return the variance of expression (site, gene) for variances (site, program) of independent scores."""
         return variance @ self._decoder() ** 2
 
     def _decoder(self) -> NDArray[np.float64]:
@@ -46,19 +55,31 @@ class Programs:
 
 
 def learn_programs(expression: NDArray[np.floating], n_programs: int) -> Programs:
-    """Learn at most `n_programs` programs of centred `expression` (spot, gene); those that are all noise are dropped.
+    """Learn gene programs; those that are all noise are dropped.
 
-    Each gene is divided by the square root of its standard deviation: half-way between genes as they are, where a few
-    loud ones are everything, and genes of equal weight, where the many noisy ones are.
+    Parameters
+    ----------
+    expression : (spot, gene)
+        Differences from the section's mean, log1p of counts per 10 000.
+    n_programs : int
+        Programs at most; at least one is kept.
     """
+    gene_scale, singular, loadings = scaled_svd(expression)
+    fraction = _signal_fraction(singular**2)[:n_programs]
+    n_kept = max(1, int(np.count_nonzero(fraction)))
+    return Programs(gene_scale, loadings[:n_kept], np.maximum(fraction[:n_kept], np.finfo(float).eps))
+
+
+def scaled_svd(
+    expression: NDArray[np.floating],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return gene scale (gene,), singular values (program,) and loadings (program, gene) of centred (spot, gene)."""
+    # The scale lies between genes as they are, where a few with large variance dominate, and genes of unit variance,
+    # where the many noisy ones do.
     gene_scale = np.sqrt(expression.std(axis=0, dtype=np.float64))
     gene_scale[gene_scale == 0] = 1.0
-    scaled = expression / gene_scale
-    _, singular, loadings = np.linalg.svd(scaled, full_matrices=False)
-    variance = singular**2
-    signal_fraction = _signal_fraction(variance)[:n_programs]
-    n_kept = max(1, int(np.count_nonzero(signal_fraction)))
-    return Programs(gene_scale, loadings[:n_kept], np.maximum(signal_fraction[:n_kept], np.finfo(float).eps))
+    _, singular, loadings = np.linalg.svd(expression / gene_scale, full_matrices=False)
+    return gene_scale, singular, loadings
 
 
 def _signal_fraction(variance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
 from spamcaf.errors import InputError
+from spamcaf.model.programs import scaled_svd
 from spamcaf.names import Model
 from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
 
@@ -171,15 +172,12 @@ def kriging_ridge_programs(
 ) -> Expression:
     """Predict the mean of kriging and ridge [7]_, projected on the 5 leading gene programs of the measured spots [8]_.
 
-    A program is a right singular vector of centred expression, each gene divided by the square root of its standard
-    deviation. `known` are the predictions of kriging and ridge, where they are at hand.
+    `known` are the predictions (site, gene) of kriging and ridge, where they are at hand.
     """
     kriged, regressed = known or [predict(measured, sites, pitch_um, seed) for predict in (kriging, ridge)]
     mean = measured.expression.mean(axis=0, dtype=np.float64)
-    centred = measured.expression - mean
-    scale = np.sqrt(centred.std(axis=0))
-    scale[scale == 0] = 1.0
-    programs = np.linalg.svd(centred / scale, full_matrices=False)[2][:_N_PROGRAMS]  # (program, gene)
+    scale, _, loadings = scaled_svd(measured.expression - mean)
+    programs = loadings[:_N_PROGRAMS]
     mixed = ((kriged + regressed) / 2 - mean) / scale
     return (mean + (mixed @ programs.T) @ programs * scale).astype(np.float32)
 

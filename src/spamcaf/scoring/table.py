@@ -8,16 +8,8 @@ from typing import Any
 from spamcaf.names import Metric
 from spamcaf.scoring.scores import Models, best_model, model_of
 
-_PRINTED = (
-    Metric.PCC_MEAN,
-    Metric.PCC_MEDIAN,
-    Metric.PCC_TOP50,
-    Metric.SPEARMAN_MEAN,
-    Metric.MSE,
-    Metric.MAE,
-    Metric.VARIANCE_RATIO,
-)
-"""What fits a terminal; `scores.json` and the report hold every metric."""
+_UNPRINTED = (Metric.RMSE, Metric.SHARE_ABOVE, Metric.UNDEFINED, Metric.MORAN_RATIO)
+"""These do not fit a terminal; `scores.json` and the report hold every metric."""
 
 
 def format_table(scores: Mapping[str, Any]) -> str:
@@ -45,7 +37,7 @@ def format_table(scores: Mapping[str, Any]) -> str:
 def _rows(models: Models) -> list[str]:
     order = sorted(models, key=lambda name: -models[name][Metric.PCC_MEAN])
     columns = [["model", *order]]
-    for metric in _PRINTED:
+    for metric in (metric for metric in Metric if metric not in _UNPRINTED):
         best = models.get(best_model(models, metric) or "", {}).get(metric)
         columns.append([metric.value, *(_cell(models[name].get(metric), best) for name in order)])
     widths = [max(map(len, column)) for column in columns]
