@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    Array = NDArray[np.floating]
+    Counts = NDArray[np.integer]
+
 SCHEMA_VERSION = "1"
 SCALE = "log1p of counts per 10 000"
 SD = "sd"
@@ -40,35 +43,31 @@ def as_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def build_prediction(
-    mean: NDArray[np.floating],
-    sd: NDArray[np.floating] | None,
+    mean: Array,
+    sd: Array | None,
     genes: pd.DataFrame,
     sites: pd.DataFrame,
-    n_px_padded: NDArray[np.integer],
+    n_px_padded: Counts,
     section: AnnData,
     thumbnail: NDArray[np.uint8],
     px_per_thumbnail_px: float,
     subdivide: int,
     provenance: dict[str, Any],
 ) -> AnnData:
-    """Build the prediction as an AnnData of the output contract.
+    """Build the prediction as an AnnData of the output contract; ValueError where the arguments disagree.
 
     Parameters
     ----------
-    mean : (site, gene)
-        log1p of counts per 10 000.
-    sd : (site, gene) or None
-        Its standard deviation, None where a model gives none.
-    genes : DataFrame
-        A row per gene: index symbol, column gene_ids.
-    sites : DataFrame
-        A row per site, as `lay_grid` returns it.
+    mean, sd : (site, gene)
+        Prediction as log1p of counts per 10 000, and its standard deviation, None where a model gives none.
+    genes, sites : DataFrame
+        A row per gene (index symbol, column gene_ids), and a row per site as `lay_grid` returns it.
     n_px_padded : (site,)
         Pixels of each site's window outside the image.
     section : AnnData
-        Gives scale, name and, where it has them, the images.
+        Gives scale, name and, where it has them, the images; else they are made of `thumbnail`.
     thumbnail : (row, column, 3) uint8
-        The image otherwise; one of its pixels covers `px_per_thumbnail_px` full-resolution pixels.
+        One of its pixels covers `px_per_thumbnail_px` full-resolution pixels.
     subdivide : int
         A spot is divided into `subdivide` x `subdivide` sites.
     provenance : dict
@@ -79,11 +78,6 @@ def build_prediction(
     AnnData
         `obs["origin"]` is "predicted" everywhere, at the spots (sub_index 0) too; "measured" is a category so that
         measured spots can be joined on.
-
-    Raises
-    ------
-    ValueError
-        Where the arguments disagree.
     """
     from anndata import AnnData
 
@@ -109,13 +103,7 @@ def library_id(section: AnnData) -> str:
     return safe if re.match(r"[A-Za-z0-9]", safe) else f"section{safe}"
 
 
-def _check(
-    mean: NDArray[np.floating],
-    sd: NDArray[np.floating] | None,
-    genes: pd.DataFrame,
-    sites: pd.DataFrame,
-    n_px_padded: NDArray[np.integer],
-) -> None:
+def _check(mean: Array, sd: Array | None, genes: pd.DataFrame, sites: pd.DataFrame, n_px_padded: Counts) -> None:
     expected = (len(sites), len(genes))
     if mean.shape != expected or (sd is not None and sd.shape != expected) or len(n_px_padded) != len(sites):
         raise ValueError(
@@ -131,7 +119,7 @@ def _check(
         )
 
 
-def _obs(sites: pd.DataFrame, n_px_padded: NDArray[np.integer], library: str) -> pd.DataFrame:
+def _obs(sites: pd.DataFrame, n_px_padded: Counts, library: str) -> pd.DataFrame:
     import pandas as pd
 
     # no booleans: squidpy fails on them
