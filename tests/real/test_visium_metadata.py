@@ -11,7 +11,7 @@ import pytest
 from spamcaf.errors import InputError
 from spamcaf.parameters import SectionSettings
 from spamcaf.readers import visium_hd
-from spamcaf.readers.anndata_library import bin_facts
+from spamcaf.readers.anndata_parts import bin_facts
 from spamcaf.readers.files import SectionQuery
 from spamcaf.readers.visium import read_scalefactors, read_thumbnails
 from spamcaf.readers.visium_files import Sample

@@ -1,36 +1,59 @@
-"""What all readers share: the section asked for, images beside files, listings, text, and damage noticed."""
+"""What all readers share: the section query, files found by name, images beside them, text, and damaged files."""
 
 from __future__ import annotations
 
 import gzip
 import logging
 import re
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import h5py
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from spamcaf.errors import InputError, first_line, is_fault_of_ours
+from spamcaf.histology.slide import Slide
+from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.slides.open import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
-    import h5py
-    import pandas as pd
     from anndata import AnnData
+    from scipy.sparse import csr_matrix
 
-    from spamcaf.histology.slide import Slide
+logger = logging.getLogger(__name__)
+Found = TypeVar("Found", Path, str)
+
+MAX_LISTED = 20
+GZIP_MAGIC = b"\x1f\x8b"
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+TOO_COARSE = "hires and lowres images are thumbnails, too coarse to see cells in"
+DERIVED = ("aligned_fiducials", "aligned_tissue_image", "detected_tissue_image", "cytassist_image")
+"""What Space Ranger calls images that it draws, and the one that the CytAssist instrument took."""
+THUMBNAIL = re.compile(r"(?:^|.*[_. -])(?:hires|lowres)(?:[_. -].*|$)")
+GZ = ".gz"
+FULL_WORDS, PLAIN_WORDS = ("tissue_image", "full_image"), ("image", "he")
+"""What may follow the section's name in an image's; beside one of the first, a plain `image` is the instrument's."""
 
 
 @dataclass(frozen=True)
 class SectionQuery:
-    """Which section is wanted, and what only a person can know of it.
+    """Which section to read, and what its files do not state.
 
-    `root` is a folder with one section or with several, or a file; `section` names the section. `image` is the
-    full-resolution image where it lies elsewhere. `bin_um` chooses the bins of Visium HD, in micrometres.
+    Attributes
+    ----------
+    root
+        A folder with one section or with several, or a file.
+    section
+        The name of the section.
+    image
+        The full-resolution image, where it lies elsewhere.
+    bin_um
+        Bin size of Visium HD, micrometres.
     """
 
     root: Path
@@ -52,44 +75,105 @@ class SectionReader(Protocol):
         """The name of the layout, for the log and the section report."""
 
     def read(self) -> AnnData:
-        """Return the raw section.
+        """Read the raw section.
 
-        X holds raw counts (spot, gene), CSR int32; `obs` has in_tissue, array_row and array_col (the last two only
-        where the files say them); `var["gene_ids"]` an id per gene; `obsm["spatial"]` (x, y) full-resolution pixels,
-        float64; `uns["section"]` the facts, see `spamcaf.names.SectionField`. Raises InputError.
+        Returns
+        -------
+        AnnData
+            X: raw counts (spot, gene), CSR int32. `obs`: in_tissue, and array_row and array_col where the files state
+            them. `var["gene_ids"]`: an id per gene. `obsm["spatial"]`: (x, y), full-resolution pixels, float64.
+            `uns["section"]`: see `spamcaf.names.SectionField`.
+
+        Raises
+        ------
+        InputError
+            When a file is missing, damaged, or holds anything but raw counts.
         """
 
     def open_slide(self) -> Slide:
-        """Return the full-resolution image, lazily; raise InputError where there is none, or several."""
+        """Open the full-resolution image, lazily; raise InputError where there is none, or several."""
 
 
-MAX_LISTED = 20
+def make_section(
+    counts: csr_matrix, obs: pd.DataFrame, var: pd.DataFrame, xy: NDArray[np.float64], facts: Mapping[str, Any]
+) -> AnnData:
+    """Return the raw section of `SectionReader.read`; `facts` become `uns["section"]`."""
+    from anndata import AnnData
+
+    uns = {SECTION_METADATA: {SectionField.UNMATCHED.value: 0, **facts}}
+    return AnnData(counts, obs=obs, var=var, obsm={SPATIAL: xy}, uns=uns)
+
+
+def lattice_facts(lattice: str, pitch_um: float, spot_um: float) -> dict[str, Any]:
+    """Return the facts of a lattice: "hexagonal" or "square", pitch and spot diameter in micrometres."""
+    keys = (SectionField.LATTICE, SectionField.PITCH_UM, SectionField.SPOT_UM)
+    return {key.value: value for key, value in zip(keys, (lattice, pitch_um, spot_um), strict=True)}
+
+
+def named(items: Iterable[Path | str]) -> str:
+    """Return names, or those of files, separated by commas; of more than 20 only how many more there are."""
+    names = list(dict.fromkeys(item.name if isinstance(item, Path) else item for item in items))
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def listing(folder: Path, first: str = "") -> str:
-    """Name what is in `folder`, beginning with what is called as `first`."""
+    """Name what is in `folder`, beginning with the names that start with `first`."""
     if not folder.is_dir():
         return "that is a file" if folder.is_file() else "there is no such folder"
-    names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir())
-    names.sort(key=lambda name: not name.startswith(first))
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return (", ".join(names[:MAX_LISTED]) or "nothing") + more
+    names = [p.name + "/" * p.is_dir() for p in folder.iterdir()]
+    return named(sorted(names, key=lambda name: (not name.startswith(first), name))) or "nothing"
 
 
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, zlib.error)
-"""h5py raises RuntimeError for some damaged blocks, gzip zlib.error, scipy OverflowError; parsers raise the others."""
+def only_one(found: Sequence[Found], what: str, expected: str, next_step: str) -> Found:
+    """Return the only element of `found`; raise InputError naming them unless there is exactly one."""
+    if len(found) != 1:
+        raise InputError(f"{len(found)} {what}: {named(found) or 'none'}.", expected, next_step)
+    return found[0]
+
+
+def files_in(folder: Path, suffix: str, is_kind: Callable[[Path], bool]) -> list[Path]:
+    """Return what has the suffix, in any case, directly in `folder`, and is of the kind; sorted."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() == suffix and is_kind(p))
+
+
+def find_file(query: SectionQuery, suffix: str, is_kind: Callable[[Path], bool], what: str) -> Path | None:
+    """Return `root` itself, `<section><suffix>`, or the only file or store of the kind in a folder; else None."""
+    if is_kind(query.root):
+        path = query.root
+    else:
+        found = next(filter(None, (files_in(folder, suffix, is_kind) for folder in query.folders)), None)
+        if found is None:
+            return None
+        own, next_step = f"{query.section}{suffix}", "Name the section as its file is named: --params section=<name>."
+        of_section = [p for p in found if p.name == own]
+        path = only_one(of_section or found, f"{what} in {found[0].parent}", f"one, or one named {own}.", next_step)
+    logger.info("section %s is read from %s", query.section, path)
+    return path
 
 
 @contextmanager
 def reading(path: Path, expected: str) -> Iterator[None]:
-    """Turn what libraries raise at the damaged file at `path` into InputError; a fault of ours stays what it is."""
+    """Turn whatever libraries raise at a damaged file at `path` into InputError; a fault of ours stays what it is."""
     try:
         yield
-    except UNREADABLE as error:
-        if isinstance(error, InputError) or is_fault_of_ours(error):
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # there is no end to the types that libraries raise at broken content
+        if is_fault_of_ours(error):
             raise
         text = first_line(error).rstrip(".")
-        raise InputError(f"{path} cannot be read ({text}).", f"{expected}.", "Fetch it again.") from error
+        raise InputError(
+            f"{path} cannot be read ({text}).", f"{expected}.", "Fetch or write the file again."
+        ) from error
+
+
+def require_once(names: pd.Index, what: str, source: object, next_step: str = "Fetch the file again.") -> None:
+    """Raise InputError naming the first of `names` that occurs twice."""
+    if not names.is_unique:
+        raise InputError(f"{what} {names[names.duplicated()][0]} twice in {source}.", "each once.", next_step)
 
 
 def as_texts(values: pd.Index | pd.Series) -> pd.Series:
@@ -98,14 +182,10 @@ def as_texts(values: pd.Index | pd.Series) -> pd.Series:
     Numbers, categories and bytes are names, too: 1 and 1.0 become "1", b"A" becomes "A"; text stays as it is, so that
     "0001" and "NA" are names of their own.
     """
-    import pandas as pd
-
     return pd.Series([_as_text(value) for value in values.to_numpy(object)], dtype=object)
 
 
 def _as_text(value: Any) -> str:  # noqa: ANN401  whatever a file holds there
-    import pandas as pd
-
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
@@ -117,35 +197,30 @@ def _as_text(value: Any) -> str:  # noqa: ANN401  whatever a file holds there
 
 
 def refuse_foreign_content(path: Path) -> None:
-    """Raise ValueError when the file at `path` takes content from other files: external links, storage or sources."""
-    import h5py
+    """Check that an HDF5 file takes no content from other files, before anything in it is read.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        For a link that is not a hard one, external storage, or a virtual dataset.
+    """
+
+    def check(name: str, link: object) -> str | None:
+        if not isinstance(link, h5py.HardLink):
+            return f"'{name}' is a link, which may lead to another file"
+        item = file[name]
+        is_foreign = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
+        return f"'{name}' takes its content from another file" if is_foreign else None
 
     with h5py.File(path) as file:
-        _check_group(file)
-
-
-def _check_group(group: h5py.Group) -> None:
-    import h5py
-
-    for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"'{group.name}/{name}' is a link, which may lead to another file")
-        item = group[name]
-        if isinstance(item, h5py.Group):
-            _check_group(item)
-        elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-            raise ValueError(f"'{item.name}' takes its content from another file")
-
-
-GZIP_MAGIC = b"\x1f\x8b"
-ARCHIVES = (".tar", ".tar.gz", ".tgz")
-
-
-def unpacked(path: Path) -> bytes:
-    """Return the content of a file, gzipped or not, whatever it is called."""
-    content = path.read_bytes()
-    return gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
+        problem = file.visititems_links(check)  # which stops at the first text
+    if problem:
+        raise ValueError(problem)
 
 
 def is_gzipped(path: Path) -> bool:
@@ -154,37 +229,31 @@ def is_gzipped(path: Path) -> bool:
         return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
+def unpacked(path: Path) -> bytes:
+    """Return the content of a file, gzipped or not, whatever it is called."""
+    content = path.read_bytes()
+    return gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
+
+
 def still_packed(path: Path, expected: str) -> InputError:
-    """Return the error for a file that cannot be read in place, which says how to unpack it."""
+    """Return the error for a file that cannot be read in place, with the command that unpacks it."""
     name = path.name.lower()
     tool = "unzip" if name.endswith(".zip") else "tar -xf" if name.endswith(ARCHIVES) else "gunzip"
     return InputError(f"{path} is packed.", f"{expected}, unpacked.", f"In its folder, unpack it: {tool} {path.name}.")
 
 
-logger = logging.getLogger(__name__)
-
-TOO_COARSE = "hires and lowres pictures are thumbnails, too coarse to see cells in"
-DERIVED = ("aligned_fiducials", "aligned_tissue_image", "detected_tissue_image", "cytassist_image")
-"""What Space Ranger calls pictures that it draws, and the one that the CytAssist instrument took."""
-THUMBNAIL = re.compile(r"(?:^|.*[_. -])(?:hires|lowres)(?:[_. -].*|$)")
-GZ = ".gz"
-FULL_WORDS, PLAIN_WORDS = ("tissue_image", "full_image"), ("image", "he")
-"""What may follow the section's name in an image's; beside one of the first, a plain `image` is the instrument's."""
-MAX_NAMED = 20
-
-
 def image_beside(path: Path, section: str, is_only_file: bool) -> Path:
-    """Return the image in the folder of the file at `path` that is called as the section or the file, or begins so.
+    """Return the image in the folder of the file at `path` whose name is, or begins with, the section's or the file's.
 
-    Where no name does, the folder's only image is taken if `is_only_file` says that the file has no neighbour that the
-    image may belong to. Raises InputError when there is none, or when several fit.
+    Where no name does, the folder's only image is taken if `is_only_file`: the file has no neighbour that the image may
+    belong to. Raises InputError when there is none, or when several fit.
     """
-    folder = path.parent
-    others = [p.stem for p in folder.iterdir() if p.suffix == path.suffix and p.stem not in {section, path.stem}]
-    names, images = (section, path.stem), images_in(folder)
+    folder, names = path.parent, (section, path.stem)
+    others = [p.stem for p in folder.iterdir() if p.suffix == path.suffix and p.stem not in names]
+    images = slides_among(all_images(folder))
     found = called([p for p in images if owner(p, names, others)], names) or (images if is_only_file else [])
     if found:
-        return the_one(found, f"images that may belong to {path.name}")
+        return only_image(found, f"images that may belong to {path.name}")
     held = listing(folder, path.stem) + passed_over(all_images(folder), section)
     raise InputError(
         f"no image of {path.name} in {folder}, which holds {held}.",
@@ -193,23 +262,18 @@ def image_beside(path: Path, section: str, is_only_file: bool) -> Path:
     )
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Return the images directly in `folder` that may be of full resolution."""
-    return slides_among(all_images(folder))
-
-
-def slides_among(images: Collection[Path]) -> list[Path]:
-    """Return the images that may be of full resolution by their names, gzipped ones only where no other is."""
-    kept = [p for p in images if not is_derived(p)]
-    return [p for p in kept if p.suffix.lower() != GZ or p.with_suffix("") not in kept]
-
-
 def all_images(folder: Path) -> list[Path]:
     """Return what has the name of an image directly in `folder`, gzipped or not; nothing hidden."""
     try:
         return sorted(p for p in folder.iterdir() if is_image(p))
     except OSError:  # no such folder; and above the data there may be folders that only others can read
         return []
+
+
+def slides_among(images: Collection[Path]) -> list[Path]:
+    """Return the images that may be of full resolution by their names, gzipped ones only where no other is."""
+    kept = [p for p in images if not is_derived(p)]
+    return [p for p in kept if p.suffix.lower() != GZ or p.with_suffix("") not in kept]
 
 
 def is_image(path: Path) -> bool:
@@ -226,9 +290,7 @@ def is_derived(path: Path) -> bool:
 
 def image_stem(path: Path) -> str:
     """Return an image's name without its endings: `A` of `A.ome.tif` and of `A.tif.gz`."""
-    name = path.name[: -len(GZ)] if path.suffix.lower() == GZ else path.name
-    stem = name.rpartition(".")[0]
-    return stem[: -len(".ome")] if stem.lower().endswith(".ome") else stem
+    return re.sub(r"(?:\.ome)?\.[^.]*(?:\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def begins_with(name: str, section: str) -> bool:
@@ -254,24 +316,23 @@ def called(own: Collection[Path], names: Sequence[str], free: Collection[Path] =
     in `image`. `own` are called by one of `names`, the most trusted first; `free` by none.
     """
     after = {(p, name): _after(image_stem(p), name) for p in own for name in names}
-    rules: list[list[Path]] = [[p for p in own if after[p, name] == ""] for name in names]
-    for words in (FULL_WORDS, PLAIN_WORDS):
-        rules += [[p for p in own if after[p, name] in words] for name in names]
+    by_name = (("",), FULL_WORDS, PLAIN_WORDS)
+    rules = [[p for p in own if after[p, name] in words] for words in by_name for name in names]
     every = sorted((*own, *free))
     rules.append([p for p in every if image_stem(p).lower().endswith(FULL_WORDS)])
     rules.append([p for p in every if p in own or image_stem(p).lower().endswith("image")])
     return next((found for found in rules if found), [])
 
 
-def the_one(found: Sequence[Path], what: str) -> Path:
+def _after(stem: str, name: str) -> str | None:
+    """Return what follows a section's name in an image's, in lower case; None where it does not begin so."""
+    return stem[len(name) + 1 :].lower() if begins_with(stem, name) else None
+
+
+def only_image(found: Sequence[Path], what: str) -> Path:
     """Return the only image found, and log it; raise InputError where there are several, or where it is gzipped."""
-    if len(found) > 1:
-        raise InputError(
-            f"{len(found)} {what}: {', '.join(p.name for p in found[:MAX_NAMED])}.",
-            "one.",
-            "Name the full-resolution H&E image: --params image=<file>; or move the others away.",
-        )
-    image = found[0]
+    next_step = "Name the full-resolution H&E image: --params image=<file>; or move the others away."
+    image = only_one(found, what, "one.", next_step)
     if image.suffix.lower() == GZ:
         raise InputError(
             f"the image {image} is packed.",
@@ -283,24 +344,11 @@ def the_one(found: Sequence[Path], what: str) -> Path:
 
 
 def passed_over(images: Collection[Path], section: str) -> str:
-    """Say why none of `images` is the full-resolution one of `section`, in words to append; empty where there are none.
+    """Return why none of `images` is the full-resolution one of `section`, as an end of a sentence; "" without images.
 
-    They are those that `called` was given, and those of which a name alone says that they are none.
+    They are those that `called` was given, and those whose name alone excludes them.
     """
-    derived = _names(p for p in images if is_derived(p))
-    others = _names(p for p in images if not is_derived(p))
-    why = "by name Space Ranger or CytAssist made {}, which are never of full resolution"
-    texts = [why.format(derived)] if derived else []
-    texts += [f"not called after section '{section}': {others}"] if others else []
-    return "".join(f"; {text}" for text in texts)
-
-
-def _names(images: Iterable[Path]) -> str:
-    names = list(dict.fromkeys(p.name for p in images))
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
-
-
-def _after(stem: str, name: str) -> str | None:
-    """Return what follows a section's name in an image's, in lower case; None where it does not begin so."""
-    return stem[len(name) + 1 :].lower() if begins_with(stem, name) else None
+    derived = named(p for p in images if is_derived(p))
+    others = named(p for p in images if not is_derived(p))
+    made = f"; by name Space Ranger or CytAssist made {derived}, which are never of full resolution"
+    return made * bool(derived) + f"; not called after section '{section}': {others}" * bool(others)

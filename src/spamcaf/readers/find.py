@@ -1,4 +1,4 @@
-"""Which reader a section's files need, told by what lies there and never by a name alone."""
+"""Which reader a section's files need: by what lies there, never by a name alone."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamcaf.errors import InputError
-from spamcaf.readers import h5ad, legacy_st, spatialdata, visium_hd
-from spamcaf.readers import visium as space_ranger
-from spamcaf.readers.files import all_images, called, is_image, listing, owner, passed_over, slides_among, the_one
+from spamcaf.histology.slide import Slide
+from spamcaf.readers import files, h5ad, legacy_st, spatialdata, visium, visium_hd
+from spamcaf.readers.files import SectionQuery, SectionReader
 from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spamcaf.histology.slide import Slide
-    from spamcaf.readers.files import SectionQuery, SectionReader
+logger = logging.getLogger(__name__)
+Finder = Callable[[SectionQuery], SectionReader | None]
 
 
 @dataclass(frozen=True)
@@ -37,27 +37,28 @@ class ImageOnlyReader:
         )
 
     def open_slide(self) -> Slide:
-        """Return the image."""
+        """Open the image."""
         return open_slide(self.path)
 
 
 def find_image_only(query: SectionQuery) -> ImageOnlyReader | None:
     """Return the image that was named, that is `root`, or that lies there under the section's name.
 
-    Raises InputError when several do, or when all that do are pictures that are never of full resolution.
+    Raises InputError when several do, or when all that do are images that are never of full resolution.
     """
     if query.image is not None:
         return ImageOnlyReader(query.image)
-    if query.root.is_file():
-        return ImageOnlyReader(the_one([query.root], "images")) if is_image(query.root) else None
     root, names = query.root, (query.section,)
-    inside, beside = all_images(root / query.section), [p for p in all_images(root) if owner(p, names, ())]
-    for images in (slides_among(inside), slides_among(beside)):
-        found = called([p for p in images if owner(p, names, ())], names) or images
+    if root.is_file():
+        return ImageOnlyReader(files.only_image([root], "images")) if files.is_image(root) else None
+    inside = files.all_images(root / query.section)
+    beside = [p for p in files.all_images(root) if files.owner(p, names, ())]
+    for images in (files.slides_among(inside), files.slides_among(beside)):
+        found = files.called([p for p in images if files.owner(p, names, ())], names) or images
         if found:
-            return ImageOnlyReader(the_one(found, f"images of section '{query.section}'"))
+            return ImageOnlyReader(files.only_image(found, f"images of section '{query.section}'"))
     if inside or beside:
-        why = passed_over([*inside, *beside], query.section)
+        why = files.passed_over([*inside, *beside], query.section)
         raise InputError(
             f"no full-resolution image of section '{query.section}' in {root}{why}.",
             "the full-resolution H&E image.",
@@ -66,25 +67,33 @@ def find_image_only(query: SectionQuery) -> ImageOnlyReader | None:
     return None
 
 
-logger = logging.getLogger(__name__)
-
-Finder = Callable[["SectionQuery"], "SectionReader | None"]
-
-FROM_INSTRUMENT: tuple[Finder, ...] = (visium_hd.find, space_ranger.find, legacy_st.find)
-FROM_ANALYSIS: tuple[Finder, ...] = (spatialdata.find, h5ad.find)
-UNMEASURED: tuple[Finder, ...] = (find_image_only,)
-FINDERS = FROM_INSTRUMENT, FROM_ANALYSIS, UNMEASURED
+FINDERS: tuple[tuple[Finder, ...], ...] = (
+    (visium_hd.find, visium.find, legacy_st.find),  # from an instrument
+    (spatialdata.find, h5ad.find),  # from an analysis
+    (find_image_only,),
+)
 """What is looked for, in this order: files that an analysis made often lie beside those it was made from."""
-
-
 WITH_BINS = (visium_hd.VisiumHDReader, spatialdata.SpatialDataReader)
 
 
 def find_reader(query: SectionQuery) -> SectionReader:
-    """Return the layout that the section's files have.
+    """Find the reader of a section by the files that lie there.
 
-    Raises InputError when there are none, naming what is there instead; when there are two; or when the files are
-    broken so that nothing can be found in them.
+    Parameters
+    ----------
+    query
+        The section, and where it lies.
+
+    Returns
+    -------
+    SectionReader
+        Nothing is read yet but what tells the layout.
+
+    Raises
+    ------
+    InputError
+        When there is no section, naming what is there instead; when there are two; or when the files are broken so that
+        nothing can be found in them.
     """
     for finders in FINDERS:
         found = _look(finders, query)
@@ -100,7 +109,7 @@ def find_reader(query: SectionQuery) -> SectionReader:
                 logger.warning("bin_um=%d does not apply: %s has no bins to choose from", query.bin_um, found[0].kind)
             return found[0]
     raise InputError(
-        f"no section '{query.section}' in {query.root}, but {listing(query.root)}.",
+        f"no section '{query.section}' in {query.root}, but {files.listing(query.root)}.",
         "Space Ranger's outs (matrix and spatial/), Visium HD's binned_outputs/, ST-cnts/ and ST-spotfiles/, "
         "a SpatialData .zarr, an .h5ad, or an image alone; in a folder of the section's name, or named by raw_root.",
         "Choose a section that exists, or another folder: --params section=<name>,raw_root=<folder>.",
@@ -108,7 +117,7 @@ def find_reader(query: SectionQuery) -> SectionReader:
 
 
 def _look(finders: tuple[Finder, ...], query: SectionQuery) -> list[SectionReader]:
-    """Return what the finders find; the first error, when they find nothing and one of them says why."""
+    """Return what the finders find; raise the first error when they find nothing and one of them knows why."""
     found, errors = [], []
     for find in finders:
         try:

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix, issparse, vstack
 
 from spamcaf.errors import InputError
-from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
-from spamcaf.readers.anndata_library import (
-    choose_library,
-    library_entry,
-    refuse_prediction,
-    scale_facts,
-    spot_columns,
-    stated_coordinates,
-)
-from spamcaf.readers.anndata_table import read_h5ad_table, readable
-from spamcaf.readers.files import image_beside, refuse_foreign_content
+from spamcaf.histology.slide import Slide
+from spamcaf.names import PROVENANCE, SPATIAL, SectionField
+from spamcaf.readers import anndata_parts as parts
+from spamcaf.readers import files
+from spamcaf.readers.anndata_parts import COUNTS_LAYER, LOG1P, Matrix, Table, table_of
+from spamcaf.readers.files import SectionQuery, reading
+from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spamcaf.histology.slide import Slide
-    from spamcaf.readers.files import SectionQuery
-
-logger = logging.getLogger(__name__)
-
 SUFFIX = ".h5ad"
 EXPECTED = "an AnnData in a whole h5ad file"
+DENSE_BLOCK = 2**24
+"""Values of a dense matrix held at once."""
 
 
 @dataclass(frozen=True)
@@ -43,39 +39,28 @@ class H5adReader:
     kind: str = "h5ad"
 
     def read(self) -> AnnData:
-        """Return the raw section; see `SectionReader`. Raises InputError."""
-        from anndata import AnnData
-
+        """Read the raw section, see `SectionReader`; raise InputError."""
         source, name = self.path.name, self.query.section
-        with readable(self.path, EXPECTED):
-            refuse_foreign_content(self.path)
+        with reading(self.path, EXPECTED):
+            files.refuse_foreign_content(self.path)
             table = read_h5ad_table(self.path)
-        refuse_prediction(table.uns, source)
-        library = choose_library(table.obs, table.uns, name, source)
-        spots = spot_columns(table.obs[library.rows], source)
-        obsm = {key: value[library.rows] for key, value in table.obsm.items()}
-        xy = stated_coordinates(table.obs[library.rows], obsm, source)
-        counts = table.counts(source)
-        values = counts.values if library.rows.all() else counts.values[np.flatnonzero(library.rows)]
-        section = AnnData(values, obs=spots, var=counts.var, obsm={SPATIAL: xy})
-        section.uns[SECTION_METADATA] = {
-            SectionField.NAME.value: name,
-            SectionField.UNMATCHED.value: 0,
-            SectionField.COUNTS.value: counts.origin,
-            **scale_facts(library.record, spots),
-        }
-        if library.record:
-            section.uns[SPATIAL] = {name: library_entry(library.record, source)}
+        parts.refuse_prediction(table.uns, source)
+        rows, record = parts.choose_library(table.obs, table.uns, name, source)
+        obs = table.obs[rows]
+        spots = parts.spot_columns(obs, source)
+        xy = parts.stated_coordinates(obs, {key: value[rows] for key, value in table.obsm.items()}, source)
+        counts = table.counts()
+        values = counts.values if rows.all() else counts.values[np.flatnonzero(rows)]
+        facts = {SectionField.NAME.value: name, SectionField.COUNTS.value: counts.origin}
+        section = files.make_section(values, spots, counts.var, xy, facts | parts.scale_facts(record, spots))
+        if record:
+            section.uns[SPATIAL] = {name: parts.library_entry(record, source)}
         return section
 
     def open_slide(self) -> Slide:
-        """Return the image that was named, else the one that lies beside the file; see `SectionReader`."""
-        from spamcaf.slides.open import open_slide
-
-        if self.query.image is not None:
-            return open_slide(self.query.image)
-        is_only_file = len(_files(self.path.parent)) == 1
-        return open_slide(image_beside(self.path, self.query.section, is_only_file))
+        """Open the image that was named, else the one that lies beside the file."""
+        is_only_file = len(files.files_in(self.path.parent, SUFFIX, Path.is_file)) == 1
+        return open_slide(self.query.image or files.image_beside(self.path, self.query.section, is_only_file))
 
 
 def find(query: SectionQuery) -> H5adReader | None:
@@ -83,44 +68,12 @@ def find(query: SectionQuery) -> H5adReader | None:
 
     Raises InputError when there are several, or when the file is no h5ad by its content.
     """
-    path = _find(query)
+    path = files.find_file(query, SUFFIX, lambda path: path.is_file() and path.suffix.lower() == SUFFIX, "h5ad files")
     if path is None:
         return None
-    _require_h5ad(path)
-    logger.info("section %s is read from %s", query.section, path)
-    return H5adReader(path, query)
-
-
-def _find(query: SectionQuery) -> Path | None:
-    if query.root.is_file():
-        return query.root if query.root.suffix.lower() == SUFFIX else None
-    for folder in query.folders:
-        own, files = folder / f"{query.section}{SUFFIX}", _files(folder)
-        if own in files:
-            return own
-        if len(files) > 1:
-            raise InputError(
-                f"{len(files)} h5ad files in {folder}: {', '.join(p.name for p in files[:20])}.",
-                f"one, or one named {own.name}.",
-                "Name the section as its file is named: --params section=<name>.",
-            )
-        if files:
-            return files[0]
-    return None
-
-
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() == SUFFIX)
-
-
-def _require_h5ad(path: Path) -> None:
-    import h5py
-
     if not h5py.is_hdf5(path):
         raise InputError(f"{path}, which is no HDF5 file.", f"{EXPECTED}.", "Fetch or write the file again.")
-    with readable(path, EXPECTED), h5py.File(path) as file:
+    with reading(path, EXPECTED), h5py.File(path) as file:
         missing = [key for key in ("obs", "var") if key not in file]
     if missing:
         raise InputError(
@@ -128,3 +81,71 @@ def _require_h5ad(path: Path) -> None:
             f"{EXPECTED}.",
             "A 10x matrix alone has no coordinates: pass the Space Ranger folder, or write an AnnData with both.",
         )
+    return H5adReader(path, query)
+
+
+def read_h5ad_table(path: Path) -> Table:
+    """Return the parts of an h5ad file; matrices stay on disk until they are needed."""
+    import anndata
+
+    with h5py.File(path) as file:
+        if isinstance(file["obs"], h5py.Dataset) or "raw.X" in file:  # written before anndata 0.7
+            return table_of(anndata.read_h5ad(path), path.name)
+        obs, var = _read_frame(file, "obs"), _read_frame(file, "var")
+        obsm = {key: _read(file, f"obsm/{key}") for key in parts.COORDINATE_KEYS if f"obsm/{key}" in file}
+        if any(len(coordinates) != len(obs) for coordinates in obsm.values()):
+            raise ValueError(f"coordinates of other than its {len(obs)} spots")
+        raw_var = _read_frame(file, "raw/var") if "raw/X" in file and "raw/var" in file else None
+        where = [("layers['counts']", f"layers/{COUNTS_LAYER}", var), ("X", "X", var), ("raw.X", "raw/X", raw_var)]
+        matrices = [
+            Matrix(name, partial(_load_matrix, path, key), genes)
+            for name, key, genes in where
+            if genes is not None and key in file
+        ]
+        return Table(path.name, obs, var, obsm, _read_uns(file), tuple(matrices))
+
+
+def _read(group: h5py.Group, key: str) -> Any:  # noqa: ANN401  an element of any kind
+    from anndata.io import read_elem
+
+    return read_elem(group[key])
+
+
+def _read_frame(file: h5py.File, key: str) -> pd.DataFrame:
+    frame = _read(file, key)
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"{key} is no table")
+    return frame
+
+
+def _read_uns(file: h5py.File) -> dict[str, Any]:
+    """Return what is used of `uns`: an image of full resolution may lie there, too, and is left on disk."""
+    uns: dict[str, Any] = {key: _read(file, f"uns/{key}") for key in (LOG1P, PROVENANCE) if f"uns/{key}" in file}
+    libraries = file.get(f"uns/{SPATIAL}")
+    if not isinstance(libraries, h5py.Group):
+        return uns
+    uns[SPATIAL] = {}
+    for name, group in libraries.items():
+        if isinstance(group, h5py.Group):
+            record = {key: _read(group, key) for key in ("metadata", "scalefactors") if key in group}
+            images = [key for key in parts.THUMBNAILS if f"images/{key}" in group]
+            uns[SPATIAL][name] = record | {"images": {key: _read(group, f"images/{key}") for key in images}}
+    return uns
+
+
+def _load_matrix(path: Path, key: str) -> Any:  # noqa: ANN401  a matrix of any kind
+    with reading(path, "a whole count matrix"), h5py.File(path) as file:
+        element = file[key]
+        values = _sparse(element) if isinstance(element, h5py.Dataset) else _read(file, key)
+        if not issparse(values):
+            raise ValueError(f"{key} is no matrix")
+        return values
+
+
+def _sparse(dense: h5py.Dataset) -> csr_matrix:
+    """Return a dense matrix as CSR, a block of rows at a time."""
+    if len(dense.shape) != 2:  # noqa: PLR2004  spots and genes
+        raise ValueError(f"a matrix of {len(dense.shape)} dimensions")
+    step = max(DENSE_BLOCK // max(dense.shape[1], 1), 1)
+    blocks = [csr_matrix(dense[top : top + step]) for top in range(0, dense.shape[0], step)]
+    return vstack(blocks, format="csr") if blocks else csr_matrix(dense.shape, dtype=dense.dtype)

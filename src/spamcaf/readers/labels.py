@@ -6,37 +6,48 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamcaf.errors import InputError, is_fault_of_ours, require_columns
+import pandas as pd
+
+from spamcaf.errors import InputError, require_columns
 from spamcaf.names import LabelTable, Obs
-from spamcaf.readers.files import UNREADABLE
+from spamcaf.readers.files import named, reading, require_once
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
 logger = logging.getLogger(__name__)
 
 MISSING = frozenset({"", "na", "nan", "none"})
-"""Cells that say that a spot has no label, in lower case."""
+"""Cells of spots without a label, in lower case."""
+COLUMNS = {2: [LabelTable.BARCODE, LabelTable.LABEL], 3: list(LabelTable)}
+"""Of a table without a header, by their number."""
 
 
 def add_labels(section: AnnData, path: Path, name: str) -> None:
-    """Write the labels in the table at `path` into `obs["label"]`, categorical; missing where a spot has none.
+    """Write the labels in a table into `obs["label"]`, categorical; missing where a spot has none.
 
-    The table is separated by tabs or commas, with a header that names barcode, label and perhaps section, or without
-    one: barcode, label or barcode, section, label. Only rows of the section `name` count. Warns where there is no
-    table; raises InputError when it is damaged or labels no spot.
+    Warns where there is no table.
+
+    Parameters
+    ----------
+    section
+        Changed in place; spots are joined by barcode.
+    path
+        A table separated by tabs or commas, with a header that names barcode, label and perhaps section, or without
+        one: barcode, label or barcode, section, label.
+    name
+        Of a table of several sections, only rows of this one count.
+
+    Raises
+    ------
+    InputError
+        When the table is damaged, or labels no spot.
     """
-    import pandas as pd
-
     if not path.is_file():
         logger.warning("No labels of section %s: there is no %s", name, path)
         return
-    table = _of_section(_read(path), name, path)
-    labels = table.set_index(LabelTable.BARCODE)[LabelTable.LABEL]
-    if not labels.index.is_unique:
-        twice = labels.index[labels.index.duplicated()][0]
-        raise InputError(f"barcode {twice} twice in {path}.", "one label per spot.", "Remove the wrong row.")
+    labels = _of_section(_read(path), name, path).set_index(LabelTable.BARCODE)[LabelTable.LABEL]
+    require_once(labels.index, "barcode", path, "Remove the wrong row.")
     of_spots = labels.reindex(section.obs_names)
     n_labelled = int(of_spots.notna().sum())
     if n_labelled == 0:
@@ -53,30 +64,23 @@ def add_labels(section: AnnData, path: Path, name: str) -> None:
 
 def _read(path: Path) -> pd.DataFrame:
     """Return the columns of `LabelTable` that the table has, as text."""
-    import pandas as pd
-
-    try:
+    with reading(path, "a table of labels"):
         # not guessed by pandas: a label may hold any other separator
         first = pd.read_csv(path, sep="\x01", header=None, nrows=1, dtype=str, encoding="utf-8-sig").iloc[0, 0]
-        separator = "\t" if "\t" in first else ","
-        table = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except UNREADABLE as error:
-        if is_fault_of_ours(error):
-            raise
-        raise InputError(f"{path} cannot be read ({error}).", "a table of labels.", "Fetch it again.") from error
+        mark = "\t" if "\t" in first else ","
+        table = pd.read_csv(path, sep=mark, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     table = table.apply(lambda column: column.str.strip())
     header = table.iloc[0].str.lower().tolist()
     if LabelTable.BARCODE in header:
-        require_columns(header, [LabelTable.BARCODE, LabelTable.LABEL], str(path))
+        require_columns(header, COLUMNS[2], str(path))
         return table.iloc[1:].set_axis(header, axis=1)
-    names = {2: [LabelTable.BARCODE, LabelTable.LABEL], 3: list(LabelTable)}.get(table.shape[1])
-    if names is None:
+    if table.shape[1] not in COLUMNS:
         raise InputError(
             f"{table.shape[1]} columns without a header in {path}.",
             "barcode, label or barcode, section, label.",
             "Add a header line that names them.",
         )
-    return table.set_axis(names, axis=1)
+    return table.set_axis(COLUMNS[table.shape[1]], axis=1)
 
 
 def _of_section(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
@@ -84,7 +88,7 @@ def _of_section(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
         sections = table[LabelTable.SECTION]
         if not (sections == name).any():
             raise InputError(
-                f"no section '{name}' in {path}; there are {', '.join(sections.unique()[:20])}.",
+                f"no section '{name}' in {path}; there are {named(sections)}.",
                 "labels of this section.",
                 "Choose a section that is there, or remove `labels` from the catalog.",
             )

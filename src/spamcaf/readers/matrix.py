@@ -1,24 +1,26 @@
-"""Count matrices of Space Ranger, h5 or Matrix Market, and the naming of their genes."""
+"""Count matrices: Space Ranger's h5 and Matrix Market files, the check for raw counts, and the naming of genes."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, issparse
 
 from spamcaf.errors import InputError
 from spamcaf.names import GENE_IDS, SpaceRanger
-from spamcaf.readers.files import as_texts, is_gzipped, listing, reading, refuse_foreign_content, still_packed, unpacked
+from spamcaf.readers import files
+from spamcaf.readers.files import as_texts
 
 if TYPE_CHECKING:
-    import h5py
-    import pandas as pd
     from anndata import AnnData
-    from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +30,51 @@ SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_name", "gene_names", "fea
 ENSEMBL = r"ENS[A-Z]*G\d{6,}(\.\d+)?"
 ENSEMBL_SHARE = 0.9
 """Spike-ins and transgenes have other ids."""
-FEATURE_TYPES, GENE_EXPRESSION = "feature_types", "Gene Expression"
+FEATURE_TYPES = "feature_types"
 OF_GENES = frozenset({"geneexpression", "gene", "gex", "rna"})
-UNSAID = frozenset({"", "nan", "none", "na", "null"})
-"""Both without case, spaces, underscores and other signs. Joining sections leaves genes of one of them without a type.
-"""
-MAX_NAMED = 10
+UNSTATED = frozenset({"", "nan", "none", "na", "null"})
+"""Both without case, spaces and other signs. Joining sections leaves genes of one of them without a type."""
+FRACTIONS = "fractional values"
+H5_PARTS = ("barcodes", "data", "indices", "indptr", "shape", "features/id", "features/name")
+H5_TYPES = "features/feature_type"
+MTX = "matrix.mtx"
+FEATURE_COLUMNS = (GENE_IDS, "symbol", FEATURE_TYPES)
+
+
+def as_csr(values: Any, shape: tuple[int, int]) -> csr_matrix:  # noqa: ANN401  a matrix of any kind
+    """Return a matrix (spot, gene) as CSR, sorted and without stored zeros.
+
+    Raises ValueError where its parts contradict each other, where it has another shape, and for a gene twice in a spot.
+    """
+    if hasattr(values, "check_format"):
+        values.check_format(full_check=True)  # an index out of range would crash what follows
+    counts = csr_matrix(values)
+    if counts.shape != shape:
+        raise ValueError(f"{counts.shape} values for {shape[0]} spots and {shape[1]} genes")
+    if counts.dtype == np.float16:  # of which scipy does no more than hold it
+        counts = counts.astype(np.float32)
+    if counts.dtype.kind in "biuf":
+        n_stored = values.nnz if issparse(values) else counts.nnz  # COO adds up at once what stands twice
+        counts.sum_duplicates()
+        if counts.nnz < n_stored:
+            raise ValueError("a gene twice in one spot")
+        counts.eliminate_zeros()
+    return counts
+
+
+def counts_problem(counts: csr_matrix) -> str | None:
+    """Return what a matrix holds instead of raw counts; None where it holds them."""
+    values = counts.data
+    if values.dtype.kind not in "iuf":
+        return f"values of type {values.dtype}"
+    tests = {
+        "no gene expression": lambda: not values.any(),
+        "missing or infinite values": lambda: not np.isfinite(values).all(),
+        "negative values": lambda: values.min() < 0,
+        FRACTIONS: lambda: values.dtype.kind == "f" and (values % 1).any(),
+        "values above 2^31": lambda: values.max() > np.iinfo(np.int32).max,
+    }
+    return next((problem for problem, is_so in tests.items() if is_so()), None)
 
 
 def is_expression(var: pd.DataFrame) -> NDArray[np.bool_]:
@@ -46,18 +87,16 @@ def is_expression(var: pd.DataFrame) -> NDArray[np.bool_]:
         return np.ones(len(var), bool)
     types = as_texts(var[FEATURE_TYPES])
     plain = types.str.lower().str.replace(r"[^a-z0-9]", "", regex=True)
-    is_gene: NDArray[np.bool_] = plain.isin(OF_GENES | UNSAID).to_numpy(bool)
-    if is_gene.all():
-        return is_gene
-    others = types[~is_gene].value_counts()
-    named = ", ".join(f"'{kind}' ({n})" for kind, n in others.iloc[:MAX_NAMED].items())
+    is_gene: NDArray[np.bool_] = plain.isin(OF_GENES | UNSTATED).to_numpy(bool)
+    others = files.named(f"'{kind}' ({n})" for kind, n in types[~is_gene].value_counts().items())
     if not is_gene.any():
         raise InputError(
-            f"no gene among {len(var)} features: their {FEATURE_TYPES} are {named}.",
-            f"'{GENE_EXPRESSION}' as the type of genes, or none.",
+            f"no gene among {len(var)} features: their {FEATURE_TYPES} are {others}.",
+            "'Gene Expression' as the type of genes, or none.",
             "Correct the column, or remove it if all features are genes.",
         )
-    logger.warning("%d of %d features are no genes and are left out: %s", (~is_gene).sum(), len(var), named)
+    if others:
+        logger.warning("%d of %d features are no genes and are left out: %s", (~is_gene).sum(), len(var), others)
     return is_gene
 
 
@@ -68,13 +107,12 @@ def name_genes(var: pd.DataFrame, source: str) -> pd.DataFrame:
     several genes keeps its name at the first; the others become `<symbol>_<gene id>`. Raises InputError when a gene
     occurs twice, or has no name.
     """
-    import pandas as pd
-
-    symbols = _symbols(var)
-    column = next((name for name in ID_COLUMNS if name in var), None)
-    ids = symbols if column is None and not _is_ensembl(var.index) else _texts(var.index, symbols)
-    if column is not None:
-        ids = _texts(var[column], symbols)
+    index = as_texts(var.index)
+    is_ensembl = index.str.fullmatch(ENSEMBL).mean() >= ENSEMBL_SHARE
+    symbols = _first_column(var, SYMBOL_COLUMNS, index) if is_ensembl else index
+    ids = _first_column(var, ID_COLUMNS, symbols)
+    if is_ensembl and not set(ID_COLUMNS) & set(var.columns):
+        ids = index.where(index != "", symbols)
     symbols = symbols.where(symbols != "", ids)
     if (symbols == "").any():
         raise InputError(
@@ -96,115 +134,64 @@ def name_genes(var: pd.DataFrame, source: str) -> pd.DataFrame:
     return pd.DataFrame({GENE_IDS: ids.to_numpy(str)}, index=pd.Index(names.to_numpy(str)))
 
 
-def _symbols(var: pd.DataFrame) -> pd.Series:
-    index = _texts(var.index, None)
-    column = next((name for name in SYMBOL_COLUMNS if name in var), None)
-    return index if column is None or not _is_ensembl(var.index) else _texts(var[column], index)
-
-
-def _is_ensembl(index: pd.Index) -> bool:
-    return bool(as_texts(index).str.fullmatch(ENSEMBL).mean() >= ENSEMBL_SHARE)
-
-
-def _texts(values: pd.Index | pd.Series, otherwise: pd.Series | None) -> pd.Series:
-    """Return the values as text, those missing or empty replaced by `otherwise`."""
-    texts = as_texts(values)
-    return texts if otherwise is None else texts.where(texts != "", otherwise)
-
-
-INDEX_BLOCK = 10_000_000
-"""How many indices are checked at once: those of Visium HD take gigabytes."""
-H5_PARTS = ("barcodes", "data", "indices", "indptr", "shape", "features/id", "features/name")
-H5_TYPES = "features/feature_type"
-MTX = "matrix.mtx"
-FEATURE_COLUMNS = (GENE_IDS, "symbol", FEATURE_TYPES)
+def _first_column(var: pd.DataFrame, columns: tuple[str, ...], otherwise: pd.Series) -> pd.Series:
+    """Return the first of `columns` that `var` has, as text; `otherwise` where there is none or a cell is empty."""
+    texts = next((as_texts(var[name]) for name in columns if name in var), otherwise)
+    return texts.where(texts != "", otherwise)
 
 
 def read_matrix(path: Path) -> AnnData:
     """Return the counts at `path`: X (spot, gene) CSR int32, barcodes and unique symbols as names.
 
-    `path` is what `find_matrix` returns. `var["gene_ids"]` holds the Ensembl ids; features that are no genes are left
-    out, see `is_expression`. A symbol that stands for several genes keeps its name at the first; the others become
-    `<symbol>_<Ensembl id>`. Raises InputError when the matrix is damaged or holds anything but counts.
+    `path` is what `find_matrix` returns. `var["gene_ids"]` holds the Ensembl ids, see `name_genes`; features that are
+    no genes are left out. Raises InputError when the matrix is damaged or holds anything but counts.
     """
-    import pandas as pd
     from anndata import AnnData
 
-    with reading(path, "a whole count matrix"):
-        counts, barcodes, features = _read_mtx(path) if path.is_dir() or MTX in path.name else _read_h5(path)
-        _require_shape(counts, barcodes, features)
-        problem = _problem(counts)
+    with files.reading(path, "a whole count matrix"):
+        values, barcodes, features = _read_mtx(path) if path.is_dir() or MTX in path.name else _read_h5(path)
+        counts = as_csr(values, (len(barcodes), len(features)))
+    problem = counts_problem(counts)
     if problem is not None:
         raise InputError(
             f"{path} holds {problem}.",
             "raw UMI counts, whole numbers of 0 or more, each gene once per spot.",
             f"Use {SpaceRanger.MATRIX_H5} as Space Ranger wrote it.",
         )
-    _require_once(barcodes, "barcode", path)
-    if counts.dtype == np.float16:  # of which scipy does no more than hold it
-        counts = counts.astype(np.float32)
-    counts.eliminate_zeros()
+    files.require_once(barcodes, "barcode", path)
     genes = is_expression(features)
     if not genes.all():
         counts, features = counts[:, np.flatnonzero(genes)], features[genes]
-    _require_once(pd.Index(features[GENE_IDS]), "gene", path)
-    if not counts.data.any():
+    files.require_once(pd.Index(features[GENE_IDS]), "gene", path)
+    if not counts.nnz:
         raise InputError(f"no gene expression in {path}.", "a count above 0.", "Fetch the matrix again.")
-    return AnnData(
-        counts.astype(np.int32, copy=False), obs=pd.DataFrame(index=barcodes), var=name_genes(features, str(path))
-    )
+    # a copy of the counts of Visium HD takes gigabytes
+    counts = counts.astype(np.int32, copy=False)
+    return AnnData(counts, obs=pd.DataFrame(index=barcodes), var=name_genes(features, str(path)))
 
 
 def _read_h5(path: Path) -> tuple[csr_matrix, pd.Index, pd.DataFrame]:
     """Return counts (spot, gene), barcodes and features; scanpy's reader narrows counts to float32 unchecked."""
-    import h5py
-    import pandas as pd
-    from scipy.sparse import csr_matrix
-
-    if is_gzipped(path):
-        raise still_packed(path, "a count matrix")
-    refuse_foreign_content(path)
+    if files.is_gzipped(path):
+        raise files.still_packed(path, "a count matrix")
+    files.refuse_foreign_content(path)
     with h5py.File(path) as file:
         missing = [part for part in H5_PARTS if not isinstance(file.get(f"matrix/{part}"), h5py.Dataset)]
         if missing:
             raise ValueError(f"it has no matrix/{missing[0]}")
         matrix = file["matrix"]
-        _require_sound(matrix)
         compressed = tuple(matrix[name][:] for name in ("data", "indices", "indptr"))
+        if compressed[2][-1] != len(compressed[1]):  # scipy would cut off the rest
+            raise ValueError("its last spot does not end at its last value")
         counts = csr_matrix(compressed, shape=tuple(int(n) for n in matrix["shape"][:][::-1]))
         kinds = [H5_TYPES] if isinstance(matrix.get(H5_TYPES), h5py.Dataset) else []
         columns = [matrix[name].asstr()[:] for name in ("features/id", "features/name", *kinds)]
         return counts, pd.Index(matrix["barcodes"].asstr()[:]), _features(pd.DataFrame(dict(enumerate(columns))))
 
 
-def _require_sound(matrix: h5py.Group) -> None:
-    """Raise ValueError where the compressed matrix contradicts itself: scipy would read beyond its arrays."""
-    n_genes, n_spots = (int(n) for n in matrix["shape"][:])
-    starts, indices = matrix["indptr"][:].astype(np.int64), matrix["indices"]
-    lengths = {
-        "barcodes": (len(matrix["barcodes"]), n_spots),
-        "genes": (len(matrix["features/id"]), n_genes),
-        "values": (len(matrix["data"]), len(indices)),
-        "columns": (len(starts), n_spots + 1),
-    }
-    wrong = [
-        f"{found} {what} where {expected} belong" for what, (found, expected) in lengths.items() if found != expected
-    ]
-    if wrong:
-        raise ValueError(wrong[0])
-    if starts[0] != 0 or starts[-1] != len(indices) or (np.diff(starts) < 0).any():
-        raise ValueError("its columns do not end where the next begin")
-    for begin in range(0, len(indices), INDEX_BLOCK):
-        block = indices[begin : begin + INDEX_BLOCK]
-        if block.min() < 0 or block.max() >= n_genes:
-            raise ValueError("it names genes that it does not have")
-
-
-def _read_mtx(path: Path) -> tuple[csr_matrix, pd.Index, pd.DataFrame]:
+def _read_mtx(path: Path) -> tuple[Any, pd.Index, pd.DataFrame]:
     """Return counts (spot, gene), barcodes and features of a folder, or of files that begin as `path` does."""
-    import pandas as pd
     from scipy.io import mmread
-    from scipy.sparse import csr_matrix, issparse
 
     folder, prefix = (path, "") if path.is_dir() else (path.parent, path.name[: path.name.index(MTX)])
     features = _read_names(folder, prefix, "features.tsv", "genes.tsv")
@@ -212,34 +199,23 @@ def _read_mtx(path: Path) -> tuple[csr_matrix, pd.Index, pd.DataFrame]:
         raise InputError(f"a feature table of one column in {folder}.", "gene ids and symbols.", "Fetch it again.")
     barcodes = _read_names(folder, prefix, "barcodes.tsv")[0]
     matrix = _member(folder, prefix, MTX)
-    if is_gzipped(matrix):
-        with gzip.open(matrix) as file:
-            entries = mmread(file)
-    else:
-        entries = mmread(matrix)
-    counts = csr_matrix(entries.T)
-    if issparse(entries) and counts.nnz < entries.nnz:  # what stands twice was added up
-        raise ValueError(f"{matrix.name} names a gene twice in one spot")
-    return counts, pd.Index(barcodes.to_numpy()), _features(features)
+    with gzip.open(matrix) if files.is_gzipped(matrix) else matrix.open("rb") as file:
+        entries = mmread(file)
+    return entries.T, pd.Index(barcodes.to_numpy()), _features(features)
 
 
 def _read_names(folder: Path, prefix: str, *names: str) -> pd.DataFrame:
-    import io
-
-    import pandas as pd
-
-    content = unpacked(_member(folder, prefix, *names))
+    content = io.BytesIO(files.unpacked(_member(folder, prefix, *names)))
     # there are genes called NA and NAN
-    return pd.read_csv(io.BytesIO(content), sep="\t", header=None, dtype=str, keep_default_na=False)
+    return pd.read_csv(content, sep="\t", header=None, dtype=str, keep_default_na=False)
 
 
 def _member(folder: Path, prefix: str, *names: str) -> Path:
-    for name in names:
-        for path in (folder / f"{prefix}{name}.gz", folder / f"{prefix}{name}"):
-            if path.is_file():
-                return path
+    for path in (folder / f"{prefix}{name}{suffix}" for name in names for suffix in (".gz", "")):
+        if path.is_file():
+            return path
     raise InputError(
-        f"no {prefix}{names[0]} in {folder}, but {listing(folder, prefix)}.",
+        f"no {prefix}{names[0]} in {folder}, but {files.listing(folder, prefix)}.",
         "matrix.mtx, features.tsv and barcodes.tsv, gzipped or not.",
         "Fetch the whole folder.",
     )
@@ -247,40 +223,5 @@ def _member(folder: Path, prefix: str, *names: str) -> Path:
 
 def _features(table: pd.DataFrame) -> pd.DataFrame:
     """Return ids and, where the table has them, types of the features, indexed by symbol."""
-    named = table.iloc[:, : len(FEATURE_COLUMNS)]
-    return named.set_axis(FEATURE_COLUMNS[: named.shape[1]], axis=1).set_index("symbol").rename_axis(None)
-
-
-def _require_shape(counts: csr_matrix, barcodes: pd.Index, features: pd.DataFrame) -> None:
-    if counts.shape != (len(barcodes), len(features)):
-        raise ValueError(
-            f"counts of {counts.shape[0]} spots and {counts.shape[1]} genes, but {len(barcodes)} barcodes and "
-            f"{len(features)} features"
-        )
-
-
-def _problem(counts: csr_matrix) -> str | None:
-    """Say why these are no raw counts, None where they are; puts them in order."""
-    if counts.dtype.kind not in "iuf":
-        return f"values of type {counts.dtype}"
-    n_stored = counts.nnz
-    counts.sum_duplicates()
-    return "a gene twice in one spot" if counts.nnz < n_stored else _problem_of(counts.data)
-
-
-def _problem_of(values: NDArray[Any]) -> str | None:
-    if not values.any():
-        return "no gene expression"
-    if not np.isfinite(values).all():
-        return "missing or infinite values"
-    if values.min() < 0:
-        return "negative values"
-    if values.dtype.kind == "f" and (values % 1).any():
-        return "fractional values"
-    return "values above 2^31" if values.max() > np.iinfo(np.int32).max else None
-
-
-def _require_once(names: pd.Index, what: str, path: Path) -> None:
-    if not names.is_unique:
-        twice = names[names.duplicated()][0]
-        raise InputError(f"{what} {twice} twice in {path}.", "each once.", "Fetch the matrix again.")
+    table = table.iloc[:, : len(FEATURE_COLUMNS)]
+    return table.set_axis(FEATURE_COLUMNS[: table.shape[1]], axis=1).set_index("symbol").rename_axis(None)

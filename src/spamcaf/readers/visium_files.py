@@ -8,17 +8,28 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.names import ScaleFactor, SpaceRanger
-from spamcaf.readers.files import all_images, called, images_in, listing, owner, passed_over, still_packed, the_one
+from spamcaf.readers import files
+from spamcaf.readers.files import SectionQuery, listing, named
 
-if TYPE_CHECKING:
-    from spamcaf.readers.files import SectionQuery
+logger = logging.getLogger(__name__)
 
 BIN_FOLDER = re.compile(r"square_(\d+)um")
 HD_PARTS = (SpaceRanger.BINNED, SpaceRanger.SEGMENTED, SpaceRanger.FEATURE_SLICE)
+SEPARATORS = "_. -"
+PARTS = "|".join(map(re.escape, (SpaceRanger.SPATIAL, SpaceRanger.MATRIX_FOLDER)))
+PREFIX = rf"(?P<sample>(?:.*?[{SEPARATORS}])??)(?:(?:{PARTS})[{SEPARATORS}])?"
+"""The sample's name, and the folder's where a file was taken out of one."""
+ACCESSION = re.compile(rf"GSM\d+[{SEPARATORS}]")
+"""What GEO puts before the depositor's own name of a sample."""
+POSITIONS = re.escape(SpaceRanger.POSITIONS_STEM) + r".*\.(?:csv|tsv|txt|parquet)(?:\.gz)?"
+STEM = re.escape(SpaceRanger.MATRIX_FOLDER)
+PACKED = STEM + r"\.(?:(?:h5\.)?(?:gz|zip)|tar|tar\.gz|tgz)"
+FORMS = (re.escape(SpaceRanger.MATRIX_H5), STEM, r"matrix\.mtx\.gz", r"matrix\.mtx", PACKED)
+"""What a matrix may be called after the sample's name, the preferred form first; the second is a folder."""
+RAW = re.compile(r"(?:^|.*[_. -])raw(?:_feature_bc_matrix)?")
 
 
 def find_outs(query: SectionQuery) -> Path | None:
@@ -27,8 +38,37 @@ def find_outs(query: SectionQuery) -> Path | None:
     Looked for are `<root>/<section>/outs`, `<root>/<section>`, `<root>/outs` and `<root>`, in this order. A
     `matrix.mtx` whose files lie flat counts where positions lie beside it. Folders of Visium HD are none.
     """
-    places = [place for folder in query.folders for place in (folder / SpaceRanger.OUTS, folder)]
+    places = (place for folder in query.folders for place in (folder / SpaceRanger.OUTS, folder))
     return next((place for place in places if _holds_section(place)), None)
+
+
+def _holds_section(folder: Path) -> bool:
+    if not folder.is_dir() or bin_size(folder) is not None or (folder / SpaceRanger.BINNED).is_dir():
+        return False
+    if holds_matrix(folder) or ((folder / SpaceRanger.SPATIAL).is_dir() and not holds_hd(folder)):
+        return True
+    return _holds(folder, "matrix.mtx") and bool(
+        _holds(folder, SpaceRanger.POSITIONS_STEM) or visible(folder, f"*{SpaceRanger.SPATIAL}")
+    )
+
+
+def holds_matrix(folder: Path) -> bool:
+    """Tell whether a count matrix lies directly in `folder`."""
+    return _holds(folder, SpaceRanger.MATRIX_FOLDER, SpaceRanger.RAW_FOLDER)
+
+
+def holds_hd(folder: Path) -> bool:
+    """Tell whether parts of Visium HD's output lie directly in `folder`, packed or not."""
+    return _holds(folder, *HD_PARTS)
+
+
+def _holds(folder: Path, *parts: str) -> bool:
+    return any(visible(folder, f"*{part}*") for part in parts)
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches `pattern` in `folder`, sorted; not the `._` twins that macOS leaves beside files."""
+    return sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
 
 
 def spatial_folder(outs: Path) -> Path:
@@ -43,29 +83,14 @@ def image_folders(outs: Path) -> list[Path]:
     return [here, here.parent] if here.name == SpaceRanger.OUTS else [here]
 
 
-def holds_matrix(folder: Path) -> bool:
-    """Tell whether a count matrix lies directly in `folder`."""
-    return any(visible(folder, f"*{SpaceRanger.MATRIX_FOLDER}*")) or any(visible(folder, f"*{SpaceRanger.RAW_FOLDER}*"))
-
-
-def holds_hd(folder: Path) -> bool:
-    """Tell whether parts of Visium HD's output lie directly in `folder`, packed or not."""
-    return any(any(visible(folder, f"*{part}*")) for part in HD_PARTS)
-
-
-def visible(folder: Path, pattern: str) -> list[Path]:
-    """Return what matches `pattern` in `folder`, sorted; not the `._` twins that macOS leaves beside files."""
-    return sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
-
-
 def bin_size(folder: Path) -> int | None:
     """Return the bin size in micrometres where `folder` holds one bin size of Visium HD, else None.
 
     A folder called `square_016um` does; so does one whose scale factors name a bin size.
     """
-    named = BIN_FOLDER.fullmatch(folder.absolute().name)
-    if named:
-        return int(named[1])
+    match = BIN_FOLDER.fullmatch(folder.absolute().name)
+    if match:
+        return int(match[1])
     try:
         record = json.loads((spatial_folder(folder) / SpaceRanger.SCALEFACTORS).read_text(encoding="utf-8-sig"))
         return round(float(record[ScaleFactor.BIN]))
@@ -75,39 +100,12 @@ def bin_size(folder: Path) -> int | None:
         return None
 
 
-def sections_like(folder: Path, section: str) -> set[str]:
-    """Return the names of the folders in `folder` that hold another section whose name begins as `section` does."""
-    try:
-        like = [p for p in folder.iterdir() if p.name.startswith(section) and p.name != section and p.is_dir()]
-        return {p.name for p in like if any(_holds_section(q) or holds_hd(q) for q in (p / SpaceRanger.OUTS, p))}
-    except OSError:  # above the data there may be folders that only others can read
-        return set()
-
-
-def _holds_section(folder: Path) -> bool:
-    if not folder.is_dir() or bin_size(folder) is not None or (folder / SpaceRanger.BINNED).is_dir():
-        return False
-    if holds_matrix(folder) or ((folder / SpaceRanger.SPATIAL).is_dir() and not holds_hd(folder)):
-        return True
-    placed = (f"*{SpaceRanger.POSITIONS_STEM}*", f"*{SpaceRanger.SPATIAL}")
-    return any(visible(folder, "*matrix.mtx*")) and any(any(visible(folder, pattern)) for pattern in placed)
-
-
-SEPARATORS = "_. -"
-PARTS = "|".join(map(re.escape, (SpaceRanger.SPATIAL, SpaceRanger.MATRIX_FOLDER)))
-PREFIX = rf"(?P<sample>(?:.*?[{SEPARATORS}])??)(?:(?:{PARTS})[{SEPARATORS}])?"
-"""The sample's name, and the folder's where a file was taken out of one."""
-ACCESSION = re.compile(rf"GSM\d+[{SEPARATORS}]")
-"""What GEO puts before the depositor's own name of a sample."""
-POSITIONS = re.escape(SpaceRanger.POSITIONS_STEM) + r".*\.(?:csv|tsv|txt|parquet)(?:\.gz)?"
-
-
 @dataclass(frozen=True)
 class Sample:
     """The files of one section in `folder`, or in `spatial` in it.
 
     `name` is what they begin with, empty where they have the names that Space Ranger gave them; `section` is what the
-    user calls the section. `is_alone` says that no other sample lies in the folder.
+    user calls the section. `is_alone` is true where no other sample lies in the folder.
     """
 
     folder: Path
@@ -141,13 +139,13 @@ class Sample:
 
     def missing(self, what: str, expected: str) -> InputError:
         """Return the error for a spatial file that is not there, which names what is."""
-        of_sample = f" of {self.name}" if self.name else ""
+        of_sample, prefix = (f" of {self.name}", f"{self.name}_") if self.name else ("", "")
         place = self.places[0]
         return InputError(
             f"no {what}{of_sample} in {place}, but {listing(place, self.name or self.section)}.",
             expected,
-            f"Copy it from the Space Ranger output of this section, as {self.name}{'_' if self.name else ''}<name> or "
-            "under its own name; unpack it where it is a tar.gz.",
+            f"Copy it from the Space Ranger output of this section, as {prefix}<name> or under its own name; unpack it "
+            "where it is a tar.gz.",
         )
 
 
@@ -157,7 +155,7 @@ def sample_of(name: str, pattern: str) -> str | None:
     return match["sample"].rstrip(SEPARATORS) if match else None
 
 
-def matching(samples: Iterable[str], section: str) -> list[str]:
+def _matching(samples: Iterable[str], section: str) -> list[str]:
     """Return the samples that are `section` by the first rule that fits any.
 
     A sample called exactly so comes first; then one that is called so after GEO's accession number, and the one
@@ -167,29 +165,18 @@ def matching(samples: Iterable[str], section: str) -> list[str]:
     between = re.compile(rf"(?:^|.*[{SEPARATORS}]){re.escape(section)}(?:[{SEPARATORS}].*|$)")
     rules = (
         [name for name in names if name == section],
-        [name for name in names if not name or bare(name) == section],
+        [name for name in names if not name or _without_accession(name) == section],
         [name for name in names if between.fullmatch(name)],
     )
     return next((found for found in rules if found), [])
 
 
-def bare(name: str) -> str:
-    """Return a sample's name without GEO's accession number."""
+def _without_accession(name: str) -> str:
     match = ACCESSION.match(name)
     return name[match.end() :] if match else name
 
 
-logger = logging.getLogger(__name__)
-
-STEM = re.escape(SpaceRanger.MATRIX_FOLDER)
-PACKED = STEM + r"\.(?:(?:h5\.)?(?:gz|zip)|tar|tar\.gz|tgz)"
-FORMS = (re.escape(SpaceRanger.MATRIX_H5), STEM, r"matrix\.mtx\.gz", r"matrix\.mtx", PACKED)
-"""What a matrix may be called after the sample's name, the preferred form first; the second is a folder."""
-RAW = re.compile(r"(?:^|.*[_. -])raw(?:_feature_bc_matrix)?")
-MAX_NAMED = 20
-
-
-def matrices_in(folder: Path) -> dict[str, list[Path]]:
+def _matrices_in(folder: Path) -> dict[str, list[Path]]:
     """Return the filtered count matrices in `folder` by sample, for each those of the preferred form."""
     found: dict[str, list[Path]] = {}
     entries = visible(folder, "*")
@@ -209,10 +196,10 @@ def find_matrix(folder: Path, section: str) -> tuple[Path, Sample]:
     An h5 file, a folder of the Matrix Market format, or the `matrix.mtx` of one whose files lie flat. Where one sample
     alone is there, it is taken whatever it is called. Raises InputError unless there is exactly one.
     """
-    matrices = matrices_in(folder)
-    samples = matching(matrices, section) or sorted(matrices)
+    matrices = _matrices_in(folder)
+    samples = _matching(matrices, section) or sorted(matrices)
     paths = [path for sample in samples for path in matrices[sample]]
-    if not paths and (above := _above(folder, section)) is not None:
+    if not paths and (above := _matrix_above(folder, section)) is not None:
         logger.info("section %s: counts of %s", section, above)
         return above, Sample(folder, "", section, is_alone=True)
     if len(paths) != 1:
@@ -225,38 +212,37 @@ def find_matrix(folder: Path, section: str) -> tuple[Path, Sample]:
             f"Copy it there, or choose the other section: --params section={sample.name}.",
         )
     if sample_of(path.name, PACKED) is not None:
-        raise still_packed(path, "a count matrix")
+        raise files.still_packed(path, "a count matrix")
     logger.info("section %s: counts of %s", section, path.name)
     return path, sample
 
 
-def _above(folder: Path, section: str) -> Path | None:
+def _matrix_above(folder: Path, section: str) -> Path | None:
     """Return the one matrix beside `folder` that is called as the section: its `spatial` was unpacked by itself."""
     if folder.name != section:
         return None
-    matrices = matrices_in(folder.parent)
-    paths = [path for sample in matching(matrices, section) for path in matrices[sample]]
+    matrices = _matrices_in(folder.parent)
+    paths = [path for sample in _matching(matrices, section) for path in matrices[sample]]
     return paths[0] if len(paths) == 1 and sample_of(paths[0].name, PACKED) is None else None
 
 
 def _is_of_another(sample: Sample) -> bool:
     """Tell whether the only matrix there is of another sample than the section, whose positions lie there alone."""
-    if sample.name in {"", sample.section} or matching([sample.name], sample.section):
+    if sample.name in {"", sample.section} or _matching([sample.name], sample.section):
         return False
     places = (sample.folder, spatial_folder(sample.folder))
     placed = {sample_of(p.name, POSITIONS) for place in places for p in visible(place, "*")} - {None}
-    return len(placed) > 1 and any(sample.section in {name, bare(name or "")} for name in placed)
+    return len(placed) > 1 and any(sample.section in {name, _without_accession(name or "")} for name in placed)
 
 
 def _not_one(folder: Path, section: str, paths: list[Path], samples: list[str]) -> InputError:
+    held = f", which holds {listing(folder, section)}."
+    next_step = "Copy it from the Space Ranger output of this section; unpack it where it is a tar.gz."
     if paths:
-        held = f": {', '.join(p.name for p in paths[:MAX_NAMED])}; which is of section '{section}' is not clear."
-        names = " or ".join(filter(None, samples[:MAX_NAMED])) or "<prefix>"
+        held = f": {named(paths)}; which is of section '{section}' is not clear."
+        names = " or ".join(filter(None, samples[: files.MAX_LISTED])) or "<prefix>"
         next_step = f"Name the section as its files begin: --params section={names}; or move the others away."
-    else:
-        held = f", which holds {listing(folder, section)}."
-        next_step = "Copy it from the Space Ranger output of this section; unpack it where it is a tar.gz."
-    if not paths and visible(folder, f"*{SpaceRanger.RAW_FOLDER}*"):
+    elif _holds(folder, SpaceRanger.RAW_FOLDER):
         next_step = "The raw matrix also holds barcodes without tissue: copy the filtered one from the same run."
     return InputError(
         f"{len(paths)} filtered count matrices in {folder}{held}",
@@ -269,26 +255,36 @@ def find_image(folders: Sequence[Path], section: str) -> Path:
     """Return the full-resolution image of `section`; raise InputError unless there is exactly one.
 
     `folders` belong to the section, the innermost first, each in the next. An image called as the section, or as its
-    sample on GEO, comes first, then `*tissue_image.*` and `*full_image.*`, then `*image.*`; see `called`. Where other
-    samples lie in the innermost folder, and above the last one, only names count that begin with the section's.
+    sample on GEO, comes first, then `*tissue_image.*` and `*full_image.*`, then `*image.*`; see `files.called`. Where
+    other samples lie in the innermost folder, and above the last one, only names count that begin with the section's.
     """
     inner, above = folders[0], folders[-1].parent
-    samples = matrices_in(inner)
-    own = matching(samples, section) or list(samples)
+    samples = _matrices_in(inner)
+    own = _matching(samples, section) or list(samples)
     own = own if len(own) == 1 else []
-    names = list(dict.fromkeys(filter(None, (section, *own, *map(bare, own)))))
+    names = list(dict.fromkeys(filter(None, (section, *own, *map(_without_accession, own)))))
     others = {name for name in samples if name not in own}
     rings = [(folder, others, len(samples) > 1) for folder in folders]
-    for folder, of_others, is_shared in (*rings, (above, others | sections_like(above, section), True)):
-        images = images_in(folder)
-        free = [p for p in images if not is_shared and owner(p, (*names, *of_others), ()) is None]
-        found = called([p for p in images if owner(p, names, of_others)], names, free)
+    for folder, of_others, is_shared in (*rings, (above, others | _sections_like(above, section), True)):
+        images = files.slides_among(files.all_images(folder))
+        free = [p for p in images if not is_shared and files.owner(p, (*names, *of_others), ()) is None]
+        found = files.called([p for p in images if files.owner(p, names, of_others)], names, free)
         if found:
-            return the_one(found, f"images that may be the full-resolution one of section '{section}'")
-    every = [p for folder in (*folders, above) for p in all_images(folder) if folder != above or owner(p, names, ())]
+            return files.only_image(found, f"images that may be the full-resolution one of section '{section}'")
+    every = [p for folder in folders for p in files.all_images(folder)]
+    every += [p for p in files.all_images(above) if files.owner(p, names, ())]
     raise InputError(
         f"no full-resolution image of section '{section}' in {inner} or above it; it holds "
-        f"{listing(inner, section)}{passed_over(every, section)}.",
+        f"{listing(inner, section)}{files.passed_over(every, section)}.",
         f"the image that Space Ranger was run on, such as {section}_full_image.tif; hires and lowres are thumbnails.",
         f"Put it into {inner}, or name it: --params image=<path>.",
     )
+
+
+def _sections_like(folder: Path, section: str) -> set[str]:
+    """Return the names of the folders in `folder` that hold another section whose name begins as `section` does."""
+    try:
+        like = [p for p in folder.iterdir() if p.name.startswith(section) and p.name != section and p.is_dir()]
+        return {p.name for p in like if any(_holds_section(q) or holds_hd(q) for q in (p / SpaceRanger.OUTS, p))}
+    except OSError:  # above the data there may be folders that only others can read
+        return set()

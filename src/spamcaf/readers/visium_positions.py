@@ -1,4 +1,8 @@
-"""The position files of Space Ranger, whichever version wrote them and whatever saved them again."""
+"""The position files of Space Ranger, whichever version wrote them and whatever saved them again.
+
+Separator and header are told by the first line. A header names the columns; without one their order is Space Ranger's.
+R and pandas add a column of row names, which is passed over, or is the barcode where no other column is called so.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,20 @@ import io
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from spamcaf.errors import InputError, require_columns
 from spamcaf.names import Position, SpaceRanger
-from spamcaf.readers.files import reading, unpacked
-from spamcaf.readers.visium_files import POSITIONS, sample_of
+from spamcaf.readers.files import reading, require_once, unpacked
+from spamcaf.readers.visium_files import POSITIONS, Sample, sample_of
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from spamcaf.readers.visium_files import Sample
+logger = logging.getLogger(__name__)
 
 COLUMNS = [column.value for column in Position]
+INDICES = [Position.IN_TISSUE.value, Position.ARRAY_ROW.value, Position.ARRAY_COL.value]
+PARQUET, PARQUET_MAGIC = ".parquet", b"PAR1"
 ENCODING = "utf-8-sig"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """How the Unicode text of a spreadsheet begins."""
@@ -35,26 +38,95 @@ PLACEHOLDER = re.compile(r"[vx]?(\d+)")
 """What they call columns without names: V1, V2, ...; 0, 1, ..."""
 TRUTH = {"TRUE": "1", "True": "1", "true": "1", "FALSE": "0", "False": "0", "false": "0"}
 THOUSANDS = r"-?\d{1,3},\d{3}"
+ROUNDING_PX = 0.01
 
 
-def read_position_text(content: bytes, path: Path) -> pd.DataFrame:
-    """Return the columns of `Position` as text; raise InputError where it is not clear which they are.
+def read_positions(sample: Sample) -> pd.DataFrame:
+    """Return the positions of a sample, indexed by barcode.
 
-    Separator and header are told by the first line. A column of row names is passed over, or is the barcode where no
-    other column is called so.
+    Columns are in_tissue, array_row, array_col (int64) and pxl_row_in_fullres, pxl_col_in_fullres (float64, px).
+    Raises InputError when there is no file, when several disagree, or when one holds anything but numbers.
     """
-    import pandas as pd
+    paths = sample.files(POSITIONS)
+    if not paths:
+        raise sample.missing(
+            "position file", f"{SpaceRanger.POSITIONS}, {SpaceRanger.POSITIONS_V1} or a parquet file of that name."
+        )
+    if not sample.is_alone and sample.name and sample_of(paths[0].name, POSITIONS) == "":
+        logger.warning("%s lies beside matrices of several samples: it is taken for that of %s", paths[0], sample.name)
+    # text before parquet, which takes longer
+    paths = sorted(paths, key=lambda path: (PARQUET in path.name, path.name))
+    first = _read(paths[0])
+    for path in paths[1:]:
+        other, expected = _read(path).sort_index(), first.sort_index()
+        # text is rounded, parquet is not
+        if not (other.index.equals(expected.index) and np.allclose(other, expected, rtol=0, atol=ROUNDING_PX)):
+            raise InputError(
+                f"{paths[0].name} and {path.name} in {path.parent} disagree.",
+                "one position file, or equal ones.",
+                "Remove the one that does not belong to this section.",
+            )
+    if len(paths) > 1:
+        logger.info("%d equal position files in %s: %s is used", len(paths), paths[0].parent, paths[0].name)
+    return first
 
+
+def _read(path: Path) -> pd.DataFrame:
+    with reading(path, "a table of positions"):
+        content = unpacked(path)
+        is_parquet = content.startswith(PARQUET_MAGIC)
+        table = _read_parquet(content) if is_parquet else _read_text(content, path)
+    require_columns(list(table.columns), COLUMNS, str(path))
+    table = table[COLUMNS]
+    if table.empty:
+        raise InputError(f"no positions in {path}.", "one row per spot.", "Fetch the position file again.")
+    positions = _as_numbers(table, path).set_index(table[Position.BARCODE].astype(str))
+    require_once(positions.index, "barcode", path)
+    return positions
+
+
+def _read_parquet(content: bytes) -> pd.DataFrame:
+    """Return the columns; barcodes that pandas stored as the index are the column of that name."""
+    from pyarrow import parquet
+
+    columns = parquet.read_table(io.BytesIO(content))
+    columns.validate(full=True)  # newer pandas decodes text only when it is used
+    table = columns.to_pandas()
+    if Position.BARCODE in table or isinstance(table.index, pd.RangeIndex):
+        return table
+    return table.rename_axis(Position.BARCODE).reset_index()
+
+
+def _as_numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    numbers = table[COLUMNS[1:]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    wrong = ~np.isfinite(numbers)
+    wrong[INDICES] |= numbers[INDICES] % 1 != 0
+    wrong[Position.IN_TISSUE] |= ~numbers[Position.IN_TISSUE].isin((0, 1))
+    if wrong.to_numpy().any():
+        row, column = (int(i) for i in np.argwhere(wrong.to_numpy())[0])
+        cell, name = table.iloc[row, column + 1], numbers.columns[column]
+        raise InputError(
+            f"'{cell}' as {name} of barcode {table.iloc[row, 0]} in {path} ({wrong.to_numpy().sum()} such cells).",
+            "numbers; whole ones for array_row and array_col, 0 or 1 for in_tissue.",
+            "Copy the position file as Space Ranger wrote it; spreadsheets change it.",
+        )
+    return numbers.astype(dict.fromkeys(INDICES, np.int64))
+
+
+def _read_text(content: bytes, path: Path) -> pd.DataFrame:
+    """Return the columns of `Position` as text; raise InputError where it is not clear which they are."""
     if content.startswith(UTF_16):
         content = content.decode("utf-16").encode()
-    first, n_before, is_only = _first_line(content)
+    lines = enumerate(io.TextIOWrapper(io.BytesIO(content), ENCODING))
+    filled = ((number, line.rstrip("\n")) for number, line in lines if line.strip())
+    n_before, first = next(filled, (0, ""))
     separator = next((mark for mark in SEPARATORS if mark in first.strip()), ",")
     cells = next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])
     names = [cell.strip().lower() for cell in cells]
     names = [name if SEURAT.get(name, name) in names else SEURAT.get(name, name) for name in names]
     where = f"{path}, separated by {SEPARATORS[separator]}"
     has_header = _is_header(names)
-    if has_header and is_only:
+    if has_header and next(filled, None) is None:
         require_columns(names, COLUMNS[1:], where)
         return pd.DataFrame(columns=COLUMNS, dtype=str)
     table = pd.read_csv(
@@ -68,17 +140,9 @@ def read_position_text(content: bytes, path: Path) -> pd.DataFrame:
     ).apply(lambda column: column.str.strip())
     table = table.dropna(how="all").reset_index(drop=True)  # spreadsheets leave lines of separators
     has_names = has_header and not _are_placeholders(names)
-    table = _by_name(table, names, where) if has_names else _by_place(table, where)
+    table = _by_name(table, names, where) if has_names else _by_order(table, where)
     table[Position.IN_TISSUE] = table[Position.IN_TISSUE].replace(TRUTH)
     return table if separator == "," else _without_decimal_comma(table)
-
-
-def _first_line(content: bytes) -> tuple[str, int, bool]:
-    """Return the first line that is not blank, how many come before it, and whether none comes after it."""
-    lines = io.TextIOWrapper(io.BytesIO(content), ENCODING)
-    filled = ((number, line.rstrip("\n")) for number, line in enumerate(lines) if line.strip())
-    number, first = next(filled, (0, ""))
-    return first, number, next(filled, None) is None
 
 
 def _is_header(names: list[str]) -> bool:
@@ -94,7 +158,7 @@ def _are_placeholders(names: list[str]) -> bool:
     return len(numbers) == len(matches) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-def _by_place(table: pd.DataFrame, where: str) -> pd.DataFrame:
+def _by_order(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """Name the columns of a table without names; a seventh may count the rows, or be empty."""
     n_columns = len(COLUMNS)
     if table.shape[1] == n_columns + 1:
@@ -131,22 +195,16 @@ def _by_name(table: pd.DataFrame, names: list[str], where: str) -> pd.DataFrame:
     if Position.BARCODE not in names and len(unnamed) == 1:
         names = [Position.BARCODE.value if i == unnamed[0] else name for i, name in enumerate(names)]
     require_columns(names, COLUMNS, where)
-    twice = [name for name in COLUMNS if names.count(name) > 1]
-    if twice:
-        raise InputError(f"column {twice[0]} twice in {where}.", "each once.", "Remove the wrong one.")
+    require_once(pd.Index([name for name in names if name in COLUMNS]), "column", where, "Remove the wrong one.")
     return table.iloc[:, [names.index(name) for name in COLUMNS]].set_axis(COLUMNS, axis=1)
 
 
 def _is_text(cells: pd.Series) -> bool:
     """Tell whether no cell is a number, and not all are empty."""
-    import pandas as pd
-
     return bool(cells.notna().any() and pd.to_numeric(cells, errors="coerce").isna().all())
 
 
 def _counts_rows(cells: pd.Series) -> bool:
-    import pandas as pd
-
     numbers = pd.to_numeric(cells, errors="coerce")
     return bool(numbers.iloc[0] in (0, 1) and (numbers.diff().iloc[1:] == 1).all())
 
@@ -154,111 +212,8 @@ def _counts_rows(cells: pd.Series) -> bool:
 def _without_decimal_comma(table: pd.DataFrame) -> pd.DataFrame:
     """Write points for decimal commas; not where all of a column's may be commas between thousands."""
     for name in COLUMNS[1:]:
-        cells = table[name]
-        commas = cells[cells.str.contains(",", regex=False, na=False)]
-        if (
-            len(commas)
-            and not commas.str.contains(".", regex=False).any()
-            and not commas.str.fullmatch(THOUSANDS).all()
-        ):
-            table[name] = cells.str.replace(",", ".", regex=False)
+        commas = table[name][table[name].str.contains(",", regex=False, na=False)]
+        are_decimal = not (commas.str.contains(".", regex=False).any() or commas.str.fullmatch(THOUSANDS).all())
+        if len(commas) and are_decimal:
+            table[name] = table[name].str.replace(",", ".", regex=False)
     return table
-
-
-logger = logging.getLogger(__name__)
-
-INDICES = [Position.IN_TISSUE.value, Position.ARRAY_ROW.value, Position.ARRAY_COL.value]
-PARQUET, PARQUET_MAGIC = ".parquet", b"PAR1"
-ROUNDING_PX = 0.01
-
-
-def read_positions(sample: Sample) -> pd.DataFrame:
-    """Return the positions of a sample, indexed by barcode.
-
-    Columns are in_tissue, array_row, array_col (int64) and pxl_row_in_fullres, pxl_col_in_fullres (float64, px). What
-    a file holds is told by its content, see `read_position_text`. Raises InputError when there is no file, when
-    several disagree, or when one holds anything but numbers.
-    """
-    paths = sample.files(POSITIONS)
-    if not paths:
-        raise sample.missing(
-            "position file", f"{SpaceRanger.POSITIONS}, {SpaceRanger.POSITIONS_V1} or a parquet file of that name."
-        )
-    if not sample.is_alone and sample.name and sample_of(paths[0].name, POSITIONS) == "":
-        logger.warning("%s lies beside matrices of several samples: it is taken for that of %s", paths[0], sample.name)
-    # text before parquet, which takes longer
-    paths = sorted(paths, key=lambda path: (PARQUET in path.name, path.name))
-    first = _read(paths[0])
-    for path in paths[1:]:
-        if not _agree(_read(path), first):
-            raise InputError(
-                f"{paths[0].name} and {path.name} in {path.parent} disagree.",
-                "one position file, or equal ones.",
-                "Remove the one that does not belong to this section.",
-            )
-    if len(paths) > 1:
-        logger.info("%d equal position files in %s: %s is used", len(paths), paths[0].parent, paths[0].name)
-    return first
-
-
-def _agree(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    one, other = one.sort_index(), other.sort_index()
-    # text is rounded, parquet is not
-    return one.index.equals(other.index) and np.allclose(one, other, rtol=0, atol=ROUNDING_PX)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    table = _read_cells(path)
-    if table.empty:
-        raise InputError(f"no positions in {path}.", "one row per spot.", "Fetch the position file again.")
-    positions = _as_numbers(table, path).set_index(table[Position.BARCODE].astype(str))
-    if not positions.index.is_unique:
-        twice = positions.index[positions.index.duplicated()][0]
-        raise InputError(f"barcode {twice} twice in {path}.", "each once.", "Fetch the position file again.")
-    return positions
-
-
-def _read_cells(path: Path) -> pd.DataFrame:
-    """Return the columns of `Position` as the file has them."""
-    with reading(path, "a table of positions"):
-        content = unpacked(path)
-        if not content.startswith(PARQUET_MAGIC):
-            return read_position_text(content, path)
-        table = _read_parquet(content)
-    require_columns(list(table.columns), COLUMNS, str(path))
-    return table[COLUMNS]
-
-
-def _read_parquet(content: bytes) -> pd.DataFrame:
-    """Return the columns; barcodes that pandas stored as the index are the column of that name."""
-    import pandas as pd
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        columns = parquet.read_table(io.BytesIO(content))
-        columns.validate(full=True)  # newer pandas decodes text only when it is used
-        table = columns.to_pandas()
-    except pyarrow.ArrowException as error:  # not all of them are ValueErrors
-        raise ValueError(str(error)) from error
-    if Position.BARCODE in table or isinstance(table.index, pd.RangeIndex):
-        return table
-    return table.rename_axis(Position.BARCODE).reset_index()
-
-
-def _as_numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    numbers = table[COLUMNS[1:]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    wrong = ~np.isfinite(numbers)
-    wrong[INDICES] |= numbers[INDICES] % 1 != 0
-    wrong[Position.IN_TISSUE] |= ~numbers[Position.IN_TISSUE].isin((0, 1))
-    if wrong.to_numpy().any():
-        row, column = (int(i) for i in np.argwhere(wrong.to_numpy())[0])
-        cell, name = table.iloc[row, column + 1], numbers.columns[column]
-        raise InputError(
-            f"'{cell}' as {name} of barcode {table.iloc[row, 0]} in {path} ({wrong.to_numpy().sum()} such cells).",
-            "numbers; whole ones for array_row and array_col, 0 or 1 for in_tissue.",
-            "Copy the position file as Space Ranger wrote it; spreadsheets change it.",
-        )
-    return numbers.astype(dict.fromkeys(INDICES, np.int64))

@@ -188,7 +188,7 @@ DEFECTS: dict[str, tuple[Edit, str]] = {
     "truncated": (lambda r: truncate(r / "ST-cnts/C2.tsv.gz"), "C2.tsv.gz cannot be read"),
     "text": (lambda r: write(r, counts().astype(object).replace(3, "many")), "text in column"),
     "fractional": (lambda r: write(r, counts() + 0.5), "fractional"),
-    "above 2^31": (lambda r: write(r, counts() * 2**30), "values above 2.31 in .*C2.tsv.gz"),
+    "above 2^31": (lambda r: write(r, counts() * 2**30), "C2.tsv.gz holds values above 2.31"),
     "negative": (lambda r: write(r, counts() - 1), "negative"),
     "missing": (lambda r: write(r, counts().replace(3, np.nan)), "missing"),
     "no genes": (lambda r: write(r, counts()[[]]), "holds no"),

@@ -125,7 +125,7 @@ ENTRIES: dict[str, tuple[str, str]] = {
     "above 2^63": ("4 3 1\n1 1 99999999999999999999\n", "cannot be read .*out of range"),
     "negative": ("4 3 1\n1 1 -1\n", "negative values"),
     "too few entries": ("4 3 2\n1 1 1\n", "cannot be read"),
-    "more genes than features": ("5 3 1\n1 1 1\n", "cannot be read .*3 spots and 5 genes, but 3 barcodes and 4"),
+    "more genes than features": ("5 3 1\n1 1 1\n", "cannot be read .*3, 5. values for 3 spots and 4 genes"),
     "nothing": ("4 3 0\n", "no gene expression"),
 }
 

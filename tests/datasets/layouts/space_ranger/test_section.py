@@ -342,11 +342,11 @@ DEFECTS: dict[str, tuple[Edit, str]] = {
     "missing values": (
         lambda o: write_h5(o / "filtered_feature_bc_matrix.h5", np.where(COUNTS > 3, np.nan, COUNTS)), "missing",
     ),
-    "gene that is not there": (lambda o: change(o, "indices", 4, 1_000_000), "names genes that it does not have"),
-    "negative index": (lambda o: change(o, "indices", 0, -7), "names genes that it does not have"),
-    "columns end nowhere": (lambda o: change(o, "indptr", -1, 10**6), "do not end where the next begin"),
-    "columns run backwards": (lambda o: change(o, "indptr", 2, 0), "do not end where the next begin"),
-    "shape of another matrix": (lambda o: change(o, "shape", 1, SPOTS + 5), "24 barcodes where 29 belong"),
+    "gene that is not there": (lambda o: change(o, "indices", 4, 1_000_000), "cannot be read .indices must be < 6"),
+    "negative index": (lambda o: change(o, "indices", 0, -7), "cannot be read .indices must be >= 0"),
+    "columns end nowhere": (lambda o: change(o, "indptr", -1, 10**6), "cannot be read .its last spot does not end at its last value"),
+    "columns run backwards": (lambda o: change(o, "indptr", 2, 0), "cannot be read .indptr must be a non-decreasing"),
+    "shape of another matrix": (lambda o: change(o, "shape", 1, SPOTS + 5), "cannot be read .index pointer size 25 should be 30"),
     "gene id twice": (lambda o: change(o, "features/id", 1, b"ENSG0"), "gene ENSG0 twice"),
     "content of another file": (
         lambda o: edit_h5(
