@@ -15,7 +15,7 @@ from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.dense import OVERLAP, FeatureGrid
 from spamcaf.histology.embedding import Embedder, embed_blocks
 from spamcaf.histology.features import join_blocks
-from spamcaf.histology.tiles import WindowGeometry, distinct, prepare
+from spamcaf.histology.tiles import WindowGeometry, distinct, read_tiles
 from spamcaf.parameters import TileSettings
 
 LITE0_SIDE = 7
@@ -43,7 +43,7 @@ def differences(backbone: Backbone, path: Path) -> tuple[float, float]:
     with torch.inference_mode():
         for site, places in enumerate(job.geometry.tiles(job.xy_px)):
             for i, place in enumerate(places):
-                tile = torch.from_numpy(prepare(job.slide, place[None], None).tiles[0]).permute(2, 0, 1).float()
+                tile = torch.from_numpy(read_tiles(job.slide, place[None], None).tiles[0]).permute(2, 0, 1).float()
                 expected[site, i] = backbone.network(((tile / 255 - mean) / std)[None])[0].numpy()
     rough = found[torch.bfloat16]
     cosine = (rough * expected).sum(-1) / np.linalg.norm(rough, axis=-1) / np.linalg.norm(expected, axis=-1)
@@ -55,7 +55,7 @@ def row_of_shared_tiles(path: Path) -> tuple[str, str, str]:
     x, y = np.meshgrid(np.arange(16), np.arange(16))
     xy = np.column_stack([x.ravel(), y.ravel()]) * 224.0 + 600
     job = task_of(path, xy, 0.5, vit("test_vit"))
-    once = sum(len(distinct(job.places(start).reshape(-1, 3))[0]) for start in job.starts())
+    once = sum(len(distinct(job.boxes(start).reshape(-1, 3))[0]) for start in job.starts())
     return "tiles computed / tiles seen, 16 x 16 sites one tile apart", f"{once / (len(xy) * 9):.2f}", ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -99,24 +100,27 @@ def measure(job: Job) -> Outcome:
 
 
 def _fit(job: Job, measured: Measured, compute: ComputeSettings, lines: list[tuple[float, str]]) -> FittedModel:
-    """Fit the job's model; `lines` takes what the fit says, with the processor time at which it says so."""
-    target_section, epochs = (
-        TrainingSection(measured, np.arange(len(measured)) % 5),
-        {} if job.epochs is None else {"epochs": job.epochs},
-    )
+    """Fit the job's model; `lines` takes the lines of its log, with the processor time of each."""
+    target_section = TrainingSection(measured, np.arange(len(measured)) % 5)
+    epochs = {} if job.epochs is None else {"epochs": job.epochs}
     if job.model == RELEASED:
         return fit_released(target_section, ReleasedSettings(**epochs), compute, SEED).model
 
-    def say(line: str) -> None:
-        lines.append((time.process_time(), line))
-
-    return fit_spamcaf(
-        target_section, [], PITCH_UM, FitSettings(**epochs), NetworkSettings(), compute, SEED, log=say
-    ).model
+    handler, log = logging.Handler(), logging.getLogger("spamcaf.model")
+    handler.emit = lambda record: lines.append((time.process_time(), record.getMessage()))  # type: ignore[method-assign]
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        fit, network = FitSettings(**epochs), NetworkSettings()
+        return fit_spamcaf(target_section, [], PITCH_UM, fit, network, compute, SEED).model
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _network_s(lines: list[tuple[float, str]]) -> float:
-    """Return the processor time between the line before the first fold's and the last fold's, by what the fit says."""
+    """Return the processor time between the line before the first fold's and the last fold's, by the log of the fit."""
     folds = [number for number, (_, line) in enumerate(lines) if line.startswith("fold")]
     return lines[folds[-1]][0] - lines[folds[0] - 1][0] if folds and folds[0] > 0 else float("nan")
 

@@ -73,6 +73,6 @@ def network_alone(model: SpamcafModel) -> SpamcafModel:
     """Return the model with the network's share set to 1."""
 
     def only(mode: ModeParameters) -> ModeParameters:
-        return replace(mode, stacking=replace(mode.stacking, weights=np.ones_like(mode.stacking.weights)))
+        return replace(mode, stacking=replace(mode.stacking, network_weight=np.ones_like(mode.stacking.network_weight)))
 
     return replace(model, within_section=only(model.within_section), new_section=only(model.new_section))

@@ -34,7 +34,7 @@ def grid_table(section: Section, options: Options) -> str:
     ]
     for grid in section.grids:
         _score(grid, target_section, model, section.pitch_um, grid.truth[:, columns], options, table)
-    weights = " ".join(f"{weight:.2f}" for weight in model.within_section.stacking.weights)
+    weights = " ".join(f"{weight:.2f}" for weight in model.within_section.stacking.network_weight)
     notes += [versus_best(table, OURS, [*map(str, SUPER_RESOLUTION)]), worst_difference(table, OURS, PROCESS)]
     return table.markdown([*notes, f"The network's share of each program: {weights}."])
 

@@ -20,7 +20,7 @@ from spamcaf.compute import choose_precision
 from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.embedding import Embedder, EmbeddingJob, embed_blocks
-from spamcaf.histology.tiles import distinct, prepare
+from spamcaf.histology.tiles import distinct, read_tiles
 from spamcaf.histology.workers import Workers
 from spamcaf.parameters import ComputeSettings, TileSettings
 from spamcaf.slides.open import open_slide
@@ -96,9 +96,9 @@ def row_of_compiling(path: Path, device: torch.device, backbone: Backbone) -> tu
 
 def ready_batches(job: EmbeddingJob, start: int, embedder: Embedder) -> list[Tensor]:
     """Return the batches of a block as they go into the network, on its device."""
-    places, _ = distinct(job.places(start).reshape(-1, 3))
+    places, _ = distinct(job.boxes(start).reshape(-1, 3))
     cut = (places[i : i + embedder.batch] for i in range(0, len(places), embedder.batch))
-    ready = (prepare(job.slide, batch, None).tiles for batch in cut)
+    ready = (read_tiles(job.slide, batch, None).tiles for batch in cut)
     return [torch.from_numpy(tiles).to(embedder.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for tiles in ready]
 
 

@@ -106,8 +106,8 @@ class ModelDataset(StoredDataset["TrainedModel", "TrainedModel"]):
         write_tensors(path, data.model.to_tensors(), texts)
 
     def _read(self, path: Path) -> TrainedModel:
-        from spamcaf.model.trained import TrainedModel, read_model
+        from spamcaf.model.trained import TrainedModel
 
         tensors, texts = read_tensors(path)
-        genes, gene_ids = tuple(json.loads(texts[GENES])), tuple(json.loads(texts[GENE_IDS]))
-        return TrainedModel(read_model(tensors, texts), genes, gene_ids, json.loads(texts[RECORD]))
+        names = (json.loads(texts[name]) for name in (GENES, GENE_IDS, RECORD))
+        return TrainedModel.from_tensors(tensors, texts, *names)

@@ -1,9 +1,15 @@
-"""What the model learns from: spots of one section or several, each centred by itself, and tensors of them."""
+"""What the model is fitted to: spots of one section or of several, first as arrays, then as the network's tensors.
+
+TrainingSection (one section) -> PooledSections (all spots row by row, each section centred by itself)
+-> SpotTensors (on the device) -> SpamcafInput (a batch of sites with their context). Everything is in the order of the
+pooled rows; the target section comes first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,150 +21,133 @@ from spamcaf.errors import InputError
 from spamcaf.model.network import SpamcafInput
 from spamcaf.sections.sites import Measured, Sites, stack
 
-N_COMPONENTS = 256
-"""Directions kept of a backbone's features; fewer spots than half of it span them all."""
-MAX_ROWS = 8192
-"""Rows that the directions are learned from."""
-
+N_KERNEL_COMPONENTS = 256
+"""Principal components kept for the image kernels; fewer spots than half of it span them all."""
+MAX_PCA_ROWS = 8192
+"""Rows that the components of the image kernels are fitted to."""
 TARGET = 0
 """The number of the section whose sites are predicted; others, if any, are numbered from 1."""
+SECTION_OFFSET_UM = 1e8
+"""Sections are laid this far apart where neighbours are searched: beyond any, yet positions keep their digits."""
 
-Array = NDArray[np.float32]
+Float32 = NDArray[np.float32]
+Rows = NDArray[np.intp] | NDArray[np.bool_] | slice
+
+
+@dataclass(frozen=True)
+class FeaturePCA:
+    """Principal components of backbone features.
+
+    Attributes
+    ----------
+    mean : (feature,) float32
+    axes : (component, feature) float32
+        Orthonormal rows.
+    scale : float
+        ONE divisor for all components: dividing each by its own standard deviation would let nearly dead channels of
+        the backbone grow to unit variance.
+    """
+
+    mean: Float32
+    axes: Float32
+    scale: float
+
+    def __call__(self, features: Float32) -> Float32:
+        """Return components (..., component) of features (..., feature)."""
+        return ((features - self.mean) @ self.axes.T / np.float32(self.scale)).astype(np.float32)
+
+    @classmethod
+    def fit(cls, features: NDArray[np.floating], n_components: int, *, is_centred: bool = False) -> FeaturePCA:
+        """Fit at most `n_components` components.
+
+        Parameters
+        ----------
+        features : (row, feature)
+        n_components : int
+        is_centred : bool
+            The rows are differences from section means already: `mean` is then 0 and `scale` 1. Otherwise `scale` gives
+            the components a mean variance of 1 over `features`.
+        """
+        from sklearn.decomposition import PCA
+
+        n_kept = min(n_components, *features.shape)
+        pca = PCA(n_kept, svd_solver="covariance_eigh").fit(np.asarray(features, np.float64))
+        axes = pca.components_.astype(np.float32)
+        if is_centred:
+            return cls(np.zeros(features.shape[1], np.float32), axes, 1.0)
+        return cls(pca.mean_.astype(np.float32), axes, float(np.sqrt(pca.explained_variance_.mean())) or 1.0)
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the image kernels see of places: the tile there, and the mean of the 3 x 3 tiles, both (site, feature).
+    """Inputs of the image kernels.
 
-    `residual_norm2` (site, 2) is the squared length of what a basis left out of the two, 0 for whole features.
+    Attributes
+    ----------
+    target, neighbourhood : (site, feature) float32
+        Features of the tile at the site, and the mean over its 3 x 3 tiles; or components of them.
+    residual_norm2 : (site, 2) float32
+        Squared length of what a projection left out of the two; 0 for whole features.
     """
 
-    target: Array
-    neighbourhood: Array
-    residual_norm2: Array
+    target: Float32
+    neighbourhood: Float32
+    residual_norm2: Float32
 
     @classmethod
-    def of(cls, sites: Sites) -> ImageFeatures:
-        """Return the pictures of `sites`."""
-        target, neighbourhood = np.asarray(sites.target, np.float32), sites.neighbours.mean(axis=1, dtype=np.float32)
-        return cls(target, neighbourhood, np.zeros((len(sites), 2), np.float32))
+    def from_sites(cls, sites: Sites) -> ImageFeatures:
+        """Return the whole features of `sites`."""
+        target, mean = np.asarray(sites.target, np.float32), sites.neighbours.mean(axis=1, dtype=np.float32)
+        return cls(target, mean, np.zeros((len(sites), 2), np.float32))
 
     @classmethod
-    def stack(cls, parts: list[ImageFeatures]) -> ImageFeatures:
-        """Return all places of `parts`, one after the other."""
-        return cls(
-            *(
-                np.concatenate([getattr(p, name) for p in parts])
-                for name in ("target", "neighbourhood", "residual_norm2")
-            )
-        )
+    def stack(cls, parts: Sequence[ImageFeatures]) -> ImageFeatures:
+        """Return the rows of all parts, one after the other."""
+        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__))
 
-    def centre(self) -> ImageFeatures:
-        """Return the means over places: target and surround (feature,)."""
+    def mean(self) -> ImageFeatures:
+        """Return the means over rows, (feature,) each."""
         return ImageFeatures(self.target.mean(axis=0), self.neighbourhood.mean(axis=0), np.zeros(2, np.float32))
 
-    def minus(self, centre: ImageFeatures) -> ImageFeatures:
-        """Return the pictures counted from `centre`."""
-        return ImageFeatures(
-            self.target - centre.target, self.neighbourhood - centre.neighbourhood, self.residual_norm2
-        )
+    def minus(self, mean: ImageFeatures) -> ImageFeatures:
+        """Return the differences from a section's mean."""
+        return ImageFeatures(self.target - mean.target, self.neighbourhood - mean.neighbourhood, self.residual_norm2)
 
-    def at(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> ImageFeatures:
-        """Return the pictures of some places."""
+    def at(self, rows: Rows) -> ImageFeatures:
+        """Return some rows."""
         return ImageFeatures(self.target[rows], self.neighbourhood[rows], self.residual_norm2[rows])
 
-
-@dataclass(frozen=True)
-class Basis:
-    """The main directions of centred pictures: `axes` (component, feature), orthonormal."""
-
-    axes: Array
-
-    def __call__(self, image_features: ImageFeatures) -> ImageFeatures:
-        """Return the components of centred pictures of whole features."""
-        target, neighbourhood = image_features.target @ self.axes.T, image_features.neighbourhood @ self.axes.T
-        residual_norm2 = np.stack(
-            [_lost(image_features.target, target), _lost(image_features.neighbourhood, neighbourhood)],
-            axis=1,
-        )
-        return ImageFeatures(target, neighbourhood, residual_norm2)
+    def project(self, pca: FeaturePCA) -> ImageFeatures:
+        """Return the components of whole features, with the squared length of the rest."""
+        target, neighbourhood = pca(self.target), pca(self.neighbourhood)
+        lost = [_lost(self.target, target), _lost(self.neighbourhood, neighbourhood)]
+        return ImageFeatures(target, neighbourhood, np.stack(lost, axis=1))
 
 
-def _lost(whole: Array, kept: Array) -> Array:
+def _lost(whole: Float32, kept: Float32) -> Float32:
     return np.maximum(np.square(whole).sum(axis=1) - np.square(kept).sum(axis=1), 0)
 
 
-def fit_kernel_basis(image_features: ImageFeatures) -> Basis:
-    """Learn the main directions of centred pictures, tiles and surroundings together.
+def fit_kernel_pca(image_features: ImageFeatures) -> FeaturePCA:
+    """Fit the components of the image kernels to centred features, tiles and neighbourhoods together.
 
-    A linear kernel sees no more of a place than what it shares with the spots, so nothing is lost where the spots span
-    fewer directions.
+    A linear kernel between a site and the spots depends only on the part of the site's features within the span of the
+    spots' features, so nothing is lost where the spots span fewer directions than are kept.
     """
-    from sklearn.decomposition import PCA
-
     both = np.concatenate([image_features.target, image_features.neighbourhood])
-    rows = np.random.default_rng(len(both)).permutation(len(both))[:MAX_ROWS]
-    n_kept = min(N_COMPONENTS, len(rows), both.shape[1])
-    pca = PCA(n_kept, svd_solver="covariance_eigh").fit(both[rows].astype(np.float64))
-    return Basis(pca.components_.astype(np.float32))
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Principal components: `mean` (feature,), `axes` (component, feature) orthonormal, and ONE scale for all.
-
-    One number, because scaling each feature or component by its own spread lets nearly dead channels explode.
-    """
-
-    mean: Array
-    axes: Array
-    scale: float
-
-    def __call__(self, features: Array) -> Array:
-        """Return components (..., component) of features (..., feature), of mean variance 1 where it was learned."""
-        return ((features - self.mean) @ self.axes.T / np.float32(self.scale)).astype(np.float32)
-
-
-def fit_projection(features: Array, n_components: int) -> Projection:
-    """Learn at most `n_components` principal components of `features` (row, feature)."""
-    from sklearn.decomposition import PCA
-
-    n_kept = min(n_components, *features.shape)
-    pca = PCA(n_kept, svd_solver="covariance_eigh").fit(np.asarray(features, np.float64))
-    scale = float(np.sqrt(pca.explained_variance_.mean()))
-    return Projection(pca.mean_.astype(np.float32), pca.components_.astype(np.float32), scale or 1.0)
-
-
-@dataclass(frozen=True)
-class ReferenceSpots:
-    """What the process knows of spots: pictures and scores, counted from their section's mean.
-
-    All of them speak where nothing was measured, those of other sections also where something was.
-    """
-
-    image_features: ImageFeatures
-    scores: NDArray[np.float64]  # (spot, program)
-    depth: NDArray[np.float64]  # (spot,)
-    section: NDArray[np.int64]  # (spot,), 0 for the section that was to be predicted
-    xy_um: NDArray[np.float64]  # (spot, 2), in each section's own coordinates
-
-    def __len__(self) -> int:
-        return len(self.depth)
-
-    def at(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> ReferenceSpots:
-        """Return what is known of some spots."""
-        return ReferenceSpots(
-            self.image_features.at(rows), self.scores[rows], self.depth[rows], self.section[rows], self.xy_um[rows]
-        )
-
-    def others(self) -> ReferenceSpots:
-        """Return what is recalled of other sections."""
-        return self.at(self.section != TARGET)
+    rows = np.random.default_rng(len(both)).permutation(len(both))[:MAX_PCA_ROWS]
+    return FeaturePCA.fit(both[rows], N_KERNEL_COMPONENTS, is_centred=True)
 
 
 @dataclass(frozen=True)
 class TrainingSection:
-    """The visible spots of one section, and the fold (spot,) in which each is validation."""
+    """The visible spots of one section, and the fold (spot,) in which each is a validation spot.
+
+    Raises
+    ------
+    InputError
+        Where folds and spots differ in number, or expression or features are not finite.
+    """
 
     measured: Measured
     folds: NDArray[np.integer]
@@ -178,33 +167,48 @@ class TrainingSection:
 
 @dataclass(frozen=True)
 class SectionMeans:
-    """The means of a section's spots: expression (gene,), and pictures, whose two parts are (feature,).
+    """The means of a section's spots: expression (gene,), and image features, (feature,) each.
 
-    What distinguishes whole sections (stain, scanner, depth) is in these means; patterns within a section are not.
+    They hold the batch effects between sections (stain, scanner, sequencing depth), so all learning is on differences
+    from them.
     """
 
     expression: NDArray[np.float64]
     image_features: ImageFeatures
 
     @classmethod
-    def of(cls, measured: Measured) -> SectionMeans:
+    def from_spots(cls, measured: Measured) -> SectionMeans:
         """Return the means of `measured`."""
-        return cls(measured.expression.mean(axis=0, dtype=np.float64), ImageFeatures.of(measured.sites).centre())
+        mean = ImageFeatures.from_sites(measured.sites).mean()
+        return cls(measured.expression.mean(axis=0, dtype=np.float64), mean)
 
 
 @dataclass(frozen=True)
 class PooledSections:
-    """Spots of several sections, row by row, home first.
+    """Visible spots of several sections, row by row, the target section first.
 
-    `section` (spot,) numbers them, 0 for the target section; `expression` (spot, gene) and `image_features`, components
-    of `basis`, are centred by section; `sites` are as they are. `gene_mean` (gene,) is the mean of the sections' means.
+    Attributes
+    ----------
+    section : (spot,) int
+        Number of each spot's section, `TARGET` for the target section.
+    sites : Sites
+        Positions and whole features, not centred.
+    expression : (spot, gene) float32
+        Differences from the section's mean, log1p of counts per 10 000.
+    image_features : ImageFeatures
+        Centred by section, components of `kernel_pca`.
+    depth : (spot,) float64
+        Total UMI counts.
+    folds : (spot,) int
+    gene_mean : (gene,) float64
+        Mean of the sections' means.
     """
 
     section: NDArray[np.int64]
     sites: Sites
-    expression: NDArray[np.float32]
+    expression: Float32
     image_features: ImageFeatures
-    basis: Basis
+    kernel_pca: FeaturePCA
     depth: NDArray[np.float64]
     folds: NDArray[np.integer]
     gene_mean: NDArray[np.float64]
@@ -213,43 +217,90 @@ class PooledSections:
         return len(self.section)
 
     @classmethod
-    def of(cls, target_section: TrainingSection | None, others: Sequence[TrainingSection] = ()) -> PooledSections:
-        """Return the pool of `target_section`, where it was measured at all, and of other sections with the same genes.
+    def from_sections(
+        cls, target_section: TrainingSection | None, others: Sequence[TrainingSection] = ()
+    ) -> PooledSections:
+        """Pool the target section, None where it was never measured, with others of the same genes.
 
-        Raises InputError when there are no spots, or all are of one fold.
+        Raises InputError where there are no spots, or all are of one fold.
         """
         sections = ([] if target_section is None else [target_section]) + list(others)
         first = TARGET if target_section is not None else TARGET + 1
         if not sections:
             raise InputError("no measured section.", "at least one.", "Name other_sections, or hide fewer spots.")
-        centres = [SectionMeans.of(lot.measured) for lot in sections]
-        image_features = ImageFeatures.stack(
+        means = [SectionMeans.from_spots(section.measured) for section in sections]
+        centred = ImageFeatures.stack(
             [
-                ImageFeatures.of(lot.measured.sites).minus(c.image_features)
-                for lot, c in zip(sections, centres, strict=True)
+                ImageFeatures.from_sites(section.measured.sites).minus(mean.image_features)
+                for section, mean in zip(sections, means, strict=True)
             ]
         )
-        basis = fit_kernel_basis(image_features)
+        pca = fit_kernel_pca(centred)
         residuals = [
-            (lot.measured.expression - c.expression).astype(np.float32)
-            for lot, c in zip(sections, centres, strict=True)
+            (section.measured.expression - mean.expression).astype(np.float32)
+            for section, mean in zip(sections, means, strict=True)
         ]
-        folds = np.concatenate([lot.folds for lot in sections])
+        folds = np.concatenate([section.folds for section in sections])
         if len(np.unique(folds)) < 2:  # noqa: PLR2004
-            raise InputError(
-                f"folds {np.unique(folds).tolist()}.", "at least 2 folds.", "Set split.n_folds to 2 or more."
-            )
-        measured = stack([lot.measured for lot in sections])
+            found = f"folds {np.unique(folds).tolist()}."
+            raise InputError(found, "at least 2 folds.", "Set split.n_folds to 2 or more.")
+        measured = stack([section.measured for section in sections])
         return cls(
-            section=np.repeat(np.arange(first, first + len(sections)), [len(lot.measured) for lot in sections]),
+            section=np.repeat(np.arange(first, first + len(sections)), [len(s.measured) for s in sections]),
             sites=measured.sites,
             expression=np.concatenate(residuals),
-            image_features=basis(image_features),
-            basis=basis,
+            image_features=centred.project(pca),
+            kernel_pca=pca,
             depth=measured.depth,
             folds=folds,
-            gene_mean=np.mean([centre.expression for centre in centres], axis=0),
+            gene_mean=np.mean([mean.expression for mean in means], axis=0),
         )
+
+    def section_mean(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the mean of `values` (spot, ...) over each spot's section, repeated per spot."""
+        means = np.empty_like(values)
+        for number in np.unique(self.section):
+            rows = self.section == number
+            means[rows] = values[rows].mean(axis=0)
+        return means
+
+
+@dataclass(frozen=True)
+class ReferenceSpots:
+    """The spots that the Gaussian process is conditioned on, as differences from their section's mean.
+
+    A fitted model stores those that it was fitted to: all of them serve sections that were never measured, those of
+    other sections also the target section.
+
+    Attributes
+    ----------
+    image_features : ImageFeatures
+        Components of the kernels' PCA.
+    scores : (spot, program) float64
+    depth : (spot,) float64
+    section : (spot,) int
+        `TARGET` for the target section.
+    xy_um : (spot, 2) float64
+        In each section's own coordinates.
+    """
+
+    image_features: ImageFeatures
+    scores: NDArray[np.float64]
+    depth: NDArray[np.float64]
+    section: NDArray[np.int64]
+    xy_um: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+    def at(self, rows: Rows) -> ReferenceSpots:
+        """Return some spots."""
+        features = self.image_features.at(rows)
+        return ReferenceSpots(features, self.scores[rows], self.depth[rows], self.section[rows], self.xy_um[rows])
+
+    def of_other_sections(self) -> ReferenceSpots:
+        """Return the spots that are not of the target section."""
+        return self.at(self.section != TARGET)
 
 
 def nearest(xy_um: NDArray[np.float64], context_um: NDArray[np.float64], n: int) -> NDArray[np.intp]:
@@ -265,7 +316,7 @@ def neighbours_leave_one_out(xy_um: NDArray[np.float64], allowed: NDArray[np.int
     n = min(n, len(allowed) - 1)
     index = allowed[nearest(xy_um, xy_um[allowed], n + 1)]
     is_self = index == np.arange(len(xy_um))[:, None]
-    # A spot that is not allowed, or shares its place with others, is not found: then the farthest one goes.
+    # A spot that is not allowed, or has the same position as others, is not among its neighbours: drop the farthest.
     is_self[~is_self.any(axis=1), -1] = True
     return index[~is_self].reshape(len(xy_um), n)
 
@@ -275,19 +326,26 @@ def neighbours_same_section(
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Return `neighbours_leave_one_out` (spot, n) in each spot's own `section` (spot,), and which of them are of it.
 
-    Where a section has fewer than `n` allowed spots, spots of others fill the rows, marked as such.
+    Where a section has fewer than `n` allowed spots, spots of others fill the rows, marked False.
     """
-    # far beyond any section, yet small enough for positions to keep their digits
-    apart = xy_um + (section * 1e8)[:, None]
+    apart = xy_um + (section * SECTION_OFFSET_UM)[:, None]
     index = neighbours_leave_one_out(apart, allowed, n)
     return index, section[index] == section[:, None]
 
 
 def select_visible(candidates: Tensor, seen: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Choose the first `n` candidates of each site that are seen.
+    """Select the first `n` candidates of each site that are visible.
 
-    `candidates` (site, candidate) are spot indices by distance, `seen` (site, candidate) bool. Returns indices (site,
-    n) and whether each is seen; where fewer are, the rest is not.
+    Parameters
+    ----------
+    candidates : (site, candidate) int
+        Spot indices by distance.
+    seen : (site, candidate) bool
+
+    Returns
+    -------
+    (site, n) int, (site, n) bool
+        Spot indices, and whether each is visible; where fewer are, the rest is False.
     """
     order = torch.argsort((~seen).to(torch.uint8), dim=1, stable=True)[:, :n]
     return candidates.gather(1, order), seen.gather(1, order)
@@ -295,46 +353,53 @@ def select_visible(candidates: Tensor, seen: Tensor, n: int) -> tuple[Tensor, Te
 
 @dataclass(frozen=True)
 class SiteTensors:
-    """Projected pictures and positions of sites: (site, component), (site, 9, component), (site, 2)."""
+    """Projected features and positions: (site, component), (site, 9, component), (site, 2) in micrometres."""
 
     target: Tensor
     neighbours: Tensor
     xy_um: Tensor
 
     @classmethod
-    def of(
+    def from_sites(
         cls,
         sites: Sites,
-        centre: NDArray[np.float32],
+        mean: Float32,
         origin_um: NDArray[np.float64],
-        projection: Projection,
+        pca: FeaturePCA,
         device: torch.device,
     ) -> SiteTensors:
-        """Return the view of `sites`, pictures counted from `centre` and positions from `origin_um`.
+        """Project and move to the device.
 
-        `centre` (feature,) or (site, feature) is the mean tile of the sites' section, `origin_um` (2,) or (site, 2) a
-        place of it.
+        Parameters
+        ----------
+        sites : Sites
+        mean : (feature,) or (site, feature) float32
+            Mean tile of the sites' section; features are counted from it.
+        origin_um : (2,) or (site, 2)
+            A position in the section; positions are counted from it.
+        pca : FeaturePCA
+        device : torch.device
         """
-        tile_centre = centre if centre.ndim == 1 else centre[:, None]
+        tile_mean = mean if mean.ndim == 1 else mean[:, None]
         return cls(
-            torch.from_numpy(projection(sites.target - centre)).to(device),
-            torch.from_numpy(projection(sites.neighbours - tile_centre)).to(device),
+            torch.from_numpy(pca(sites.target - mean)).to(device),
+            torch.from_numpy(pca(sites.neighbours - tile_mean)).to(device),
             torch.from_numpy((sites.xy_um - origin_um).astype(np.float32)).to(device),
         )
 
     @classmethod
-    def stack(cls, views: list[SiteTensors]) -> SiteTensors:
-        """Return all sites of `views`, one after the other."""
-        return cls(*(torch.cat([getattr(view, name) for view in views]) for name in ("target", "neighbours", "xy_um")))
+    def stack(cls, parts: Sequence[SiteTensors]) -> SiteTensors:
+        """Return the sites of all parts, one after the other."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
     def without_positions(self) -> SiteTensors:
-        """Return the same pictures at unknown positions."""
+        """Return the same features at unknown positions."""
         return SiteTensors(self.target, self.neighbours, torch.full_like(self.xy_um, torch.nan))
 
 
 @dataclass(frozen=True)
 class SpotTensors:
-    """The spots of a section: pictures, positions and program scores (spot, program)."""
+    """The spots of a section: features, positions and program scores (spot, program) in units of the networks."""
 
     sites: SiteTensors
     scores: Tensor
@@ -347,10 +412,19 @@ class SpotTensors:
         seen: Tensor,
         section: Tensor | slice = slice(None),
     ) -> SpamcafInput:
-        """Return the input for `rows` of `sites`, with this section's spots `index` (site, neighbour) as context.
+        """Return a batch: sites with these spots as their context.
 
-        The global branch is shown the spots `section`. Scores that are not `seen` (site, neighbour) are blanked, so
-        nothing depends on the attention's mask alone.
+        Parameters
+        ----------
+        sites : SiteTensors
+        rows : (batch,) int or slice
+            Which of `sites`.
+        index : (batch, neighbour) int
+            Spots that are each site's context.
+        seen : (batch, neighbour) bool
+            Scores of spots that are not are set to 0, so that no value leaks past the attention's mask.
+        section : (spot,) int or slice
+            Spots that the global branch summarises.
         """
         xy_um = sites.xy_um[rows]
         return SpamcafInput(
@@ -366,5 +440,5 @@ class SpotTensors:
         )
 
     def drop_context(self) -> SpotTensors:
-        """Return the spots with positions unknown, as on a section that was never measured."""
+        """Return the spots at unknown positions, as on a section that was never measured."""
         return SpotTensors(self.sites.without_positions(), self.scores)

@@ -1,8 +1,16 @@
-"""Fitting SpaMCAF: programs, Gaussian process, one network per fold, and their stacking."""
+"""Fitting SpaMCAF: the recipe on one page.
+
+1. Pool the visible spots of the sections, each centred by itself.
+2. Learn gene programs; from here on everything predicts program scores.
+3. Train one network per cross-validation fold.
+4. Fit the Gaussian process twice: among measured spots (with positions), and for new sections (image features only).
+5. Stack network and process by their out-of-fold predictions, and learn the noise of each gene from the error left.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,36 +27,17 @@ from spamcaf.model.training import Checkpoints, FoldTrainer, NoCheckpoints
 from spamcaf.model.vecchia import out_of_fold_vecchia
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 
-Array = NDArray[np.float64]
-Log = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
+Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The model, and the log: one row per fold and epoch."""
+    """The model, and the training log: one row per fold and epoch, columns `training.LOG_COLUMNS`."""
 
     model: SpamcafModel
     log: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Lot:
-    """The pool and what is fitted to it."""
-
-    pooled: PooledSections
-    programs: Programs
-    scores: Array  # (spot, program)
-    pitch_um: float
-
-    @property
-    def reference_spots(self) -> ReferenceSpots:
-        pooled = self.pooled
-        return ReferenceSpots(pooled.image_features, self.scores, pooled.depth, pooled.section, pooled.sites.xy_um)
-
-    def kernels(self, rows: NDArray[np.intp] | slice, *, with_space: bool) -> Kernels:
-        pooled = self.pooled
-        xy_um = pooled.sites.xy_um[rows] if with_space else None
-        return Kernels.on(pooled.image_features.at(rows), xy_um, pooled.section[rows], self.pitch_um)
 
 
 def fit_spamcaf(
@@ -59,72 +48,102 @@ def fit_spamcaf(
     network: NetworkSettings,
     compute: ComputeSettings,
     seed: int,
-    log: Log | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Fitted:
-    """Fit the model to the visible spots of `target_section` and of `others` of the same tissue.
+    """Fit the model to the visible spots of a section, and of other sections of the same tissue.
 
-    `target_section` is None where that section was never measured. The same seed gives the same weights on a CPU.
-    `log` gets a line per step of the fit. A fit that was cut off goes on from its `checkpoints`, to
-    the weights that it would have had.
+    Parameters
+    ----------
+    target_section : TrainingSection or None
+        The section to predict; None where it was never measured.
+    others : sequence of TrainingSection
+        With the same genes and the same backbone.
+    pitch_um : float
+        Distance of neighbouring spots.
+    fit, network, compute : settings
+    seed : int
+        The same seed gives the same weights on a CPU.
+    checkpoints : Checkpoints, optional
+        Where finished folds are stored: a fit that was cut off goes on from them, to the weights that it would have
+        had.
+
+    Raises
+    ------
+    InputError
+        Where there is no spot, or only one fold.
     """
-    say, keep = log or (lambda _: None), checkpoints or NoCheckpoints()
-    pooled = PooledSections.of(target_section, others)
+    pooled = PooledSections.from_sections(target_section, others)
     programs = learn_programs(pooled.expression, fit.n_programs)
-    lot = _Lot(pooled, programs, programs.scores(pooled.expression), pitch_um)
-    say(f"{len(programs)} gene programs, signal shares {_listed(programs.signal_fraction)}")
+    scores = programs.scores(pooled.expression)
+    logger.info("%d gene programs, signal fractions %s", len(programs), _listed(programs.signal_fraction))
     # A step's tensors are small: a second thread saves little, and on busy cores waiting for it costs many times more.
     with computing(compute.model_copy(update={"threads": compute.threads or 1})) as machine:
-        lessons = FoldTrainer(pooled, programs, lot.scores, fit, network, machine, seed, say, keep).fit_folds()
-    within_section = _mode(lot, lessons.within_section, fit, seed, with_space=True)
-    new_section = _mode(lot, lessons.new_section, fit, seed, with_space=False)
-    say(f"network's share of each program among measured spots: {_listed(within_section.stacking.weights)}")
-    say(f"network's share of each program on unmeasured sections: {_listed(new_section.stacking.weights)}")
+        store = checkpoints or NoCheckpoints()
+        folds = FoldTrainer(pooled, programs, scores, fit, network, machine, seed, store).fit_folds()
+    spots = ReferenceSpots(pooled.image_features, scores, pooled.depth, pooled.section, pooled.sites.xy_um)
+    mode = _ModeFit(pooled, programs, spots, pitch_um, fit, seed)
+    within_section = mode.fit(folds.within_section, use_positions=True)
+    new_section = mode.fit(folds.new_section, use_positions=False)
+    logger.info("network weights among measured spots: %s", _listed(within_section.stacking.network_weight))
+    logger.info("network weights on new sections: %s", _listed(new_section.stacking.network_weight))
     model = SpamcafModel(
         gene_mean=pooled.gene_mean,
         programs=programs,
-        basis=pooled.basis,
+        kernel_pca=pooled.kernel_pca,
         within_section=within_section,
         new_section=new_section,
-        projection=lessons.projection,
-        score_scale=lessons.score_scale,
-        networks=lessons.networks,
-        reference_spots=lot.reference_spots,
+        network_pca=folds.network_pca,
+        score_scale=folds.score_scale,
+        networks=folds.networks,
+        reference_spots=spots,
         pitch_um=pitch_um,
         fit=fit,
         network=network,
     )
-    return Fitted(model, lessons.log)
+    return Fitted(model, folds.log)
 
 
-def _mode(lot: _Lot, by_network: Array | None, fit: FitSettings, seed: int, *, with_space: bool) -> ModeParameters:
-    """Fit the process with or without positions, and its mix with the network's scores out of fold."""
-    hyper = _hyperparameters(lot, fit.max_hyper_spots, seed, with_space=with_space)
-    by_gp, variance = _out_of_fold(lot, hyper, fit.max_exact_spots, with_space=with_space)
-    pooled = lot.pooled
-    by_network = by_gp if by_network is None else by_network
-    weights = stacking_weights(lot.scores, by_gp, by_network, pooled.folds)
-    mixed = by_gp + weights * (by_network - by_gp)
-    # the noise is that of the section to predict, where it was measured
-    judged = pooled.section == TARGET if TARGET in pooled.section else np.ones(len(pooled), bool)
-    noise = gene_noise(pooled.expression[judged], mixed[judged], variance[judged], lot.programs)
-    return ModeParameters(hyper, Stacking(weights, noise))
+@dataclass(frozen=True)
+class _ModeFit:
+    """Steps 4 and 5, for one mode at a time."""
+
+    pooled: PooledSections
+    programs: Programs
+    spots: ReferenceSpots
+    pitch_um: float
+    settings: FitSettings
+    seed: int
+
+    def fit(self, by_network: Float64 | None, *, use_positions: bool) -> ModeParameters:
+        """Fit the process, and its stacking with the network's scores out of fold (spot, program), if any."""
+        pooled, truth = self.pooled, self.spots.scores
+        hyper = self._hyperparameters(use_positions)
+        by_gp, variance = self._out_of_fold(hyper, use_positions)
+        by_network = by_gp if by_network is None else by_network
+        weights = stacking_weights(truth, by_gp, by_network, pooled.folds)
+        combined = by_gp + weights * (by_network - by_gp)
+        # the noise is that of the section to predict, where it was measured
+        rows = pooled.section == TARGET if TARGET in pooled.section else np.ones(len(pooled), bool)
+        noise = gene_noise(pooled.expression[rows], combined[rows], variance[rows], self.programs)
+        return ModeParameters(hyper, Stacking(weights, noise))
+
+    def _hyperparameters(self, use_positions: bool) -> Hyperparameters:
+        """Learn them on a random part of the spots: the marginal likelihood is cubic in their number."""
+        n = len(self.pooled)
+        rows = np.sort(np.random.default_rng(self.seed).permutation(n)[: self.settings.max_hyper_spots])
+        chosen = self.spots.at(rows)
+        return learn_hyperparameters(self._kernels(chosen, use_positions).gram(), chosen.scores, chosen.depth)
+
+    def _out_of_fold(self, hyper: Hyperparameters, use_positions: bool) -> tuple[Float64, Float64]:
+        spots, folds = self.spots, self.pooled.folds
+        if len(spots) <= self.settings.max_exact_spots:
+            return out_of_fold(hyper, self._kernels(spots, use_positions).gram(), spots.scores, spots.depth, folds)
+        return out_of_fold_vecchia(spots, self.pitch_um, hyper, folds, use_positions=use_positions)
+
+    def _kernels(self, spots: ReferenceSpots, use_positions: bool) -> Kernels:
+        xy_um = spots.xy_um if use_positions else None
+        return Kernels.of_spots(spots.image_features, xy_um, spots.section, self.pitch_um)
 
 
-def _out_of_fold(lot: _Lot, hyper: Hyperparameters, max_exact: int, *, with_space: bool) -> tuple[Array, Array]:
-    pooled = lot.pooled
-    if len(pooled) <= max_exact:
-        gram = lot.kernels(slice(None), with_space=with_space).gram()
-        return out_of_fold(hyper, gram, lot.scores, pooled.depth, pooled.folds)
-    return out_of_fold_vecchia(lot.reference_spots, lot.pitch_um, hyper, pooled.folds, has_positions=with_space)
-
-
-def _hyperparameters(lot: _Lot, max_spots: int, seed: int, *, with_space: bool) -> Hyperparameters:
-    n = len(lot.pooled)
-    chosen = np.sort(np.random.default_rng(seed).permutation(n)[:max_spots])
-    gram = lot.kernels(chosen, with_space=with_space).gram()
-    return learn_hyperparameters(gram, lot.scores[chosen], lot.pooled.depth[chosen])
-
-
-def _listed(values: Array) -> str:
+def _listed(values: Float64) -> str:
     return " ".join(f"{value:.2f}" for value in values)

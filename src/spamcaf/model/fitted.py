@@ -1,65 +1,71 @@
-"""The fitted model: everything needed to predict again, as plain arrays and a little JSON."""
+"""The fitted model: everything needed to predict again, as nested dataclasses, and as arrays and texts of a file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from spamcaf.errors import InputError
-from spamcaf.model.data import Basis, ImageFeatures, Projection, ReferenceSpots
+from spamcaf.model.data import FeaturePCA, ReferenceSpots
 from spamcaf.model.gaussian_process import IMAGE_KERNELS, SPACE_KERNELS, Hyperparameters
 from spamcaf.model.mixing import Stacking
 from spamcaf.model.network import SpamcafNetwork
 from spamcaf.model.programs import Programs
-from spamcaf.model.training import network_shape
+from spamcaf.model.training import Tensors, network_shape
 from spamcaf.parameters import FitSettings, NetworkSettings
 
-FORMAT = "3"
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-Tensors = dict[str, NDArray[Any]]
+T = TypeVar("T", bound="DataclassInstance")
+
+FORMAT = "3"
+KIND = "spamcaf_model"
+"""The text by which a file states that it holds this model, and of which format."""
+VALUES = "values"
 
 
 @dataclass(frozen=True)
 class ModeParameters:
-    """How to predict in one situation: the process' hyperparameters, and the mix with the network."""
+    """What differs between predicting among measured spots and on a new section."""
 
     hyper: Hyperparameters
     stacking: Stacking
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """The sizes that all arrays of a model follow from."""
-
-    genes: int
-    programs: int
-    features: int
-    components: int
-    directions: int
-    spots: int
-    folds: int
-
-
-@dataclass(frozen=True)
 class SpamcafModel:
     """A fitted model.
 
-    `within_section` serves sites among measured spots, `new_section` sections that were never measured. `score_scale`
-    (program,) is the unit of the networks' scores; `networks` are the weights of one network per fold. `gene_mean`
-    (gene,) is the mean expression of a section that was never measured.
+    Attributes
+    ----------
+    gene_mean : (gene,) float64
+        Mean expression of a section that was never measured.
+    programs : Programs
+    within_section, new_section : ModeParameters
+        For sites among measured spots, and for sections that were never measured.
+    kernel_pca, network_pca : FeaturePCA
+        From backbone features to the components of the image kernels and of the networks.
+    score_scale : (program,) float64
+        Unit of the networks' scores.
+    networks : tuple of dict
+        Weights by name, one network per fold.
+    reference_spots : ReferenceSpots
+    pitch_um : float
+    fit, network : settings
     """
 
     gene_mean: NDArray[np.float64]
     programs: Programs
     within_section: ModeParameters
     new_section: ModeParameters
-    basis: Basis
-    projection: Projection
+    kernel_pca: FeaturePCA
+    network_pca: FeaturePCA
     score_scale: NDArray[np.float64]
     networks: tuple[Tensors, ...]
     reference_spots: ReferenceSpots
@@ -68,61 +74,25 @@ class SpamcafModel:
     network: NetworkSettings
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> dict[str, int]:
         """The sizes that the arrays follow from."""
-        return Sizes(
-            genes=len(self.gene_mean),
-            programs=len(self.programs),
-            features=len(self.projection.mean),
-            components=len(self.projection.axes),
-            directions=len(self.basis.axes),
-            spots=len(self.reference_spots.depth),
-            folds=len(self.networks),
-        )
+        return {
+            "gene": len(self.gene_mean),
+            "program": len(self.programs),
+            "feature": len(self.network_pca.mean),
+            "component": len(self.network_pca.axes),
+            "kernel_component": len(self.kernel_pca.axes),
+            "spot": len(self.reference_spots),
+            "fold": len(self.networks),
+        }
 
     def to_tensors(self) -> Tensors:
-        """Return all arrays by name."""
-        return dict(self._named())
-
-    def _named(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        yield "gene_mean", self.gene_mean
-        for name in ("gene_scale", "loadings", "signal_fraction"):
-            yield f"programs.{name}", getattr(self.programs, name)
-        for name, mode in (("within_section", self.within_section), ("new_section", self.new_section)):
-            yield f"{name}.weights", mode.hyper.weights
-            yield f"{name}.noise", mode.hyper.noise
-            yield f"{name}.mix", mode.stacking.weights
-            yield f"{name}.gene_noise", mode.stacking.gene_noise
-        yield "basis.axes", self.basis.axes
-        yield "projection.mean", self.projection.mean
-        yield "projection.axes", self.projection.axes
-        yield "score_scale", self.score_scale
-        yield "reference_spots.target", self.reference_spots.image_features.target
-        yield "reference_spots.neighbourhood", self.reference_spots.image_features.neighbourhood
-        yield "reference_spots.residual_norm2", self.reference_spots.image_features.residual_norm2
-        yield "reference_spots.scores", self.reference_spots.scores
-        yield "reference_spots.depth", self.reference_spots.depth
-        yield "reference_spots.section", self.reference_spots.section
-        yield "reference_spots.xy_um", self.reference_spots.xy_um
-        for fold, tensors in enumerate(self.networks):
-            for name, tensor in tensors.items():
-                yield f"network.{fold}.{name}", tensor
+        """Return all arrays by name, nested fields joined by dots."""
+        return flatten(self)[0]
 
     def metadata(self) -> dict[str, str]:
-        """Return what is no array, as texts (JSON where it has parts)."""
-        scalars = {
-            "pitch_um": self.pitch_um,
-            "projection_scale": self.projection.scale,
-            "within_section_depth": self.within_section.hyper.reference_depth,
-            "new_section_depth": self.new_section.hyper.reference_depth,
-        }
-        return {
-            "spamcaf_model": FORMAT,
-            "sizes": json.dumps(vars(self.sizes)),
-            "scalars": json.dumps(scalars),
-            "fit": self.fit.model_dump_json(),
-            "network": self.network.model_dump_json(),
-        }
+        """Return what is no array, as texts."""
+        return {KIND: FORMAT, "sizes": json.dumps(self.sizes), VALUES: json.dumps(flatten(self)[1])}
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, metadata: dict[str, str]) -> SpamcafModel:
@@ -130,83 +100,106 @@ class SpamcafModel:
 
         Raises InputError if a tensor is missing, unknown, of the wrong shape or not finite, or the format is another.
         """
-        if metadata.get("spamcaf_model") != FORMAT:
-            found = metadata.get("spamcaf_model")
-            raise InputError(
-                f"a model of format {found!r}.", f"a SpaMCAF model of format {FORMAT}.", "Fit the model again."
-            )
-        sizes = Sizes(**json.loads(metadata["sizes"]))
-        fit = FitSettings.model_validate_json(metadata["fit"])
-        network = NetworkSettings.model_validate_json(metadata["network"])
+        require_format(metadata, KIND, FORMAT, "SpaMCAF")
+        sizes, values = json.loads(metadata["sizes"]), json.loads(metadata[VALUES])
+        network = NetworkSettings.model_validate(values["network"])
         check_tensors(tensors, _expected_shapes(sizes, network))
-        return cls(**_parts(tensors, sizes, json.loads(metadata["scalars"])), fit=fit, network=network)
+        return unflatten(cls, tensors, values)
 
 
-def _parts(tensors: Tensors, sizes: Sizes, scalars: dict[str, float]) -> dict[str, Any]:
-    def mode(name: str) -> ModeParameters:
-        hyper = Hyperparameters(tensors[f"{name}.weights"], tensors[f"{name}.noise"], scalars[f"{name}_depth"])
-        return ModeParameters(hyper, Stacking(tensors[f"{name}.mix"], tensors[f"{name}.gene_noise"]))
+SHAPES = {
+    "gene_mean": ("gene",),
+    "programs.gene_scale": ("gene",),
+    "programs.loadings": ("program", "gene"),
+    "programs.signal_fraction": ("program",),
+    "kernel_pca.mean": ("feature",),
+    "kernel_pca.axes": ("kernel_component", "feature"),
+    "network_pca.mean": ("feature",),
+    "network_pca.axes": ("component", "feature"),
+    "score_scale": ("program",),
+    "reference_spots.image_features.target": ("spot", "kernel_component"),
+    "reference_spots.image_features.neighbourhood": ("spot", "kernel_component"),
+    "reference_spots.image_features.residual_norm2": ("spot", "image_kernel"),
+    "reference_spots.scores": ("spot", "program"),
+    "reference_spots.depth": ("spot",),
+    "reference_spots.section": ("spot",),
+    "reference_spots.xy_um": ("spot", "axis"),
+    **{f"{mode}.hyper.weights": ("program", f"{mode}_kernel") for mode in ("within_section", "new_section")},
+    **{f"{mode}.hyper.noise": ("program",) for mode in ("within_section", "new_section")},
+    **{f"{mode}.stacking.network_weight": ("program",) for mode in ("within_section", "new_section")},
+    **{f"{mode}.stacking.gene_noise": ("gene",) for mode in ("within_section", "new_section")},
+}
+"""Dimensions of each array of a model, the networks aside."""
 
-    def network(fold: int) -> Tensors:
-        prefix = f"network.{fold}."
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    return {
-        "gene_mean": tensors["gene_mean"],
-        "programs": Programs(*(tensors[f"programs.{n}"] for n in ("gene_scale", "loadings", "signal_fraction"))),
-        "within_section": mode("within_section"),
-        "new_section": mode("new_section"),
-        "basis": Basis(tensors["basis.axes"]),
-        "projection": Projection(tensors["projection.mean"], tensors["projection.axes"], scalars["projection_scale"]),
-        "score_scale": tensors["score_scale"],
-        "networks": tuple(network(fold) for fold in range(sizes.folds)),
-        "reference_spots": ReferenceSpots(
-            ImageFeatures(
-                tensors["reference_spots.target"],
-                tensors["reference_spots.neighbourhood"],
-                tensors["reference_spots.residual_norm2"],
-            ),
-            tensors["reference_spots.scores"],
-            tensors["reference_spots.depth"],
-            tensors["reference_spots.section"],
-            tensors["reference_spots.xy_um"],
-        ),
-        "pitch_um": scalars["pitch_um"],
-    }
+KERNELS = {"within_section": IMAGE_KERNELS + SPACE_KERNELS, "new_section": IMAGE_KERNELS}
+"""Names of the kernels of each mode, in the order of their weights."""
 
 
-def _expected_shapes(sizes: Sizes, network: NetworkSettings) -> dict[str, tuple[int, ...]]:
-    genes, programs, features, spots = sizes.genes, sizes.programs, sizes.features, sizes.spots
-    shapes: dict[str, tuple[int, ...]] = {
-        "gene_mean": (genes,),
-        "programs.gene_scale": (genes,),
-        "programs.loadings": (programs, genes),
-        "programs.signal_fraction": (programs,),
-        "projection.mean": (features,),
-        "projection.axes": (sizes.components, features),
-        "score_scale": (programs,),
-        "basis.axes": (sizes.directions, features),
-        "reference_spots.target": (spots, sizes.directions),
-        "reference_spots.neighbourhood": (spots, sizes.directions),
-        "reference_spots.residual_norm2": (spots, 2),
-        "reference_spots.scores": (spots, programs),
-        "reference_spots.depth": (spots,),
-        "reference_spots.section": (spots,),
-        "reference_spots.xy_um": (spots, 2),
-    }
-    n_kernels = {"within_section": len(IMAGE_KERNELS + SPACE_KERNELS), "new_section": len(IMAGE_KERNELS)}
-    for mode, n in n_kernels.items():
-        shapes |= {f"{mode}.weights": (programs, n), f"{mode}.noise": (programs,)}
-        shapes |= {f"{mode}.mix": (programs,), f"{mode}.gene_noise": (genes,)}
-    return shapes | _network_shapes(sizes, network)
-
-
-def _network_shapes(sizes: Sizes, network: NetworkSettings) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(sizes: dict[str, int], network: NetworkSettings) -> dict[str, tuple[int, ...]]:
     import torch
 
+    kernels = {f"{mode}_kernel": len(names) for mode, names in KERNELS.items()}
+    sizes = {**sizes, **kernels, "image_kernel": len(IMAGE_KERNELS), "axis": 2}
     with torch.device("meta"):
-        state = SpamcafNetwork(network_shape(sizes.components, sizes.programs, network)).state_dict()
-    return {f"network.{fold}.{n}": tuple(t.shape) for fold in range(sizes.folds) for n, t in state.items()}
+        state = SpamcafNetwork(network_shape(sizes["component"], sizes["program"], network)).state_dict()
+    shapes = {name: tuple(sizes[dimension] for dimension in shape) for name, shape in SHAPES.items()}
+    return shapes | {f"networks.{fold}.{n}": tuple(t.shape) for fold in range(sizes["fold"]) for n, t in state.items()}
+
+
+def flatten(value: DataclassInstance) -> tuple[Tensors, dict[str, Any]]:
+    """Return a nested dataclass as arrays by dotted name, and all other values, settings as plain data.
+
+    A field is an array, a dataclass, a tuple of dicts of arrays, a pydantic model or a plain value.
+    """
+    tensors: Tensors = {}
+    values: dict[str, Any] = {}
+    for field in fields(value):
+        name, part = field.name, getattr(value, field.name)
+        if isinstance(part, np.ndarray):
+            tensors[name] = part
+        elif isinstance(part, tuple):
+            tensors |= {f"{name}.{i}.{key}": array for i, arrays in enumerate(part) for key, array in arrays.items()}
+            values[name] = len(part)
+        elif is_dataclass(part) and not isinstance(part, type):
+            inner, rest = flatten(part)
+            tensors |= {f"{name}.{key}": array for key, array in inner.items()}
+            values |= {f"{name}.{key}": plain for key, plain in rest.items()}
+        else:
+            values[name] = part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+    return tensors, values
+
+
+def unflatten(kind: type[T], tensors: Tensors, values: dict[str, Any], prefix: str = "") -> T:
+    """Return the dataclass `kind` that `flatten` gave `tensors` and `values` of."""
+    parts: dict[str, Any] = {}
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        name, hint = prefix + field.name, hints[field.name]
+        if name in tensors:
+            parts[field.name] = tensors[name]
+        elif isinstance(hint, type) and is_dataclass(hint):
+            parts[field.name] = unflatten(hint, tensors, values, f"{name}.")
+        elif isinstance(hint, type) and issubclass(hint, BaseModel):
+            parts[field.name] = hint.model_validate(values[name])
+        elif get_origin(hint) is tuple:
+            begins = [f"{name}.{i}." for i in range(values[name])]
+            parts[field.name] = tuple(
+                {key.removeprefix(begin): t for key, t in tensors.items() if key.startswith(begin)} for begin in begins
+            )
+        else:
+            parts[field.name] = values[name]
+    return kind(**parts)
+
+
+def require_format(metadata: dict[str, str], kind: str, expected: str, name: str) -> None:
+    """Raise InputError unless a file's texts state a model of `kind` and of the `expected` format."""
+    found = metadata.get(kind)
+    if found != expected:
+        raise InputError(
+            f"a model of format {found!r}, of another version of spamcaf.",
+            f"a {name} model of format {expected}.",
+            "Fit the model again: kedro run --pipeline training, with the same --env and --params.",
+        )
 
 
 def check_tensors(tensors: Tensors, shapes: dict[str, tuple[int, ...]]) -> None:

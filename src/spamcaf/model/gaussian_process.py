@@ -1,4 +1,10 @@
-"""The Gaussian process of gene programs: kernels of image and space, marginal likelihood, prediction out of fold."""
+"""The Gaussian process (GP) of gene programs: its kernels, marginal likelihood, and prediction, exactly.
+
+Each program's scores are a sum of independent GPs: a linear kernel on the features of the tile, one on those of the
+neighbourhood, and three stationary kernels on distance. Image kernels act across sections; kernels of space act within
+a section only. All kernels are centred over a section's spots and scaled to a mean diagonal of 1, so that their weights
+are variances in squared scores. For many spots see `vecchia`.
+"""
 
 from __future__ import annotations
 
@@ -14,117 +20,147 @@ from spamcaf.model.data import TARGET, ImageFeatures
 
 IMAGE_KERNELS = ("target", "neighbourhood")
 SPACE_KERNELS = ("matern_2", "matern_5", "exponential_3")
+LENGTH_SCALES_PITCHES = (2.0, 5.0, 3.0)
+"""Length scales of the space kernels in pitches: two Matern-3/2 and an exponential."""
 
-Float32Array = NDArray[np.float32]
+PRIOR_LOG_WEIGHT = np.log(0.1)
+PRIOR_LOG_NOISE = np.log(0.5)
+PRIOR_SD = 1.0
+"""A weak normal prior on the logarithms of kernel weights and noise, in units of the program's own variance."""
+WEIGHT_BOUNDS = (np.log(1e-5), np.log(10.0))
+NOISE_BOUNDS = (np.log(1e-3), np.log(10.0))
+"""The least noise stays well above the rounding of single-precision kernels."""
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 
-def _matern_three_halves(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _matern_three_halves(distance: Float64) -> Float64:
     scaled = np.sqrt(3.0) * distance
     return (1 + scaled) * np.exp(-scaled)
 
 
-def space_kernels(pitches: NDArray[np.float64]) -> Float32Array:
-    """Return (kernel, ...) by distance in pitches: Matern-3/2 of 2 and of 5 pitches, exponential of 3."""
-    kernels = (_matern_three_halves(pitches / 2), _matern_three_halves(pitches / 5), np.exp(-pitches / 3))
+def space_kernels(pitches: Float64) -> Float32:
+    """Return the kernels of space (kernel, ...) for distances in pitches, before centring and scaling."""
+    short, long, exponential = LENGTH_SCALES_PITCHES
+    kernels = (
+        _matern_three_halves(pitches / short),
+        _matern_three_halves(pitches / long),
+        np.exp(-pitches / exponential),
+    )
     return np.stack(kernels).astype(np.float32)
 
 
-def space_scale(xy_um: NDArray[np.float64], pitch_um: float) -> Float32Array:
-    """Return what a space kernel (kernel,) is divided by, so that its mean diagonal over centred spots is 1."""
-    grand_mean = space_kernels(cdist(xy_um, xy_um) / pitch_um).mean(axis=(1, 2))
+def space_scale(xy_um: Float64, pitch_um: float) -> Float32:
+    """Return the divisor of each space kernel (kernel,) that gives it a mean diagonal of 1 over centred spots."""
+    return _scale_of(space_kernels(cdist(xy_um, xy_um) / pitch_um).mean(axis=(1, 2)))
+
+
+def _scale_of(grand_mean: Float32) -> Float32:
     return np.maximum(1 - grand_mean, np.float32(1e-6))
 
 
-def rms_norm(features: Float32Array) -> float:
-    """Return the ONE number by which centred features are divided, so that dead channels stay dead."""
+def rms_norm(features: Float32) -> float:
+    """Return the ONE divisor of centred features (row, feature), their root mean squared length."""
     return float(np.sqrt(np.square(features).sum(axis=1).mean())) or 1.0
 
 
 @dataclass(frozen=True)
-class _Space:
-    """The space kernels centred on the context and scaled to mean diagonal 1."""
+class _SpaceKernels:
+    """The space kernels of one section's spots, centred over them and scaled to a mean diagonal of 1."""
 
-    xy_um: NDArray[np.float64]  # (spot, 2)
+    xy_um: Float64  # (spot, 2)
     pitch_um: float
-    row_mean: Float32Array  # (kernel, spot)
+    row_mean: Float32  # (kernel, spot)
 
     @classmethod
-    def on(cls, xy_um: NDArray[np.float64], pitch_um: float) -> _Space:
+    def of_spots(cls, xy_um: Float64, pitch_um: float) -> _SpaceKernels:
         return cls(xy_um, pitch_um, space_kernels(cdist(xy_um, xy_um) / pitch_um).mean(axis=2))
 
-    @property
-    def grand_mean(self) -> Float32Array:
-        return self.row_mean.mean(axis=1)  # (kernel,)
-
-    @property
-    def scale(self) -> Float32Array:
-        return np.maximum(1 - self.grand_mean, np.float32(1e-6))
-
-    def cross(self, xy_um: NDArray[np.float64]) -> tuple[Float32Array, Float32Array]:
+    def cross(self, xy_um: Float64) -> tuple[Float32, Float32]:
         """Return kernels (kernel, site, spot) and their diagonal (kernel, site)."""
+        grand_mean = self.row_mean.mean(axis=1)  # (kernel,)
+        scale, grand = _scale_of(grand_mean), grand_mean[:, None]
         raw = space_kernels(cdist(xy_um, self.xy_um) / self.pitch_um)
         site_mean = raw.mean(axis=2)
-        grand = self.grand_mean[:, None]
-        diagonal: Float32Array = (1 - 2 * site_mean + grand) / self.scale[:, None]
+        diagonal: Float32 = (1 - 2 * site_mean + grand) / scale[:, None]
+        # k(a, b) - mean_b k(a, .) - mean_a k(., b) + mean: the covariance of differences from the section's mean
         raw -= site_mean[:, :, None]
         raw -= self.row_mean[:, None, :]
         raw += grand[:, :, None]
-        raw /= self.scale[:, None, None]
+        raw /= scale[:, None, None]
         return raw, diagonal
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The kernels of a context of spots, each centred by section and scaled to mean diagonal 1.
+    """All kernels between a set of spots, the context, and sites.
 
-    ImageFeatures are shared between sections, space is not: its kernels are 0 between two sections. Without positions
-    (`spaces` is empty) only the pictures speak.
+    Attributes
+    ----------
+    target, neighbourhood : (spot, feature) float32
+        Centred image features of the context, divided by `scales`.
+    scales : (float, float)
+    spaces : dict
+        By section: the rows of its spots in the context and their space kernels, 0 between two sections. Empty where
+        positions are unknown or not to be used: then there are image kernels only.
     """
 
-    target: Float32Array  # (spot, feature), scaled
-    neighbourhood: Float32Array
+    target: Float32
+    neighbourhood: Float32
     scales: tuple[float, float]
-    spaces: dict[int, tuple[NDArray[np.intp], _Space]]  # section -> its rows and kernels
+    spaces: dict[int, tuple[NDArray[np.intp], _SpaceKernels]]
 
     @classmethod
-    def on(
-        cls,
-        image_features: ImageFeatures,
-        xy_um: NDArray[np.float64] | None,
-        section: NDArray[np.int64],
-        pitch_um: float,
+    def of_spots(
+        cls, image_features: ImageFeatures, xy_um: Float64 | None, section: NDArray[np.int64], pitch_um: float
     ) -> Kernels:
-        """Return the kernels of spots with centred `image_features`, at `xy_um` (spot, 2) of their `section` (spot,).
+        """Return the kernels of a context.
 
-        `xy_um` is None where places are unknown, or not to be looked at.
+        Parameters
+        ----------
+        image_features : ImageFeatures
+            Of the spots, centred by section.
+        xy_um : (spot, 2), or None to use no positions
+        section : (spot,) int
+        pitch_um : float
         """
-        spaces: dict[int, tuple[NDArray[np.intp], _Space]] = {}
+        spaces: dict[int, tuple[NDArray[np.intp], _SpaceKernels]] = {}
         if xy_um is not None:
             for number in np.unique(section).tolist():
                 rows = np.flatnonzero(section == number)
-                spaces[number] = (rows, _Space.on(xy_um[rows], pitch_um))
+                spaces[number] = (rows, _SpaceKernels.of_spots(xy_um[rows], pitch_um))
         scales = rms_norm(image_features.target), rms_norm(image_features.neighbourhood)
         return cls(image_features.target / scales[0], image_features.neighbourhood / scales[1], scales, spaces)
 
-    def cross(self, image_features: ImageFeatures, xy_um: NDArray[np.float64]) -> tuple[Float32Array, Float32Array]:
-        """Return the kernels (kernel, site, spot) of home sites with the context, and their diagonal (kernel, site).
+    def cross(self, image_features: ImageFeatures, xy_um: Float64) -> tuple[Float32, Float32]:
+        """Return the kernels between sites of the target section and the context.
 
-        `image_features` are counted from the centre of the home section.
+        Parameters
+        ----------
+        image_features : ImageFeatures
+            Of the sites, counted from the mean of the target section.
+        xy_um : (site, 2)
+
+        Returns
+        -------
+        (kernel, site, spot) float32, (kernel, site) float32
+            The kernels, and their diagonal: each site with itself.
         """
-        target, neighbourhood = image_features.target / self.scales[0], image_features.neighbourhood / self.scales[1]
-        kernels: Float32Array = np.stack([target @ self.target.T, neighbourhood @ self.neighbourhood.T])
-        lengths = np.stack([np.square(target).sum(axis=1), np.square(neighbourhood).sum(axis=1)])
-        diagonal: Float32Array = (
-            lengths + image_features.residual_norm2.T / np.array(self.scales, np.float32)[:, None] ** 2
-        )
+        target = image_features.target / self.scales[0]
+        neighbourhood = image_features.neighbourhood / self.scales[1]
+        kernels: Float32 = np.stack([target @ self.target.T, neighbourhood @ self.neighbourhood.T])
+        norms2 = np.stack([np.square(target).sum(axis=1), np.square(neighbourhood).sum(axis=1)])
+        # What the PCA left out is orthogonal to all spots: it adds variance, and no covariance.
+        diagonal: Float32 = norms2 + image_features.residual_norm2.T / np.array(self.scales, np.float32)[:, None] ** 2
         if not self.spaces:
             return kernels, diagonal
-        near: Float32Array = np.zeros((len(SPACE_KERNELS), *kernels.shape[1:]), np.float32)
-        rows, space = self.spaces[TARGET]
-        near[:, :, rows], space_diagonal = space.cross(xy_um)
-        return np.concatenate([kernels, near], dtype=np.float32), np.concatenate([diagonal, space_diagonal])
+        space: Float32 = np.zeros((len(SPACE_KERNELS), *kernels.shape[1:]), np.float32)
+        rows, space_kernels_of_target = self.spaces[TARGET]
+        space[:, :, rows], space_diagonal = space_kernels_of_target.cross(xy_um)
+        return np.concatenate([kernels, space], dtype=np.float32), np.concatenate([diagonal, space_diagonal])
 
-    def gram(self) -> Float32Array:
+    def gram(self) -> Float32:
         """Return the kernels (kernel, spot, spot) within the context."""
         image = np.stack([f @ f.T for f in (self.target, self.neighbourhood)])
         if not self.spaces:
@@ -135,43 +171,40 @@ class Kernels:
         return np.concatenate([image, space])
 
 
-PRIOR_LOG_WEIGHT = np.log(0.1)
-PRIOR_LOG_NOISE = np.log(0.5)
-PRIOR_SD = 1.0
-"""A weak prior on the logarithms of kernel weights and noise, in units of the program's own variance."""
-
-WEIGHT_BOUNDS = (np.log(1e-5), np.log(10.0))
-NOISE_BOUNDS = (np.log(1e-3), np.log(10.0))
-"""The least noise stays well above the rounding of single-precision kernels."""
-
-Array = NDArray[np.float64]
-
-
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Kernel weights (program, kernel) and noise (program,) in squared scores, noise at depth `reference_depth`."""
+    """Kernel weights (program, kernel) and noise (program,), variances in squared scores.
 
-    weights: Array
-    noise: Array
+    Noise holds at a depth of `reference_depth` UMI and falls with the square root of depth.
+    """
+
+    weights: Float64
+    noise: Float64
     reference_depth: float
 
-    def covariance(self, gram: NDArray[np.float32], program: int) -> Array:
+    def covariance(self, gram: Float32, program: int) -> Float64:
         """Return the signal's covariance (a, b) of a program from kernels (kernel, a, b)."""
         return np.tensordot(self.weights[program].astype(np.float32), gram, axes=1).astype(np.float64)
 
-    def noise_of(self, depth: Array, program: int) -> Array:
+    def noise_of(self, depth: Float64, program: int) -> Float64:
         """Return the noise variance (spot,) of a program at spots of `depth` UMI."""
         return self.noise[program] * _noise_shape(depth, self.reference_depth)
 
 
-def _noise_shape(depth: Array, reference_depth: float) -> Array:
+def _noise_shape(depth: Float64, reference_depth: float) -> Float64:
     return np.sqrt(reference_depth / np.maximum(depth, 1.0))
 
 
-def learn_hyperparameters(gram: NDArray[np.float32], scores: Array, depth: Array) -> Hyperparameters:
-    """Learn kernel weights and noise by marginal likelihood with a weak prior, program by program.
+def learn_hyperparameters(gram: Float32, scores: Float64, depth: Float64) -> Hyperparameters:
+    """Maximise the marginal likelihood with a weak prior, program by program.
 
-    `gram` is (kernel, spot, spot), `scores` (spot, program), counted from their section's mean, `depth` (spot,) UMI.
+    Parameters
+    ----------
+    gram : (kernel, spot, spot) float32
+    scores : (spot, program) float64
+        Differences from their section's mean.
+    depth : (spot,) float64
+        Total UMI counts.
     """
     reference_depth = float(np.median(np.maximum(depth, 1.0)))
     shape = _noise_shape(depth, reference_depth)
@@ -182,22 +215,21 @@ def learn_hyperparameters(gram: NDArray[np.float32], scores: Array, depth: Array
     return Hyperparameters(absolute[:, :-1], absolute[:, -1], reference_depth)
 
 
-def _maximise(flat: Array, y: Array, noise_shape: Array) -> Array:
+def _maximise(flat: Float64, y: Float64, noise_shape: Float64) -> Float64:
     prior = np.append(np.full(len(flat), PRIOR_LOG_WEIGHT), PRIOR_LOG_NOISE)
-    result = minimize(
-        _loss,
-        prior,
-        args=(flat, y, noise_shape, prior),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[WEIGHT_BOUNDS] * len(flat) + [NOISE_BOUNDS],
-        options={"maxiter": 60, "ftol": 1e-6},
-    )
-    return result.x
+    bounds = [WEIGHT_BOUNDS] * len(flat) + [NOISE_BOUNDS]
+    options, given = {"maxiter": 60, "ftol": 1e-6}, (flat, y, noise_shape, prior)
+    return minimize(_loss, prior, args=given, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
 
 
-def _loss(log_parameters: Array, flat: Array, y: Array, noise_shape: Array, prior: Array) -> tuple[float, Array]:
-    """Return the negative log posterior of one program and its gradient by the logarithms of the parameters."""
+def _loss(
+    log_parameters: Float64, flat: Float64, y: Float64, noise_shape: Float64, prior: Float64
+) -> tuple[float, Float64]:
+    """Return the negative log posterior of one program and its gradient by the logarithms of the parameters.
+
+    Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, equations 2.30 and 5.9; `flat` holds the
+    kernels as rows (kernel, spot x spot), so that each gradient is one product.
+    """
     n = len(y)
     parameters = np.exp(log_parameters)
     covariance = (parameters[:-1] @ flat).reshape(n, n)
@@ -212,7 +244,7 @@ def _loss(log_parameters: Array, flat: Array, y: Array, noise_shape: Array, prio
     return float(value), gradient + deviation / PRIOR_SD
 
 
-def _inverse(lower: Array) -> Array:
+def _inverse(lower: Float64) -> Float64:
     """Return the inverse of a matrix from its lower Cholesky factor."""
     inverse, _ = lapack.dpotri(lower, lower=True)
     triangle = np.tril(inverse)
@@ -220,12 +252,17 @@ def _inverse(lower: Array) -> Array:
 
 
 def out_of_fold(
-    hyper: Hyperparameters, gram: NDArray[np.float32], scores: Array, depth: Array, folds: NDArray[np.integer]
-) -> tuple[Array, Array]:
-    """Predict each fold from the others in closed form: mean and variance (spot, program), hyperparameters fixed.
+    hyper: Hyperparameters, gram: Float32, scores: Float64, depth: Float64, folds: NDArray[np.integer]
+) -> tuple[Float64, Float64]:
+    """Predict each fold from the others in closed form, hyperparameters fixed.
 
-    Leaving out the spots f changes their residual to (P_ff)^-1 (P y)_f, P the inverse covariance (Rasmussen and
-    Williams 2006, section 5.4.2, for groups).
+    With P the inverse covariance of all spots, leaving out the spots f leaves them a residual of (P_ff)^-1 (P y)_f and
+    a variance of (P_ff)^-1 (Rasmussen and Williams 2006, section 5.4.2, for groups): one inverse serves all folds.
+
+    Returns
+    -------
+    (spot, program) float64, (spot, program) float64
+        Mean, and variance without the noise.
     """
     mean, variance = np.empty_like(scores), np.empty_like(scores)
     for program, y in enumerate(scores.T):
@@ -235,29 +272,29 @@ def out_of_fold(
         precision = _inverse(cholesky(covariance, lower=True))
         weighted = precision @ y
         for fold in np.unique(folds):
-            validation = np.flatnonzero(folds == fold)
-            rms_norm = np.linalg.inv(precision[np.ix_(validation, validation)])
-            mean[validation, program] = scores[validation, program] - rms_norm @ weighted[validation]
-            variance[validation, program] = np.maximum(np.diagonal(rms_norm) - noise[validation], 0)
+            rows = np.flatnonzero(folds == fold)
+            block = np.linalg.inv(precision[np.ix_(rows, rows)])
+            mean[rows, program] = scores[rows, program] - block @ weighted[rows]
+            variance[rows, program] = np.maximum(np.diagonal(block) - noise[rows], 0)
     return mean, variance
 
 
 @dataclass(frozen=True)
 class GaussianProcess:
-    """The process conditioned on a context of measured spots."""
+    """The process conditioned on measured spots."""
 
     kernels: Kernels
     hyper: Hyperparameters
-    alpha: Array  # (program, spot)
-    lower: NDArray[np.float32]  # (program, spot, spot) Cholesky factors: single precision is enough for a variance
+    alpha: Float64  # (program, spot) inverse covariance times scores
+    lower: Float32  # (program, spot, spot) Cholesky factors: single precision is enough for a variance
 
     @property
     def n_spots(self) -> int:
-        """Spots that a site is conditioned on: bounds the size of a block of sites."""
+        """Numbers held per site and kernel: bounds the size of a chunk of sites."""
         return self.alpha.shape[1]
 
-    def at(self, image_features: ImageFeatures, xy_um: Array) -> tuple[Array, Array]:
-        """Return mean and variance (site, program) of the noiseless program scores at sites."""
+    def at(self, image_features: ImageFeatures, xy_um: Float64) -> tuple[Float64, Float64]:
+        """Return mean and variance (site, program) of the noiseless scores at sites of the target section."""
         cross, diagonal = self.kernels.cross(image_features, xy_um)
         mean = np.empty((cross.shape[1], len(self.alpha)))
         variance = np.empty_like(mean)
@@ -270,8 +307,8 @@ class GaussianProcess:
         return mean, np.maximum(variance, 0)
 
 
-def condition(kernels: Kernels, hyper: Hyperparameters, scores: Array, depth: Array) -> GaussianProcess:
-    """Condition the process on the context of `kernels`, with centred `scores` (spot, program) and `depth`."""
+def condition(kernels: Kernels, hyper: Hyperparameters, scores: Float64, depth: Float64) -> GaussianProcess:
+    """Condition the process on the context of `kernels`, with centred `scores` (spot, program) and `depth` (spot,)."""
     n, n_programs = scores.shape
     gram = kernels.gram()
     alpha, lowers = np.empty((n_programs, n)), np.empty((n_programs, n, n), np.float32)

@@ -1,4 +1,9 @@
-"""Stacking: how much to believe the network beside the Gaussian process, learned out of fold."""
+"""Stacking: the weight of the network beside the Gaussian process, per program, learned on out-of-fold predictions.
+
+References
+----------
+Wolpert 1992, Neural Networks 5:241 (stacked generalisation).
+"""
 
 from __future__ import annotations
 
@@ -10,47 +15,67 @@ from numpy.typing import NDArray
 from spamcaf.model.programs import Programs
 
 PRIOR_SD = 0.3
-"""Before any evidence a weight is 0 give or take this: on small sections the network is believed little."""
+"""Prior standard deviation of a weight around 0: on small sections the network gets little weight."""
 
-Array = NDArray[np.float64]
+Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Stacking:
-    """`weights` (program,) in [0, 1], the network's share, and `gene_noise` (gene,), the variance neither explains."""
+    """How to combine the two predictions.
 
-    weights: Array
-    gene_noise: Array
-
-    def combine(self, gp: Array, network: Array) -> Array:
-        """Return the mixed program scores (site, program)."""
-        return gp + self.weights * (network - gp)
-
-
-def stacking_weights(truth: Array, gp: Array, network: Array, folds: NDArray[np.integer]) -> Array:
-    """Return per program how far to go from the process' to the network's scores, all (spot, program) out of fold.
-
-    The posterior mean of a regression of what the process missed on what the network would change, with a prior
-    around 0, cut to [0, 1]. All is centred within each fold first: each fold has a network of its own, and a fold's
-    offset is no merit of either.
+    Attributes
+    ----------
+    network_weight : (program,) float64
+        Share of the network, in [0, 1]; the rest is the Gaussian process.
+    gene_noise : (gene,) float64
+        Variance of a measurement that the combined prediction does not explain.
     """
-    missed = _centred_within(truth - gp, folds)
+
+    network_weight: Float64
+    gene_noise: Float64
+
+    def combine(self, gp: Float64, network: Float64) -> Float64:
+        """Return the weighted mean of program scores (site, program)."""
+        return gp + self.network_weight * (network - gp)
+
+
+def stacking_weights(truth: Float64, gp: Float64, network: Float64, folds: NDArray[np.integer]) -> Float64:
+    """Return the weight (program,) of the network.
+
+    The posterior mean of a regression of the Gaussian process' error on the difference between the two predictions,
+    with a normal prior around 0, cut to [0, 1].
+
+    Parameters
+    ----------
+    truth, gp, network : (spot, program) float64
+        True scores, and the two predictions out of fold.
+    folds : (spot,) int
+    """
+    # Centred within each fold: each has a network of its own, whose offset is no merit of either model.
+    error = _centred_within(truth - gp, folds)
     change = _centred_within(network - gp, folds)
-    prior = np.square(missed).mean(axis=0) / PRIOR_SD**2
-    return np.clip((missed * change).sum(axis=0) / (np.square(change).sum(axis=0) + prior), 0, 1)
+    prior = np.square(error).mean(axis=0) / PRIOR_SD**2
+    return np.clip((error * change).sum(axis=0) / (np.square(change).sum(axis=0) + prior), 0, 1)
 
 
-def _centred_within(values: Array, folds: NDArray[np.integer]) -> Array:
+def _centred_within(values: Float64, folds: NDArray[np.integer]) -> Float64:
     centred = values.copy()
     for fold in np.unique(folds):
         centred[folds == fold] -= values[folds == fold].mean(axis=0)
     return centred
 
 
-def gene_noise(expression: NDArray[np.floating], scores: Array, variance: Array, programs: Programs) -> Array:
+def gene_noise(expression: NDArray[np.floating], scores: Float64, variance: Float64, programs: Programs) -> Float64:
     """Return the variance (gene,) to add so that the mean predicted variance is the mean squared error out of fold.
 
-    `expression` (spot, gene) is the centred truth, `scores` and `variance` (spot, program) the prediction out of fold.
+    Parameters
+    ----------
+    expression : (spot, gene)
+        Centred truth.
+    scores, variance : (spot, program) float64
+        Prediction out of fold.
+    programs : Programs
     """
     error = np.square(expression - programs.decode(scores)).mean(axis=0)
     return np.maximum(error - programs.decode_variance(variance).mean(axis=0), 1e-3 * error)

@@ -1,6 +1,7 @@
-"""The SpaMCAF network, leaf to root.
+"""The SpaMCAF network, leaf to root: encoder, position encodings, the branches, fusion, and a head on each.
 
-Target, neighbour and global branch, measured context, fusion, and a program head on each.
+It reads components of image features, positions in micrometres and program scores of measured neighbours, and returns
+program scores. It knows nothing of data, files, settings or losses.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ class _HeadProjection(nn.Module):
 
 
 class SummaryMixing(nn.Module):
-    """Mix each token with the mean summary of a set of tokens, in several heads."""
+    """Mix each token with the mean summary of a set of tokens, in several heads; linear in the number of tokens.
+
+    References
+    ----------
+    Parcollet et al. 2024, SummaryMixing, arXiv:2307.07421.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -60,7 +66,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, source: Tensor) -> Tensor:
-        """Return the tokens (..., token, width) after one look at `source` (..., other, width)."""
+        """Return the tokens (..., token, width) mixed with the summary of `source` (..., other, width)."""
         tokens = tokens + self.dropout(self.mixing(self.norm(tokens), self.norm(source)))
         return tokens + self.dropout(self.mlp(tokens))
 
@@ -81,7 +87,7 @@ class Encoder(nn.Module):
     def beside(self, tokens: Tensor, section: Tensor) -> tuple[Tensor, Tensor]:
         """Return `tokens` and `section` encoded, both mixed with the section's summary only.
 
-        So what is said of a site does not depend on which other sites are asked about.
+        So the encoding of a site does not depend on which other sites are in the batch.
         """
         for block in self.blocks:
             tokens, section = block(tokens, section), block(section, section)
@@ -110,7 +116,7 @@ class OffsetEncoding(nn.Module):
 
 
 class PositionEncoding(OffsetEncoding):
-    """The same for positions, of which one that is NaN is a learned unknown one."""
+    """The same for positions in the section; a position that is NaN has a learned encoding of its own."""
 
     def __init__(self, width: int, shortest_um: float) -> None:
         super().__init__(width, shortest_um)
@@ -140,7 +146,7 @@ N_TILES = 9
 
 
 class NeighbourBranch(nn.Module):
-    """Nine tile tokens, each told where its tile lies, encoded together."""
+    """Nine tile tokens, each with a learned encoding of its place in the 3 x 3 tiles, encoded together."""
 
     def __init__(self, n_components: int, width: int, encoder: Encoder, dropout: float) -> None:
         super().__init__()
@@ -154,7 +160,7 @@ class NeighbourBranch(nn.Module):
 
 
 SECTION_SHORTEST_UM = 800.0
-"""Shortest wavelength of a position in the section: finer detail is the measured neighbours' business."""
+"""Shortest wavelength of a position in the section; finer detail comes from the measured neighbours."""
 
 
 class SectionBranch(nn.Module):
@@ -191,12 +197,12 @@ CONTEXT_SHORTEST_UM = 200.0
 
 
 class ContextBranch(nn.Module):
-    """A token per measured neighbour, from its program scores, its picture and where it lies; and one for "none"."""
+    """A token per measured neighbour, from its program scores, image features and offset; and a learned empty one."""
 
     def __init__(self, n_components: int, n_programs: int, width: int, dropout: float) -> None:
         super().__init__()
         self.scores = nn.Linear(n_programs, width)
-        self.picture = nn.Sequential(nn.Dropout(dropout), nn.Linear(n_components, width))
+        self.image = nn.Sequential(nn.Dropout(dropout), nn.Linear(n_components, width))
         self.offset = OffsetEncoding(width, CONTEXT_SHORTEST_UM)
         self.norm = nn.LayerNorm(width)
         self.empty = nn.Parameter(0.02 * torch.randn(width))
@@ -205,9 +211,9 @@ class ContextBranch(nn.Module):
         """Return (site, 1 + neighbour, width); the first token is the learned empty one.
 
         `scores` is (site, neighbour, program), `target` (site, neighbour, component), `offset_um`
-        (site, neighbour, 2) from the site to the neighbour, NaN for neighbours that the fusion will not look at.
+        (site, neighbour, 2) from the site to the neighbour, NaN for neighbours that the fusion masks out.
         """
-        tokens = self.norm(self.scores(scores) + self.picture(target) + self.offset(offset_um))
+        tokens = self.norm(self.scores(scores) + self.image(target) + self.offset(offset_um))
         empty = self.empty.to(tokens.dtype).expand(len(tokens), 1, -1)
         return torch.cat([empty, tokens], dim=1)
 
@@ -255,8 +261,8 @@ class Fusion(nn.Module):
 class SpamcafShape:
     """Sizes of the network: image components and programs of the data, then width and depth of the parts.
 
-    `one_token` is the figure taken at its word: the fusion asks one pooled neighbour and one pooled section token.
-    Attention over one key ignores its query, so this is for comparison only.
+    `one_token`: the fusion attends to one pooled neighbour and one pooled section token, as the published figure is
+    drawn. Attention over one key ignores its query, so this is for comparison only.
     """
 
     n_components: int
@@ -270,7 +276,7 @@ class SpamcafShape:
 
 
 class SpamcafInput(NamedTuple):
-    """What the network looks at; positions in micrometres, NaN where unknown."""
+    """A batch of sites; positions in micrometres, NaN where unknown."""
 
     target: Tensor  # (site, component)
     neighbours: Tensor  # (site, 9, component)
@@ -297,7 +303,7 @@ def _head(width: int, n_programs: int) -> nn.Sequential:
 
 
 class SpamcafNetwork(nn.Module):
-    """From pictures, positions and measured neighbours to the program scores of sites."""
+    """From image features, positions and measured neighbours to the program scores of sites."""
 
     def __init__(self, shape: SpamcafShape) -> None:
         super().__init__()

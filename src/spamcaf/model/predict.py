@@ -1,4 +1,7 @@
-"""Predicting expression at sites, in chunks: memory is bounded and time linear in the sites."""
+"""Predicting expression at sites, chunk by chunk: memory is bounded, and time is linear in the sites.
+
+Scores of the Gaussian process and of the networks' mean are combined by the stacking weights and decoded to genes.
+"""
 
 from __future__ import annotations
 
@@ -11,120 +14,125 @@ from numpy.typing import NDArray
 from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
 from spamcaf.model.data import TARGET, ImageFeatures, ReferenceSpots, SectionMeans, SiteTensors, SpotTensors, nearest
-from spamcaf.model.fitted import ModeParameters, SpamcafModel, Tensors
+from spamcaf.model.fitted import ModeParameters, SpamcafModel
 from spamcaf.model.gaussian_process import GaussianProcess, Kernels, condition
 from spamcaf.model.network import SpamcafNetwork
-from spamcaf.model.released import ReleasedModel, predict_released
+from spamcaf.model.released import ReleasedModel, predict_released, require_n_features
 from spamcaf.model.trained import FittedModel
-from spamcaf.model.training import network_shape
+from spamcaf.model.training import load_weights, network_shape
 from spamcaf.model.vecchia import VecchiaProcess, condition_vecchia
 from spamcaf.parameters import ComputeSettings
 from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
 
-BLOCK_NUMBERS = 10_000_000
-"""Kernel values held per block and kernel: about 40 MB each."""
+CHUNK_NUMBERS = 10_000_000
+"""Kernel values held per chunk and kernel: about 40 MB each."""
 
-Array = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """Expression at sites, each (site, gene) float32, log1p of counts per 10 000.
+    """Expression at sites, each (site, gene) float32, log1p of counts per 10 000, none below 0.
 
-    `mean` is the prediction, `sd` the standard deviation of a measurement there, `gp` the Gaussian process alone;
-    none is below 0. `released` gives a mean only.
+    Attributes
+    ----------
+    mean : (site, gene) float32
+    sd : (site, gene) float32 or None
+        Standard deviation of a measurement there. None for the model `released`.
+    gp : (site, gene) float32 or None
+        The Gaussian process alone. None for the model `released`.
     """
 
-    mean: NDArray[np.float32]
-    sd: NDArray[np.float32] | None = None
-    gp: NDArray[np.float32] | None = None
+    mean: Float32
+    sd: Float32 | None = None
+    gp: Float32 | None = None
 
 
 def predict(model: FittedModel, context: Measured | None, sites: SiteSource, compute: ComputeSettings) -> Predicted:
-    """Predict expression at `sites` of the section whose measured spots are `context`.
+    """Predict expression at sites of one section.
 
-    Only `context` is looked at: the visible spots for recovery, all measured ones for a grid. None means that the
-    section was never measured: then pictures alone speak, through what the model recalls of its training spots, and
-    `sites` should cover the section, since pictures are counted from their mean. `released` never looks at `context`.
+    Parameters
+    ----------
+    model : SpamcafModel or ReleasedModel
+    context : Measured or None
+        The section's measured spots, the only measurements of it that are used: the visible spots to predict hidden
+        ones, all of them for a grid. None where the section was never measured: then only image features are used, with
+        the model's reference spots. `released` uses no context.
+    sites : SiteSource
+        Without context they should cover the section, since image features are counted from their mean.
+    compute : ComputeSettings
+
+    Raises
+    ------
+    InputError
+        Where features or genes are not those that the model was fitted with.
     """
     if isinstance(model, ReleasedModel):
         return Predicted(predict_released(model, sites, compute))
-    _check_features(model, sites.at(slice(0, 1)))
-    if context is not None:
-        _check_context(model, context)
-    mode = model.new_section if context is None else model.within_section
-    centre = SectionMeans(model.gene_mean, _mean_image_features(sites)) if context is None else SectionMeans.of(context)
-    gp = _recall(model) if context is None else _condition_on(model, context, centre)
-    expression, sd, alone = (np.empty((len(sites), model.sizes.genes), np.float32) for _ in range(3))
+    require_n_features(model.sizes["feature"], sites.at(slice(0, 1)).target)
+    if context is None:
+        mode, means = model.new_section, SectionMeans(model.gene_mean, _mean_image_features(sites))
+        gp = _condition(model, mode, model.reference_spots, use_positions=False)
+    else:
+        _require_context(model, context)
+        mode, means = model.within_section, SectionMeans.from_spots(context)
+        gp = _condition(model, mode, _known_spots(model, context, means), use_positions=True)
+    n_genes = model.sizes["gene"]
+    expression, sd, by_gp = (np.empty((len(sites), n_genes), np.float32) for _ in range(3))
     with computing(compute) as machine:
-        ensemble = Ensemble.of(model, machine, centre)
-        spots = ensemble.section(sites) if context is None else ensemble.spots(context)
-        for rows in _blocks(len(sites), gp.n_spots):
-            block = sites.at(rows)
-            image_features = model.basis(ImageFeatures.of(block).minus(centre.image_features))
-            mean, variance = gp.at(image_features, block.xy_um)
-            mixed = mode.stacking.combine(mean, ensemble.scores(block, spots))
-            expression[rows], alone[rows] = (_expression(model, centre, scores) for scores in (mixed, mean))
+        ensemble = _Ensemble.of_model(model, machine, means)
+        spots = ensemble.new_section(sites) if context is None else ensemble.measured_spots(context)
+        for rows in _chunks(len(sites), gp.n_spots):
+            chunk = sites.at(rows)
+            image_features = ImageFeatures.from_sites(chunk).minus(means.image_features).project(model.kernel_pca)
+            mean, variance = gp.at(image_features, chunk.xy_um)
+            combined = mode.stacking.combine(mean, ensemble.scores(chunk, spots))
+            expression[rows], by_gp[rows] = (_decode(model, means, scores) for scores in (combined, mean))
             sd[rows] = np.sqrt(model.programs.decode_variance(variance) + mode.stacking.gene_noise)
-    return Predicted(expression, sd, alone)
+    return Predicted(expression, sd, by_gp)
 
 
 def _mean_image_features(sites: SiteSource) -> ImageFeatures:
-    return ImageFeatures.stack([ImageFeatures.of(part) for part in iter_chunks(sites, CHUNK)]).centre()
+    return ImageFeatures.stack([ImageFeatures.from_sites(part) for part in iter_chunks(sites, CHUNK)]).mean()
 
 
-def _expression(model: SpamcafModel, centre: SectionMeans, scores: Array) -> NDArray[np.float32]:
-    # The decoder is linear and knows no zero, below which there is no expression.
-    return np.maximum(centre.expression + model.programs.decode(scores), 0).astype(np.float32)
+def _decode(model: SpamcafModel, means: SectionMeans, scores: Float64) -> Float32:
+    # The decoder is linear and has no lower limit; expression has one.
+    return np.maximum(means.expression + model.programs.decode(scores), 0).astype(np.float32)
 
 
-def _blocks(n_sites: int, n_spots: int) -> list[slice]:
-    size = min(CHUNK, max(1, BLOCK_NUMBERS // n_spots))
+def _chunks(n_sites: int, n_spots: int) -> list[slice]:
+    size = min(CHUNK, max(1, CHUNK_NUMBERS // n_spots))
     return [slice(start, start + size) for start in range(0, n_sites, size)]
 
 
-def _recall(model: SpamcafModel) -> GaussianProcess | VecchiaProcess:
-    """Condition the process on what is recalled of all sections, places left aside."""
-    return _conditioned(model, model.new_section, model.reference_spots, has_positions=False)
-
-
-def _condition_on(model: SpamcafModel, context: Measured, centre: SectionMeans) -> GaussianProcess | VecchiaProcess:
-    """Condition the process on the spots of the section itself and on what is recalled of others."""
-    others = model.reference_spots.others()
-    here = model.basis(ImageFeatures.of(context.sites).minus(centre.image_features))
-    known = ReferenceSpots(
+def _known_spots(model: SpamcafModel, context: Measured, means: SectionMeans) -> ReferenceSpots:
+    """Return the spots of the section itself, and the model's reference spots of other sections."""
+    others = model.reference_spots.of_other_sections()
+    here = ImageFeatures.from_sites(context.sites).minus(means.image_features).project(model.kernel_pca)
+    return ReferenceSpots(
         ImageFeatures.stack([here, others.image_features]),
-        np.concatenate([model.programs.scores(context.expression - centre.expression), others.scores]),
+        np.concatenate([model.programs.scores(context.expression - means.expression), others.scores]),
         np.concatenate([context.depth, others.depth]),
         np.concatenate([np.full(len(context), TARGET), others.section]),
         np.concatenate([context.sites.xy_um, others.xy_um]),
     )
-    return _conditioned(model, model.within_section, known, has_positions=True)
 
 
-def _conditioned(
-    model: SpamcafModel, mode: ModeParameters, known: ReferenceSpots, *, has_positions: bool
+def _condition(
+    model: SpamcafModel, mode: ModeParameters, known: ReferenceSpots, *, use_positions: bool
 ) -> GaussianProcess | VecchiaProcess:
     if len(known) > model.fit.max_exact_spots:
-        return condition_vecchia(known, model.pitch_um, mode.hyper, has_positions=has_positions)
-    xy_um = known.xy_um if has_positions else None
-    kernels = Kernels.on(known.image_features, xy_um, known.section, model.pitch_um)
+        return condition_vecchia(known, model.pitch_um, mode.hyper, use_positions=use_positions)
+    xy_um = known.xy_um if use_positions else None
+    kernels = Kernels.of_spots(known.image_features, xy_um, known.section, model.pitch_um)
     return condition(kernels, mode.hyper, known.scores, known.depth)
 
 
-def _check_features(model: SpamcafModel, sites: Sites) -> None:
-    expected, found = model.sizes.features, sites.target.shape[-1]
-    if found != expected:
-        raise InputError(
-            f"{found} features per tile.",
-            f"{expected} features, as the model was fitted with.",
-            "Embed the sites with the model's own backbone.",
-        )
-
-
-def _check_context(model: SpamcafModel, context: Measured) -> None:
-    _check_features(model, context.sites)
-    expected, found = model.sizes.genes, context.expression.shape[-1]
+def _require_context(model: SpamcafModel, context: Measured) -> None:
+    require_n_features(model.sizes["feature"], context.sites.target)
+    expected, found = model.sizes["gene"], context.expression.shape[-1]
     if found != expected:
         raise InputError(
             f"{found} genes.", f"the {expected} genes of the model's panel.", "Select the panel's genes in its order."
@@ -132,57 +140,53 @@ def _check_context(model: SpamcafModel, context: Measured) -> None:
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """The folds' networks, whose scores are averaged."""
+class _Ensemble:
+    """The folds' networks on the device, whose scores are averaged, for one section with the means `means`."""
 
     model: SpamcafModel
     networks: tuple[SpamcafNetwork, ...]
     machine: Machine
-    centre: SectionMeans
+    means: SectionMeans
 
     @classmethod
-    def of(cls, model: SpamcafModel, machine: Machine, centre: SectionMeans) -> Ensemble:
-        """Return the networks of `model` on the machine, ready to predict the section with the means `centre`."""
-        shape = network_shape(model.sizes.components, model.sizes.programs, model.network)
-        return cls(model, tuple(_load(SpamcafNetwork(shape), t, machine) for t in model.networks), machine, centre)
+    def of_model(cls, model: SpamcafModel, machine: Machine, means: SectionMeans) -> _Ensemble:
+        shape = network_shape(model.sizes["component"], model.sizes["program"], model.network)
+        networks = tuple(SpamcafNetwork(shape) for _ in model.networks)
+        for network, weights in zip(networks, model.networks, strict=True):
+            load_weights(network, weights)
+        return cls(model, tuple(network.to(machine.device).eval() for network in networks), machine, means)
 
-    def spots(self, context: Measured) -> tuple[SpotTensors, Sites]:
-        """Return the view of measured spots, and where they are."""
-        centred = context.expression - self.centre.expression
+    def measured_spots(self, context: Measured) -> tuple[SpotTensors, Sites]:
+        """Return the tensors of measured spots, and the spots."""
+        centred = context.expression - self.means.expression
         scores = self.model.programs.scores(centred) / self.model.score_scale
-        return SpotTensors(self._view(context.sites, context.sites), self._tensor(scores)), context.sites
+        tensor = torch.from_numpy(scores.astype(np.float32)).to(self.machine.device)
+        return SpotTensors(self._tensors(context.sites, context.sites), tensor), context.sites
 
-    def section(self, sites: SiteSource) -> tuple[SpotTensors, None]:
-        """Return the view of a section without measurements or positions: its pictures."""
-        view = SiteTensors.stack([self._view(part, sites) for part in iter_chunks(sites, CHUNK)]).without_positions()
-        return SpotTensors(view, torch.zeros(len(sites), self.model.sizes.programs, device=self.machine.device)), None
+    def new_section(self, sites: SiteSource) -> tuple[SpotTensors, None]:
+        """Return the tensors of a section without measurements or positions: its image features."""
+        parts = [self._tensors(part, sites) for part in iter_chunks(sites, CHUNK)]
+        zeros = torch.zeros(len(sites), self.model.sizes["program"], device=self.machine.device)
+        return SpotTensors(SiteTensors.stack(parts).without_positions(), zeros), None
 
     @torch.no_grad()
-    def scores(self, sites: Sites, spots: tuple[SpotTensors, Sites | None]) -> Array:
-        """Return the mean network's program scores (site, program); 0 without a network, which has no share then."""
+    def scores(self, sites: Sites, spots: tuple[SpotTensors, Sites | None]) -> Float64:
+        """Return the mean network's program scores (site, program); 0 without networks, whose weight is 0 then."""
         if not self.networks:
-            return np.zeros((len(sites), self.model.sizes.programs))
-        view, places = spots
-        if places is None:
-            block = self._view(sites, sites).without_positions()
+            return np.zeros((len(sites), self.model.sizes["program"]))
+        tensors, measured = spots
+        if measured is None:
+            batch = self._tensors(sites, sites).without_positions()
             index = np.empty((len(sites), 0), np.intp)
         else:
-            block = self._view(sites, places)
-            index = nearest(sites.xy_um, places.xy_um, self.model.network.n_context)
+            batch = self._tensors(sites, measured)
+            index = nearest(sites.xy_um, measured.xy_um, self.model.network.n_context)
         rows = torch.from_numpy(index).to(self.machine.device)
-        given = view.network_input(block, slice(None), rows, torch.ones_like(rows, dtype=torch.bool))
+        given = tensors.network_input(batch, slice(None), rows, torch.ones_like(rows, dtype=torch.bool))
         with self.machine.autocast():
             out = torch.stack([network(given).fusion.float() for network in self.networks]).mean(0)
         return out.cpu().numpy().astype(np.float64) * self.model.score_scale
 
-    def _view(self, sites: Sites, spots: SiteSource) -> SiteTensors:
-        centre, origin_um = self.centre.image_features.neighbourhood, spots.xy_um.mean(axis=0)
-        return SiteTensors.of(sites, centre, origin_um, self.model.projection, self.machine.device)
-
-    def _tensor(self, values: Array) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(self.machine.device)
-
-
-def _load(network: SpamcafNetwork, tensors: Tensors, machine: Machine) -> SpamcafNetwork:
-    network.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()})
-    return network.to(machine.device).eval()
+    def _tensors(self, sites: Sites, spots: SiteSource) -> SiteTensors:
+        mean, origin_um = self.means.image_features.neighbourhood, spots.xy_um.mean(axis=0)
+        return SiteTensors.from_sites(sites, mean, origin_um, self.model.network_pca, self.machine.device)

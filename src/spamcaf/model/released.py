@@ -1,13 +1,15 @@
-"""A replica of the released SpaMCAF network, written anew from a description.
+"""A replica of the network that the released SpaMCAF code computes, to compare with.
 
-Network, training, model and prediction.
+Written anew from a description: tile and shrunk window as two tokens, gated attention pooling, an MLP to the genes.
+One network, mean squared error, the released schedule, no validation, no early stopping.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -20,10 +22,21 @@ from torch import Tensor, nn
 from spamcaf.compute import Machine, computing, seeded
 from spamcaf.errors import InputError
 from spamcaf.model.data import TrainingSection
-from spamcaf.model.fitted import Tensors, check_tensors
-from spamcaf.model.training import Checkpoints, Keeper, NoCheckpoints, Rows, TrainingState, input_fingerprint
+from spamcaf.model.fitted import check_tensors, require_format
+from spamcaf.model.training import (
+    Checkpoint,
+    Checkpoints,
+    LogRows,
+    NoCheckpoints,
+    Tensors,
+    input_fingerprint,
+    load_weights,
+    take_step,
+)
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
 from spamcaf.sections.sites import CHUNK, Sites, SiteSource, iter_chunks
+
+logger = logging.getLogger(__name__)
 
 HIDDEN = 2048
 TOKEN = 1024
@@ -40,18 +53,18 @@ class ReleasedShape:
 
 
 class GatedAttentionPooling(nn.Module):
-    """A weighted mean of tokens, each weighed by itself: tanh x sigmoid, one number, softmax over the tokens."""
+    """A weighted mean of tokens; weights are tanh x sigmoid of each token, one number each, softmax over the tokens."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.content = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Dropout(dropout))
         self.gate = nn.Sequential(nn.Linear(width, hidden), nn.Sigmoid(), nn.Dropout(dropout))
         # no bias: the softmax would take it out again, and it would never learn
-        self.weigh = nn.Linear(hidden, 1, bias=False)
+        self.score = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return (site, width) for (site, token, width)."""
-        weights = self.weigh(self.content(tokens) * self.gate(tokens)).softmax(dim=1)  # (site, token, 1)
+        weights = self.score(self.content(tokens) * self.gate(tokens)).softmax(dim=1)  # (site, token, 1)
         return (weights * tokens).sum(dim=1)
 
 
@@ -81,7 +94,7 @@ def _gene_mlp(n_genes: int) -> nn.Sequential:
 
 
 class ReleasedNetwork(nn.Module):
-    """From two pictures of a site, the tile there and the window around it, to its expression."""
+    """From the features of a site's tile and of the window around it to its expression."""
 
     def __init__(self, shape: ReleasedShape) -> None:
         super().__init__()
@@ -91,8 +104,8 @@ class ReleasedNetwork(nn.Module):
 
     def forward(self, target: Tensor, whole: Tensor) -> Tensor:
         """Return (site, gene), none below 0, for the features (site, feature) of tile and shrunk window."""
-        image_features = torch.stack([target, whole], dim=1)  # (site, 2, feature)
-        return self.genes(self.pooling(self.tokens(image_features)))
+        tokens = torch.stack([target, whole], dim=1)  # (site, 2, feature)
+        return self.genes(self.pooling(self.tokens(tokens)))
 
 
 def chunks(n_spots: int, size: int) -> list[slice]:
@@ -122,7 +135,7 @@ def tile_and_window_features(sites: Sites) -> tuple[NDArray[np.float32], NDArray
     if sites.whole is None:
         raise InputError(
             "features without the whole window shrunk to one tile.",
-            "that one too: the model `released` looks at it.",
+            "that one too: it is an input of the model `released`.",
             "Run the pipeline feature_extraction with fit.model=released.",
         )
     if not np.isfinite(sites.whole).all():
@@ -132,10 +145,9 @@ def tile_and_window_features(sites: Sites) -> tuple[NDArray[np.float32], NDArray
 
 FORMAT = "1"
 KIND = "released_model"
-"""The text by which a file says that it holds this model."""
-
+"""The text by which a file states that it holds this model, and of which format."""
 COUNTER = "num_batches_tracked"
-"""Kept by torch's batch norms, read by none of ours: their momentum is fixed."""
+"""Part of torch's batch norms that ours do not use: their momentum is fixed."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +159,7 @@ class ReleasedModel:
     settings: ReleasedSettings
 
     @classmethod
-    def of(cls, network: ReleasedNetwork, shape: ReleasedShape, settings: ReleasedSettings) -> ReleasedModel:
+    def of_network(cls, network: ReleasedNetwork, shape: ReleasedShape, settings: ReleasedSettings) -> ReleasedModel:
         """Return the model of a trained network."""
         state = network.state_dict().items()
         weights = {name: tensor.cpu().numpy() for name, tensor in state if not name.endswith(COUNTER)}
@@ -155,11 +167,9 @@ class ReleasedModel:
 
     def network(self) -> ReleasedNetwork:
         """Return the network, ready to predict."""
-        import torch
-
         network = ReleasedNetwork(self.shape)
-        counters = {name: tensor for name, tensor in network.state_dict().items() if name.endswith(COUNTER)}
-        network.load_state_dict({name: torch.from_numpy(np.array(w)) for name, w in self.weights.items()} | counters)
+        counters = {name: t.numpy() for name, t in network.state_dict().items() if name.endswith(COUNTER)}
+        load_weights(network, self.weights | counters)
         return network.eval()
 
     def to_tensors(self) -> Tensors:
@@ -177,40 +187,71 @@ class ReleasedModel:
 
         Raises InputError if a tensor is missing, unknown, of the wrong shape or not finite, or the format is another.
         """
-        if metadata.get(KIND) != FORMAT:
-            found = metadata.get(KIND)
-            raise InputError(
-                f"a model of format {found!r}.", f"a `released` model of format {FORMAT}.", "Fit the model again."
-            )
+        require_format(metadata, KIND, FORMAT, "`released`")
         shape = ReleasedShape(**json.loads(metadata["sizes"]))
-        check_tensors(tensors, _expected_shapes(shape))
+        with torch.device("meta"):
+            state = ReleasedNetwork(shape).state_dict()
+        check_tensors(tensors, {name: tuple(t.shape) for name, t in state.items() if not name.endswith(COUNTER)})
         return cls(tensors, shape, ReleasedSettings.model_validate_json(metadata["settings"]))
-
-
-def _expected_shapes(shape: ReleasedShape) -> dict[str, tuple[int, ...]]:
-    import torch
-
-    with torch.device("meta"):
-        state = ReleasedNetwork(shape).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(COUNTER)}
 
 
 FEWEST_SPOTS = 2
 N_REPORTS = 20
+NETWORK, OPTIMIZER, RANDOM_CPU, RANDOM_CUDA = "network.", "optimizer.", "random.cpu", "random.cuda"
 
-Log = Callable[[str], None]
+
+@dataclass
+class TrainingState:
+    """Weights, optimiser and torch's random state as arrays; restoring it is bit-exact.
+
+    `epoch` epochs are done; `is_finite` is False where training stopped at an epoch that was not.
+    """
+
+    network: ReleasedNetwork
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    epoch: int = 0
+    is_finite: bool = True
+
+    def to_tensors(self) -> Tensors:
+        """Return everything by name."""
+        return {name: tensor.cpu().numpy() for name, tensor in self._named()}
+
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.network.state_dict().items():
+            yield NETWORK + name, tensor
+        for name, parameter in self.network.named_parameters():
+            for part, tensor in self.optimizer.state[parameter].items():
+                yield f"{OPTIMIZER}{name}.{part}", tensor
+        yield RANDOM_CPU, torch.get_rng_state()
+        if self.device.type == "cuda":
+            yield RANDOM_CUDA, torch.cuda.get_rng_state(self.device)
+
+    def restore(self, tensors: Tensors, epoch: int, *, is_finite: bool) -> None:
+        """Restore what `to_tensors()` gave after `epoch` epochs, torch's random state included."""
+        self.network.load_state_dict(self._of(tensors, NETWORK))
+        for name, parameter in self.network.named_parameters():
+            self.optimizer.state[parameter] = self._of(tensors, f"{OPTIMIZER}{name}.")
+        self.epoch, self.is_finite = epoch, is_finite
+        torch.set_rng_state(torch.from_numpy(tensors[RANDOM_CPU]))
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(torch.from_numpy(tensors[RANDOM_CUDA]), self.device)
+
+    def _of(self, tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+        found = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+        return {name: torch.from_numpy(np.array(array)).to(self.device) for name, array in found.items()}
 
 
 @dataclass(frozen=True)
 class FittedReleased:
-    """The model, and the log: one row per epoch."""
+    """The model, and the training log: one row per epoch."""
 
     model: ReleasedModel
-    log: list[dict[str, Any]]
+    log: LogRows
 
 
 class _SpotTensors(NamedTuple):
-    """All visible spots, on the device once."""
+    """All visible spots, on the device."""
 
     target: Tensor  # (spot, feature)
     whole: Tensor  # (spot, feature)
@@ -222,106 +263,115 @@ def fit_released(
     settings: ReleasedSettings,
     compute: ComputeSettings,
     seed: int,
-    log: Log | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> FittedReleased:
     """Fit the replica to the visible spots of a section, in the order in which they are given.
 
-    The folds are not used: the released code holds nothing out. The same seed gives the same weights on a CPU. `log` is
-    told, line by line, how the fit goes. A fit that was cut off goes on from its `checkpoints`.
+    Parameters
+    ----------
+    target_section : TrainingSection
+        Its folds are not used: the released code has no validation spots.
+    settings : ReleasedSettings
+    compute : ComputeSettings
+    seed : int
+        The same seed gives the same weights on a CPU.
+    checkpoints : Checkpoints, optional
+        Where the training state is stored every `settings.checkpoint_epochs`; a fit that was cut off goes on from it.
     """
-    if len(target_section.measured) < FEWEST_SPOTS:
-        raise InputError(f"{len(target_section.measured)} visible spots.", "at least 2.", "Hide fewer spots.")
-    target, whole = tile_and_window_features(target_section.measured.sites)
-    shape = ReleasedShape(target.shape[1], target_section.measured.expression.shape[1])
+    measured = target_section.measured
+    if len(measured) < FEWEST_SPOTS:
+        raise InputError(f"{len(measured)} visible spots.", "at least 2.", "Hide fewer spots.")
+    target, whole = tile_and_window_features(measured.sites)
+    shape = ReleasedShape(target.shape[1], measured.expression.shape[1])
     # on busy cores a second thread cost twice the time
     with computing(compute.model_copy(update={"threads": compute.threads or 1})) as machine:
-        data = _SpotTensors(*(_on(machine, part) for part in (target, whole, target_section.measured.expression)))
+        arrays = {"target": target, "whole": whole, "expression": measured.expression}
+        arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+        data = _SpotTensors(**{name: torch.from_numpy(array).to(machine.device) for name, array in arrays.items()})
         with seeded(seed, machine.device):
             network = ReleasedNetwork(shape).to(machine.device)
-            training = TrainingState(network, torch.optim.Adam(network.parameters(), fused=True))
-            arrays = {name: part.cpu().numpy() for name, part in data._asdict().items()}
+            optimizer = torch.optim.Adam(network.parameters(), fused=True)
+            state = TrainingState(network, optimizer, machine.device)
             key = input_fingerprint(arrays, (settings,), machine, seed)
-            keeper = Keeper(checkpoints or NoCheckpoints(), "released", key)
-            rows = _train(training, data, settings, machine, keeper, log or (lambda _: None))
-    return FittedReleased(ReleasedModel.of(network, shape, settings), rows)
-
-
-def _on(machine: Machine, values: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(machine.device)
+            rows = _train(state, data, settings, machine, checkpoints or NoCheckpoints(), key)
+    return FittedReleased(ReleasedModel.of_network(network, shape, settings), rows)
 
 
 def _train(
-    training: TrainingState[ReleasedNetwork],
+    state: TrainingState,
     data: _SpotTensors,
     settings: ReleasedSettings,
     machine: Machine,
-    keeper: Keeper,
-    say: Log,
-) -> Rows:
+    checkpoints: Checkpoints,
+    key: str,
+) -> LogRows:
     """Train in place; at the first epoch that is not finite, stop with the weights of the one before."""
-    rows = keeper.resume(training)
-    if rows:
-        say(f"released: goes on after epoch {len(rows)} of {settings.epochs}")
-    while training.is_finite and training.epoch < settings.epochs:
-        good = training.weights()
-        loss = _epoch(training, data, settings, machine)
-        if not _is_finite(training.network, loss):
-            training.network.load_state_dict(good)
-            training.is_finite = False
-            say(f"loss or weights not finite in epoch {training.epoch + 1}, kept the weights before it")
+    rows: LogRows = []
+    stored = checkpoints.load("released", key)
+    if stored is not None:
+        rows = stored.record["log"]
+        state.restore(stored.tensors, len(rows), is_finite=stored.record["is_finite"])
+        logger.info("released: goes on after epoch %d of %d", len(rows), settings.epochs)
+    while state.is_finite and state.epoch < settings.epochs:
+        before = {name: tensor.detach().clone() for name, tensor in state.network.state_dict().items()}
+        loss = _epoch(state, data, settings, machine)
+        if not _is_finite(state.network, loss):
+            state.network.load_state_dict(before)
+            state.is_finite = False
+            logger.warning("loss or weights not finite in epoch %d, kept the weights before it", state.epoch + 1)
             break
-        rows.append({"fold": 0, "epoch": training.epoch, "loss": float(loss)})
-        training.epoch += 1
-        if training.epoch % max(1, settings.epochs // N_REPORTS) == 0:
-            say(f"released: epoch {training.epoch} of {settings.epochs}, mean squared error {float(loss):.4f}")
-        if training.epoch % settings.checkpoint_epochs == 0:
-            keeper.keep(training, rows)
+        rows.append({"fold": 0, "epoch": state.epoch, "loss": float(loss)})
+        state.epoch += 1
+        if state.epoch % max(1, settings.epochs // N_REPORTS) == 0:
+            logger.info("released: epoch %d of %d, mean squared error %.4f", state.epoch, settings.epochs, float(loss))
+        if state.epoch % settings.checkpoint_epochs == 0:
+            record: dict[str, Any] = {"log": rows, "is_finite": state.is_finite}
+            checkpoints.save("released", key, Checkpoint(state.to_tensors(), record))
     return rows
 
 
-def _epoch(
-    training: TrainingState[ReleasedNetwork], data: _SpotTensors, settings: ReleasedSettings, machine: Machine
-) -> Tensor:
+def _epoch(state: TrainingState, data: _SpotTensors, settings: ReleasedSettings, machine: Machine) -> Tensor:
     """Take a step per chunk; return the mean squared error over all spots, each as it was when its chunk came."""
-    training.network.train()
+    state.network.train()
     n_spots = len(data.expression)
     total = torch.zeros((), device=machine.device)
     for rows in chunks(n_spots, settings.chunk):
         target, whole, truth = (part[rows] for part in data)
         with machine.autocast():
-            predicted = training.network(target, whole)
+            predicted = state.network(target, whole)
         loss = torch.nn.functional.mse_loss(predicted.float(), truth)
-        training.optimizer.zero_grad()
+        state.optimizer.zero_grad()
         loss.backward()
-        training.step(released_learning_rate(training.epoch, settings))
+        take_step(state.optimizer, released_learning_rate(state.epoch, settings))
         total += loss.detach() * len(truth)
     return total / n_spots
 
 
 def _is_finite(network: ReleasedNetwork, loss: Tensor) -> bool:
-    # once per epoch: a step that overflows leaves its mark in the weights, and a look at every step would halt the GPU
-    marks = [loss, *(tensor.sum() for tensor in network.state_dict().values())]
-    return bool(torch.isfinite(torch.stack([mark.float() for mark in marks])).all())
+    # Once per epoch: a step that overflows makes weights that are not finite, and reading a value at every step would
+    # halt a GPU.
+    sums = [loss, *(tensor.sum() for tensor in network.state_dict().values())]
+    return bool(torch.isfinite(torch.stack([value.float() for value in sums])).all())
 
 
 @torch.no_grad()
 def predict_released(model: ReleasedModel, sites: SiteSource, compute: ComputeSettings) -> NDArray[np.float32]:
-    """Return (site, gene) log1p of counts per 10 000, from the pictures alone; none is below 0."""
+    """Return (site, gene) log1p of counts per 10 000, from image features alone; none is below 0."""
     done = [np.empty((0, model.shape.n_genes), np.float32)]
     with computing(compute) as machine:
         network = model.network().to(machine.device)
         for part in iter_chunks(sites, CHUNK):
-            image_features = tile_and_window_features(part)
-            _check_features(model, image_features[0])
+            features = tile_and_window_features(part)
+            require_n_features(model.shape.n_features, features[0])
             with machine.autocast():
-                predicted = network(*(torch.from_numpy(picture).to(machine.device) for picture in image_features))
+                predicted = network(*(torch.from_numpy(array).to(machine.device) for array in features))
             done.append(predicted.float().cpu().numpy())
     return np.concatenate(done)
 
 
-def _check_features(model: ReleasedModel, target: NDArray[np.float32]) -> None:
-    expected, found = model.shape.n_features, target.shape[-1]
+def require_n_features(expected: int, features: NDArray[np.float32]) -> None:
+    """Raise InputError unless `features` (site, feature) are as many as the model was fitted with."""
+    found = features.shape[-1]
     if found != expected:
         raise InputError(
             f"{found} features per tile.",

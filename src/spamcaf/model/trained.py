@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.errors import InputError
-from spamcaf.model.fitted import ModeParameters, SpamcafModel, Tensors
-from spamcaf.model.gaussian_process import IMAGE_KERNELS, SPACE_KERNELS
-from spamcaf.model.released import KIND, ReleasedModel
+from spamcaf.model.fitted import KERNELS, ModeParameters, SpamcafModel
+from spamcaf.model.released import KIND as RELEASED_KIND
+from spamcaf.model.released import ReleasedModel
+from spamcaf.model.training import Tensors
 
 if TYPE_CHECKING:
     from spamcaf.histology.features import FeatureKey
@@ -16,21 +17,18 @@ if TYPE_CHECKING:
 FittedModel = SpamcafModel | ReleasedModel
 
 
-def read_model(tensors: Tensors, metadata: dict[str, str]) -> FittedModel:
-    """Return the model of `to_tensors()` and `metadata()`, of the kind that the metadata names.
-
-    Raises InputError as `from_tensors` of that kind does.
-    """
-    kind = ReleasedModel if KIND in metadata else SpamcafModel
-    return kind.from_tensors(tensors, metadata)
-
-
 @dataclass(frozen=True)
 class TrainedModel:
-    """What the catalog keeps of a training.
+    """What the catalog stores of a training.
 
-    `record` is plain data: the model's name, the section, its spots, backbone and view of the features, settings, seed
-    and version.
+    Attributes
+    ----------
+    model : SpamcafModel or ReleasedModel
+    genes, gene_ids : tuple of str
+        The gene panel, in the order of the model's arrays.
+    record : dict
+        Plain data: the model's name, the section, a hash of its spots, backbone and view of the features, settings,
+        seed and package version.
     """
 
     model: FittedModel
@@ -38,8 +36,16 @@ class TrainedModel:
     gene_ids: tuple[str, ...]
     record: dict[str, Any]
 
+    @classmethod
+    def from_tensors(
+        cls, tensors: Tensors, metadata: dict[str, str], genes: list[str], gene_ids: list[str], record: dict[str, Any]
+    ) -> TrainedModel:
+        """Return the model of the kind that the metadata states; raises InputError as its `from_tensors` does."""
+        kind = ReleasedModel if RELEASED_KIND in metadata else SpamcafModel
+        return cls(kind.from_tensors(tensors, metadata), tuple(genes), tuple(gene_ids), record)
+
     def require_features(self, key: FeatureKey) -> None:
-        """Raise InputError unless features of `key` are of the kind that the model was trained on."""
+        """Raise InputError unless features of `key` are of the backbone and tiles that the model was trained on."""
         for what, ours, theirs in (
             ("backbone", self.record["backbone"], key.backbone),
             ("tiles", self.record["view"], key.view),
@@ -70,31 +76,28 @@ class TrainedModel:
             )
 
 
-KERNELS = {"within_section": IMAGE_KERNELS + SPACE_KERNELS, "new_section": IMAGE_KERNELS}
-
-COLUMNS = (
+PROGRAM_COLUMNS = (
     "program",
     "signal_fraction",
     *(f"{mode}_{part}" for mode in KERNELS for part in ("network_weight", *KERNELS[mode], "noise")),
 )
-"""Number of the program from 0; share of its variance that is signal; then for recovery, among measured spots, and for
-transfer, on sections without any: the network's share in the mix, and the process' kernel weights and noise, variances
-in squared scores."""
+"""Columns of the program log: number of the program from 0; share of its variance that is signal; then, among measured
+spots (within_section) and without any (new_section), the network's weight in the stacking, and the Gaussian process'
+kernel weights and noise, variances in squared scores."""
 
 
 def program_rows(model: FittedModel) -> list[dict[str, Any]]:
-    """Return a row of `COLUMNS` per program; none for a model without programs."""
+    """Return a row of `PROGRAM_COLUMNS` per program; none for a model without programs."""
     if not isinstance(model, SpamcafModel):
         return []
-    modes = {"within_section": model.within_section, "new_section": model.new_section}
+    fractions = model.programs.signal_fraction.tolist()
+    within, new = model.within_section, model.new_section
     return [
-        {"program": number, "signal_fraction": float(signal_fraction)}
-        | {name: value for mode, how in modes.items() for name, value in _decided(mode, how, number).items()}
-        for number, signal_fraction in enumerate(model.programs.signal_fraction)
+        dict(zip(PROGRAM_COLUMNS, (j, fraction, *_of_mode(within, j), *_of_mode(new, j)), strict=True))
+        for j, fraction in enumerate(fractions)
     ]
 
 
-def _decided(mode: str, how: ModeParameters, number: int) -> dict[str, float]:
-    weights = dict(zip(KERNELS[mode], how.hyper.weights[number].tolist(), strict=True))
-    values = {"network_weight": float(how.stacking.weights[number]), **weights, "noise": float(how.hyper.noise[number])}
-    return {f"{mode}_{name}": value for name, value in values.items()}
+def _of_mode(mode: ModeParameters, program: int) -> list[float]:
+    weights = mode.hyper.weights[program].tolist()
+    return [float(mode.stacking.network_weight[program]), *weights, float(mode.hyper.noise[program])]

@@ -1,4 +1,14 @@
-"""The Gaussian process on many spots: image kernels exactly, space by Vecchia's approximation on nearest neighbours."""
+"""The Gaussian process on many spots, where exact inference (cubic in the spots) is too slow.
+
+The image kernels are linear, so they are kept exactly, as Bayesian linear regression on image features. The space
+kernels and the noise are approximated after Vecchia: each spot's density is conditioned on a few nearest neighbours
+among the spots before it in a random order. That makes the inverse covariance a product of sparse factors, and
+multiplying by the factor (whitening) is one small linear system per spot, linear in the spots.
+
+References
+----------
+Vecchia 1988, J R Stat Soc B 50:297; Katzfuss and Guinness 2021, Statistical Science 36:124 (random order, neighbours).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.spatial import cKDTree
 
-from spamcaf.model.data import TARGET, ImageFeatures, ReferenceSpots
+from spamcaf.model.data import SECTION_OFFSET_UM, TARGET, ImageFeatures, ReferenceSpots
 from spamcaf.model.gaussian_process import (
     IMAGE_KERNELS,
     SPACE_KERNELS,
@@ -20,31 +30,29 @@ from spamcaf.model.gaussian_process import (
     space_scale,
 )
 
-N_PREDECESSORS = 16
-"""Spots that a spot is conditioned on while the pictures' weights are learned; 10 to 20 are customary."""
+N_CONDITIONING = 16
+"""Earlier spots that a spot is conditioned on in whitening; 10 to 20 are customary."""
 N_NEAREST = 32
 """Measured spots that a site is kriged from."""
-APART_UM = 1e8
-"""Sections are laid this far apart: then spots of another section are too far away to matter."""
 GROWTH = 1.25
-"""Predecessors are looked for among the spots that came before the last doubling of this factor."""
-BLOCK = 4096
+"""Neighbours are searched among the spots before the last multiple of this factor: few search trees are built."""
+CHUNK = 4096
 MAX_SCALE_SPOTS = 1000
-"""Spots among which the mean similarity in space is taken."""
+"""Spots over which the mean of the space kernels is taken."""
 
-Array = NDArray[np.float64]
+Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Space:
-    """Distances turned into the covariance of one program's scores."""
+class _SpaceCovariance:
+    """The covariance in space of one program's scores, as a function of distance."""
 
-    weights: Array  # (kernel,)
+    weights: Float64  # (kernel,)
     pitch_um: float
     scale: NDArray[np.float32]  # (kernel,)
 
-    def __call__(self, a_um: Array, b_um: Array) -> Array:
-        """Return the covariance (..., a, b) of places (..., a, 2) and (..., b, 2)."""
+    def __call__(self, a_um: Float64, b_um: Float64) -> Float64:
+        """Return the covariance (..., a, b) of positions (..., a, 2) and (..., b, 2)."""
         pitches = np.linalg.norm(a_um[..., :, None, :] - b_um[..., None, :, :], axis=-1) / self.pitch_um
         return np.tensordot(self.weights / self.scale, space_kernels(pitches), axes=1)
 
@@ -53,106 +61,138 @@ class _Space:
         return float((self.weights / self.scale).sum())
 
 
-def conditioning_sets(xy_um: Array, order: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return for each spot, by its place in `order`, its nearest predecessors (spot, predecessor); -1 for none."""
-    found = np.full((len(order), N_PREDECESSORS), -1)
+def conditioning_sets(xy_um: Float64, order: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return for each spot its nearest neighbours among the spots before it.
+
+    Parameters
+    ----------
+    xy_um : (spot, 2)
+    order : (spot,) int
+        A permutation of the spots. Random, so that early spots cover the section thinly and carry the long range, late
+        ones have close neighbours and carry the short range.
+
+    Returns
+    -------
+    (spot, N_CONDITIONING) int
+        Spot indices, -1 for none.
+    """
+    found = np.full((len(order), N_CONDITIONING), -1)
     start = 1
     while start < len(order):
+        # One tree serves all spots from `start` to `stop`: those between them are not candidates of each other, a
+        # small loss (at most a fifth of the candidates) against a tree per spot.
         stop = min(max(int(start * GROWTH), start + 1), len(order))
-        n = min(N_PREDECESSORS, start)
+        n = min(N_CONDITIONING, start)
         tree = cKDTree(xy_um[order[:start]])
         found[order[start:stop], :n] = order[tree.query(xy_um[order[start:stop]], k=np.arange(1, n + 1))[1]]
         start = stop
     return found
 
 
-def _whiten(columns: Array, xy_um: Array, noise: Array, conditioning: NDArray[np.intp], space: _Space) -> Array:
-    """Return `columns` (spot, column) decorrelated: what its predecessors do not tell of each spot, in units of it."""
+def _whiten(
+    columns: Float64, xy_um: Float64, noise: Float64, conditioning: NDArray[np.intp], space: _SpaceCovariance
+) -> Float64:
+    """Return `columns` (spot, column) decorrelated: residuals given the conditioning set, in standard deviations."""
     white = np.empty_like(columns)
-    for rows in _blocks(len(columns)):
+    for rows in _chunks(len(columns)):
         index, is_there = np.maximum(conditioning[rows], 0), conditioning[rows] >= 0
         near = xy_um[index]
+        # Missing neighbours become independent unit-variance ones of covariance 0: they get a weight of exactly 0.
         inside = space(near, near) * (is_there[:, :, None] & is_there[:, None, :])
         inside += np.eye(index.shape[1]) * np.where(is_there, noise[index], 1.0)[:, :, None]
         across = space(xy_um[rows][:, None], near)[:, 0] * is_there
         kriging_weights = np.linalg.solve(inside, across[..., None])[..., 0]
-        left = space.variance + noise[rows] - (kriging_weights * across).sum(axis=1)
+        conditional_variance = space.variance + noise[rows] - (kriging_weights * across).sum(axis=1)
         conditional_mean = np.einsum("sn,snc->sc", kriging_weights, columns[index])
-        white[rows] = (columns[rows] - conditional_mean) / np.sqrt(left)[:, None]
+        white[rows] = (columns[rows] - conditional_mean) / np.sqrt(conditional_variance)[:, None]
     return white
 
 
 @dataclass(frozen=True)
 class _Program:
-    """One program, conditioned: the posterior of the pictures' weights, and what they leave over at the spots."""
+    """One program, conditioned: the posterior of the regression on image features, and its residual at the spots."""
 
-    space: _Space
-    image_weights: Array  # (component,) square roots of the kernel weights
-    mean: Array  # (component,)
-    lower: Array  # (component, component) Cholesky factor of the posterior precision
-    unseen_variance: Array  # (image kernel,) prior variance per squared length that the basis left out
-    residual: Array  # (spot,)
-    noise: Array  # (spot,)
+    space: _SpaceCovariance
+    image_weights: Float64  # (component,) square roots of the kernel weights
+    mean: Float64  # (component,) of the regression's coefficients
+    lower: Float64  # (component, component) Cholesky factor of their posterior precision
+    unseen_variance: Float64  # (image kernel,) prior variance per squared length that the PCA left out
+    residual: Float64  # (spot,)
+    noise: Float64  # (spot,)
 
-    def at(self, image: Array, xy_um: Array, spots_um: Array, index: NDArray[np.intp]) -> tuple[Array, Array]:
-        """Return mean and variance (site,) at sites whose nearest spots are `index` (site, near)."""
-        seen = image * self.image_weights
+    def at(self, image: Float64, xy_um: Float64, spots_um: Float64, index: NDArray[np.intp]) -> tuple[Float64, Float64]:
+        """Return mean and variance (site,) at sites whose nearest spots are `index` (site, near).
+
+        The regression gives the mean of the image, and the residual is kriged from the nearest spots.
+        """
+        weighted = image * self.image_weights
         near = spots_um[index]
         inside = self.space(near, near) + np.eye(index.shape[1]) * self.noise[index][:, :, None]
         across = self.space(xy_um[:, None], near)[:, 0]
         kriging_weights = np.linalg.solve(inside, across[..., None])[..., 0]
-        spread_of_weights = np.square(solve_triangular(self.lower, seen.T, lower=True)).sum(axis=0)
-        variance = spread_of_weights + self.space.variance - (kriging_weights * across).sum(axis=1)
-        return seen @ self.mean + (kriging_weights * self.residual[index]).sum(axis=1), np.maximum(variance, 0)
+        coefficient_variance = np.square(solve_triangular(self.lower, weighted.T, lower=True)).sum(axis=0)
+        variance = coefficient_variance + self.space.variance - (kriging_weights * across).sum(axis=1)
+        return weighted @ self.mean + (kriging_weights * self.residual[index]).sum(axis=1), np.maximum(variance, 0)
 
 
 @dataclass(frozen=True)
 class VecchiaProcess:
-    """The process conditioned on a context of many measured spots."""
+    """The process conditioned on many measured spots."""
 
     scales: tuple[float, float]
     tree: cKDTree
-    spots_um: Array  # (spot, 2), sections apart
+    spots_um: Float64  # (spot, 2), sections apart
     programs: tuple[_Program, ...]
 
     @property
     def n_spots(self) -> int:
-        """Spots that a site is conditioned on: bounds the size of a block of sites."""
+        """Numbers held per site and kernel: bounds the size of a chunk of sites."""
         return N_NEAREST * N_NEAREST
 
-    def at(self, image_features: ImageFeatures, xy_um: Array, section: int = TARGET) -> tuple[Array, Array]:
-        """Return mean and variance (site, program) of the noiseless program scores at sites of `section`."""
+    def at(self, image_features: ImageFeatures, xy_um: Float64, section: int = TARGET) -> tuple[Float64, Float64]:
+        """Return mean and variance (site, program) of the noiseless scores at sites of `section`."""
         mean = np.empty((len(xy_um), len(self.programs)))
         variance = np.empty_like(mean)
-        for rows in _blocks(len(xy_um)):
-            image = _image(image_features.at(rows), self.scales)
-            place = xy_um[rows] + section * APART_UM
-            _, index = self.tree.query(place, k=np.arange(1, min(N_NEAREST, self.tree.n) + 1))
+        for rows in _chunks(len(xy_um)):
+            image = _side_by_side(image_features.at(rows), self.scales)
+            apart_um = xy_um[rows] + section * SECTION_OFFSET_UM
+            _, index = self.tree.query(apart_um, k=np.arange(1, min(N_NEAREST, self.tree.n) + 1))
             for j, program in enumerate(self.programs):
-                mean[rows, j], variance[rows, j] = program.at(image, place, self.spots_um, index)
+                mean[rows, j], variance[rows, j] = program.at(image, apart_um, self.spots_um, index)
                 variance[rows, j] += image_features.residual_norm2[rows] @ program.unseen_variance
         return mean, variance
 
 
 def condition_vecchia(
-    known: ReferenceSpots, pitch_um: float, hyper: Hyperparameters, *, has_positions: bool = True
+    known: ReferenceSpots, pitch_um: float, hyper: Hyperparameters, *, use_positions: bool = True
 ) -> VecchiaProcess:
-    """Condition the process on what is known of spots; their positions count where `has_positions`."""
+    """Condition the process on measured spots.
+
+    Parameters
+    ----------
+    known : ReferenceSpots
+    pitch_um : float
+    hyper : Hyperparameters
+    use_positions : bool
+        False where positions tell nothing of the sites to predict: then only the image kernels act.
+    """
     scales = rms_norm(known.image_features.target), rms_norm(known.image_features.neighbourhood)
-    image = _image(known.image_features, scales)
-    places = (known.xy_um if has_positions else np.zeros((len(known), 2))) + (known.section * APART_UM)[:, None]
+    image = _side_by_side(known.image_features, scales)
+    spots_um = known.xy_um if use_positions else np.zeros((len(known), 2))
+    spots_um = spots_um + (known.section * SECTION_OFFSET_UM)[:, None]
     order = np.random.default_rng(len(known)).permutation(len(known))
-    conditioning = conditioning_sets(places, order) if has_positions else np.full((len(known), 1), -1)
+    conditioning = conditioning_sets(spots_um, order) if use_positions else np.full((len(known), 1), -1)
     sample = order[known.section[order] == known.section[0]][:MAX_SCALE_SPOTS]
-    scale = space_scale(places[sample], pitch_um) if has_positions else np.ones(len(SPACE_KERNELS), np.float32)
-    programs = []
+    scale = space_scale(spots_um[sample], pitch_um) if use_positions else np.ones(len(SPACE_KERNELS), np.float32)
+    n_image, programs = len(IMAGE_KERNELS), []
     for j, y in enumerate(known.scores.T):
         weights = hyper.weights[j]
-        n_image = len(IMAGE_KERNELS)
-        space = _Space(weights[n_image:] if has_positions else np.zeros(len(SPACE_KERNELS)), pitch_um, scale)
+        space_weights = weights[n_image:] if use_positions else np.zeros(len(SPACE_KERNELS))
+        space = _SpaceCovariance(space_weights, pitch_um, scale)
         roots = np.sqrt(np.repeat(weights[:n_image], image.shape[1] // n_image))
         noise = hyper.noise_of(known.depth, j)
-        white = _whiten(np.column_stack([image * roots, y]), places, noise, conditioning, space)
+        # Generalised least squares: whitened features and scores, and a prior precision of 1 per coefficient.
+        white = _whiten(np.column_stack([image * roots, y]), spots_um, noise, conditioning, space)
         precision = white[:, :-1].T @ white[:, :-1]
         precision[np.diag_indices_from(precision)] += 1
         factor = cho_factor(precision, lower=True)
@@ -160,33 +200,28 @@ def condition_vecchia(
         residual = y - (image * roots) @ mean
         unseen_variance = weights[:n_image] / np.square(scales)
         programs.append(_Program(space, roots, mean, np.tril(factor[0]), unseen_variance, residual, noise))
-    return VecchiaProcess(scales, cKDTree(places), places, tuple(programs))
+    return VecchiaProcess(scales, cKDTree(spots_um), spots_um, tuple(programs))
 
 
 def out_of_fold_vecchia(
-    known: ReferenceSpots,
-    pitch_um: float,
-    hyper: Hyperparameters,
-    folds: NDArray[np.integer],
-    *,
-    has_positions: bool = True,
-) -> tuple[Array, Array]:
-    """Predict each fold from the others: mean and variance (spot, program), hyperparameters fixed."""
+    known: ReferenceSpots, pitch_um: float, hyper: Hyperparameters, folds: NDArray[np.integer], *, use_positions: bool
+) -> tuple[Float64, Float64]:
+    """Predict each fold from the others, hyperparameters fixed; returns mean and variance (spot, program)."""
     mean, variance = np.empty_like(known.scores), np.empty_like(known.scores)
     for fold in np.unique(folds):
         is_validation = folds == fold
-        gp = condition_vecchia(known.at(~is_validation), pitch_um, hyper, has_positions=has_positions)
+        gp = condition_vecchia(known.at(~is_validation), pitch_um, hyper, use_positions=use_positions)
         for number in np.unique(known.section[is_validation]):
             rows = is_validation & (known.section == number)
-            asked = known.at(rows)
-            mean[rows], variance[rows] = gp.at(asked.image_features, asked.xy_um, int(number))
+            sites = known.at(rows)
+            mean[rows], variance[rows] = gp.at(sites.image_features, sites.xy_um, int(number))
     return mean, variance
 
 
-def _image(image_features: ImageFeatures, scales: tuple[float, float]) -> Array:
-    """Return (place, component) the components of both image kernels side by side."""
+def _side_by_side(image_features: ImageFeatures, scales: tuple[float, float]) -> Float64:
+    """Return (site, component) the components of both image kernels."""
     return np.hstack([image_features.target / scales[0], image_features.neighbourhood / scales[1]]).astype(np.float64)
 
 
-def _blocks(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK))

@@ -42,7 +42,7 @@ def fit_spamcaf(
     """
     import pandas as pd
 
-    from spamcaf.model.trained import COLUMNS, program_rows
+    from spamcaf.model.trained import PROGRAM_COLUMNS, program_rows
     from spamcaf.model.training import LOG_COLUMNS
 
     visible = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
@@ -50,7 +50,7 @@ def fit_spamcaf(
     model, log = _fit(*where, fit, network, released, compute, seed)
     # a table without rows keeps its header: a file without one cannot be read
     training_log = pd.DataFrame(log, columns=None if log else LOG_COLUMNS)
-    return model, training_log, pd.DataFrame(program_rows(model.model), columns=COLUMNS)
+    return model, training_log, pd.DataFrame(program_rows(model.model), columns=PROGRAM_COLUMNS)
 
 
 def fit_on_all_spots(
@@ -105,12 +105,10 @@ def _fit(
     logger.info("fitting %s to %d spots, and %d of other sections", fit.model, len(barcodes), sum(map(len, elsewhere)))
     fitted: learning.Fitted | FittedReleased
     if fit.model == Model.RELEASED:
-        fitted = fit_released(_only(target_section, others), released, compute, seed, logger.info, checkpoints)
+        fitted = fit_released(_only(target_section, others), released, compute, seed, checkpoints)
     else:
         pitch_um = pitch_um_of(expression)
-        fitted = learning.fit_spamcaf(
-            target_section, others, pitch_um, fit, network, compute, seed, logger.info, checkpoints
-        )
+        fitted = learning.fit_spamcaf(target_section, others, pitch_um, fit, network, compute, seed, checkpoints)
     checkpoints.clear()
     record = provenance_record(
         model=fit.model,

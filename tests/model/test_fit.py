@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from spamcaf.errors import InputError
 from spamcaf.model.data import SectionMeans, TrainingSection
 from spamcaf.model.fit import Fitted, fit_spamcaf
 from spamcaf.model.fitted import SpamcafModel
-from spamcaf.model.predict import Ensemble, predict
+from spamcaf.model.predict import _Ensemble, predict
 from spamcaf.model.training import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.sites import Measured
@@ -49,23 +50,21 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_randomness_alone(
 
 
 def test_a_fold_that_diverges_keeps_its_last_good_weights(
-    fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
+    fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[str] = []
+    caplog.set_level(logging.INFO, "spamcaf")
     wild = FitSettings(**fitted.model.fit.model_dump() | {"learning_rate": 1e30, "epochs": 6})
-    found = fit_spamcaf(
-        TrainingSection(visible, folds), [], PITCH_UM, wild, fitted.model.network, cpu, seed=5, log=told.append
-    )
-    assert sum("not finite" in line for line in told) == 3
+    found = fit_spamcaf(TrainingSection(visible, folds), [], PITCH_UM, wild, fitted.model.network, cpu, seed=5)
+    assert sum("not finite" in line for line in caplog.messages) == 3
     assert len(found.log) < 3 * 6
     assert all(np.isfinite(tensor).all() for tensor in found.model.to_tensors().values())
 
 
-def test_a_useless_network_gets_no_say(
+def test_a_useless_network_gets_no_weight(
     fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
 ) -> None:
-    untaught = _refit(fitted, visible, folds, cpu, learning_rate=1e-9, epochs=1)
-    assert untaught.model.within_section.stacking.weights[:2].max() < 0.1  # of the two patterns that there are
+    untrained = _refit(fitted, visible, folds, cpu, learning_rate=1e-9, epochs=1)
+    assert untrained.model.within_section.stacking.network_weight[:2].max() < 0.1  # of the two patterns that there are
 
 
 def test_half_precision_learns_too(fitted: Fitted, visible: Measured, folds: np.ndarray) -> None:
@@ -86,16 +85,14 @@ def test_a_handful_of_spots_is_enough_to_run(visible: Measured, cpu: ComputeSett
         assert (found.sd > 0).any()
 
 
-def test_weights_and_progress_are_told(
-    fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
+def test_weights_and_progress_are_logged(
+    fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[str] = []
+    caplog.set_level(logging.INFO, "spamcaf")
     brief = FitSettings(n_programs=2, epochs=1, batch=64)
-    fit_spamcaf(
-        TrainingSection(visible, folds), [], PITCH_UM, brief, fitted.model.network, cpu, seed=0, log=told.append
-    )
-    assert any("network's share" in line for line in told)
-    assert sum(line.startswith("fold ") for line in told) == 3
+    fit_spamcaf(TrainingSection(visible, folds), [], PITCH_UM, brief, fitted.model.network, cpu, seed=0)
+    assert sum("network weights" in line for line in caplog.messages) == 2
+    assert sum(line.startswith("fold ") for line in caplog.messages) == 3
 
 
 @pytest.mark.parametrize(
@@ -119,12 +116,15 @@ def test_a_constant_gene_counts_as_zero() -> None:
     assert mean_gene_pearson(truth, truth) == pytest.approx(0.5)
 
 
-def test_without_a_network_the_process_speaks_alone(
+def test_without_a_network_the_gaussian_process_predicts_alone(
     fitted: Fitted, visible: Measured, folds: np.ndarray, cpu: ComputeSettings
 ) -> None:
     alone = _refit(fitted, visible, folds, cpu, use_network=False)
     assert alone.log == [] and alone.model.networks == ()
-    assert not alone.model.within_section.stacking.weights.any() and not alone.model.new_section.stacking.weights.any()
+    assert (
+        not alone.model.within_section.stacking.network_weight.any()
+        and not alone.model.new_section.stacking.network_weight.any()
+    )
     stored = SpamcafModel.from_tensors(alone.model.to_tensors(), alone.model.metadata())
     for context in (visible, None):
         found, beside = predict(stored, context, visible.sites, cpu), predict(fitted.model, context, visible.sites, cpu)
@@ -155,9 +155,9 @@ def test_without_context_the_networks_see_no_expression(
     model = fit_spamcaf(TrainingSection(visible, folds), [], PITCH_UM, fit, network, cpu, seed=5).model
     other = replace(visible, expression=visible.expression[::-1].copy())
     with computing(cpu) as machine:
-        said = [
-            ensemble.scores(visible.sites, ensemble.spots(context))
+        scores = [
+            ensemble.scores(visible.sites, ensemble.measured_spots(context))
             for context in (visible, other)
-            for ensemble in [Ensemble.of(model, machine, SectionMeans.of(context))]
+            for ensemble in [_Ensemble.of_model(model, machine, SectionMeans.from_spots(context))]
         ]
-    np.testing.assert_array_equal(*said)
+    np.testing.assert_array_equal(*scores)

@@ -6,9 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from spamcaf.errors import InputError
-from spamcaf.model.data import PooledSections, TrainingSection
+from spamcaf.model.data import (
+    FeaturePCA,
+    PooledSections,
+    TrainingSection,
+    nearest,
+    neighbours_leave_one_out,
+    neighbours_same_section,
+    select_visible,
+)
 from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.fitted import SpamcafModel
 from spamcaf.model.predict import predict
@@ -21,11 +30,11 @@ FIT = FitSettings(n_programs=4, epochs=6, batch=16)
 NETWORK = NetworkSettings(width=16, heads=2, dropout=0.1, n_summary=3, image_components=6, n_context=5)
 
 
-def stained(lot: TrainingSection, stain: float, level: float) -> TrainingSection:
+def stained(part: TrainingSection, stain: float, level: float) -> TrainingSection:
     """The same section, scanned and counted otherwise: all features and all expression shifted."""
-    measured = lot.measured
+    measured = part.measured
     sites = replace(measured.sites, target=measured.sites.target + stain, neighbours=measured.sites.neighbours + stain)
-    return TrainingSection(replace(measured, sites=sites, expression=measured.expression + level), lot.folds)
+    return TrainingSection(replace(measured, sites=sites, expression=measured.expression + level), part.folds)
 
 
 def test_every_section_is_centred_by_itself(pool_of_three: PooledSections) -> None:
@@ -37,9 +46,9 @@ def test_every_section_is_centred_by_itself(pool_of_three: PooledSections) -> No
 
 
 def test_a_section_that_was_not_measured_has_no_spots(others: list[TrainingSection]) -> None:
-    assert np.unique(PooledSections.of(None, others).section).tolist() == [1, 2]
+    assert np.unique(PooledSections.from_sections(None, others).section).tolist() == [1, 2]
     with pytest.raises(InputError, match="no measured section"):
-        PooledSections.of(None)
+        PooledSections.from_sections(None)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +93,9 @@ def test_a_model_of_other_sections_alone_predicts_with_and_without_measurements(
 ) -> None:
     model = fit_spamcaf(None, others, PITCH_UM, FIT, NETWORK, cpu, seed=5).model
     hidden = section.at(is_hidden)
-    drop_context = mean_gene_pearson(hidden.expression, predict(model, None, hidden.sites, cpu).mean)
+    alone = mean_gene_pearson(hidden.expression, predict(model, None, hidden.sites, cpu).mean)
     informed = mean_gene_pearson(hidden.expression, predict(model, visible, hidden.sites, cpu).mean)
-    assert informed > drop_context > 0.05
+    assert informed > alone > 0.05
     again = SpamcafModel.from_tensors(model.to_tensors(), model.metadata())
     np.testing.assert_array_equal(
         predict(again, visible, hidden.sites, cpu).mean, predict(model, visible, hidden.sites, cpu).mean
@@ -94,6 +103,71 @@ def test_a_model_of_other_sections_alone_predicts_with_and_without_measurements(
 
 
 def test_folds_may_be_whole_sections(others: list[TrainingSection], section: Measured, cpu: ComputeSettings) -> None:
-    by_section = [TrainingSection(lot.measured, np.full(len(lot.measured), i)) for i, lot in enumerate(others)]
+    by_section = [TrainingSection(other.measured, np.full(len(other.measured), i)) for i, other in enumerate(others)]
     model = fit_spamcaf(None, by_section, PITCH_UM, FIT, NETWORK, cpu, seed=5).model
     assert np.isfinite(predict(model, None, section.sites, cpu).mean).all()
+
+
+def test_components_are_centred_ordered_and_share_one_scale() -> None:
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(200, 10)) * np.logspace(0, -3, 10) + 4).astype(np.float32)
+    pca = FeaturePCA.fit(features, 5)
+    components = pca(features)
+    variance = components.var(axis=0, ddof=1)
+    np.testing.assert_allclose(components.mean(axis=0), 0, atol=1e-4)
+    assert np.all(np.diff(variance) < 0)
+    assert np.isclose(variance.mean(), 1, rtol=1e-3)
+    # One scale: the ratio of variances is still that of the features' own directions.
+    assert variance[4] / variance[0] < 1e-2
+
+
+def test_windows_are_projected_like_their_tiles() -> None:
+    features = np.random.default_rng(0).normal(size=(6, 9, 8)).astype(np.float32)
+    pca = FeaturePCA.fit(features.reshape(-1, 8), 3)
+    np.testing.assert_allclose(pca(features)[:, 4], pca(features[:, 4]), atol=1e-6)
+
+
+def test_no_more_components_than_the_data_have() -> None:
+    features = np.random.default_rng(0).normal(size=(4, 30)).astype(np.float32)
+    assert FeaturePCA.fit(features, 64)(features).shape == (4, 4)
+
+
+LINE_UM = np.stack([np.arange(6) * 100.0, np.zeros(6)], axis=1)
+
+
+def test_nearest_come_first() -> None:
+    found = nearest(np.array([[130.0, 0.0]]), LINE_UM, 3)
+    assert found.tolist() == [[1, 2, 0]]
+
+
+def test_nearest_are_no_more_than_there_are() -> None:
+    assert nearest(LINE_UM[:2], LINE_UM[:1], 5).tolist() == [[0], [0]]
+
+
+def test_a_spot_is_never_its_own_neighbour() -> None:
+    found = neighbours_leave_one_out(LINE_UM, np.array([0, 1, 3, 4]), 2)
+    assert all(spot not in row for spot, row in enumerate(found.tolist()))
+    assert found[1].tolist() == [0, 3]
+    assert sorted(found[2].tolist()) == [1, 3]
+
+
+def test_spots_at_one_place_are_not_confused() -> None:
+    twins = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [100.0, 0.0]])
+    found = neighbours_leave_one_out(twins, np.arange(4), 2)
+    assert all(spot not in row for spot, row in enumerate(found.tolist()))
+
+
+def test_neighbours_are_of_ones_own_section_even_where_others_are_nearer() -> None:
+    section = np.array([0, 1, 0, 1, 0, 0])
+    index, is_near = neighbours_same_section(LINE_UM, section, np.arange(6), 3)
+    assert index[0].tolist() == [2, 4, 5]
+    assert is_near[0].all()
+    assert index[1][is_near[1]].tolist() == [3]
+
+
+def test_hidden_candidates_are_passed_over() -> None:
+    candidates = torch.tensor([[3, 1, 2, 0], [0, 2, 1, 3]])
+    is_visible = torch.tensor([True, False, True, False])
+    index, seen = select_visible(candidates, is_visible[candidates], 3)
+    assert index[:, :2].tolist() == [[2, 0], [0, 2]]
+    assert seen.tolist() == [[True, True, False]] * 2

@@ -14,14 +14,14 @@ def _votes(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return truth, truth + 0.3 * rng.normal(size=(n, 2)), rng.normal(size=(n, 2))
 
 
-def test_a_better_network_is_believed_and_a_worse_one_is_not() -> None:
+def test_a_better_network_gets_the_weight_and_a_worse_one_none() -> None:
     truth, good, bad = _votes(400)
     folds = np.arange(400) % 4
     assert stacking_weights(truth, bad, good, folds).min() > 0.9
     assert stacking_weights(truth, good, bad, folds).max() < 0.05
 
 
-def test_little_evidence_means_little_belief() -> None:
+def test_few_spots_give_little_weight() -> None:
     truth, good, bad = _votes(400)
     few = stacking_weights(truth[:8], bad[:8], good[:8], np.arange(8) % 2)
     assert few.max() < 0.7
@@ -36,7 +36,7 @@ def test_a_networks_mere_offset_per_fold_is_forgiven() -> None:
     )
 
 
-def test_blend_goes_from_process_to_network() -> None:
+def test_predictions_are_combined_by_weight() -> None:
     stacking = Stacking(np.array([0.0, 0.25, 1.0]), np.ones(1))
     np.testing.assert_allclose(stacking.combine(np.zeros((1, 3)), np.full((1, 3), 4.0)), [[0.0, 1.0, 4.0]])
 

@@ -21,7 +21,7 @@ def half_network(fitted: Fitted) -> SpamcafModel:
     """The model with both parts speaking, so that a fault of either shows."""
 
     def halved(stacking: Stacking) -> Stacking:
-        return replace(stacking, weights=np.full_like(stacking.weights, 0.5))
+        return replace(stacking, network_weight=np.full_like(stacking.network_weight, 0.5))
 
     model = fitted.model
     within_section = replace(model.within_section, stacking=halved(model.within_section.stacking))

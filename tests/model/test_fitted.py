@@ -34,19 +34,19 @@ def test_tensors_are_plain_arrays_and_metadata_texts(fitted: Fitted) -> None:
 
 def test_a_missing_tensor_is_named(fitted: Fitted) -> None:
     tensors, metadata = _parts(fitted)
-    del tensors["within_section.mix"]
-    with pytest.raises(InputError, match=r"missing \['within_section.mix'\]"):
+    del tensors["within_section.stacking.network_weight"]
+    with pytest.raises(InputError, match=r"missing \['within_section.stacking.network_weight'\]"):
         SpamcafModel.from_tensors(tensors, metadata)
 
 
 def test_an_unknown_tensor_is_named(fitted: Fitted) -> None:
     tensors, metadata = _parts(fitted)
-    tensors["network.0.gate"] = np.zeros(3)
-    with pytest.raises(InputError, match=r"unknown \['network.0.gate'\]"):
+    tensors["networks.0.gate"] = np.zeros(3)
+    with pytest.raises(InputError, match=r"unknown \['networks.0.gate'\]"):
         SpamcafModel.from_tensors(tensors, metadata)
 
 
-@pytest.mark.parametrize("name", ["programs.loadings", "network.1.fusion_head.1.weight", "reference_spots.depth"])
+@pytest.mark.parametrize("name", ["programs.loadings", "networks.1.fusion_head.1.weight", "reference_spots.depth"])
 def test_a_wrong_shape_is_named(fitted: Fitted, name: str) -> None:
     tensors, metadata = _parts(fitted)
     tensors[name] = tensors[name][1:]
@@ -56,7 +56,7 @@ def test_a_wrong_shape_is_named(fitted: Fitted, name: str) -> None:
 
 def test_numbers_must_be_finite(fitted: Fitted) -> None:
     tensors, metadata = _parts(fitted)
-    tensors["programs.signal_fraction"] = tensors["programs.shrink"] * np.nan
+    tensors["programs.signal_fraction"] = tensors["programs.signal_fraction"] * np.nan
     with pytest.raises(InputError, match="NaN or Inf in tensor"):
         SpamcafModel.from_tensors(tensors, metadata)
 

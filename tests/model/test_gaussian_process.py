@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
 from spamcaf.model import gaussian_process
-from spamcaf.model.data import ImageFeatures
-from spamcaf.model.gaussian_process import Hyperparameters, Kernels, condition, learn_hyperparameters, out_of_fold
+from spamcaf.model.data import ImageFeatures, PooledSections
+from spamcaf.model.gaussian_process import (
+    IMAGE_KERNELS,
+    SPACE_KERNELS,
+    Hyperparameters,
+    Kernels,
+    condition,
+    learn_hyperparameters,
+    out_of_fold,
+    space_kernels,
+)
 from spamcaf.sections.sites import Measured
 
 KernelsOf = Callable[..., Kernels]
@@ -31,6 +41,12 @@ def _drawn(kernels: Kernels, hyper: Hyperparameters, depth: np.ndarray, seed: in
         covariance = hyper.covariance(gram, j) + np.diag(hyper.noise_of(depth, j))
         scores.append(rng.multivariate_normal(np.zeros(len(depth)), covariance, method="eigh"))
     return np.stack(scores, axis=1)
+
+
+def test_kernels_of_space_have_their_length_scales() -> None:
+    distance = np.array([0.0, 1.0, 2.5, 7.0])
+    matern = [(1 + np.sqrt(3) * distance / scale) * np.exp(-np.sqrt(3) * distance / scale) for scale in (2, 5)]
+    np.testing.assert_allclose(space_kernels(distance), [*matern, np.exp(-distance / 3)], rtol=1e-6)
 
 
 def test_the_gradient_is_the_loss_own(kernels: Kernels, visible: Measured) -> None:
@@ -98,7 +114,7 @@ def test_conditioning_predicts_hidden_spots_with_honest_variance(
         seen, hidden = section.at(~is_hidden), section.at(is_hidden)
         centre = scores[~is_hidden].mean(axis=0)
         known = condition(kernels_of(seen), _hyper(1), scores[~is_hidden] - centre, seen.depth)
-        image_features = ImageFeatures.of(hidden.sites).minus(ImageFeatures.of(seen.sites).centre())
+        image_features = ImageFeatures.from_sites(hidden.sites).minus(ImageFeatures.from_sites(seen.sites).mean())
         mean, variance = known.at(image_features, hidden.sites.xy_um)
         errors.append(np.square(centre + mean - scores[is_hidden]))
         claimed.append(variance + _hyper(1).noise_of(hidden.depth, 0)[:, None])
@@ -109,7 +125,67 @@ def test_sites_are_independent_of_each_other(kernels: Kernels, visible: Measured
     scores = _drawn(kernels, _hyper(2), visible.depth, seed=4)
     known = condition(kernels, _hyper(2), scores, visible.depth)
     sites = section.sites
-    whole = known.at(ImageFeatures.of(sites), sites.xy_um)
-    part = known.at(ImageFeatures.of(sites.at(slice(5, 9))), sites.xy_um[5:9])
+    whole = known.at(ImageFeatures.from_sites(sites), sites.xy_um)
+    part = known.at(ImageFeatures.from_sites(sites.at(slice(5, 9))), sites.xy_um[5:9])
     for a, b in zip(whole, part, strict=True):
         np.testing.assert_allclose(a[5:9], b, atol=1e-5)
+
+
+PITCH_UM = 100.0
+
+
+def centred(measured: Measured) -> ImageFeatures:
+    image_features = ImageFeatures.from_sites(measured.sites)
+    return image_features.minus(image_features.mean())
+
+
+def test_each_kernel_is_centred_with_mean_diagonal_one_and_positive(kernels: Kernels) -> None:
+    gram = kernels.gram()
+    assert len(gram) == len(IMAGE_KERNELS + SPACE_KERNELS)
+    for kernel in gram.astype(np.float64):
+        np.testing.assert_allclose(kernel.mean(axis=0), 0, atol=1e-5)
+        assert np.diagonal(kernel).mean() == pytest.approx(1, abs=1e-4)
+        assert np.linalg.eigvalsh((kernel + kernel.T) / 2).min() > -1e-4
+
+
+def test_sites_at_the_spots_see_the_gram_matrix(kernels: Kernels, visible: Measured) -> None:
+    cross, diagonal = kernels.cross(centred(visible), visible.sites.xy_um)
+    gram = kernels.gram()
+    np.testing.assert_allclose(cross, gram, atol=1e-5)
+    np.testing.assert_allclose(diagonal, np.stack([np.diagonal(k) for k in gram]), atol=1e-5)
+
+
+def test_without_positions_only_pictures_speak(kernels_of: KernelsOf, visible: Measured) -> None:
+    kernels = kernels_of(visible, with_space=False)
+    moved = visible.sites.xy_um + 1e6
+    here = kernels.cross(centred(visible), visible.sites.xy_um)[0]
+    np.testing.assert_array_equal(kernels.cross(centred(visible), moved)[0], here)
+    assert len(here) == len(IMAGE_KERNELS)
+
+
+def test_a_nearly_dead_channel_stays_dead(visible: Measured) -> None:
+    image_features, section = centred(visible), np.zeros(len(visible), np.int64)
+    dead = 1e-6 * np.random.default_rng(0).normal(size=(len(visible), 1)).astype(np.float32)
+    more = ImageFeatures(
+        np.hstack([image_features.target, dead]), image_features.neighbourhood, image_features.residual_norm2
+    )
+    plain = Kernels.of_spots(image_features, None, section, PITCH_UM).gram()
+    np.testing.assert_allclose(Kernels.of_spots(more, None, section, PITCH_UM).gram(), plain, atol=1e-4)
+
+
+def test_distance_counts_in_pitches(kernels_of: KernelsOf, visible: Measured) -> None:
+    stretched = replace(visible, sites=replace(visible.sites, xy_um=2 * visible.sites.xy_um))
+    twice = kernels_of(stretched, pitch_um=2 * PITCH_UM).gram()
+    np.testing.assert_allclose(twice, kernels_of(visible).gram(), atol=1e-5)
+
+
+def test_space_ends_at_the_border_of_a_section_and_pictures_do_not(pool_of_three: PooledSections) -> None:
+    pooled = pool_of_three
+    kernels = Kernels.of_spots(pooled.image_features, pooled.sites.xy_um, pooled.section, PITCH_UM)
+    gram, apart = kernels.gram(), pooled.section[:, None] != pooled.section
+    n_image = len(IMAGE_KERNELS)
+    assert np.abs(gram[n_image:, apart]).max() == 0
+    assert np.abs(gram[:n_image, apart]).max() > 0.1
+    target_section = pooled.section == 0
+    cross, _ = kernels.cross(pooled.image_features.at(target_section), pooled.sites.xy_um[target_section])
+    np.testing.assert_allclose(cross, gram[:, target_section], atol=1e-5)

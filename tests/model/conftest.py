@@ -61,7 +61,7 @@ def folds(visible: Measured) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def pooled(visible: Measured, folds: np.ndarray) -> PooledSections:
-    return PooledSections.of(TrainingSection(visible, folds))
+    return PooledSections.from_sections(TrainingSection(visible, folds))
 
 
 @pytest.fixture(scope="session")
@@ -69,10 +69,10 @@ def kernels_of() -> Callable[..., Kernels]:
     """Return a function that gives the kernels of one section's spots."""
 
     def make(measured: Measured, *, with_space: bool = True, pitch_um: float = PITCH_UM) -> Kernels:
-        image_features = ImageFeatures.of(measured.sites)
+        image_features = ImageFeatures.from_sites(measured.sites)
         xy_um = measured.sites.xy_um if with_space else None
-        return Kernels.on(
-            image_features.minus(image_features.centre()), xy_um, np.zeros(len(measured), np.int64), pitch_um
+        return Kernels.of_spots(
+            image_features.minus(image_features.mean()), xy_um, np.zeros(len(measured), np.int64), pitch_um
         )
 
     return make
@@ -87,7 +87,7 @@ def others() -> list[TrainingSection]:
 
 @pytest.fixture(scope="session")
 def pool_of_three(visible: Measured, folds: np.ndarray, others: list[TrainingSection]) -> PooledSections:
-    return PooledSections.of(TrainingSection(visible, folds), others)
+    return PooledSections.from_sections(TrainingSection(visible, folds), others)
 
 
 @pytest.fixture(scope="session")

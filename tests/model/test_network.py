@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spamcaf.model.network import SpamcafInput, SpamcafNetwork, SpamcafShape
+from spamcaf.model.network import (
+    CrossAttention,
+    Encoder,
+    Fusion,
+    PositionEncoding,
+    SpamcafInput,
+    SpamcafNetwork,
+    SpamcafShape,
+)
 
 SHAPE = SpamcafShape(n_components=6, n_programs=3, width=16, heads=4, depth=1, dropout=0.1, n_summary=4)
 N_SITES, N_SPOTS, N_NEAR = 5, 11, 4
@@ -153,3 +161,120 @@ def test_with_one_token_every_input_still_matters(given: SpamcafInput) -> None:
 def test_a_site_is_predicted_alike_alone_and_in_company(network: SpamcafNetwork, given: SpamcafInput) -> None:
     per_site = {f: getattr(given, f)[2:3] for f in given._fields if not f.startswith("section_")}
     torch.testing.assert_close(network(given._replace(**per_site)).fusion, network(given).fusion[2:3])
+
+
+@pytest.fixture
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(width=16, heads=4, depth=2, dropout=0.1).eval()
+
+
+def test_permuting_tokens_permutes_the_result(encoder: Encoder) -> None:
+    tokens = torch.randn(3, 7, 16)
+    order = torch.tensor([4, 0, 6, 1, 3, 2, 5])
+    torch.testing.assert_close(encoder(tokens[:, order]), encoder(tokens)[:, order])
+
+
+def test_each_token_hears_of_all_others(encoder: Encoder) -> None:
+    tokens = torch.randn(1, 7, 16)
+    changed = tokens.clone()
+    changed[0, 6] = torch.randn(16)
+    assert (encoder(changed) - encoder(tokens)).abs().amax(-1).min() > 1e-4
+
+
+def test_a_site_beside_a_section_is_independent_of_other_sites(encoder: Encoder) -> None:
+    sites, section = torch.randn(5, 16), torch.randn(9, 16)
+    together, _ = encoder.beside(sites, section)
+    alone, _ = encoder.beside(sites[:1], section)
+    torch.testing.assert_close(together[:1], alone)
+
+
+def test_a_spot_of_the_section_is_encoded_as_by_the_section_itself(encoder: Encoder) -> None:
+    section = torch.randn(9, 16)
+    sites, encoded = encoder.beside(section[2:4], section)
+    torch.testing.assert_close(sites, encoded[2:4])
+    torch.testing.assert_close(encoded, encoder(section))
+
+
+def test_cost_is_linear_in_tokens(encoder: Encoder) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def flops(n: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            encoder(torch.randn(1, n, 16))
+        return counter.get_total_flops()
+
+    assert flops(800) == 8 * flops(100)
+
+
+def test_positions_between_spots_are_encoded_between_them() -> None:
+    torch.manual_seed(0)
+    encode = PositionEncoding(8, shortest_um=200.0)
+    line_um = torch.stack([torch.linspace(0, 100, 101), torch.zeros(101)], dim=-1)
+    codes = encode(line_um)
+    steps = codes.diff(dim=0).norm(dim=-1)
+    assert steps.max() < 0.1 * (codes[-1] - codes[0]).norm()
+    assert steps.min() > 0
+
+
+def test_x_and_y_are_told_apart() -> None:
+    torch.manual_seed(0)
+    encode = PositionEncoding(8, shortest_um=200.0)
+    here, mirrored = encode(torch.tensor([[30.0, 70.0], [70.0, 30.0]]))
+    assert (here - mirrored).abs().max() > 1e-3
+
+
+def test_an_unknown_position_has_a_learned_code_and_finite_gradients() -> None:
+    encode = PositionEncoding(8, shortest_um=200.0)
+    codes = encode(torch.tensor([[torch.nan, 5.0], [1.0, 5.0]]))
+    torch.testing.assert_close(codes[0], encode.unknown)
+    codes.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encode.parameters())
+
+
+def test_the_query_decides_what_is_read() -> None:
+    torch.manual_seed(0)
+    attention = CrossAttention(16, 4, dropout=0.0).eval()
+    tokens = torch.randn(1, 9, 16).expand(2, -1, -1)
+    read = attention(3 * torch.randn(2, 16), tokens)
+    assert (read[0] - read[1]).abs().max() > 1e-3
+
+
+def test_hidden_tokens_are_never_read() -> None:
+    torch.manual_seed(0)
+    attention = CrossAttention(16, 4, dropout=0.0).eval()
+    query, tokens = torch.randn(2, 16), torch.randn(2, 5, 16)
+    is_hidden = torch.tensor([[False, True, False, False, True]] * 2)
+    changed = tokens.clone()
+    changed[:, [1, 4]] += 5
+    torch.testing.assert_close(attention(query, tokens, is_hidden), attention(query, changed, is_hidden))
+
+
+def test_no_context_at_all_falls_back_on_the_empty_token() -> None:
+    torch.manual_seed(0)
+    fusion = Fusion(16, 4, dropout=0.0).eval()
+    target, near, far, context = torch.randn(3, 16), torch.randn(3, 9, 16), torch.randn(4, 16), torch.randn(3, 6, 16)
+    nothing = torch.zeros(3, 5, dtype=torch.bool)
+    masked = fusion(target, near, far, context, nothing)
+    absent = fusion(target, near, far, context[:, :1], nothing[:, :0])
+    assert masked.isfinite().all()
+    torch.testing.assert_close(masked, absent)
+
+
+def test_over_one_key_the_query_is_ignored() -> None:
+    torch.manual_seed(0)
+    attention = CrossAttention(16, 4, dropout=0.0).eval()
+    token = torch.randn(1, 1, 16).expand(2, -1, -1)
+    read = attention(3 * torch.randn(2, 16), token)
+    torch.testing.assert_close(read[0], read[1])
+
+
+def test_each_source_reaches_the_fusion_token() -> None:
+    torch.manual_seed(0)
+    fusion = Fusion(16, 4, dropout=0.0).eval()
+    sources = [torch.randn(3, 16), torch.randn(3, 9, 16), torch.randn(4, 16), torch.randn(3, 6, 16)]
+    seen = torch.ones(3, 5, dtype=torch.bool)
+    before = fusion(*sources, seen)
+    for i, source in enumerate(sources):
+        changed = [*sources[:i], source + torch.randn_like(source), *sources[i + 1 :]]
+        assert (fusion(*changed, seen) - before).abs().amax(-1).min() > 1e-3
