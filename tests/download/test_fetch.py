@@ -119,15 +119,43 @@ def test_progress_renews_the_tries(site: Any, dataset: Make, place: Path) -> Non
     assert place.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("how", [{"ranges": False}, {"headers": {}}, {"headers": {"ETag": 'W/"v1"'}}])
-def test_without_ranges_or_a_sure_mark_it_starts_again(site: Any, dataset: Make, place: Path, how: Any) -> None:
+RESTARTS = [({"ranges": False}, "bytes=1000-"), ({"headers": {}}, None), ({"headers": {"ETag": 'W/"v1"'}}, None)]
+
+
+@pytest.mark.parametrize(("how", "second"), RESTARTS)
+def test_without_ranges_or_a_sure_mark_it_starts_again(
+    site: Any, dataset: Make, place: Path, how: Any, second: str | None
+) -> None:
     url = site.put("a.bin", CONTENT, cuts=[1000], **how)
     assert fetch_first(dataset(entry(url))).status == Status.FETCHED
+    assert site.gets == [("/a.bin", None), ("/a.bin", second)]
     assert place.read_bytes() == CONTENT
 
 
+def test_bytes_of_two_mirrors_are_never_put_together(
+    site: Any, dataset: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "TRIES", 0)
+    first, second = site.put("a.bin", CONTENT, cuts=[1000]), site.put("b.bin", CONTENT[::-1])
+    assert fetch_first(dataset(entry(first, second))).source == second
+    assert site.gets[-1] == ("/b.bin", None)
+    assert place.read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "left"), [(CONTENT[:1000], ["it.bin.part", "it.bin.part.json"]), (CONTENT + b"x", [])]
+)
+def test_a_library_that_does_not_count_the_bytes(
+    site: Any, dataset: Make, place: Path, monkeypatch: pytest.MonkeyPatch, given: bytes, left: list[str]
+) -> None:
+    monkeypatch.setattr(fetch, "TRIES", 0)
+    monkeypatch.setattr(requests.Response, "iter_content", lambda *_: iter([given]))
+    assert "the connection broke" in fetch_first(dataset(entry(site.put("a.bin", CONTENT)))).reason
+    assert names(place) == left
+
+
 def test_a_server_that_always_breaks_ends(site: Any, dataset: Make) -> None:
-    url = site.put("a.bin", CONTENT, cuts=[1000] * 50, ranges=False)
+    url = site.put("a.bin", CONTENT, cuts=[1000, 500] * 25, ranges=False)
     assert fetch_first(dataset(entry(url))).status == Status.FAILED
     assert len(site.gets) <= 1 + fetch.TRIES
 
@@ -145,12 +173,17 @@ def test_a_file_that_changed_on_the_server_starts_again(
     site.put("a.bin", other, headers={"ETag": '"v2"'}, heeds_if_range=heeds)
     assert fetch_first(dataset(entry(url))).status == Status.FETCHED
     assert place.read_bytes() == other
+    assert len(site.gets) == (2 if heeds else 3)
 
 
-def test_a_part_of_unknown_origin_is_not_trusted(site: Any, dataset: Make, place: Path) -> None:
+@pytest.mark.parametrize("note", [None, "", "[]", '{"url": "', '{"url": "{url}", "mark": "v1"}'])
+def test_a_part_of_unknown_origin_is_not_trusted(site: Any, dataset: Make, place: Path, note: str | None) -> None:
+    url = site.put("a.bin", CONTENT)
     place.parent.mkdir(parents=True)
     place.with_name("it.bin.part").write_bytes(b"whatever this is")
-    assert fetch_first(dataset(entry(site.put("a.bin", CONTENT)))).status == Status.FETCHED
+    if note is not None:
+        place.with_name("it.bin.part.json").write_text(note.replace("{url}", url))
+    assert fetch_first(dataset(entry(url))).status == Status.FETCHED
     assert place.read_bytes() == CONTENT
     assert site.gets == [("/a.bin", None)]
 
@@ -239,6 +272,7 @@ def test_wrong_content_leaves_nothing_and_the_next_mirror_is_tried(
     outcome = fetch_first(dataset(entry(wrong, **pinned)))
     assert outcome.status == Status.FAILED and str(next(iter(pinned.values()))) in outcome.reason
     assert names(place) == []
+    assert len(site.gets) == 1
     changed = site.put("changed", CONTENT[::-1])
     assert fetch_first(dataset(entry(changed, wrong, sha256=SHA256))).source == wrong
 
@@ -309,7 +343,7 @@ def test_sizes_come_from_the_entry_then_from_the_server(site: Any, dataset: Make
 
 
 def test_a_full_disk_is_an_error_before_anything_is_fetched(
-    site: Any, dataset: Make, monkeypatch: pytest.MonkeyPatch
+    site: Any, dataset: Make, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = dataset(entry(site.put("a.bin", CONTENT)))
     known = handle.sizes(handle.files)
@@ -318,3 +352,6 @@ def test_a_full_disk_is_an_error_before_anything_is_fetched(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"256\.0 kB free.*raw_root="):
         handle.require_room(handle.files, known)
+    place.parent.mkdir(parents=True)
+    place.with_name("it.bin.part").write_bytes(b"x")
+    handle.require_room(handle.files, known)
