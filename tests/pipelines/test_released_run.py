@@ -43,6 +43,7 @@ def scores(released_run: subprocess.CompletedProcess[str], project: Path) -> dic
 def test_its_row_is_released_and_nothing_else_is_ours(scores: dict) -> None:
     assert set(scores["models"]) == BASELINES | {"released"}
     assert set(scores["super_resolution"]["models"]) == BASELINES | {"released", "nearest_spot"}
+    assert scores["model"] == "released"
     assert scores["coverage_90"] is None
     assert scores["verdict"].startswith("released ")
 

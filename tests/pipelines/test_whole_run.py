@@ -40,6 +40,7 @@ def test_scores_are_of_hidden_spots_only(project: Path) -> None:
     scores = json.loads((project / REPORTING / "scores.json").read_text())
     split = pd.read_csv(project / "data/03_primary/simulated/spot_split.csv")
     assert scores["section"] == "simulated"
+    assert scores["model"] == "spamcaf"
     assert scores["protocol"] == "random"
     assert scores["n_hidden"] == (split["part"] == "hidden").sum()
     assert scores["n_train"] == (split["part"] == "train").sum()
@@ -52,7 +53,7 @@ def test_scores_are_of_hidden_spots_only(project: Path) -> None:
 
 def test_what_the_fit_decided_is_stored_and_its_checkpoints_are_gone(project: Path) -> None:
     programs = pd.read_csv(project / REPORTING / "program_log.csv")
-    shares = programs[["shrink", "recovery_share", "transfer_share"]]
+    shares = programs[["signal_fraction", "within_section_network_weight", "new_section_network_weight"]]
     assert len(programs) > 0 and shares.ge(0).all(axis=None) and shares.le(1).all(axis=None)
     assert {path.name for path in (project / "data/06_models/simulated").iterdir()} == {
         "model.safetensors",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -106,6 +106,12 @@ def choose_genes(gene_scores: pd.DataFrame, model: str, requested: Sequence[str]
     return {gene: float(ours[gene]) for gene in _first(requested, ranked, n)}
 
 
+def choose_varying_genes(predicted: AnnData, requested: Sequence[str], n: int) -> list[str]:
+    """Return up to `n` genes of a prediction: those requested, as far as it holds them, then those that vary most."""
+    spread = np.asarray(predicted.X).std(axis=0)
+    return _first(requested, predicted.var_names[np.argsort(-spread, kind="stable")], n)
+
+
 def _first(requested: Sequence[str], ranked: pd.Index, n: int) -> list[str]:
     return list(dict.fromkeys([*(gene for gene in requested if gene in ranked), *ranked]))[:n]
 
@@ -158,8 +164,7 @@ def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) ->
 
     X is log1p CP10k, `obsm["spatial"]` in full-resolution pixels; image and scale are in `uns["spatial"]`.
     """
-    spread = np.asarray(predicted.X).std(axis=0)
-    genes = _first(requested, predicted.var_names[np.argsort(-spread, kind="stable")], n)
+    genes = choose_varying_genes(predicted, requested, n)
     columns = min(len(genes), _MAP_COLUMNS)
     rows = -(-len(genes) // columns)
     figure = Figure(figsize=((_PANEL_INCHES + 0.8) * columns, _PANEL_INCHES * rows), layout="constrained")
@@ -290,7 +295,7 @@ def plot_training_curves(log: pd.DataFrame, programs: pd.DataFrame) -> Figure:
     ValueError
         Where a column is missing, or both tables are empty.
     """
-    panels = []
+    panels: list[Callable[[Axes, pd.DataFrame], None]] = []
     if list(log.columns) == _LOSS_ALONE and len(log):
         panels.append(_draw_losses)
     elif len(log):
