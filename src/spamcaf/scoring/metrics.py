@@ -48,16 +48,12 @@ def summarise(gene_scores: pd.DataFrame) -> dict[str, float | int | None]:
     """
     pearson = gene_scores["pearson"].to_numpy()
     ratio = gene_scores["variance_ratio"].dropna()
-    means = {str(key): float(gene_scores[column].mean()) for key, column in _MEANS.items()}
-    return (
-        _summarise_pearson(pearson)
-        | means
-        | {
-            str(Metric.SHARE_ABOVE): float((pearson > _GOOD_PCC).mean()),
-            str(Metric.UNDEFINED): int(gene_scores["undefined"].sum()),
-            str(Metric.VARIANCE_RATIO): float(ratio.median()) if len(ratio) else None,
-        }
-    )
+    summary = _summarise_pearson(pearson)
+    summary |= {str(key): float(gene_scores[column].mean()) for key, column in _MEANS.items()}
+    summary[str(Metric.SHARE_ABOVE)] = float((pearson > _GOOD_PCC).mean())
+    summary[str(Metric.UNDEFINED)] = int(gene_scores["undefined"].sum())
+    summary[str(Metric.VARIANCE_RATIO)] = float(ratio.median()) if len(ratio) else None
+    return summary
 
 
 def _summarise_pearson(pearson: Array) -> dict[str, float | int | None]:
