@@ -18,10 +18,9 @@ from _synthetic import PITCH_UM, make_measured
 
 from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import fit_spamcaf
-from spamcaf.model.predict import predict
-from spamcaf.model.released import fit_released
-from spamcaf.model.trained import FittedModel
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
+from spamcaf.peers.models import FittedModel, predict
+from spamcaf.peers.released import fit_released
 from spamcaf.sections.sites import Measured
 
 SPAMCAF, RELEASED = "spamcaf", "released"

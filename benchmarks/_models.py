@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.fitted import ModeParameters, SpamcafModel
-from spamcaf.model.predict import Predicted, predict
-from spamcaf.model.released import fit_released
+from spamcaf.model.predict import Predicted
 from spamcaf.names import Model
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, PanelSettings, ReleasedSettings
+from spamcaf.peers.models import predict
+from spamcaf.peers.released import fit_released
 from spamcaf.scoring.metrics import correlate, interval_coverage
 from spamcaf.sections.sites import Measured, Sites
 

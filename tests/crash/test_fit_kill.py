@@ -34,12 +34,12 @@ windows = rng.normal(size=(120, 9, 16)).astype(np.float32)
 rate = np.exp(1 + np.sin(xy_um[:, :1] / 300) * rng.uniform(0, 1, size=(1, 30)) + 0.3 * windows[:, 4, :1])
 expression = np.log1p(rng.poisson(rate)).astype(np.float32)
 measured = Measured(Sites(xy_um, windows[:, 4], windows), expression, np.full(120, 5000.0))
-fit = FitSettings(epochs=40, batch=32, n_programs=4, checkpoint_epochs=2)
+fit = FitSettings(epochs=40, batch=32, n_programs=4)
 network = NetworkSettings(width=16, heads=2, image_components=8)
 compute = ComputeSettings(device="cpu", threads=1)
 print("begins", flush=True)
 model = fit_spamcaf(
-    TrainingSection(measured, np.arange(120) % 3), [], 100.0, fit, network, compute, 0, None, CheckpointFolder(store)
+    TrainingSection(measured, np.arange(120) % 3), [], 100.0, fit, network, compute, 0, CheckpointFolder(store)
 ).model
 write_tensors(result, model.to_tensors(), model.metadata())
 """

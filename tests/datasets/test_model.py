@@ -13,9 +13,9 @@ from spamcaf.datasets.model import ModelDataset
 from spamcaf.errors import InputError
 from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import fit_spamcaf
-from spamcaf.model.predict import predict
-from spamcaf.model.released import fit_released
-from spamcaf.model.trained import TrainedModel
+from spamcaf.peers.models import predict
+from spamcaf.peers.released import fit_released
+from spamcaf.peers.models import TrainedModel
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.sections.sites import Measured, Sites
 

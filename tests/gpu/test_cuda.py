@@ -13,7 +13,7 @@ from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.embedding import Embedder
 from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import fit_spamcaf
-from spamcaf.model.predict import predict
+from spamcaf.peers.models import predict
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.sections.sites import Measured, Sites
 

@@ -20,9 +20,9 @@ from spamcaf.model.data import (
 )
 from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.fitted import SpamcafModel
-from spamcaf.model.predict import predict
 from spamcaf.model.training import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
+from spamcaf.peers.models import predict
 from spamcaf.sections.sites import Measured
 
 PITCH_UM = 100.0

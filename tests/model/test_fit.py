@@ -12,9 +12,10 @@ from spamcaf.errors import InputError
 from spamcaf.model.data import SectionMeans, TrainingSection
 from spamcaf.model.fit import Fitted, fit_spamcaf
 from spamcaf.model.fitted import SpamcafModel
-from spamcaf.model.predict import _Ensemble, predict
+from spamcaf.model.predict import _Ensemble
 from spamcaf.model.training import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
+from spamcaf.peers.models import predict
 from spamcaf.sections.sites import Measured
 
 PITCH_UM = 100.0

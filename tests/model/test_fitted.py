@@ -5,9 +5,9 @@ import pytest
 
 from spamcaf.errors import InputError
 from spamcaf.model.fit import Fitted
-from spamcaf.model.fitted import SpamcafModel
-from spamcaf.model.predict import predict
+from spamcaf.model.fitted import PROGRAM_COLUMNS, SpamcafModel, program_rows
 from spamcaf.parameters import ComputeSettings
+from spamcaf.peers.models import predict
 from spamcaf.sections.sites import Measured
 
 
@@ -65,3 +65,23 @@ def test_another_format_is_refused(fitted: Fitted) -> None:
     tensors, metadata = _parts(fitted)
     with pytest.raises(InputError, match="format '0'"):
         SpamcafModel.from_tensors(tensors, metadata | {"spamcaf_model": "0"})
+
+
+def test_each_program_has_a_row_of_what_was_decided(fitted: Fitted) -> None:
+    model = fitted.model
+    rows = program_rows(model)
+    assert [row["program"] for row in rows] == list(range(len(model.programs)))
+    assert all(tuple(row) == PROGRAM_COLUMNS for row in rows)
+    last = rows[-1]
+    assert last["signal_fraction"] == model.programs.signal_fraction[-1]
+    assert last["within_section_network_weight"] == model.within_section.stacking.network_weight[-1]
+    assert last["new_section_network_weight"] == model.new_section.stacking.network_weight[-1]
+    kernels = [
+        last[f"within_section_{k}"]
+        for k in ("target", "neighbourhood", "matern_2", "matern_5", "exponential_3", "noise")
+    ]
+    assert kernels == pytest.approx(
+        [*model.within_section.hyper.weights[-1], model.within_section.hyper.noise[-1]], abs=0
+    )
+    assert last["new_section_target"] == model.new_section.hyper.weights[-1, 0]
+    assert last["new_section_noise"] == model.new_section.hyper.noise[-1]

@@ -10,9 +10,9 @@ from spamcaf.model import predict as prediction
 from spamcaf.model.fit import Fitted
 from spamcaf.model.fitted import SpamcafModel
 from spamcaf.model.mixing import Stacking
-from spamcaf.model.predict import predict
 from spamcaf.model.training import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings
+from spamcaf.peers.models import predict
 from spamcaf.sections.sites import Measured, Sites
 
 

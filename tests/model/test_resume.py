@@ -12,7 +12,6 @@ from spamcaf.datasets.model import CheckpointFolder
 from spamcaf.model import training
 from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import Fitted, fit_spamcaf
-from spamcaf.model.training import Checkpoint, NoCheckpoints
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 
 FIT = FitSettings(n_programs=3, epochs=5, batch=20)
@@ -141,10 +140,3 @@ def test_a_fold_that_diverged_stays_stopped(target_section: TrainingSection, kil
     again = _fit(target_section, CheckpointFolder(tmp_path), wild)
     _assert_same(again, found)
     assert killing.done == n_steps
-
-
-def test_nothing_is_stored_where_there_is_no_store() -> None:
-    store = NoCheckpoints()
-    store.save("fold_0", "key", Checkpoint({}, {}))
-    store.clear()
-    assert store.load("fold_0", "key") is None

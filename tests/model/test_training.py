@@ -19,7 +19,6 @@ from spamcaf.model.training import (
     FoldData,
     FoldTrainer,
     Losses,
-    NoCheckpoints,
     learning_rate_at,
     make_optimizer,
     program_loss,
@@ -270,7 +269,7 @@ def test_loss_weights_are_the_variance_that_each_program_adds_to_the_genes(poole
     programs = learn_programs(pooled.expression, 4)
     scores = programs.scores(pooled.expression)
     network = NetworkSettings(width=16, heads=2, image_components=6)
-    trainer = FoldTrainer(pooled, programs, scores, FIT, network, CPU, 0, NoCheckpoints())
+    trainer = FoldTrainer(pooled, programs, scores, FIT, network, CPU, 0)
     variance = scores.var(axis=0) * programs.signal_fraction**2
     assert variance.max() > 2 * variance.min()
     np.testing.assert_allclose(trainer.loss_weights.numpy(), variance / variance.sum(), rtol=1e-5)

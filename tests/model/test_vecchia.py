@@ -10,9 +10,9 @@ import pytest
 from spamcaf.model.data import PooledSections, ReferenceSpots, TrainingSection
 from spamcaf.model.fit import Fitted, fit_spamcaf
 from spamcaf.model.gaussian_process import Hyperparameters, Kernels, condition, out_of_fold, space_scale
-from spamcaf.model.predict import predict
 from spamcaf.model.vecchia import _SpaceCovariance, _whiten, condition_vecchia, conditioning_sets, out_of_fold_vecchia
 from spamcaf.parameters import ComputeSettings, FitSettings
+from spamcaf.peers.models import predict
 from spamcaf.sections.sites import Measured
 
 PITCH_UM = 100.0

@@ -15,7 +15,7 @@ from spamcaf.datasets.stored import StoredDataset
 from spamcaf.datasets.tensors import checksum, read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from spamcaf.model.trained import TrainedModel
+    from spamcaf.peers.models import TrainedModel
     from spamcaf.model.training import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class ModelDataset(StoredDataset["TrainedModel", "TrainedModel"]):
         write_tensors(path, data.model.to_tensors(), texts)
 
     def _read(self, path: Path) -> TrainedModel:
-        from spamcaf.model.trained import TrainedModel
+        from spamcaf.peers.models import TrainedModel
 
         tensors, texts = read_tensors(path)
         names = (json.loads(texts[name]) for name in (GENES, GENE_IDS, RECORD))

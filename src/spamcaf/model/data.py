@@ -38,18 +38,12 @@ Rows = NDArray[np.intp] | NDArray[np.bool_] | slice
 class FeaturePCA:
     """Principal components of backbone features.
 
-    Attributes
-    ----------
-    mean : (feature,) float32
-    axes : (component, feature) float32
-        Orthonormal rows.
-    scale : float
-        ONE divisor for all components: dividing each by its own standard deviation would let nearly dead channels of
-        the backbone grow to unit variance.
+    There is ONE divisor for all components: dividing each by its own standard deviation would let nearly dead channels
+    of the backbone grow to unit variance.
     """
 
-    mean: Float32
-    axes: Float32
+    mean: Float32  # (feature,)
+    axes: Float32  # (component, feature) orthonormal rows
     scale: float
 
     def __call__(self, features: Float32) -> Float32:
@@ -80,19 +74,11 @@ class FeaturePCA:
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Inputs of the image kernels.
+    """Inputs of the image kernels: backbone features of sites, or components of them."""
 
-    Attributes
-    ----------
-    target, neighbourhood : (site, feature) float32
-        Features of the tile at the site, and the mean over its 3 x 3 tiles; or components of them.
-    residual_norm2 : (site, 2) float32
-        Squared length of what a projection left out of the two; 0 for whole features.
-    """
-
-    target: Float32
-    neighbourhood: Float32
-    residual_norm2: Float32
+    target: Float32  # (site, feature) of the tile at the site
+    neighbourhood: Float32  # (site, feature) mean over its 3 x 3 tiles
+    residual_norm2: Float32  # (site, 2) squared length of what a projection left out of the two; 0 for whole features
 
     @classmethod
     def from_sites(cls, sites: Sites) -> ImageFeatures:
@@ -143,10 +129,7 @@ def fit_kernel_pca(image_features: ImageFeatures) -> FeaturePCA:
 class TrainingSection:
     """The visible spots of one section, and the fold (spot,) in which each is a validation spot.
 
-    Raises
-    ------
-    InputError
-        Where folds and spots differ in number, or expression or features are not finite.
+    Raises InputError where folds and spots differ in number, or expression or features are not finite.
     """
 
     measured: Measured
@@ -185,33 +168,16 @@ class SectionMeans:
 
 @dataclass(frozen=True)
 class PooledSections:
-    """Visible spots of several sections, row by row, the target section first.
+    """Visible spots of several sections, row by row, the target section first."""
 
-    Attributes
-    ----------
-    section : (spot,) int
-        Number of each spot's section, `TARGET` for the target section.
-    sites : Sites
-        Positions and whole features, not centred.
-    expression : (spot, gene) float32
-        Differences from the section's mean, log1p of counts per 10 000.
-    image_features : ImageFeatures
-        Centred by section, components of `kernel_pca`.
-    depth : (spot,) float64
-        Total UMI counts.
-    folds : (spot,) int
-    gene_mean : (gene,) float64
-        Mean of the sections' means.
-    """
-
-    section: NDArray[np.int64]
-    sites: Sites
-    expression: Float32
-    image_features: ImageFeatures
+    section: NDArray[np.int64]  # (spot,) number of each spot's section, `TARGET` for the target section
+    sites: Sites  # positions and whole features, not centred
+    expression: Float32  # (spot, gene) differences from the section's mean, log1p of counts per 10 000
+    image_features: ImageFeatures  # centred by section, components of `kernel_pca`
     kernel_pca: FeaturePCA
-    depth: NDArray[np.float64]
-    folds: NDArray[np.integer]
-    gene_mean: NDArray[np.float64]
+    depth: NDArray[np.float64]  # (spot,) total UMI counts
+    folds: NDArray[np.integer]  # (spot,)
+    gene_mean: NDArray[np.float64]  # (gene,) mean of the sections' means
 
     def __len__(self) -> int:
         return len(self.section)
@@ -271,24 +237,13 @@ class ReferenceSpots:
 
     A fitted model stores those that it was fitted to: all of them serve sections that were never measured, those of
     other sections also the target section.
-
-    Attributes
-    ----------
-    image_features : ImageFeatures
-        Components of the kernels' PCA.
-    scores : (spot, program) float64
-    depth : (spot,) float64
-    section : (spot,) int
-        `TARGET` for the target section.
-    xy_um : (spot, 2) float64
-        In each section's own coordinates.
     """
 
-    image_features: ImageFeatures
-    scores: NDArray[np.float64]
-    depth: NDArray[np.float64]
-    section: NDArray[np.int64]
-    xy_um: NDArray[np.float64]
+    image_features: ImageFeatures  # components of the kernels' PCA
+    scores: NDArray[np.float64]  # (spot, program)
+    depth: NDArray[np.float64]  # (spot,) total UMI counts
+    section: NDArray[np.int64]  # (spot,) `TARGET` for the target section
+    xy_um: NDArray[np.float64]  # (spot, 2) in each section's own coordinates
 
     def __len__(self) -> int:
         return len(self.depth)

@@ -23,7 +23,7 @@ from spamcaf.model.fitted import ModeParameters, SpamcafModel
 from spamcaf.model.gaussian_process import Hyperparameters, Kernels, learn_hyperparameters, out_of_fold
 from spamcaf.model.mixing import Stacking, gene_noise, stacking_weights
 from spamcaf.model.programs import Programs, learn_programs
-from spamcaf.model.training import Checkpoints, FoldTrainer, NoCheckpoints
+from spamcaf.model.training import Checkpoints, FoldTrainer
 from spamcaf.model.vecchia import out_of_fold_vecchia
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 
@@ -78,8 +78,7 @@ def fit_spamcaf(
     logger.info("%d gene programs, signal fractions %s", len(programs), _listed(programs.signal_fraction))
     # A step's tensors are small: a second thread saves little, and on busy cores waiting for it costs many times more.
     with computing(compute.model_copy(update={"threads": compute.threads or 1})) as machine:
-        store = checkpoints or NoCheckpoints()
-        folds = FoldTrainer(pooled, programs, scores, fit, network, machine, seed, store).fit_folds()
+        folds = FoldTrainer(pooled, programs, scores, fit, network, machine, seed, checkpoints).fit_folds()
     spots = ReferenceSpots(pooled.image_features, scores, pooled.depth, pooled.section, pooled.sites.xy_um)
     mode = _ModeFit(pooled, programs, spots, pitch_um, fit, seed)
     within_section = mode.fit(folds.within_section, use_positions=True)

@@ -40,34 +40,16 @@ class ModeParameters:
 
 @dataclass(frozen=True)
 class SpamcafModel:
-    """A fitted model.
+    """A fitted model, all that `predict_spamcaf` needs beside the sites and their context."""
 
-    Attributes
-    ----------
-    gene_mean : (gene,) float64
-        Mean expression of a section that was never measured.
-    programs : Programs
-    within_section, new_section : ModeParameters
-        For sites among measured spots, and for sections that were never measured.
-    kernel_pca, network_pca : FeaturePCA
-        From backbone features to the components of the image kernels and of the networks.
-    score_scale : (program,) float64
-        Unit of the networks' scores.
-    networks : tuple of dict
-        Weights by name, one network per fold.
-    reference_spots : ReferenceSpots
-    pitch_um : float
-    fit, network : settings
-    """
-
-    gene_mean: NDArray[np.float64]
+    gene_mean: NDArray[np.float64]  # (gene,) mean expression of a section that was never measured
     programs: Programs
-    within_section: ModeParameters
-    new_section: ModeParameters
-    kernel_pca: FeaturePCA
-    network_pca: FeaturePCA
-    score_scale: NDArray[np.float64]
-    networks: tuple[Tensors, ...]
+    within_section: ModeParameters  # for sites among measured spots
+    new_section: ModeParameters  # for sections that were never measured
+    kernel_pca: FeaturePCA  # from backbone features to the components of the image kernels
+    network_pca: FeaturePCA  # and to those of the networks
+    score_scale: NDArray[np.float64]  # (program,) unit of the networks' scores
+    networks: tuple[Tensors, ...]  # weights by name, one network per fold
     reference_spots: ReferenceSpots
     pitch_um: float
     fit: FitSettings
@@ -133,6 +115,31 @@ SHAPES = {
 
 KERNELS = {"within_section": IMAGE_KERNELS + SPACE_KERNELS, "new_section": IMAGE_KERNELS}
 """Names of the kernels of each mode, in the order of their weights."""
+
+
+PROGRAM_COLUMNS = (
+    "program",
+    "signal_fraction",
+    *(f"{mode}_{part}" for mode in KERNELS for part in ("network_weight", *KERNELS[mode], "noise")),
+)
+"""Columns of the program log: number of the program from 0; share of its variance that is signal; then, among measured
+spots (within_section) and without any (new_section), the network's weight in the stacking, and the Gaussian process'
+kernel weights and noise, variances in squared scores."""
+
+
+def program_rows(model: SpamcafModel) -> list[dict[str, Any]]:
+    """Return a row of `PROGRAM_COLUMNS` per gene program."""
+    fractions = model.programs.signal_fraction.tolist()
+    within, new = model.within_section, model.new_section
+    return [
+        dict(zip(PROGRAM_COLUMNS, (j, fraction, *_of_mode(within, j), *_of_mode(new, j)), strict=True))
+        for j, fraction in enumerate(fractions)
+    ]
+
+
+def _of_mode(mode: ModeParameters, program: int) -> list[float]:
+    weights = mode.hyper.weights[program].tolist()
+    return [float(mode.stacking.network_weight[program]), *weights, float(mode.hyper.noise[program])]
 
 
 def _expected_shapes(sizes: dict[str, int], network: NetworkSettings) -> dict[str, tuple[int, ...]]:
@@ -220,3 +227,14 @@ def check_tensors(tensors: Tensors, shapes: dict[str, tuple[int, ...]]) -> None:
             )
         if not np.isfinite(tensors[name]).all():
             raise InputError(f"NaN or Inf in tensor {name}.", "finite numbers.", "Fit the model again.")
+
+
+def require_n_features(expected: int, features: NDArray[np.float32]) -> None:
+    """Raise InputError unless `features` (site, feature) are as many as the model was fitted with."""
+    found = features.shape[-1]
+    if found != expected:
+        raise InputError(
+            f"{found} features per tile.",
+            f"{expected} features, as the model was fitted with.",
+            "Embed the sites with the model's own backbone.",
+        )

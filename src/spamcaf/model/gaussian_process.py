@@ -94,22 +94,14 @@ class _SpaceKernels:
 
 @dataclass(frozen=True)
 class Kernels:
-    """All kernels between a set of spots, the context, and sites.
+    """All kernels between a set of spots, the context, and sites."""
 
-    Attributes
-    ----------
-    target, neighbourhood : (spot, feature) float32
-        Centred image features of the context, divided by `scales`.
-    scales : (float, float)
-    spaces : dict
-        By section: the rows of its spots in the context and their space kernels, 0 between two sections. Empty where
-        positions are unknown or not to be used: then there are image kernels only.
-    """
-
-    target: Float32
-    neighbourhood: Float32
+    target: Float32  # (spot, feature) centred image features of the context, divided by the first of `scales`
+    neighbourhood: Float32  # (spot, feature) the same, by the second
     scales: tuple[float, float]
     spaces: dict[int, tuple[NDArray[np.intp], _SpaceKernels]]
+    """By section: the rows of its spots in the context and their space kernels, 0 between two sections. Empty where
+    positions are unknown or not to be used: then there are image kernels only."""
 
     @classmethod
     def of_spots(

@@ -22,18 +22,10 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Stacking:
-    """How to combine the two predictions.
+    """How to combine the two predictions."""
 
-    Attributes
-    ----------
-    network_weight : (program,) float64
-        Share of the network, in [0, 1]; the rest is the Gaussian process.
-    gene_noise : (gene,) float64
-        Variance of a measurement that the combined prediction does not explain.
-    """
-
-    network_weight: Float64
-    gene_noise: Float64
+    network_weight: Float64  # (program,) share of the network, in [0, 1]; the rest is the Gaussian process
+    gene_noise: Float64  # (gene,) variance of a measurement that the combined prediction does not explain
 
     def combine(self, gp: Float64, network: Float64) -> Float64:
         """Return the weighted mean of program scores (site, program)."""

@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
 from spamcaf.model.data import TARGET, ImageFeatures, ReferenceSpots, SectionMeans, SiteTensors, SpotTensors, nearest
-from spamcaf.model.fitted import ModeParameters, SpamcafModel
+from spamcaf.model.fitted import ModeParameters, SpamcafModel, require_n_features
 from spamcaf.model.gaussian_process import GaussianProcess, Kernels, condition
 from spamcaf.model.network import SpamcafNetwork
-from spamcaf.model.released import ReleasedModel, predict_released, require_n_features
-from spamcaf.model.trained import FittedModel
 from spamcaf.model.training import load_weights, network_shape
 from spamcaf.model.vecchia import VecchiaProcess, condition_vecchia
 from spamcaf.parameters import ComputeSettings
@@ -33,32 +31,25 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Predicted:
-    """Expression at sites, each (site, gene) float32, log1p of counts per 10 000, none below 0.
-
-    Attributes
-    ----------
-    mean : (site, gene) float32
-    sd : (site, gene) float32 or None
-        Standard deviation of a measurement there. None for the model `released`.
-    gp : (site, gene) float32 or None
-        The Gaussian process alone. None for the model `released`.
-    """
+    """Expression at sites, each (site, gene) float32, log1p of counts per 10 000, none below 0."""
 
     mean: Float32
-    sd: Float32 | None = None
-    gp: Float32 | None = None
+    sd: Float32 | None = None  # standard deviation of a measurement there; None for models without one
+    gp: Float32 | None = None  # the Gaussian process alone; None for models without one
 
 
-def predict(model: FittedModel, context: Measured | None, sites: SiteSource, compute: ComputeSettings) -> Predicted:
+def predict_spamcaf(
+    model: SpamcafModel, context: Measured | None, sites: SiteSource, compute: ComputeSettings
+) -> Predicted:
     """Predict expression at sites of one section.
 
     Parameters
     ----------
-    model : SpamcafModel or ReleasedModel
+    model : SpamcafModel
     context : Measured or None
         The section's measured spots, the only measurements of it that are used: the visible spots to predict hidden
         ones, all of them for a grid. None where the section was never measured: then only image features are used, with
-        the model's reference spots. `released` uses no context.
+        the model's reference spots.
     sites : SiteSource
         Without context they should cover the section, since image features are counted from their mean.
     compute : ComputeSettings
@@ -68,8 +59,6 @@ def predict(model: FittedModel, context: Measured | None, sites: SiteSource, com
     InputError
         Where features or genes are not those that the model was fitted with.
     """
-    if isinstance(model, ReleasedModel):
-        return Predicted(predict_released(model, sites, compute))
     require_n_features(model.sizes["feature"], sites.at(slice(0, 1)).target)
     if context is None:
         mode, means = model.new_section, SectionMeans(model.gene_mean, _mean_image_features(sites))

@@ -19,21 +19,11 @@ NOISE_FACTOR = 1.5
 
 @dataclass(frozen=True)
 class Programs:
-    """A linear map between genes and programs, on expression counted from the mean of its section.
+    """A linear map between genes and programs, on expression counted from the mean of its section."""
 
-    Attributes
-    ----------
-    gene_scale : (gene,) float64
-        Square root of each gene's standard deviation.
-    loadings : (program, gene) float64
-        Orthonormal rows, on genes divided by `gene_scale`.
-    signal_fraction : (program,) float64
-        Share of each program's variance that is signal, in (0, 1].
-    """
-
-    gene_scale: NDArray[np.float64]
-    loadings: NDArray[np.float64]
-    signal_fraction: NDArray[np.float64]
+    gene_scale: NDArray[np.float64]  # (gene,) square root of each gene's standard deviation
+    loadings: NDArray[np.float64]  # (program, gene) orthonormal rows, on genes divided by `gene_scale`
+    signal_fraction: NDArray[np.float64]  # (program,) share of each program's variance that is signal, in (0, 1]
 
     def __len__(self) -> int:
         return len(self.loadings)

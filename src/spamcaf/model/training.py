@@ -46,7 +46,6 @@ Tensors = dict[str, NDArray[Any]]
 LogRows = list[dict[str, Any]]
 
 
-# --- losses -----------------------------------------------------------------------------------------------------------
 class Losses(NamedTuple):
     """The weighted sum and its four parts, scalars."""
 
@@ -83,33 +82,16 @@ def spamcaf_losses(
     return Losses(total, parts)
 
 
-# --- data of a fold ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class FoldData:
-    """The spots of a fold on the device. Context and summary of a spot are always of its own section.
+    """The spots of a fold on the device. Context and summary of a spot are always of its own section."""
 
-    Attributes
-    ----------
-    spots : SpotTensors
-        All visible spots, those of the validation fold included.
-    sections : tuple of (spot,) int
-        The spots of each section.
-    candidates : (spot, candidate) int
-        Nearest spots outside the fold, never the spot itself.
-    is_near : (spot, candidate) bool
-        Whether a candidate is of the spot's section.
-    is_validation : (spot,) bool
-    loss_weights : (program,)
-    n_context : int
-    machine : Machine
-    """
-
-    spots: SpotTensors
-    sections: tuple[Tensor, ...]
-    candidates: Tensor
-    is_near: Tensor
-    is_validation: Tensor
-    loss_weights: Tensor
+    spots: SpotTensors  # all visible spots, those of the validation fold included
+    sections: tuple[Tensor, ...]  # the spots (spot,) of each section
+    candidates: Tensor  # (spot, candidate) nearest spots outside the fold, never the spot itself
+    is_near: Tensor  # (spot, candidate) whether a candidate is of the spot's section
+    is_validation: Tensor  # (spot,)
+    loss_weights: Tensor  # (program,)
     n_context: int
     machine: Machine
 
@@ -176,7 +158,6 @@ class FoldData:
         return scores[self.is_validation]
 
 
-# --- training loop ----------------------------------------------------------------------------------------------------
 def network_shape(n_components: int, n_programs: int, network: NetworkSettings) -> SpamcafShape:
     """Return the network's shape from the data's sizes and the settings."""
     settings = network.model_dump(exclude={"image_components", "n_context"})
@@ -288,7 +269,6 @@ def step_losses(network: SpamcafNetwork, data: FoldData, number: int, rows: Tens
     return spamcaf_losses(out, data.spots.scores[rows], data.loss_weights, fit.pearson_weight, fit.branch_weights)
 
 
-# --- resuming ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Checkpoint:
     """A stored part of a fit: arrays by name, and `record`, plain data."""
@@ -310,20 +290,6 @@ class Checkpoints(Protocol):
         """Remove all of them."""
 
 
-class NoCheckpoints:
-    """A store that stores nothing."""
-
-    def load(self, name: str, key: str) -> Checkpoint | None:
-        """Return None."""
-        return None
-
-    def save(self, name: str, key: str, checkpoint: Checkpoint) -> None:
-        """Do nothing."""
-
-    def clear(self) -> None:
-        """Do nothing."""
-
-
 def input_fingerprint(
     arrays: Mapping[str, NDArray[Any]], settings: Iterable[BaseModel], machine: Machine, seed: int
 ) -> str:
@@ -338,31 +304,16 @@ def input_fingerprint(
     return digest.hexdigest()
 
 
-# --- all folds --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class FoldPredictions:
-    """The networks, one per fold, and their predictions of the spots in their fold.
+    """The networks, one per fold, and their predictions of the spots in their fold, None without a network."""
 
-    Attributes
-    ----------
-    network_pca : FeaturePCA
-        From backbone features to the components that the networks read.
-    score_scale : (program,) float64
-        Unit of the networks' scores.
-    networks : tuple of dict
-        Weights by name.
-    within_section, new_section : (spot, program) float64, or None without a network
-        Scores out of fold, with measured spots around and without any.
-    log : list of dict
-        Rows of `LOG_COLUMNS`.
-    """
-
-    network_pca: FeaturePCA
-    score_scale: NDArray[np.float64]
-    networks: tuple[Tensors, ...]
-    within_section: NDArray[np.float64] | None
-    new_section: NDArray[np.float64] | None
-    log: LogRows
+    network_pca: FeaturePCA  # from backbone features to the components that the networks read
+    score_scale: NDArray[np.float64]  # (program,) unit of the networks' scores
+    networks: tuple[Tensors, ...]  # weights by name
+    within_section: NDArray[np.float64] | None  # (spot, program) scores out of fold, with measured spots around
+    new_section: NDArray[np.float64] | None  # (spot, program) the same without any
+    log: LogRows  # rows of `LOG_COLUMNS`
 
 
 class FoldTrainer:
@@ -377,7 +328,7 @@ class FoldTrainer:
         network: NetworkSettings,
         machine: Machine,
         seed: int,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.pooled, self.programs, self.fit, self.network = pooled, programs, fit, network
         self.machine, self.seed, self.checkpoints = machine, seed, checkpoints
@@ -431,13 +382,14 @@ class FoldTrainer:
         fold_seed = int(np.random.SeedSequence((self.seed, fold)).generate_state(1)[0])
         with seeded(fold_seed, self.machine.device):
             network = SpamcafNetwork(shape).to(self.machine.device)
-            stored = self.checkpoints.load(f"fold_{fold}", self.key)
+            stored = self.checkpoints.load(f"fold_{fold}", self.key) if self.checkpoints else None
             if stored is not None:
                 load_weights(network, stored.tensors)
                 logger.info("fold %d: trained before, its network is taken from %d epochs", fold, self.fit.epochs)
                 return network, data, stored.record["log"]
             rows = self._train(network, data, fold, self.pooled.expression[is_validation])
-        self.checkpoints.save(f"fold_{fold}", self.key, Checkpoint(_weights(network), {"log": rows}))
+        if self.checkpoints:
+            self.checkpoints.save(f"fold_{fold}", self.key, Checkpoint(_weights(network), {"log": rows}))
         return network, data, rows
 
     def _train(self, network: SpamcafNetwork, data: FoldData, fold: int, truth: NDArray[np.float32]) -> LogRows:

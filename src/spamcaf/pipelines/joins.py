@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from spamcaf.histology.features import FeatureKey
     from spamcaf.histology.tissue import Tissue
     from spamcaf.model.predict import Predicted
-    from spamcaf.model.trained import TrainedModel
+    from spamcaf.peers.models import TrainedModel
 
 EVERY = slice(None)
 

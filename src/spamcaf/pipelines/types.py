@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from spamcaf.datasets.other_sections import OtherSections
     from spamcaf.download.fetch import RemoteFiles
-    from spamcaf.model.trained import TrainedModel
+    from spamcaf.peers.models import TrainedModel
     from spamcaf.simulation.section import SimulatedTissue
 else:
     AnnData = DataFrame = Figure = OtherSections = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any

@@ -36,7 +36,7 @@ def predict_hidden_spots(
     compute: ComputeSettings,
 ) -> AnnData:
     """Predict the hidden spots, looking at the visible ones only; from pictures alone where all are hidden."""
-    from spamcaf.model.predict import predict
+    from spamcaf.peers.models import predict
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
     _require_match(model, expression, spot_features.key)
@@ -63,7 +63,7 @@ def predict_grid(
     compute: ComputeSettings,
 ) -> AnnData:
     """Predict the sites between the spots with the model of all measured spots, looking at all of them."""
-    from spamcaf.model.predict import predict
+    from spamcaf.peers.models import predict
 
     _require_match(full_model, expression, spot_features.key)
     full_model.require_features(grid_features.key)

@@ -17,7 +17,7 @@ from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
 
 if TYPE_CHECKING:
     from spamcaf.model.data import TrainingSection
-    from spamcaf.model.released import FittedReleased
+    from spamcaf.peers.released import FittedReleased
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +37,21 @@ def fit_spamcaf(
     """Fit the model that is scored, to the visible spots, and to all spots of other sections where there are any.
 
     Returns it, the training log with a row per fold and epoch, and the program log with a row per gene program.
-    Which model it is, spamcaf or the replica of the released network, says `fit.model`. A fit that was killed goes on
-    from its checkpoints; they are removed when it is done.
+    `fit.model` chooses the model, spamcaf or the replica of the released network. A fit that was killed goes on from
+    its checkpoints; they are removed when it is done.
     """
     import pandas as pd
 
-    from spamcaf.model.trained import PROGRAM_COLUMNS, program_rows
+    from spamcaf.model.fitted import PROGRAM_COLUMNS, SpamcafModel, program_rows
     from spamcaf.model.training import LOG_COLUMNS
 
     visible = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
     where = (expression, visible, spot_features, other_sections, fit_checkpoints)
     model, log = _fit(*where, fit, network, released, compute, seed)
+    programs = program_rows(model.model) if isinstance(model.model, SpamcafModel) else []
     # a table without rows keeps its header: a file without one cannot be read
     training_log = pd.DataFrame(log, columns=None if log else LOG_COLUMNS)
-    return model, training_log, pd.DataFrame(program_rows(model.model), columns=PROGRAM_COLUMNS)
+    return model, training_log, pd.DataFrame(programs, columns=PROGRAM_COLUMNS)
 
 
 def fit_on_all_spots(
@@ -88,8 +89,8 @@ def _fit(
 ) -> tuple[TrainedModel, list[dict[str, float]]]:
     from spamcaf.model import fit as learning
     from spamcaf.model.data import TrainingSection
-    from spamcaf.model.released import fit_released
-    from spamcaf.model.trained import TrainedModel
+    from spamcaf.peers.models import TrainedModel
+    from spamcaf.peers.released import fit_released
 
     barcodes = spots[BARCODE].tolist()
     target_section = (

@@ -42,7 +42,7 @@ def predict_unmeasured(
     """Predict every site from image features alone."""
     import pandas as pd
 
-    from spamcaf.model.predict import predict
+    from spamcaf.peers.models import predict
 
     transfer_model.require_features(unmeasured_features.key)
     ids = unmeasured_sites[SITE_ID].tolist()

@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from spamcaf.compute import Machine, computing, seeded
 from spamcaf.errors import InputError
 from spamcaf.model.data import TrainingSection
-from spamcaf.model.fitted import check_tensors, require_format
+from spamcaf.model.fitted import check_tensors, require_format, require_n_features
 from spamcaf.model.training import (
     Checkpoint,
     Checkpoints,
     LogRows,
-    NoCheckpoints,
     Tensors,
     input_fingerprint,
     load_weights,
@@ -293,7 +292,7 @@ def fit_released(
             optimizer = torch.optim.Adam(network.parameters(), fused=True)
             state = TrainingState(network, optimizer, machine.device)
             key = input_fingerprint(arrays, (settings,), machine, seed)
-            rows = _train(state, data, settings, machine, checkpoints or NoCheckpoints(), key)
+            rows = _train(state, data, settings, machine, checkpoints, key)
     return FittedReleased(ReleasedModel.of_network(network, shape, settings), rows)
 
 
@@ -302,12 +301,12 @@ def _train(
     data: _SpotTensors,
     settings: ReleasedSettings,
     machine: Machine,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     key: str,
 ) -> LogRows:
     """Train in place; at the first epoch that is not finite, stop with the weights of the one before."""
     rows: LogRows = []
-    stored = checkpoints.load("released", key)
+    stored = checkpoints.load("released", key) if checkpoints else None
     if stored is not None:
         rows = stored.record["log"]
         state.restore(stored.tensors, len(rows), is_finite=stored.record["is_finite"])
@@ -324,7 +323,7 @@ def _train(
         state.epoch += 1
         if state.epoch % max(1, settings.epochs // N_REPORTS) == 0:
             logger.info("released: epoch %d of %d, mean squared error %.4f", state.epoch, settings.epochs, float(loss))
-        if state.epoch % settings.checkpoint_epochs == 0:
+        if checkpoints and state.epoch % settings.checkpoint_epochs == 0:
             record: dict[str, Any] = {"log": rows, "is_finite": state.is_finite}
             checkpoints.save("released", key, Checkpoint(state.to_tensors(), record))
     return rows
@@ -367,14 +366,3 @@ def predict_released(model: ReleasedModel, sites: SiteSource, compute: ComputeSe
                 predicted = network(*(torch.from_numpy(array).to(machine.device) for array in features))
             done.append(predicted.float().cpu().numpy())
     return np.concatenate(done)
-
-
-def require_n_features(expected: int, features: NDArray[np.float32]) -> None:
-    """Raise InputError unless `features` (site, feature) are as many as the model was fitted with."""
-    found = features.shape[-1]
-    if found != expected:
-        raise InputError(
-            f"{found} features per tile.",
-            f"{expected} features, as the model was fitted with.",
-            "Embed the sites with the model's own backbone.",
-        )

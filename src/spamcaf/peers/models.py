@@ -1,4 +1,4 @@
-"""A fitted model of any kind, with the names of its genes and the record of what it was trained on."""
+"""The models that a run may fit, SpaMCAF and published peers, under one interface: predict, store, and check."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.errors import InputError
-from spamcaf.model.fitted import KERNELS, ModeParameters, SpamcafModel
-from spamcaf.model.released import KIND as RELEASED_KIND
-from spamcaf.model.released import ReleasedModel
+from spamcaf.model.fitted import SpamcafModel
+from spamcaf.model.predict import Predicted, predict_spamcaf
 from spamcaf.model.training import Tensors
+from spamcaf.parameters import ComputeSettings
+from spamcaf.peers.released import KIND as RELEASED_KIND
+from spamcaf.peers.released import ReleasedModel, predict_released
+from spamcaf.sections.sites import Measured, SiteSource
 
 if TYPE_CHECKING:
     from spamcaf.histology.features import FeatureKey
 
 FittedModel = SpamcafModel | ReleasedModel
+
+
+def predict(model: FittedModel, context: Measured | None, sites: SiteSource, compute: ComputeSettings) -> Predicted:
+    """Predict expression at sites with a model of any kind, see `predict_spamcaf`; `released` uses no context."""
+    if isinstance(model, ReleasedModel):
+        return Predicted(predict_released(model, sites, compute))
+    return predict_spamcaf(model, context, sites, compute)
 
 
 @dataclass(frozen=True)
@@ -74,30 +84,3 @@ class TrainedModel:
                 "the split that is stored now.",
                 "Run the pipeline training again.",
             )
-
-
-PROGRAM_COLUMNS = (
-    "program",
-    "signal_fraction",
-    *(f"{mode}_{part}" for mode in KERNELS for part in ("network_weight", *KERNELS[mode], "noise")),
-)
-"""Columns of the program log: number of the program from 0; share of its variance that is signal; then, among measured
-spots (within_section) and without any (new_section), the network's weight in the stacking, and the Gaussian process'
-kernel weights and noise, variances in squared scores."""
-
-
-def program_rows(model: FittedModel) -> list[dict[str, Any]]:
-    """Return a row of `PROGRAM_COLUMNS` per program; none for a model without programs."""
-    if not isinstance(model, SpamcafModel):
-        return []
-    fractions = model.programs.signal_fraction.tolist()
-    within, new = model.within_section, model.new_section
-    return [
-        dict(zip(PROGRAM_COLUMNS, (j, fraction, *_of_mode(within, j), *_of_mode(new, j)), strict=True))
-        for j, fraction in enumerate(fractions)
-    ]
-
-
-def _of_mode(mode: ModeParameters, program: int) -> list[float]:
-    weights = mode.hyper.weights[program].tolist()
-    return [float(mode.stacking.network_weight[program]), *weights, float(mode.hyper.noise[program])]

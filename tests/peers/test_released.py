@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from spamcaf.datasets.model import CheckpointFolder
 from spamcaf.errors import InputError
-from spamcaf.model import released as released_module
 from spamcaf.model.data import TrainingSection
-from spamcaf.model.predict import predict
-from spamcaf.model.released import (
+from spamcaf.model.training import mean_gene_pearson
+from spamcaf.parameters import ComputeSettings, ReleasedSettings
+from spamcaf.peers import released as released_module
+from spamcaf.peers.models import TrainedModel, predict
+from spamcaf.peers.released import (
     FittedReleased,
     GatedAttentionPooling,
     ReleasedModel,
@@ -27,9 +29,6 @@ from spamcaf.model.released import (
     fit_released,
     released_learning_rate,
 )
-from spamcaf.model.trained import TrainedModel
-from spamcaf.model.training import mean_gene_pearson
-from spamcaf.parameters import ComputeSettings, ReleasedSettings
 from spamcaf.sections.sites import Measured, Sites
 
 SETTINGS = ReleasedSettings(epochs=4, chunk=20, warmup_epochs=1)
