@@ -44,15 +44,12 @@ def pitch_um_of(section: AnnData) -> float:
 
 @dataclass(frozen=True)
 class StoredSites:
-    """Sites whose features stay in their stores until a part of the sites is asked for.
+    """Sites whose features stay in their stores until `at` reads a part of them."""
 
-    `xy_um` is (site, 2); of each site `store` (site,) says which of `stores` holds its features, `row` (site,) where.
-    """
-
-    xy_um: NDArray[np.float64]
+    xy_um: NDArray[np.float64]  # (site, 2)
     stores: tuple[Features, ...]
-    store: NDArray[np.intp]
-    row: NDArray[np.intp]
+    store: NDArray[np.intp]  # (site,) which of `stores` holds a site's features
+    row: NDArray[np.intp]  # (site,) and in which row
 
     def __len__(self) -> int:
         return len(self.xy_um)
@@ -114,7 +111,7 @@ def measured_spots(expression: AnnData, features: Features, barcodes: list[str])
 MAX_PITCH_DIFFERENCE = 0.03
 
 
-def measured_elsewhere(others: OtherSections, expression: AnnData, key: FeatureKey) -> list[Measured]:
+def measured_other_sections(others: OtherSections, expression: AnnData, key: FeatureKey) -> list[Measured]:
     """Return all measured spots of each other section, with the genes of `expression`.
 
     Raises InputError when their features are of another backbone or other tiles than `key`, when a gene is missing, or
@@ -152,8 +149,8 @@ def _require_same_view(name: str, theirs: FeatureKey, ours: FeatureKey) -> None:
 def fold_others(spots: pd.DataFrame, others: list[Measured]) -> list[NDArray[np.int64]]:
     """Return a fold per spot of each other section.
 
-    Beside a measured section (`spots` has its folds) they are dealt over the same folds. Without one, what matters is
-    how well a section is predicted by the others: each is a fold of its own, where there are several.
+    Beside a measured section (`spots` has its folds) they are spread over the same folds. Without one, the error that
+    matters is that of a whole section predicted by the others: each is a fold of its own, where there are several.
     """
     if len(spots) or len(others) == 1:
         n_folds = int(spots[FOLD].max()) + 1 if len(spots) else MAP_FOLDS

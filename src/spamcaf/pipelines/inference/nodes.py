@@ -35,7 +35,7 @@ def predict_hidden_spots(
     tissue: Tissue,
     compute: ComputeSettings,
 ) -> AnnData:
-    """Predict the hidden spots, looking at the visible ones only; from pictures alone where all are hidden."""
+    """Predict the hidden spots from image and visible spots only; from the image alone where all are hidden."""
     from spamcaf.peers.models import predict
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
@@ -62,7 +62,7 @@ def predict_grid(
     settings: GridSettings,
     compute: ComputeSettings,
 ) -> AnnData:
-    """Predict the sites between the spots with the model of all measured spots, looking at all of them."""
+    """Predict the sites between the spots with the model of all measured spots, all of them as context."""
     from spamcaf.peers.models import predict
 
     _require_match(full_model, expression, spot_features.key)
@@ -84,7 +84,7 @@ def write_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -
 
 
 def write_geojson(super_resolved: AnnData, settings: ReportSettings) -> dict[str, Any]:
-    """Return the sites as GeoJSON for QuPath, with a few genes: those asked for, then those that vary most."""
+    """Return the sites as GeoJSON for QuPath, with a few genes: those of the settings, then those that vary most."""
     from spamcaf.reporting.exports import to_geojson
     from spamcaf.reporting.figures import choose_varying_genes
 

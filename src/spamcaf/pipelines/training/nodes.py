@@ -10,7 +10,7 @@ from spamcaf.histology.features import Features
 from spamcaf.model.training import Checkpoints
 from spamcaf.names import GENE_IDS, SECTION_METADATA, Model, Part, SectionField
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
-from spamcaf.pipelines.joins import fold_others, measured_elsewhere, measured_spots, pitch_um_of
+from spamcaf.pipelines.joins import fold_others, measured_other_sections, measured_spots, pitch_um_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, TrainedModel
 from spamcaf.provenance import configuration_hash, names_hash, provenance_record
 from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
@@ -98,7 +98,7 @@ def _fit(
         if barcodes
         else None
     )
-    elsewhere = measured_elsewhere(other_sections, expression, spot_features.key)
+    elsewhere = measured_other_sections(other_sections, expression, spot_features.key)
     others = [
         TrainingSection(measured, folds)
         for measured, folds in zip(elsewhere, fold_others(spots, elsewhere), strict=True)
