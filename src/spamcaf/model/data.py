@@ -186,7 +186,7 @@ class PooledSections:
     def from_sections(
         cls, target_section: TrainingSection | None, others: Sequence[TrainingSection] = ()
     ) -> PooledSections:
-        """Pool the target section, None where it was never measured, with others of the same genes.
+        """Stack the target section, None where it was never measured, and others of the same genes.
 
         Raises InputError where there are no spots, or all are of one fold.
         """

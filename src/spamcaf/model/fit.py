@@ -1,6 +1,6 @@
 """Fitting SpaMCAF: the recipe on one page.
 
-1. Pool the visible spots of the sections, each centred by itself.
+1. Stack the visible spots of the sections, each centred by itself.
 2. Learn gene programs; from here on everything predicts program scores.
 3. Train one network per cross-validation fold.
 4. Fit the Gaussian process twice: among measured spots (with positions), and for new sections (image features only).
