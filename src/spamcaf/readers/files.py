@@ -112,7 +112,7 @@ def lattice_facts(lattice: str, pitch_um: float, spot_um: float) -> dict[str, An
 
 def named(items: Iterable[Path | str]) -> str:
     """Return names, or those of files, separated by commas; of more than 20 only how many more there are."""
-    names = list(dict.fromkeys(item.name if isinstance(item, Path) else item for item in items))
+    names = list(dict.fromkeys(item.name if isinstance(item, Path) else str(item) for item in items))
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more
 
@@ -121,8 +121,9 @@ def listing(folder: Path, first: str = "") -> str:
     """Name what is in `folder`, beginning with the names that start with `first`."""
     if not folder.is_dir():
         return "that is a file" if folder.is_file() else "there is no such folder"
-    names = [p.name + "/" * p.is_dir() for p in folder.iterdir()]
-    return named(sorted(names, key=lambda name: (not name.startswith(first), name))) or "nothing"
+    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
+    names.sort(key=lambda name: not name.startswith(first))
+    return named(names) or "nothing"
 
 
 def only_one(found: Sequence[Found], what: str, expected: str, next_step: str) -> Found:

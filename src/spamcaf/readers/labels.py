@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 MISSING = frozenset({"", "na", "nan", "none"})
 """Cells of spots without a label, in lower case."""
-COLUMNS = {2: [LabelTable.BARCODE, LabelTable.LABEL], 3: list(LabelTable)}
+COLUMNS: dict[int, list[str]] = {2: [LabelTable.BARCODE, LabelTable.LABEL], 3: list(LabelTable)}
 """Of a table without a header, by their number."""
 
 

@@ -1,6 +1,6 @@
 """The position files of Space Ranger, whichever version wrote them and whatever saved them again.
 
-Separator and header are told by the first line. A header names the columns; without one their order is Space Ranger's.
+The first line tells separator and header. A header names the columns; without one their order is Space Ranger's.
 R and pandas add a column of row names, which is passed over, or is the barcode where no other column is called so.
 """
 

@@ -12,23 +12,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spamcaf.errors import InputError, is_fault_of_ours
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 GIB = 1 << 30
+CACHE_BYTES = 128 << 20
+"""Decoded strips and tiles that are kept: neighbouring windows share them."""
+STRIP_CACHE_BYTES = 256 << 20
+"""Strips are as wide as the image: one window touches as many as it is high, wide image or not."""
+N_LOCKS = 32
 
 
 class MappedPixels:
-    """Samples that lie one after another in an open file.
+    """Samples that lie one after another in an open file, in `shape` by `axes`, a permutation of Y, X and S (channels).
 
-    `shape` and `axes` say how they lie there: `axes` is a permutation of Y, X and S (channels). The file is mapped
-    anew for each window: a lasting map would count every page ever touched as resident memory.
+    The file is mapped anew for each window: a lasting map would count every page ever touched as resident memory.
     """
 
     def __init__(self, file: BinaryIO, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...], axes: str) -> None:
@@ -58,12 +60,12 @@ class MappedPixels:
 def spool(
     path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], write: Callable[[NDArray[Any]], object]
 ) -> tuple[MappedPixels, str]:
-    """Decode an image once into a temporary file that vanishes with the process; return it, and what to say of it.
+    """Decode an image once into a temporary file that vanishes with the process; return its pixels, and a note of it.
 
-    `write` fills the (row, column, channel) array that it is given.
+    `write` fills a (row, column, channel) array.
     """
     n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    file = cast(BinaryIO, tempfile.TemporaryFile(prefix="spamcaf-"))  # noqa: SIM115  the raster closes it
+    file = cast(BinaryIO, tempfile.TemporaryFile(prefix="spamcaf-"))  # noqa: SIM115  closed with the pixels
     try:
         _reserve(file, n_bytes)
     except OSError as error:
@@ -90,13 +92,6 @@ def _reserve(file: BinaryIO, n_bytes: int) -> None:
 
 def _free(folder: str) -> int:
     return shutil.disk_usage(folder).free
-
-
-CACHE_BYTES = 128 << 20
-"""Decoded strips and tiles that are kept: neighbouring windows share them."""
-STRIP_CACHE_BYTES = 256 << 20
-"""Strips are as wide as the image: one window touches as many as it is high, wide image or not."""
-N_LOCKS = 32
 
 
 @dataclass(frozen=True)
@@ -133,7 +128,7 @@ class Grid:
 
     @property
     def is_striped(self) -> bool:
-        """Tell whether rows are stored whole."""
+        """True where rows are stored whole."""
         return self.chunk[1] >= self.shape[1]
 
     def corner(self, index: int) -> tuple[int, int]:
@@ -154,64 +149,64 @@ class ChunkedPixels:
     def __init__(
         self, path: Path, grid: Grid, planes: list[Plane], decode: Callable[..., Any], dtype: np.dtype[Any]
     ) -> None:
-        self._grid, self._n_planes, self._dtype = grid, len(planes), dtype
-        self._channels = planes[0].channels
+        self.grid, self.dtype = grid, dtype
+        self._n_planes, self._channels = len(planes), planes[0].channels
         file = path.open("rb", buffering=0)
         weakref.finalize(self, file.close)
         self._locks = [threading.Lock() for _ in range(N_LOCKS)]
-        chunk_bytes = int(np.prod(grid.chunk)) * self._channels * dtype.itemsize
         # all chunks are of one size: a bound on their number is a bound on bytes
-        n_kept = (STRIP_CACHE_BYTES if grid.is_striped else CACHE_BYTES) // chunk_bytes
+        n_kept = (STRIP_CACHE_BYTES if grid.is_striped else CACHE_BYTES) // self.chunk_bytes
         self._decoded = lru_cache(max(n_kept, 1))(_Decoder(path, file, grid, planes, decode))
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a decoded chunk."""
+        return int(np.prod(self.grid.chunk)) * self._channels * self.dtype.itemsize
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(rows, columns, channels)."""
-        return *self._grid.shape, self._n_planes * self._channels
-
-    @property
-    def is_striped(self) -> bool:
-        """Tell whether a row is decoded whole, whatever part of it is asked for."""
-        return self._grid.is_striped
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """As decoded."""
-        return self._dtype
+        return *self.grid.shape, self._n_planes * self._channels
 
     def read(self, x0: int, y0: int, width: int, height: int) -> NDArray[Any]:
         """Return the window; chunks that were never written are white."""
-        window = np.empty((height, width, self.shape[2]), self._dtype)
-        self.read_into(window, x0, y0)
+        window = np.empty((height, width, self.shape[2]), self.dtype)
+        self._read_into(window, x0, y0)
         return window
 
-    def read_into(self, window: NDArray[Any], x0: int, y0: int) -> None:
-        """Fill `window` with the samples from (x0, y0) on."""
+    def read_all(self, samples: NDArray[Any]) -> None:
+        """Fill an array of the image's shape, a row of chunks at a time."""
+        step = self.grid.chunk[0]
+        for top in range(0, self.grid.shape[0], step):
+            self._read_into(samples[top : top + step], 0, top)
+
+    def _read_into(self, window: NDArray[Any], x0: int, y0: int) -> None:
         height, width = window.shape[:2]
         for plane in range(self._n_planes):
             channels = slice(plane * self._channels, (plane + 1) * self._channels)
-            for index in self._grid.touched(x0, y0, width, height):
-                self._paste(self._chunk(plane, index), self._grid.corner(index), window[..., channels], (x0, y0))
-
-    def _chunk(self, plane: int, index: int) -> NDArray[Any] | None:
-        # threads that want the same chunk wait for the first instead of decoding it again
-        with self._locks[index % N_LOCKS]:
-            return self._decoded(plane, index)
+            for index in self.grid.touched(x0, y0, width, height):
+                # threads that need the same chunk wait for the first instead of decoding it again
+                with self._locks[index % N_LOCKS]:
+                    chunk = self._decoded(plane, index)
+                self._paste(chunk, self.grid.corner(index), window[..., channels], (x0, y0))
 
     def _paste(
         self, chunk: NDArray[Any] | None, at: tuple[int, int], window: NDArray[Any], origin: tuple[int, int]
     ) -> None:
         (x, y), (x0, y0) = at, origin
-        rows, columns = self._grid.chunk if chunk is None else chunk.shape[:2]
+        rows, columns = self.grid.chunk if chunk is None else chunk.shape[:2]
         left, right = max(x, x0), min(x + columns, x0 + window.shape[1])
         top, bottom = max(y, y0), min(y + rows, y0 + window.shape[0])
         target = window[top - y0 : bottom - y0, left - x0 : right - x0]
-        target[...] = np.iinfo(self._dtype).max if chunk is None else chunk[top - y : bottom - y, left - x : right - x]
+        target[...] = np.iinfo(self.dtype).max if chunk is None else chunk[top - y : bottom - y, left - x : right - x]
 
 
 @dataclass(frozen=True)
 class _Decoder:
-    """Reads and decodes one chunk, None where it was never written."""
+    """Reads and decodes one chunk, None where it was never written.
+
+    Not a method of `ChunkedPixels`: with its cache that would be a cycle, and the file stay open.
+    """
 
     path: Path
     file: BinaryIO

@@ -23,9 +23,22 @@ IN_A_FOLDER = {".mrxs", ".vms", ".vmu"}
 
 
 def open_slide(path: Path) -> Slide:
-    """Open the image at `path`, lazily where its format allows it, and say who reads it.
+    """Open an image, lazily where its format allows it, and log which library reads it.
 
-    Raises InputError when it is missing, damaged, or not an RGB image of 8 or 16 bits.
+    Parameters
+    ----------
+    path
+        A TIFF of any kind, a JPEG, a PNG, or a slide of a scanner that OpenSlide reads.
+
+    Returns
+    -------
+    Slide
+        Upright, RGB uint8; `notes` tells what was chosen or converted.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, damaged, or not an RGB image of 8 or 16 bits.
     """
     if not path.is_file():
         raise InputError(f"no image {path}.", "the full-resolution H&E image.", "Check raw_root and the image's name.")
@@ -40,11 +53,8 @@ def open_slide(path: Path) -> Slide:
 def _is_striped(pixels: Pixels) -> bool:
     if isinstance(pixels, TurnedPixels):
         return not pixels.turn.transposes and _is_striped(pixels.stored)
-    return (
-        isinstance(pixels, FilePixels)
-        and isinstance(pixels.pixel_array, ChunkedPixels)
-        and pixels.pixel_array.is_striped
-    )
+    array = pixels.pixel_array if isinstance(pixels, FilePixels) else None
+    return isinstance(array, ChunkedPixels) and array.grid.is_striped
 
 
 def _open(path: Path) -> Opened:
@@ -60,7 +70,11 @@ def _open(path: Path) -> Opened:
         return _open_tiff(path, vendor)
     if head.startswith(whole.PNG_MAGIC):
         return whole.open_png(path)
-    _require_no_scanner(path)
+    # a slide of a scanner that OpenSlide, if it is installed at all, did not recognise
+    if path.suffix.lower() in SCANNER_SUFFIXES and not openslide.is_installed():
+        raise openslide.MissingLibraryError(path)
+    if path.suffix.lower() in IN_A_FOLDER:
+        raise damaged(path, "OpenSlide does not find the files that belong to it in the folder beside it")
     if head.startswith(whole.JPEG_MAGIC):
         return whole.open_jpeg(path)
     raise InputError(
@@ -79,12 +93,3 @@ def _open_tiff(path: Path, vendor: str | None) -> Opened:
         if vendor is None:
             raise
         return openslide.open_scanned(path, vendor)
-
-
-def _require_no_scanner(path: Path) -> None:
-    """Raise InputError for a slide of a scanner that OpenSlide, if it is installed at all, did not recognise."""
-    suffix = path.suffix.lower()
-    if suffix in SCANNER_SUFFIXES and not openslide.is_installed():
-        raise openslide.MissingLibraryError(path)
-    if suffix in IN_A_FOLDER:
-        raise damaged(path, "OpenSlide does not find the files that belong to it in the folder beside it")

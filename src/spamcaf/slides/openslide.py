@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.slides.rgb import Alpha, Conversion, Opened, damaged, fingerprint_of
 from spamcaf.slides.tiff import plausible_mpp
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 GENERIC = "generic-tiff"
 OVER_WHITE = Conversion(Alpha.STRAIGHT)

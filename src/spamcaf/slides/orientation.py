@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from spamcaf.errors import is_fault_of_ours
 from spamcaf.histology.slide import Pixels
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 ORIENTATION, AS_STORED = 274, 1
 """The tag of TIFF and of EXIF, and its value for an image that is stored upright."""
 EXIF_BEGIN = b"Exif\0\0"
-INTEGERS = {3: "H", 4: "I"}
-"""The types of TIFF that a tag of one whole number may have, and how they are unpacked."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +26,13 @@ class Turn:
 
     @property
     def note(self) -> str:
-        """What to say of it."""
+        """The turn in words."""
         is_mirrored = (self.transposes + self.reverses_rows + self.reverses_columns) % 2 == 1
         return f"turned by its orientation tag {self.tag}{', which mirrors it' if is_mirrored else ''}"
 
 
-TURNS = {
-    turn.tag: turn
-    for turn in (
-        Turn(2, transposes=False, reverses_rows=False, reverses_columns=True),
-        Turn(3, transposes=False, reverses_rows=True, reverses_columns=True),
-        Turn(4, transposes=False, reverses_rows=True, reverses_columns=False),
-        Turn(5, transposes=True, reverses_rows=False, reverses_columns=False),
-        Turn(6, transposes=True, reverses_rows=False, reverses_columns=True),
-        Turn(7, transposes=True, reverses_rows=True, reverses_columns=True),
-        Turn(8, transposes=True, reverses_rows=True, reverses_columns=False),
-    )
-}
+_STEPS = {2: (0, 0, 1), 3: (0, 1, 1), 4: (0, 1, 0), 5: (1, 0, 0), 6: (1, 0, 1), 7: (1, 1, 1), 8: (1, 1, 0)}
+TURNS = {tag: Turn(tag, *map(bool, steps)) for tag, steps in _STEPS.items()}
 
 
 @dataclass(frozen=True)
@@ -82,48 +67,29 @@ class TurnedPixels:
 
 
 def turn_of(tag: object) -> Turn | None:
-    """Return what the value of an orientation tag asks for; None for an upright image and for a senseless value."""
+    """Return the turn for the value of an orientation tag; None for an upright image and for a senseless value."""
     return TURNS.get(tag) if isinstance(tag, int) else None
 
 
 def upright(pixels: Pixels, tag: object) -> tuple[Pixels, list[str]]:
-    """Return an image as its orientation tag wants it to be seen, and what to say of it.
-
-    Parameters
-    ----------
-    pixels
-        The image as it is stored.
-    tag
-        The value of its orientation tag, None where it has none.
-
-    Returns
-    -------
-    pixels
-        The upright image, read lazily from the stored one.
-    notes
-        What was done; a value other than 1 to 8 is ignored.
-    """
+    """Return an image upright, by the value of its orientation tag (None without one), and notes of what was done."""
     turn = turn_of(tag)
     if turn is not None:
         return TurnedPixels(pixels, turn), [turn.note]
-    is_silent = tag is None or tag == AS_STORED
-    return pixels, [] if is_silent else [f"its orientation tag, {tag!s:.20}, is none of 1 to 8 and is ignored"]
+    if tag is None or tag == AS_STORED:
+        return pixels, []
+    return pixels, [f"its orientation tag, {tag!s:.20}, is none of 1 to 8 and is ignored"]
 
 
-def exif_orientation(exif: bytes) -> int | None:
+def exif_orientation(exif: bytes) -> object:
     """Return the value of the orientation tag in an EXIF block, None where there is none or the block is broken."""
-    tiff = exif.removeprefix(EXIF_BEGIN)
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return None
+    from PIL import Image
+
+    record = Image.Exif()
     try:
-        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (n_tags,) = struct.unpack_from(f"{order}H", tiff, directory)
-        for at in range(directory + 2, directory + 2 + 12 * n_tags, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", tiff, at)
-            if tag == ORIENTATION and kind in INTEGERS:
-                (value,) = struct.unpack_from(order + INTEGERS[kind], tiff, at + 8)
-                return int(value)
-    except struct.error:
+        record.load(exif)
+        return record.get(ORIENTATION)
+    except Exception as error:  # Pillow may fail in any way on a broken block
+        if is_fault_of_ours(error):
+            raise
         return None
-    return None

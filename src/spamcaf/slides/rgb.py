@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.histology.slide import GLASS, Pixels
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 N_RGB = 3
 DEPTHS = (8, 10, 12, 14, 16)
@@ -22,10 +23,12 @@ DEPTHS = (8, 10, 12, 14, 16)
 SAMPLES_ACROSS, SAMPLE_PX = 16, 64
 BLOCK_PX = 1 << 20
 """Pixels converted at once, so that the temporaries stay small beside the window."""
+END_BYTES, SAMPLE_BYTES, N_SAMPLES = 1 << 20, 1 << 14, 512
+"""512 samples of 16 KB: one every 2 MB of a gigabyte."""
 
 
 class Alpha(StrEnum):
-    """What a fourth channel says: NONE where there is none, or where it is not stated to be transparency."""
+    """The meaning of a fourth channel: NONE where there is none, or where it is not stated to be transparency."""
 
     NONE = "none"
     STRAIGHT = "straight"
@@ -59,7 +62,10 @@ class Conversion:
     def _convert(self, samples: NDArray[Any]) -> NDArray[np.uint8]:
         colours: NDArray[np.uint8] = _to_8_bits(samples[..., :N_RGB], self.white)
         if self.is_ycbcr:
-            colours = _from_ycbcr(colours)
+            from PIL import Image
+
+            luma = Image.frombytes("YCbCr", colours.shape[1::-1], colours.tobytes())
+            colours = np.asarray(luma.convert("RGB"))
         if self.alpha is Alpha.NONE:
             return colours
         opacity = _to_8_bits(samples[..., N_RGB:], self.opaque)
@@ -70,52 +76,10 @@ class Conversion:
         return np.clip(np.rint(seen + GLASS * (1 - alpha)), 0, GLASS).astype(np.uint8)
 
 
-def conversion_of(
-    pixel_array: PixelArray, alpha: Alpha = Alpha.NONE, is_ycbcr: bool = False
-) -> tuple[Conversion, list[str]]:
-    """Return the conversion that a raster needs, and what to say of it.
-
-    The depth of 16-bit samples is told from windows spread over the image.
-    """
-    notes = [] if alpha is Alpha.NONE else ["transparency laid over white"]
-    if alpha is Alpha.NONE and pixel_array.shape[2] > N_RGB:
-        notes.append("its fourth channel, whose meaning it does not state, is ignored")
-    notes += ["luma and chroma converted to RGB"] if is_ycbcr else []
-    if pixel_array.dtype == np.uint8:
-        return Conversion(alpha, is_ycbcr), notes
-    brightest = _brightest(pixel_array)
-    white = _full_scale(int(brightest[:N_RGB].max()))
-    opaque = _full_scale(int(brightest[N_RGB:].max(initial=0)))
-    return Conversion(alpha, is_ycbcr, white, opaque), [f"16-bit values 0 to {white} rescaled to 0 to {GLASS}", *notes]
-
-
-def _brightest(pixel_array: PixelArray) -> NDArray[Any]:
-    """Return the largest value of each channel in windows spread evenly over the image."""
-    rows, columns, channels = pixel_array.shape
-    height, width = min(SAMPLE_PX, rows), min(SAMPLE_PX, columns)
-    brightest = np.zeros(channels, pixel_array.dtype)
-    for y0 in np.linspace(0, rows - height, SAMPLES_ACROSS).astype(int):
-        for x0 in np.linspace(0, columns - width, SAMPLES_ACROSS).astype(int):
-            window = pixel_array.read(int(x0), int(y0), width, height)
-            brightest = np.maximum(brightest, window.max(axis=(0, 1)))
-    return brightest
-
-
-def _full_scale(value: int) -> int:
-    return next(scale for bits in DEPTHS if (scale := 2**bits - 1) >= value)
-
-
 def _to_8_bits(samples: NDArray[Any], white: int) -> NDArray[np.uint8]:
     if samples.dtype == np.uint8:
         return samples
     return np.minimum((samples.astype(np.uint32) * GLASS + white // 2) // white, GLASS).astype(np.uint8)
-
-
-def _from_ycbcr(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    height, width = samples.shape[:2]
-    return np.asarray(Image.frombytes("YCbCr", (width, height), samples.tobytes()).convert("RGB"))
 
 
 class PixelArray(Protocol):
@@ -158,6 +122,38 @@ class DecodedPixels:
         return self.samples[y0 : y0 + height, x0 : x0 + width]
 
 
+def conversion_of(
+    pixel_array: PixelArray, alpha: Alpha = Alpha.NONE, is_ycbcr: bool = False
+) -> tuple[Conversion, list[str]]:
+    """Return the conversion that an image's samples need, and notes of it.
+
+    The depth of 16-bit samples is measured in windows spread over the image.
+    """
+    notes = [] if alpha is Alpha.NONE else ["transparency laid over white"]
+    if alpha is Alpha.NONE and pixel_array.shape[2] > N_RGB:
+        notes.append("its fourth channel, whose meaning it does not state, is ignored")
+    notes += ["luma and chroma converted to RGB"] if is_ycbcr else []
+    if pixel_array.dtype == np.uint8:
+        return Conversion(alpha, is_ycbcr), notes
+    brightest = _brightest(pixel_array)
+    scales = [2**bits - 1 for bits in DEPTHS]
+    largest = (int(part.max(initial=0)) for part in (brightest[:N_RGB], brightest[N_RGB:]))
+    white, opaque = (next(scale for scale in scales if scale >= value) for value in largest)
+    return Conversion(alpha, is_ycbcr, white, opaque), [f"16-bit values 0 to {white} rescaled to 0 to {GLASS}", *notes]
+
+
+def _brightest(pixel_array: PixelArray) -> NDArray[Any]:
+    """Return the largest value of each channel in windows spread evenly over the image."""
+    rows, columns, channels = pixel_array.shape
+    height, width = min(SAMPLE_PX, rows), min(SAMPLE_PX, columns)
+    brightest = np.zeros(channels, pixel_array.dtype)
+    for y0 in np.linspace(0, rows - height, SAMPLES_ACROSS).astype(int):
+        for x0 in np.linspace(0, columns - width, SAMPLES_ACROSS).astype(int):
+            window = pixel_array.read(int(x0), int(y0), width, height)
+            brightest = np.maximum(brightest, window.max(axis=(0, 1)))
+    return brightest
+
+
 @dataclass(frozen=True)
 class FilePixels:
     """The pixels of an image file, RGB uint8."""
@@ -183,16 +179,12 @@ class FilePixels:
 
 @dataclass(frozen=True)
 class Opened:
-    """An opened image: who reads it, what was decided or converted, and the micrometres per pixel that it states."""
+    """An opened image: its reader, notes of what was chosen or converted, and the micrometres per pixel it states."""
 
     pixels: Pixels
     reader: str
     notes: tuple[str, ...] = ()
     mpp: float | None = None
-
-
-END_BYTES, SAMPLE_BYTES, N_SAMPLES = 1 << 20, 1 << 14, 512
-"""512 samples of 16 KB: one every 2 MB of a gigabyte."""
 
 
 def fingerprint_of(path: Path) -> str:
@@ -201,8 +193,6 @@ def fingerprint_of(path: Path) -> str:
     In a compressed file a change of pixels moves all that follows; in one that is not, a change of a few lines between
     two samples would not be noticed.
     """
-    import hashlib
-
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     last = max(size - END_BYTES, 0)
@@ -214,6 +204,19 @@ def fingerprint_of(path: Path) -> str:
         file.seek(last)
         digest.update(file.read(END_BYTES))
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises at a damaged image into InputError; a fault of ours stays what it is."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a decoder may fail in any way on damaged bytes
+        if is_fault_of_ours(error):
+            raise
+        raise damaged(path, str(error) or type(error).__name__) from error
 
 
 def damaged(path: Path, what: object) -> InputError:

@@ -3,210 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.slides.chunks import CACHE_BYTES, STRIP_CACHE_BYTES, ChunkedPixels, Grid, MappedPixels, Plane, spool
 from spamcaf.slides.orientation import ORIENTATION, turn_of, upright
-from spamcaf.slides.rgb import N_RGB, Alpha, FilePixels, Opened, PixelArray, conversion_of, damaged, not_h_and_e
+from spamcaf.slides.rgb import (
+    N_RGB,
+    Alpha,
+    FilePixels,
+    Opened,
+    PixelArray,
+    conversion_of,
+    damaged,
+    decoding,
+    not_h_and_e,
+)
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+HEADER_BYTES = 8
 PLAUSIBLE_UM = (0.05, 5.0)
 """Scanners and microscopes lie within; what print programs write (72 or 300 dots per inch) lies far outside."""
 ANISOTROPY = 0.01
 UM_PER = {"nm": 1e-3, "\u00b5m": 1.0, "\u03bcm": 1.0, "um": 1.0, "micron": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 RESOLUTION_UNIT = 296
 UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
-
-
-def plausible_mpp(x_um: float | None, y_um: float | None) -> float | None:
-    """Return the pixel's side in micrometres, or None unless it is square and of a microscope's size."""
-    if x_um is None or not math.isfinite(x_um) or not PLAUSIBLE_UM[0] <= x_um <= PLAUSIBLE_UM[1]:
-        return None
-    if y_um is not None and not abs(y_um / x_um - 1) <= ANISOTROPY:
-        return None
-    return x_um
-
-
-def stated_mpp(tiff: TiffFile, series: TiffPageSeries) -> float | None:
-    """Return the micrometres per pixel of an OME-TIFF's metadata, else of the resolution tags, else None."""
-    if tiff.is_ome:
-        return _ome_mpp(tiff, series)
-    return _tag_mpp(series.keyframe)
-
-
-def _ome_mpp(tiff: TiffFile, series: TiffPageSeries) -> float | None:
-    """Return the scale that all images of this size agree on: images and series need not be in one order."""
-    from tifffile import xml2dict
-
-    roots = _elements(xml2dict(tiff.ome_metadata or ""), "OME")
-    pixels = [p for root in roots for image in _elements(root, "Image") for p in _elements(image, "Pixels")]
-    size = (series.keyframe.imagewidth, series.keyframe.imagelength)
-    found = {
-        plausible_mpp(_ome_um(p, "PhysicalSizeX"), _ome_um(p, "PhysicalSizeY"))
-        for p in pixels
-        if (p.get("SizeX"), p.get("SizeY")) == size
-    }
-    return found.pop() if len(found) == 1 else None
-
-
-def _elements(parent: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Return the elements of a name; one that is broken, and holds text only, is left out."""
-    found = parent.get(name, [])
-    return [element for element in (found if isinstance(found, list) else [found]) if isinstance(element, dict)]
-
-
-def _ome_um(pixels: dict[str, Any], key: str) -> float | None:
-    um = UM_PER.get(str(pixels.get(f"{key}Unit", "um")))
-    value = pixels.get(key)
-    return float(value) * um if um is not None and isinstance(value, (int, float)) else None
-
-
-def _tag_mpp(page: TiffPage) -> float | None:
-    um = UM_PER_RESOLUTION_UNIT.get(int(page.tags.valueof(RESOLUTION_UNIT, 0)))
-    x, y = page.get_resolution()
-    if um is None or x <= 0 or y <= 0:
-        return None
-    return plausible_mpp(um / x, um / y)
-
-
-HEADER_BYTES = 8
 NDPI_FORMAT = 65420
 """A tag that only Hamamatsu's files have."""
-
-
-def extents_of(page: TiffPage) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return offsets and byte counts of a page's strips or tiles."""
-    return np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
-
-
-def require_whole(path: Path, pages: list[TiffPage]) -> None:
-    """Raise InputError naming the first strip or tile of `pages` that does not lie wholly inside the file."""
-    size = path.stat().st_size
-    for page in pages:
-        try:
-            offsets, counts = extents_of(page)
-        except OverflowError as error:
-            raise damaged(path, "tiles or strips lie farther than any file reaches") from error
-        if len(offsets) != len(counts):
-            raise damaged(path, f"{len(offsets)} tiles or strips with {len(counts)} lengths")
-        outside = np.flatnonzero((counts > 0) & ((offsets < HEADER_BYTES) | (offsets + counts > size)))
-        if len(outside):
-            first = int(outside[0])
-            raise damaged(
-                path, f"truncated: {len(outside)} of {len(counts)} tiles or strips lie beyond its end, from {first} on"
-            )
-
-
-def is_of_scanner(path: Path) -> bool:
-    """Tell whether a TIFF is laid out by a scanner, whose tiles only OpenSlide puts in place."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path, is_ndpi=False) as file:
-            is_ndpi = NDPI_FORMAT in file.pages.first.tags
-            return any((is_ndpi, file.is_svs, file.is_scn, file.is_bif, file.is_philips))
-    except Exception as error:  # tifffile may fail in any way on a damaged header; the reader will say so
-        if is_fault_of_ours(error):
-            raise
-        return False
-
-
-def require_first_page(path: Path, is_ndpi: bool) -> None:
-    """Raise InputError when the first page of a scanner's TIFF lies partly beyond the end of the file."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path, is_ndpi=is_ndpi) as file:
-            pages = [file.pages.first]
-    except Exception as error:  # OpenSlide knows the format better
-        if is_fault_of_ours(error):
-            raise
-        return
-    require_whole(path, pages)
-
-
 N_RGBA = 4
-MINISBLACK, RGB, YCBCR_NAME = 1, 2, 6
+MINISBLACK, RGB, YCBCR = 1, 2, 6
 REFUSED = {0: "grayscale", 3: "a palette image", 4: "a mask", 5: "a CMYK image"}
 DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
-
-
-def choose_series(path: Path, tiff: TiffFile) -> tuple[TiffPageSeries, list[str]]:
-    """Return the largest image, first level, and what to say of the choice; raise InputError unless it is RGB.
-
-    Labels and macro images are smaller. A smaller RGB image is never taken in place of a larger one that is not.
-    """
-    series = [s for s in tiff.series if _area(s) > 0]
-    if not series:
-        raise damaged(path, "no image in it")
-    largest = max(_area(s) for s in series)
-    candidates = [s for s in series if _area(s) == largest]
-    pictures = [s for s in candidates if _refusal(s) is None]
-    if not pictures:
-        raise not_h_and_e(path, str(_refusal(candidates[0])))
-    if len(pictures) > 1:
-        raise InputError(
-            f"{len(pictures)} colour images of the same size in {path.name}.",
-            "one that is the largest.",
-            "Export the H&E image alone.",
-        )
-    notes = [] if len(series) == 1 else [f"the largest of {len(series)} images"]
-    if pictures[0].keyframe.photometric == MINISBLACK:
-        notes.append("its three channels, declared gray, are taken as red, green and blue")
-    return pictures[0], notes
-
-
-def sizes_of(series: TiffPageSeries) -> list[tuple[str, int]]:
-    """Return the axes of a series with their lengths. Axes of length 1 may be left out, save Y and X."""
-    return list(zip(series.axes, series.shape, strict=True))
-
-
-def _area(series: TiffPageSeries) -> int:
-    sizes = dict(sizes_of(series))
-    return int(sizes.get("Y", 0)) * int(sizes.get("X", 0))
-
-
-def _refusal(series: TiffPageSeries) -> str | None:
-    """Return why a series cannot be a colour picture, or None: what it is, to follow '<name> is'."""
-    page = series.keyframe
-    sizes = sizes_of(series)
-    said = f"axes {series.axes}, shape {tuple(series.shape)}"
-    if series.dtype not in DTYPES:
-        return f"of {series.dtype} values"
-    if page.photometric in REFUSED:
-        return REFUSED[page.photometric]
-    if page.photometric not in {MINISBLACK, RGB, YCBCR_NAME}:
-        return f"in the colour space {getattr(page.photometric, 'name', page.photometric)}"
-    if any(n > 1 for axis, n in sizes if axis not in "YXSC") or page.shaped[1] > 1:
-        return f"a stack of images ({said}), whose axes do not say that they are colours"
-    return _refusal_of_channels(series, said)
-
-
-def _refusal_of_channels(series: TiffPageSeries, said: str) -> str | None:
-    page = series.keyframe
-    n_samples, n_pages = page.samplesperpixel, len(series)
-    sizes = dict(sizes_of(series))
-    n_channels = int(sizes.get("S", 1)) * int(sizes.get("C", 1))
-    if n_channels == 1:
-        return "grayscale"
-    if n_channels == N_RGBA and n_samples == N_RGBA and page.photometric == RGB and len(page.extrasamples) <= 1:
-        return None
-    if n_channels != N_RGB:
-        return f"an image of {n_channels} channels ({said}), such as fluorescence"
-    if n_pages not in {1, n_channels // n_samples}:
-        return f"an image in {n_pages} parts ({said})"
-    return None
-
-
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-YCBCR = 6
 ALPHAS = {1: Alpha.PREMULTIPLIED, 2: Alpha.STRAIGHT}
 """Values of the tag ExtraSamples that mean transparency; 0, the third, leaves the meaning open."""
 LARGEST_LISTED = 2**32 - 1
@@ -223,21 +58,172 @@ def open_tiff(path: Path) -> Opened:
     """Open the largest RGB image of a TIFF; raise InputError when there is none or the file is damaged."""
     import tifffile
 
-    try:
+    with decoding(path):
         with tifffile.TiffFile(path, is_ndpi=False) as tiff:  # by default the suffix decides
-            series, notes = choose_series(path, tiff)
+            series, notes = _choose_series(path, tiff)
             pixel_array, more = _pixel_array(path, tiff, series)
-            mpp = stated_mpp(tiff, series)
             page = series.keyframe
-        conversion, converted = conversion_of(pixel_array, _alpha(page), _is_ycbcr(page))
+            mpp = _ome_mpp(tiff, page) if tiff.is_ome else _tag_mpp(page)
+        extra = next(iter(page.extrasamples), 0) if page.samplesperpixel == N_RGBA else 0
+        is_ycbcr = page.photometric == YCBCR and page.compression in CODED_AS_STORED
+        conversion, converted = conversion_of(pixel_array, ALPHAS.get(extra, Alpha.NONE), is_ycbcr)
         pixels, turned = upright(FilePixels(path, pixel_array, conversion), _orientation(page))
-    except InputError:
-        raise
+    return Opened(pixels, "tifffile", (*notes, *turned, *more, *converted), mpp)
+
+
+def is_of_scanner(path: Path) -> bool:
+    """Tell whether a TIFF is laid out by a scanner, whose tiles only OpenSlide puts in place."""
+    kinds = ("is_svs", "is_scn", "is_bif", "is_philips")
+
+    def is_named(file: TiffFile) -> bool:
+        return NDPI_FORMAT in file.pages.first.tags or any(getattr(file, kind) for kind in kinds)
+
+    return bool(_header(path, False, is_named))
+
+
+def require_first_page(path: Path, is_ndpi: bool) -> None:
+    """Raise InputError when the first page of a scanner's TIFF lies partly beyond the end of the file."""
+    page = _header(path, is_ndpi, lambda file: file.pages.first)
+    if page is not None:
+        _require_whole(path, [page])
+
+
+def _header(path: Path, is_ndpi: bool, read: Callable[[TiffFile], Any]) -> Any:  # noqa: ANN401  what `read` returns
+    """Return what `read` finds in a file's header; None where that is damaged, which the file's reader reports."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path, is_ndpi=is_ndpi) as file:
+            return read(file)
     except Exception as error:  # tifffile may fail in any way on a damaged header
         if is_fault_of_ours(error):
             raise
-        raise damaged(path, str(error) or type(error).__name__) from error
-    return Opened(pixels, "tifffile", (*notes, *turned, *more, *converted), mpp)
+        return None
+
+
+def _require_whole(path: Path, pages: list[TiffPage]) -> None:
+    """Raise InputError naming the first strip or tile of `pages` that does not lie wholly inside the file."""
+    size = path.stat().st_size
+    for page in pages:
+        try:
+            offsets, counts = _extents_of(page)
+        except OverflowError as error:
+            raise damaged(path, "tiles or strips lie farther than any file reaches") from error
+        if len(offsets) != len(counts):
+            raise damaged(path, f"{len(offsets)} tiles or strips with {len(counts)} lengths")
+        outside = np.flatnonzero((counts > 0) & ((offsets < HEADER_BYTES) | (offsets + counts > size)))
+        if len(outside):
+            missing = f"{len(outside)} of {len(counts)} tiles or strips lie beyond its end, from {outside[0]} on"
+            raise damaged(path, f"truncated: {missing}")
+
+
+def _extents_of(page: TiffPage) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return offsets and byte counts of a page's strips or tiles."""
+    return np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
+
+
+def plausible_mpp(x_um: float | None, y_um: float | None) -> float | None:
+    """Return the pixel's side in micrometres, or None unless it is square and of a microscope's size."""
+    if x_um is None or not math.isfinite(x_um) or not PLAUSIBLE_UM[0] <= x_um <= PLAUSIBLE_UM[1]:
+        return None
+    if y_um is not None and not abs(y_um / x_um - 1) <= ANISOTROPY:
+        return None
+    return x_um
+
+
+def _ome_mpp(tiff: TiffFile, page: TiffPage) -> float | None:
+    """Return the scale that all images of this size agree on: images and series need not be in one order."""
+    from tifffile import xml2dict
+
+    roots = _elements(xml2dict(tiff.ome_metadata or ""), "OME")
+    pixels = [p for root in roots for image in _elements(root, "Image") for p in _elements(image, "Pixels")]
+    found = {
+        plausible_mpp(_ome_um(p, "PhysicalSizeX"), _ome_um(p, "PhysicalSizeY"))
+        for p in pixels
+        if (p.get("SizeX"), p.get("SizeY")) == (page.imagewidth, page.imagelength)
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _elements(parent: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the elements of a name; one that is broken, and holds text only, is left out."""
+    found = parent.get(name, [])
+    return [element for element in (found if isinstance(found, list) else [found]) if isinstance(element, dict)]
+
+
+def _ome_um(pixels: dict[str, Any], key: str) -> float | None:
+    um, value = UM_PER.get(str(pixels.get(f"{key}Unit", "um"))), pixels.get(key)
+    return float(value) * um if um is not None and isinstance(value, (int, float)) else None
+
+
+def _tag_mpp(page: TiffPage) -> float | None:
+    um = UM_PER_RESOLUTION_UNIT.get(int(page.tags.valueof(RESOLUTION_UNIT, 0)))
+    x, y = page.get_resolution()
+    return None if um is None or x <= 0 or y <= 0 else plausible_mpp(um / x, um / y)
+
+
+def _choose_series(path: Path, tiff: TiffFile) -> tuple[TiffPageSeries, list[str]]:
+    """Return the largest image, first level, and notes of the choice; raise InputError unless it is RGB.
+
+    Labels and macro images are smaller. A smaller RGB image is never taken in place of a larger one that is not.
+    """
+    series = [s for s in tiff.series if _area(s) > 0]
+    if not series:
+        raise damaged(path, "no image in it")
+    largest = max(_area(s) for s in series)
+    refusals = [(s, _refusal(s)) for s in series if _area(s) == largest]
+    images = [s for s, refusal in refusals if refusal is None]
+    if not images:
+        raise not_h_and_e(path, str(refusals[0][1]))
+    if len(images) > 1:
+        raise InputError(
+            f"{len(images)} colour images of the same size in {path.name}.",
+            "one that is the largest.",
+            "Export the H&E image alone.",
+        )
+    notes = [] if len(series) == 1 else [f"the largest of {len(series)} images"]
+    if images[0].keyframe.photometric == MINISBLACK:
+        notes.append("its three channels, declared gray, are taken as red, green and blue")
+    return images[0], notes
+
+
+def _sizes_of(series: TiffPageSeries) -> dict[str, int]:
+    """Return the lengths of a series' axes, in their order. Axes of length 1 may be left out, save Y and X."""
+    return dict(zip(series.axes, series.shape, strict=True))
+
+
+def _area(series: TiffPageSeries) -> int:
+    sizes = _sizes_of(series)
+    return int(sizes.get("Y", 0)) * int(sizes.get("X", 0))
+
+
+def _refusal(series: TiffPageSeries) -> str | None:
+    """Return why a series cannot be a colour image, or None: what it is, to follow '<name> is'."""
+    page = series.keyframe
+    stated = f"axes {series.axes}, shape {tuple(series.shape)}"
+    if series.dtype not in DTYPES:
+        return f"of {series.dtype} values"
+    if page.photometric in REFUSED:
+        return REFUSED[page.photometric]
+    if page.photometric not in {MINISBLACK, RGB, YCBCR}:
+        return f"in the colour space {getattr(page.photometric, 'name', page.photometric)}"
+    is_stack = any(n > 1 for axis, n in zip(series.axes, series.shape, strict=True) if axis not in "YXSC")
+    if is_stack or page.shaped[1] > 1:
+        return f"a stack of images ({stated}), whose axes do not state that they are colours"
+    return _refusal_of_channels(series, stated)
+
+
+def _refusal_of_channels(series: TiffPageSeries, stated: str) -> str | None:
+    page, sizes = series.keyframe, _sizes_of(series)
+    n_samples, n_pages = page.samplesperpixel, len(series)
+    n_channels = int(sizes.get("S", 1)) * int(sizes.get("C", 1))
+    if n_channels == 1:
+        return "grayscale"
+    if n_channels == N_RGBA and n_samples == N_RGBA and page.photometric == RGB and len(page.extrasamples) <= 1:
+        return None
+    if n_channels != N_RGB:
+        return f"an image of {n_channels} channels ({stated}), such as fluorescence"
+    return None if n_pages in {1, n_channels // n_samples} else f"an image in {n_pages} parts ({stated})"
 
 
 def _pixel_array(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[PixelArray, list[str]]:
@@ -246,50 +232,24 @@ def _pixel_array(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[Pi
     if offset is not None:
         return _mapped(path, tiff, series, offset), []
     pages = [page.aspage() if page.is_frame else page for page in found]
-    require_whole(path, pages)
-    keyframe = series.keyframe
-    grid = Grid((keyframe.imagelength, keyframe.imagewidth), _chunk_shape(keyframe))
+    _require_whole(path, pages)
+    page = series.keyframe
+    chunk = (page.tilelength, page.tilewidth)
+    if not page.is_tiled:
+        chunk = (min(page.rowsperstrip, page.imagelength), page.imagewidth)
+    grid = Grid((page.imagelength, page.imagewidth), chunk)
     planes = [plane for page in pages for plane in _planes(path, page, grid)]
-    keyframe.init_decode()
-    pixel_array = ChunkedPixels(path, grid, planes, keyframe.decode, np.dtype(series.dtype))
-    notes = _sparse(path, planes)
-    _probe(path, pixel_array, grid, planes, keyframe)
-    if not _is_impractical(pixel_array, int(np.prod(grid.chunk)) * planes[0].channels, keyframe):
+    page.init_decode()
+    pixel_array = ChunkedPixels(path, grid, planes, page.decode, np.dtype(series.dtype))
+    absent = np.concatenate([plane.counts == 0 for plane in planes])
+    if absent.all():
+        raise damaged(path, "none of its tiles was ever written")
+    notes = [f"{absent.sum()} of {len(absent)} tiles were never written and are white"] if absent.any() else []
+    _probe(path, pixel_array, planes, page)
+    if not _is_impractical(pixel_array, page):
         return pixel_array, notes
-    spooled, note = spool(
-        path, pixel_array.shape, pixel_array.dtype, lambda samples: _decode_all(pixel_array, grid, samples)
-    )
+    spooled, note = spool(path, pixel_array.shape, pixel_array.dtype, pixel_array.read_all)
     return spooled, [*notes, note]
-
-
-def _is_impractical(pixel_array: ChunkedPixels, chunk_samples: int, page: TiffPage) -> bool:
-    """Tell whether windows would decode too much: one chunk fills the memory, or each window of a band needs all.
-
-    The strips of an image that is turned by a quarter are columns: a band of windows from left to right touches all.
-    """
-    turn, size = turn_of(_orientation(page)), pixel_array.dtype.itemsize
-    is_across = turn is not None and turn.transposes and pixel_array.is_striped
-    return chunk_samples * size > CACHE_BYTES or (
-        is_across and int(np.prod(pixel_array.shape)) * size > STRIP_CACHE_BYTES
-    )
-
-
-def _mapped(path: Path, tiff: TiffFile, series: TiffPageSeries, offset: int) -> MappedPixels:
-    dtype = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
-    kept = [(axis, n) for axis, n in sizes_of(series) if n > 1 or axis in "YX"]
-    axes = "".join(axis for axis, _ in kept).replace("C", "S")
-    shape = tuple(n for _, n in kept)
-    if offset < HEADER_BYTES or _is_short(series.keyframe):
-        raise damaged(path, "its pixels were never written, or not all of them")
-    missing = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize - path.stat().st_size
-    if missing > 0:
-        raise damaged(path, f"truncated: the last {missing} bytes of the pixels lie beyond its end")
-    return MappedPixels(path.open("rb"), offset, dtype, shape, axes)
-
-
-def _is_short(page: TiffPage) -> bool:
-    """Tell whether a page lists fewer bytes than it has pixels; above 4 GiB the numbers may have run over."""
-    return sum(page.databytecounts) < page.nbytes <= LARGEST_LISTED
 
 
 def _own_pages(path: Path, tiff: TiffFile, series: TiffPageSeries) -> list[Any]:
@@ -303,39 +263,41 @@ def _own_pages(path: Path, tiff: TiffFile, series: TiffPageSeries) -> list[Any]:
     return pages
 
 
+def _mapped(path: Path, tiff: TiffFile, series: TiffPageSeries, offset: int) -> MappedPixels:
+    page, dtype = series.keyframe, np.dtype(series.dtype).newbyteorder(tiff.byteorder)
+    kept = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=True) if n > 1 or axis in "YX"]
+    axes = "".join(axis for axis, _ in kept).replace("C", "S")
+    shape = tuple(n for _, n in kept)
+    # above 4 GiB the listed numbers may have run over
+    is_short = sum(page.databytecounts) < page.nbytes <= LARGEST_LISTED
+    if offset < HEADER_BYTES or is_short:
+        raise damaged(path, "its pixels were never written, or not all of them")
+    missing = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize - path.stat().st_size
+    if missing > 0:
+        raise damaged(path, f"truncated: the last {missing} bytes of the pixels lie beyond its end")
+    return MappedPixels(path.open("rb"), offset, dtype, shape, axes)
+
+
 def _planes(path: Path, page: TiffPage, grid: Grid) -> list[Plane]:
     """Return one plane for interleaved channels, and one per channel for separate ones."""
-    offsets, counts = extents_of(page)
-    n_separate, channels = page.shaped[0], page.shaped[4]
-    if len(offsets) != grid.n_chunks * n_separate or len(counts) != len(offsets):
-        raise damaged(path, f"{len(offsets)} tiles or strips are listed and {grid.n_chunks * n_separate} needed")
-    decoding = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in JPEG else {}
-    starts = range(0, len(offsets), grid.n_chunks)
-    parts = [slice(start, start + grid.n_chunks) for start in starts]
-    return [Plane(offsets[part], counts[part], part.start, channels, decoding) for part in parts]
+    offsets, counts = _extents_of(page)
+    n_needed, channels = grid.n_chunks * page.shaped[0], page.shaped[4]
+    if len(offsets) != n_needed or len(counts) != len(offsets):
+        raise damaged(path, f"{len(offsets)} tiles or strips are listed and {n_needed} needed")
+    tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in JPEG else {}
+    parts = [slice(start, start + grid.n_chunks) for start in range(0, n_needed, grid.n_chunks)]
+    return [Plane(offsets[part], counts[part], part.start, channels, tables) for part in parts]
 
 
-def _chunk_shape(page: TiffPage) -> tuple[int, int]:
-    if page.is_tiled:
-        return page.tilelength, page.tilewidth
-    return min(page.rowsperstrip, page.imagelength), page.imagewidth
-
-
-def _sparse(path: Path, planes: list[Plane]) -> list[str]:
-    absent = np.concatenate([plane.counts == 0 for plane in planes])
-    if absent.all():
-        raise damaged(path, "none of its tiles was ever written")
-    return [f"{absent.sum()} of {len(absent)} tiles were never written and are white"] if absent.any() else []
-
-
-def _probe(path: Path, pixel_array: ChunkedPixels, grid: Grid, planes: list[Plane], page: TiffPage) -> None:
+def _probe(path: Path, pixel_array: ChunkedPixels, planes: list[Plane], page: TiffPage) -> None:
     """Decode one chunk; raise UndecodableError when tifffile does not know the coding.
 
-    For an image that is turned it is no UndecodableError, which OpenSlide gets to try: that turns each tile by itself.
+    For an image that is turned it is no UndecodableError, after which OpenSlide is tried: that turns each tile by
+    itself.
     """
     import tifffile
 
-    x, y = grid.corner(int(np.argmax(planes[0].counts > 0)))
+    x, y = pixel_array.grid.corner(int(np.argmax(planes[0].counts > 0)))
     try:
         pixel_array.read(x, y, 1, 1)
     except InputError as error:
@@ -350,19 +312,15 @@ def _probe(path: Path, pixel_array: ChunkedPixels, grid: Grid, planes: list[Plan
         raise
 
 
-def _decode_all(pixel_array: ChunkedPixels, grid: Grid, samples: np.ndarray) -> None:
-    for top in range(0, grid.shape[0], grid.chunk[0]):
-        pixel_array.read_into(samples[top : top + grid.chunk[0]], 0, top)
+def _is_impractical(pixel_array: ChunkedPixels, page: TiffPage) -> bool:
+    """Tell whether windows would decode too much: one chunk fills the memory, or each window of a band needs all.
 
-
-def _alpha(page: TiffPage) -> Alpha:
-    if page.samplesperpixel != N_RGBA or not page.extrasamples:
-        return Alpha.NONE
-    return ALPHAS.get(page.extrasamples[0], Alpha.NONE)
-
-
-def _is_ycbcr(page: TiffPage) -> bool:
-    return page.photometric == YCBCR and page.compression in CODED_AS_STORED
+    The strips of an image that is turned by a quarter are columns: a band of windows from left to right touches all.
+    """
+    turn = turn_of(_orientation(page))
+    is_across = turn is not None and turn.transposes and pixel_array.grid.is_striped
+    n_bytes = int(np.prod(pixel_array.shape)) * pixel_array.dtype.itemsize
+    return pixel_array.chunk_bytes > CACHE_BYTES or (is_across and n_bytes > STRIP_CACHE_BYTES)
 
 
 def _orientation(page: TiffPage) -> object:

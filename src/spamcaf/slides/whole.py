@@ -6,27 +6,15 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from spamcaf.errors import InputError, is_fault_of_ours
+from spamcaf.slides import rgb
 from spamcaf.slides.chunks import spool
 from spamcaf.slides.orientation import EXIF_BEGIN, exif_orientation, upright
-from spamcaf.slides.rgb import (
-    N_RGB,
-    Alpha,
-    DecodedPixels,
-    FilePixels,
-    Opened,
-    PixelArray,
-    conversion_of,
-    damaged,
-    not_h_and_e,
-)
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from spamcaf.slides.rgb import N_RGB, Alpha, Opened, PixelArray
 
 JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 JPEG_END, JPEG_TAIL = b"\xff\xd9", 1024
@@ -35,7 +23,7 @@ JPEG_KINDS = {1: "grayscale", 4: "a CMYK image"}
 PNG_RGB, PNG_RGBA = 2, 6
 PNG_KINDS = {0: "grayscale", 3: "a palette image", 4: "grayscale"}
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""JPEG markers that begin a frame and say its size."""
+"""JPEG markers that begin a frame and state its size."""
 EXIF, SCAN = 0xE1, 0xDA
 """JPEG markers of an EXIF block, and of the pixels."""
 
@@ -44,7 +32,7 @@ EXIF, SCAN = 0xE1, 0xDA
 class _Header:
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
-    orientation: int | None
+    orientation: object
 
 
 def open_jpeg(path: Path) -> Opened:
@@ -62,19 +50,13 @@ def open_png(path: Path) -> Opened:
 
 
 def _open(path: Path, reader: str, read_header: Callable[[Path, bytes], _Header], decode: Callable[..., Any]) -> Opened:
-    try:
+    with rgb.decoding(path):
         data = path.read_bytes()
         header = read_header(path, data)
         pixel_array, notes = _decode(path, header, lambda out: decode(data, out=out))
-    except InputError:
-        raise
-    except Exception as error:  # a codec may fail in any way on damaged bytes
-        if is_fault_of_ours(error):
-            raise
-        raise damaged(path, str(error) or type(error).__name__) from error
     alpha = Alpha.STRAIGHT if header.shape[2] > N_RGB else Alpha.NONE
-    conversion, converted = conversion_of(pixel_array, alpha)
-    pixels, turned = upright(FilePixels(path, pixel_array, conversion), header.orientation)
+    conversion, converted = rgb.conversion_of(pixel_array, alpha)
+    pixels, turned = upright(rgb.FilePixels(path, pixel_array, conversion), header.orientation)
     return Opened(pixels, reader, (*turned, *notes, *converted))
 
 
@@ -84,11 +66,11 @@ def _decode(path: Path, header: _Header, write: Callable[[NDArray[Any]], object]
         return pixel_array, [note]
     samples = np.empty(header.shape, header.dtype)
     write(samples)
-    return DecodedPixels(samples), []
+    return rgb.DecodedPixels(samples), []
 
 
 def _jpeg_header(path: Path, data: bytes) -> _Header:
-    # the decoder fills what is missing with gray and says nothing
+    # the decoder fills what is missing with gray and gives no error
     if JPEG_END not in data[-JPEG_TAIL:]:
         raise ValueError("it is truncated")
     segments = list(_jpeg_segments(data))
@@ -97,9 +79,9 @@ def _jpeg_header(path: Path, data: bytes) -> _Header:
         raise ValueError("it has no frame header")
     bits, rows, columns, channels = struct.unpack_from(">BHHB", frame)
     if channels != N_RGB:
-        raise not_h_and_e(path, JPEG_KINDS.get(channels, f"an image of {channels} channels"))
+        raise rgb.not_h_and_e(path, JPEG_KINDS.get(channels, f"an image of {channels} channels"))
     if bits != 8:  # noqa: PLR2004
-        raise not_h_and_e(path, f"a JPEG of {bits} bits")
+        raise rgb.not_h_and_e(path, f"a JPEG of {bits} bits")
     exif = next((content for marker, content in segments if marker == EXIF and content.startswith(EXIF_BEGIN)), b"")
     return _Header((rows, columns, channels), np.dtype(np.uint8), exif_orientation(exif))
 
@@ -120,7 +102,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 def _png_header(path: Path, data: bytes) -> _Header:
     columns, rows, bits, kind = struct.unpack(">IIBB", data[16:26])
     if kind not in {PNG_RGB, PNG_RGBA}:
-        raise not_h_and_e(path, PNG_KINDS.get(kind, "of an unknown kind"))
+        raise rgb.not_h_and_e(path, PNG_KINDS.get(kind, "of an unknown kind"))
     # a colour that stands for transparent is decoded into a fourth channel
     is_opaque = kind == PNG_RGB and b"tRNS" not in data[: data.find(b"IDAT")]
     shape = rows, columns, N_RGB if is_opaque else N_RGB + 1
