@@ -36,7 +36,7 @@ def cli() -> None:
 
 
 def with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `command` ending in one short message where the input is to blame; faults of ours keep their traceback."""
+    """Return `command` with errors of the user's input as one short message; other errors keep their traceback."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  whatever the command takes and gives
@@ -52,7 +52,7 @@ def with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def short_message(error: BaseException) -> str | None:
-    """Return what to tell the user, or None when the error is not about what the user gave."""
+    """Return the message for the user, or None when the error is not about the user's input."""
     ours = InputError.within(error)
     if ours is not None:
         return str(ours)
@@ -75,7 +75,7 @@ def split_params(context: click.Context, option: click.Parameter, value: Any) ->
         unreadable = InputError(
             f"--params {value}, which cannot be read ({first_line(error)}).",
             "<name>=<value>, several joined by commas.",
-            "Quote values with other signs than letters and digits: --params \"panel.method='...'\".",
+            "Quote values with other characters than letters and digits: --params \"panel.method='...'\".",
         )
         raise click.ClickException(str(unreadable)) from error
     return parsed
@@ -127,13 +127,13 @@ def doctor(
 ) -> None:
     """Check in seconds whether `kedro run` with the same options can work.
 
-    Looks at configuration, section, slide, backbone access, device, memory, disk and software; computes, downloads and
-    writes nothing. Ends with code 1 when a check says FAIL.
+    Checks configuration, section, slide, backbone access, device, memory, disk and software; computes, downloads and
+    writes nothing. Ends with code 1 when a check fails.
     """
     from kedro.framework.session import KedroSession
 
     from spamcaf.doctor import doctor as checks
-    from spamcaf.doctor.check import Status, quiet, worst
+    from spamcaf.doctor.check import Status, quiet
 
     root = find_kedro_project(Path.cwd()) or Path.cwd()
 
@@ -143,4 +143,4 @@ def doctor(
     with quiet():
         found = checks.examine(load_context, root)
     click.echo(checks.as_json(found) if as_json else checks.as_text(found))
-    context.exit(1 if worst(found) is Status.FAIL else 0)
+    context.exit(1 if checks.worst(found) is Status.FAIL else 0)

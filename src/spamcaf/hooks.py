@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 BACKBONE = "backbone"
 RAW = ("raw_section", "slide")
 NAMES = {
-    "section": "Rename the section's folder, or say where it lies with raw_root=<folder>.",
+    "section": "Rename the section's folder, or give its place with raw_root=<folder>.",
     "model": "Name the measured section whose model is to be applied: model=<section>.",
 }
-"""Choices that name folders of results, and what to do about a name that cannot."""
+"""Choices that name folders of results, and the next step after a name that cannot."""
 
 
 class SettingsGuard:
-    """Checks what a run was asked to do as soon as Kedro has read it."""
+    """Checks the settings of a run as soon as Kedro has read them, and its backbone before the first node."""
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Check the settings and the names of sections; tell the configuration where the project lies."""
+        """Check the settings and the names of sections; give the configuration loader the project's folder."""
         loader = context.config_loader
         loader.project_root = context.project_path  # type: ignore[attr-defined]
         settings = dict(loader["parameters"])
@@ -60,13 +60,12 @@ class SettingsGuard:
         try:
             backbone.probe(TIMEOUT_S)
         except InputError:
-            # raw data that are not there come first: the node that reads them says what is missing
+            # raw data that are not there come first: the node that reads them names what is missing
             if all(_exists(catalog, name) for name in RAW if name in inputs):
                 raise
 
 
 def _is_embedded(pipeline: Pipeline, catalog: CatalogProtocol) -> bool:
-    """Tell whether everything that is made with the backbone is stored."""
     return all(_exists(catalog, name) for node in pipeline.nodes if BACKBONE in node.inputs for name in node.outputs)
 
 
@@ -77,11 +76,10 @@ def _exists(catalog: CatalogProtocol, name: str) -> bool:
         return False
 
 
-def check_settings(settings: dict[str, Any]) -> None:
-    """Raise InputError for the first setting that does not exist or is out of range."""
-    own = {name: value for name, value in settings.items() if name not in RUN_CHOICES}
+def check_settings(parameters: dict[str, Any]) -> RunSettings:
+    """Return Kedro's parameters as settings; raise InputError for the first one that is unknown or out of range."""
     try:
-        RunSettings.model_validate(own)
+        return RunSettings.model_validate({k: v for k, v in parameters.items() if k not in RUN_CHOICES})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -91,19 +89,16 @@ def check_settings(settings: dict[str, Any]) -> None:
                 f"the unknown parameter '{place}'.", f"one of {', '.join(known)}.", f"Did you mean '{nearest}'?"
             ) from error
         found = f"{place} = {first['input']!r}." if not isinstance(first["input"], dict) else f"settings of {place}."
-        message = _lower(first["msg"].removeprefix("Value error, "))
-        raise InputError(found, f"{message}.", "Correct it in parameters.yml or in --params.") from error
+        message = first["msg"].removeprefix("Value error, ")
+        expected = f"{message[:1].lower()}{message[1:]}."
+        raise InputError(found, expected, "Correct it in parameters.yml or in --params.") from error
 
 
 def _nearest(place: tuple[int | str, ...]) -> tuple[str, list[str]]:
-    """Return the known name nearest to the last of `place`, and all known names beside it."""
+    """Return the known name most similar to the last of `place`, and all known names of its group."""
     group: type[BaseModel] = RunSettings
     for part in place[:-1]:
         group = group.model_fields[str(part)].annotation  # type: ignore[assignment]
     known = list(group.model_fields) + (list(RUN_CHOICES) if group is RunSettings else [])
     matches = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0)
     return matches[0], known
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

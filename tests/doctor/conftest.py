@@ -1,4 +1,4 @@
-"""A stand-in for what a run was asked to do: catalog entries that give, or raise, what a test wants."""
+"""Run requests for tests: catalog entries return a value, or raise it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_section(n_genes: int = 40) -> AnnData:
     return section
 
 
-def tissue_picture(n_columns: int = IMAGE_PX) -> NDArray[np.uint8]:
+def tissue_image(n_columns: int = IMAGE_PX) -> NDArray[np.uint8]:
     """Stained tissue with a margin of glass, under all spots."""
     image = np.full((IMAGE_PX, n_columns, 3), 240, np.uint8)
     image[50:-50, 50:-50] = (190, 110, 160)
@@ -59,21 +59,21 @@ def tissue_picture(n_columns: int = IMAGE_PX) -> NDArray[np.uint8]:
 
 
 def make_slide() -> Slide:
-    return Slide(ArrayPixels(tissue_picture(), "f"), "S1.png")
+    return Slide(ArrayPixels(tissue_image(), "f"), "S1.png")
 
 
 @pytest.fixture
-def picture() -> Callable[..., NDArray[np.uint8]]:
-    return tissue_picture
+def image() -> Callable[..., NDArray[np.uint8]]:
+    return tissue_image
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Callable[..., RunRequest]:
+def make_request(tmp_path: Path) -> Callable[..., RunRequest]:
     """Return a maker of `RunRequest`: catalog entries by name, and settings."""
 
     def make(settings: dict[str, Any] | None = None, can_download: bool = False, **entries: object) -> RunRequest:
-        nobody = OtherSections((), tmp_path, tmp_path)
-        values = {"raw_section": make_section(), "slide": make_slide(), "other_sections": nobody, **entries}
+        none = OtherSections((), tmp_path, tmp_path)
+        values = {"raw_section": make_section(), "slide": make_slide(), "other_sections": none, **entries}
         catalog: Any = {name: Entry(value) for name, value in values.items()}
         chosen = RunSettings.model_validate({"panel": {"n_genes": 20}, **(settings or {})})
         return RunRequest(chosen, catalog, tmp_path, "--env e --params section=S1", can_download)

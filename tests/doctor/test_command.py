@@ -42,6 +42,13 @@ def test_a_missing_environment_is_a_failure_and_exit_code_1(kedro: Run) -> None:
     assert json.loads(done.stdout)["checks"][0]["status"] == "FAIL"
 
 
+def test_an_old_name_of_a_setting_is_a_warning(kedro: Run) -> None:
+    done = kedro("doctor", "--params", "section=nobody,fit.hide_share=0.25", "--json")
+    check = json.loads(done.stdout)["checks"][0]
+    assert (check["name"], check["status"]) == ("configuration", "WARN")
+    assert check["found"].count("fit.hide_share is now called fit.context_dropout") == 1
+
+
 def test_help_imports_nothing_heavy(project: Path) -> None:
     code = (
         "import sys\n"

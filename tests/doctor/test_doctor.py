@@ -1,25 +1,31 @@
-"""All checks are made, whichever of them fail."""
+"""All checks are made, whichever of them fail; the report is a table for people and one JSON object for programs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from kedro.config import MissingConfigException
 
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.doctor import doctor
+from spamcaf.doctor import doctor, machine
 from spamcaf.doctor.check import Check, RunRequest, Status
 from spamcaf.errors import InputError
 
-Ask = Callable[..., RunRequest]
+MakeRequest = Callable[..., RunRequest]
 ALL = [
     "configuration", "section", "slide", "identity", "gene panel", "backbone", "device", "memory", "disk", "software"
 ]  # fmt: skip
 MISSING = InputError("nothing.", "something.", "Do it.")
+REPORT = [
+    Check("disk", Status.PASS, "much"), Check("backbone", Status.WARN, "somewhere", "Do this."),
+    Check("slide", Status.FAIL, "x", "Fix."),
+]  # fmt: skip
 
 
 def context_of(request: RunRequest, parameters: dict[str, Any], **chosen: object) -> Any:
@@ -52,36 +58,38 @@ def failures(checks: dict[str, Check]) -> list[str]:
     return [name for name, check in checks.items() if check.status is Status.FAIL]
 
 
-def test_all_pass_and_nothing_is_written(ask: Ask, weights: Path, tmp_path: Path) -> None:
-    checks = examine(ask(), weights)
+def test_all_pass_and_nothing_is_written(make_request: MakeRequest, weights: Path, tmp_path: Path) -> None:
+    checks = examine(make_request(), weights)
     assert list(checks) == ALL
     assert not failures(checks)
     assert "up to 576 sites" in checks["memory"].found
-    assert "features take up to 1 MB" in checks["disk"].found
+    assert "features take up to 1.3 MB" in checks["disk"].found
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_section_leaves_the_rest_checked(ask: Ask, weights: Path) -> None:
-    checks = examine(ask(raw_section=MISSING), weights)
+def test_a_missing_section_leaves_the_rest_checked(make_request: MakeRequest, weights: Path) -> None:
+    checks = examine(make_request(raw_section=MISSING), weights)
     assert list(checks) == ALL
     assert failures(checks) == ["section"]
     assert checks["disk"].status is Status.PASS
 
 
-def test_everything_may_fail_at_once(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_may_fail_at_once(
+    make_request: MakeRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken() -> None:
         raise RuntimeError("no software")
 
-    monkeypatch.setattr(doctor, "check_software", broken)
-    checks = examine(ask(raw_section=MISSING, slide=ZeroDivisionError("odd")), tmp_path)
+    monkeypatch.setattr(machine, "check_software", broken)
+    checks = examine(make_request(raw_section=MISSING, slide=ZeroDivisionError("odd")), tmp_path)
     assert list(checks) == ALL
     assert failures(checks) == ["section", "slide", "backbone", "software"]
     assert checks["slide"].found == "ZeroDivisionError: odd"
     assert checks["software"].found == "RuntimeError: no software"
 
 
-def test_an_unknown_backbone_is_named_once(ask: Ask) -> None:
-    request = ask()
+def test_an_unknown_backbone_is_named_once(make_request: MakeRequest) -> None:
+    request = make_request()
     request.catalog["backbone"] = BackboneDataset(name="unni", backbones={"it": {}})
     checks = {c.name: c for c in doctor.examine(lambda: context_of(request, {}), request.root)}
     assert failures(checks) == ["backbone"]
@@ -124,13 +132,35 @@ def test_a_fault_of_the_program_is_not_blamed_on_the_configuration(tmp_path: Pat
     assert "fault of the program" in checks["configuration"].fix
 
 
-def test_settings_out_of_range_are_a_failure(ask: Ask, weights: Path) -> None:
-    checks = examine(ask(), weights, {"grid": {"subdivide": 99}})
+def test_settings_out_of_range_are_a_failure(make_request: MakeRequest, weights: Path) -> None:
+    checks = examine(make_request(), weights, {"grid": {"subdivide": 99}})
     assert "grid.subdivide = 99" in checks["configuration"].found
 
 
-def test_what_to_download_is_named_by_the_same_words(ask: Ask, weights: Path) -> None:
+def test_the_download_command_has_the_same_options(make_request: MakeRequest, weights: Path) -> None:
     parameters = {"section": "S9", "raw_root": "/raw"}
-    checks = examine(ask(raw_section=MISSING), weights, parameters, downloads={"S9": []})
+    checks = examine(make_request(raw_section=MISSING), weights, parameters, downloads={"S9": []})
     assert "--pipeline download --env e --params section=S9,raw_root=/raw`" in checks["section"].fix
     assert "environment e, section S9" in checks["configuration"].found
+
+
+def test_every_check_has_a_line_and_its_fix_below() -> None:
+    lines = click.unstyle(doctor.as_text(REPORT)).splitlines()
+    assert lines[0] == "PASS  disk      much"
+    assert lines[1:3] == ["WARN  backbone  somewhere", "                fix: Do this."]
+    assert lines[-1] == "Not ready to run: of 3 checks 1 failed, 1 with a warning."
+    assert click.unstyle(doctor.as_text(REPORT[:1])).endswith("Ready to run: 1 checks, none failed.")
+
+
+def test_json_has_the_worst_status_and_all_fields() -> None:
+    report = json.loads(doctor.as_json(REPORT))
+    assert report["status"] == "FAIL"
+    assert report["checks"][1] == {"name": "backbone", "status": "WARN", "found": "somewhere", "fix": "Do this."}
+    assert len(report["checks"]) == 3
+
+
+def test_the_worst_status_counts() -> None:
+    fine, doubtful, bad = REPORT
+    assert doctor.worst([]) is Status.PASS
+    assert doctor.worst([fine, doubtful, fine]) is Status.WARN
+    assert doctor.worst([bad, doubtful, fine]) is Status.FAIL

@@ -1,9 +1,10 @@
-"""Device, memory and disk are compared with what the run needs; numbers are said."""
+"""Device, memory, disk and software are compared with what the run needs; the numbers are in the text."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,26 @@ import pytest
 import torch
 
 from spamcaf.backbones.load import BackboneSpec
-from spamcaf.doctor.check import Status
+from spamcaf.doctor import machine
 from spamcaf.doctor.machine import (
     Inputs,
     available_bytes,
     check_device,
     check_disk,
     check_memory,
+    check_software,
     estimate_resources,
-    in_words,
 )
 from spamcaf.errors import InputError
 from spamcaf.parameters import ComputeSettings, RunSettings, TileSettings
+from spamcaf.progress import bytes_in_words
 
 SETTINGS = RunSettings.model_validate({"grid": {"subdivide": 3}, "panel": {"n_genes": 100}})
 INPUTS = Inputs(n_spots=1000, image_px=(2000, 3000), is_held_whole=True, mpp=0.5)
 WIDTH = 500
 FEATURES = 1000 * 9 * 9 * WIDTH * 4
 PROGRAM = 600_000_000
-LEARNING = 1000 * 9 * WIDTH * 4 * 3
+TRAINING = 1000 * 9 * WIDTH * 4 * 3
 PREDICTION = 9000 * 100 * 4 * 3
 IMAGE = 2000 * 3000 * 3
 VIT = BackboneSpec(source="x", architecture="vit_large_patch16_224", width=1024)
@@ -45,12 +47,12 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_needed_follows_from_spots_subdivision_and_width() -> None:
     resources = estimate_resources(SETTINGS, INPUTS, WIDTH)
     assert (resources.n_sites, resources.n_tiles) == (9000, 81_000)
-    assert resources.memory_bytes == PROGRAM + LEARNING + PREDICTION + IMAGE
+    assert resources.memory_bytes == PROGRAM + TRAINING + PREDICTION + IMAGE
     assert resources.output_bytes == PREDICTION * 2 + IMAGE * 4 // 3
     assert resources.disk_bytes == FEATURES + resources.output_bytes
     assert (
         estimate_resources(SETTINGS, replace(INPUTS, is_held_whole=False), WIDTH).memory_bytes
-        == PROGRAM + LEARNING + PREDICTION
+        == PROGRAM + TRAINING + PREDICTION
     )
 
 
@@ -67,33 +69,29 @@ def test_genes_named_by_the_user_count_instead_of_n_genes() -> None:
     assert estimate_resources(named, INPUTS, WIDTH).output_bytes == 9000 * 2 * 4 * 3 * 2 + IMAGE * 4 // 3
 
 
-def test_sizes_in_words() -> None:
-    assert (in_words(2_340_000), in_words(1.26e9)) == ("2 MB", "1.3 GB")
-
-
 def test_enough_memory_passes() -> None:
-    check, _ = check_memory(PROGRAM + LEARNING + 2 * PREDICTION + IMAGE, SETTINGS, INPUTS, WIDTH)
-    assert check.status is Status.PASS
-    assert all(in_words(part) in check.found for part in (PROGRAM, LEARNING, PREDICTION, IMAGE))
+    finding = check_memory(PROGRAM + TRAINING + 2 * PREDICTION + IMAGE, SETTINGS, INPUTS, WIDTH)
+    assert not finding.fix
+    assert all(bytes_in_words(part) in finding.text for part in (PROGRAM, TRAINING, PREDICTION, IMAGE))
 
 
 def test_memory_for_one_copy_only_warns_with_the_subdivision_that_fits() -> None:
-    check, _ = check_memory(PROGRAM + LEARNING + PREDICTION + IMAGE + 1, SETTINGS, INPUTS, WIDTH)
-    assert check.status is Status.WARN
-    assert "grid.subdivide=2" in check.fix
+    finding = check_memory(PROGRAM + TRAINING + PREDICTION + IMAGE + 1, SETTINGS, INPUTS, WIDTH)
+    assert finding.fix
+    assert "grid.subdivide=2" in finding.fix
 
 
 def test_too_little_memory_fails_with_both_numbers() -> None:
     windowed = replace(INPUTS, is_held_whole=False)
-    with pytest.raises(InputError, match=r"660 MB available.*at least 665 MB.*grid\.subdivide=1"):
+    with pytest.raises(InputError, match=r"660.0 MB available.*at least 664.8 MB.*grid\.subdivide=1"):
         check_memory(660_000_000, SETTINGS, windowed, WIDTH)
     with pytest.raises(InputError, match="more memory"):
         check_memory(1000, SETTINGS, INPUTS, WIDTH)
 
 
-def test_memory_without_inputs_says_what_there_is() -> None:
-    assert "5.0 GB available" in check_memory(5_000_000_000, SETTINGS, None, None)[0].found
-    assert check_memory(None, SETTINGS, INPUTS, WIDTH)[0].status is Status.WARN
+def test_memory_without_inputs_is_what_is_available() -> None:
+    assert "5.0 GB available" in check_memory(5_000_000_000, SETTINGS, None, None).text
+    assert check_memory(None, SETTINGS, INPUTS, WIDTH).fix
 
 
 def meminfo(folder: Path, kib: int) -> Path:
@@ -124,17 +122,17 @@ def free(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
 def test_disk_passes_warns_and_fails_by_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resources = estimate_resources(SETTINGS, INPUTS, WIDTH)
     free(monkeypatch, 2 * resources.disk_bytes)
-    assert check_disk(tmp_path, resources)[0].status is Status.PASS
+    assert not check_disk(tmp_path, resources).fix
     free(monkeypatch, resources.disk_bytes)
-    assert check_disk(tmp_path, resources)[0].status is Status.WARN
+    assert check_disk(tmp_path, resources).fix
     free(monkeypatch, resources.disk_bytes - 1)
     with pytest.raises(InputError, match="Make room"):
         check_disk(tmp_path, resources)
-    assert check_disk(tmp_path, None)[0].status is Status.PASS
+    assert not check_disk(tmp_path, None).fix
 
 
 def test_a_data_folder_that_does_not_exist_is_not_made(tmp_path: Path) -> None:
-    assert check_disk(tmp_path / "a" / "data", None)[0].status is Status.PASS
+    assert not check_disk(tmp_path / "a" / "data", None).fix
     assert not list(tmp_path.iterdir())
 
 
@@ -151,25 +149,25 @@ def test_a_file_in_the_place_of_the_data_folder_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_cuda")
-def test_cuda_asked_for_and_missing_fails() -> None:
+def test_cuda_required_and_missing_fails() -> None:
     with pytest.raises(InputError, match="no CUDA device"):
         check_device(ComputeSettings(device="cuda"), VIT, None)
 
 
 @pytest.mark.usefixtures("no_cuda")
 def test_a_large_vit_on_a_cpu_warns_with_the_number_of_tiles() -> None:
-    check, _ = check_device(ComputeSettings(), VIT, estimate_resources(SETTINGS, INPUTS, 1024))
-    assert check.status is Status.WARN
-    assert "81000 tiles (9000 sites)" in check.found
-    assert check_device(ComputeSettings(), VIT, None)[0].status is Status.WARN
+    finding = check_device(ComputeSettings(), VIT, estimate_resources(SETTINGS, INPUTS, 1024))
+    assert finding.fix
+    assert "81000 tiles (9000 sites)" in finding.text
+    assert check_device(ComputeSettings(), VIT, None).fix
 
 
 @pytest.mark.usefixtures("no_cuda")
 @pytest.mark.parametrize("spec", [SMALL, None, VIT.model_copy(update={"width": 384})])
 def test_a_small_network_on_a_cpu_passes(spec: BackboneSpec | None) -> None:
-    check, _ = check_device(ComputeSettings(threads=3, precision="float32"), spec, None)
-    assert check.status is Status.PASS
-    assert check.found == "CPU, 3 threads, backbone in float32"
+    finding = check_device(ComputeSettings(threads=3, precision="float32"), spec, None)
+    assert not finding.fix
+    assert finding.text == "CPU, 3 threads, backbone in float32"
 
 
 def test_a_cuda_device_is_named_with_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +175,25 @@ def test_a_cuda_device_is_named_with_its_memory(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10_000_000_000, 80_000_000_000))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    check, _ = check_device(ComputeSettings(), VIT, None)
-    assert check.status is Status.PASS
-    assert check.found == "Some GPU, 10.0 GB of 80.0 GB free, backbone in bfloat16"
+    finding = check_device(ComputeSettings(), VIT, None)
+    assert not finding.fix
+    assert finding.text == "Some GPU, 10.0 GB of 80.0 GB free, backbone in bfloat16"
+
+
+def test_versions_are_listed() -> None:
+    finding = check_software()
+    assert not finding.fix
+    assert f"torch {torch.__version__.partition('+')[0]}" in finding.text
+    assert all(name in finding.text for name in ("python", *machine.PACKAGES))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PACKAGES", ("kedro", "no-such-package"))
+    with pytest.raises(InputError, match="no-such-package not installed"):
+        check_software()
+
+
+def test_a_torchvision_that_does_not_fit_torch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # its import raises ImportError
+    with pytest.raises(InputError, match="do not work together"):
+        check_software()

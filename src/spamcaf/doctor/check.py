@@ -1,30 +1,37 @@
-"""One check of the doctor: its outcome, what the configuration asks for, and warnings captured."""
+"""One check of the doctor: its outcome, errors and warnings that belong to it, and the check of the configuration."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
+from logging.handlers import BufferingHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kedro.config import MissingConfigException
 
 from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.hooks import check_settings
-from spamcaf.parameters import RUN_CHOICES, RunSettings
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
     from kedro.io import CatalogProtocol
 
+    from spamcaf.parameters import RunSettings
+
+T_co = TypeVar("T_co", covariant=True)
+EXPECTED = "Nothing, if this is what you expect: a run goes on."
+LONGEST_MESSAGE = 400  # characters of an unexpected error that are shown
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Send what is printed and logged to standard error, log lines only from WARNING on; undone afterwards."""
+    """Redirect standard output and its log handlers to standard error, and drop log lines below WARNING, inside."""
     handlers = [
         handler
         for handler in logging.getLogger().handlers
@@ -45,37 +52,22 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def capture_warnings(name: str = "spamcaf") -> Iterator[list[str]]:
-    """Give a list that takes the warnings logged inside, by loggers of `name`, instead of letting them be printed."""
+    """Give a list that holds, after the block, the warnings logged by loggers of `name`; they are not printed."""
     warnings: list[str] = []
-    logger, listener = logging.getLogger(name), _Listener(warnings)
-    logger.addHandler(listener)
+    logger, handler = logging.getLogger(name), BufferingHandler(sys.maxsize)
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
     propagates, logger.propagate = logger.propagate, False
     try:
         yield warnings
     finally:
         logger.propagate = propagates
-        logger.removeHandler(listener)
-
-
-class _Listener(logging.Handler):
-    """Keeps messages."""
-
-    def __init__(self, messages: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._messages = messages
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the message."""
-        self._messages.append(record.getMessage().rstrip("."))
-
-
-T = TypeVar("T")
-
-EXPECTED = "Nothing, if this is what you expect: a run goes on."
+        logger.removeHandler(handler)
+        warnings += [record.getMessage().rstrip(".") for record in handler.buffer]
 
 
 class Status(StrEnum):
-    """How a check ended."""
+    """How a check ended, the worst last."""
 
     PASS = "PASS"  # noqa: S105  not a password
     WARN = "WARN"
@@ -92,99 +84,80 @@ class Check:
     fix: str = ""
 
 
-def passed(name: str, found: str) -> Check:
-    """Return a check that found what it should."""
-    return Check(name, Status.PASS, found)
+@dataclass(frozen=True)
+class Finding(Generic[T_co]):
+    """What a check found: its text, what to do about it (empty after a PASS), and what it read for later checks."""
+
+    text: str
+    fix: str = ""
+    value: T_co | None = None
 
 
-def warned(name: str, found: str, fix: str) -> Check:
-    """Return a check that found something to know of; a run can start all the same."""
-    return Check(name, Status.WARN, found, fix)
+def run_check(name: str, check: Callable[[], Finding[T_co]], otherwise: str = "") -> tuple[Check, T_co | None]:
+    """Run `check`; return its line of the report and the finding's value, None where it failed.
 
-
-def failed(name: str, error: BaseException, otherwise: str = "") -> Check:
-    """Return a check that an error ended: an InputError in its own words, any other with its type.
-
-    `otherwise` is appended to the next step.
-    """
-    ours = InputError.within(error)
-    if ours is None:
-        found = f"{type(error).__name__}: {in_one_line(error) or 'no message'}"
-        fix = "This may be a fault of the program: report it with the output of `kedro run` at the same settings."
-    else:
-        found, _, fix = str(ours).removeprefix("Found: ").partition(" Next step: ")
-    return Check(name, Status.FAIL, found, " ".join(filter(None, [fix, otherwise])))
-
-
-def in_one_line(error: BaseException, longest: int = 400) -> str:
-    """Return the error's message on one line, cut where it is very long."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= longest else f"{text[:longest]}..."
-
-
-def unchecked(name: str, first: str) -> Check:
-    """Return a check that could not be made, since `first` failed."""
-    return warned(name, f"not checked: it needs the {first}, which failed.", f"Mend the {first} first.")
-
-
-def run_check(name: str, check: Callable[[], tuple[Check, T]], otherwise: str = "") -> tuple[Check, T | None]:
-    """Return what `check` found and read; whatever it raises becomes a FAIL, so that the other checks go on.
-
-    Warnings that the project logs meanwhile are part of what was found, and make a PASS a WARN.
+    Whatever it raises becomes a FAIL, so that the other checks go on, with `otherwise` appended to the next step.
+    Warnings that the project logs meanwhile are appended to what was found, and make a PASS a WARN.
     """
     with capture_warnings() as warnings:
         try:
-            found, value = check()
+            finding = check()
         except Exception as error:
-            return failed(name, error, otherwise), None
-    if not warnings:
-        return found, value
-    return warned(name, "; ".join([found.found, *warnings]), found.fix or EXPECTED), value
+            return _failed(name, error, otherwise), None
+    fix = finding.fix or (EXPECTED if warnings else "")
+    status = Status.WARN if fix else Status.PASS
+    return Check(name, status, "; ".join([finding.text, *warnings]), fix), finding.value
 
 
-def worst(checks: Iterable[Check]) -> Status:
-    """Return the worst status, PASS where there are no checks."""
-    order = list(Status)
-    return max((check.status for check in checks), key=order.index, default=Status.PASS)
+def skip_check(name: str, first: str) -> Check:
+    """Return the line of a check that could not be made, since the check `first` failed."""
+    return Check(name, Status.WARN, f"not checked: it needs the {first}, which failed.", f"Correct the {first} first.")
 
 
-CONFIGURATION = "configuration"
+def _failed(name: str, error: BaseException, otherwise: str) -> Check:
+    ours = InputError.within(error)
+    if ours is not None:
+        found, _, fix = str(ours).removeprefix("Found: ").partition(" Next step: ")
+    else:
+        found = f"{type(error).__name__}: {_in_one_line(error) or 'no message'}"
+        fix = "This may be a fault of the program: report it with the output of `kedro run` at these settings."
+    return Check(name, Status.FAIL, found, f"{fix} {otherwise}".strip())
+
+
+def _in_one_line(error: BaseException) -> str:
+    return textwrap.shorten(str(error), LONGEST_MESSAGE, placeholder=" ...")
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a run was asked to do."""
+    """The configuration of a run; `words` are the options that name the same section, such as `--env dlpfc`."""
 
     settings: RunSettings
     catalog: CatalogProtocol
     root: Path
     words: str
-    """Options of the command line that name the same section, such as `--env dlpfc --params section=151673`."""
     can_download: bool
 
 
-def check_configuration(load_context: Callable[[], KedroContext]) -> tuple[Check, RunRequest]:
-    """Return what the configuration asks for; raise InputError when it is missing, unreadable or invalid."""
-    context = _context(load_context)
+def check_configuration(load_context: Callable[[], KedroContext]) -> Finding[RunRequest]:
+    """Read the configuration of the run; raise InputError when it is missing, unreadable or invalid."""
+    context = _load(load_context)
     chosen = dict(context.config_loader["globals"])
     parameters = dict(context.params)
-    check_settings(parameters)
-    settings = RunSettings.model_validate({k: v for k, v in parameters.items() if k not in RUN_CHOICES})
     section, backbone = (parameters.get(name, chosen.get(name)) for name in ("section", "backbone"))
     environment = context.env or "local"
     request = RunRequest(
-        settings,
-        context.catalog,
-        Path(context.project_path),
-        _words(environment, parameters),
-        bool(chosen.get("downloads")),
+        settings=check_settings(parameters),
+        catalog=context.catalog,
+        root=Path(context.project_path),
+        words=_words(environment, parameters),
+        can_download=bool(chosen.get("downloads")),
     )
-    return passed(
-        CONFIGURATION, f"environment {environment}, section {section}, backbone {backbone}, all settings valid"
-    ), request
+    found = f"environment {environment}, section {section}, backbone {backbone}, all settings valid"
+    return Finding(found, value=request)
 
 
-def _context(load_context: Callable[[], KedroContext]) -> KedroContext:
+def _load(load_context: Callable[[], KedroContext]) -> KedroContext:
     try:
         return load_context()
     except MissingConfigException as error:
@@ -193,7 +166,7 @@ def _context(load_context: Callable[[], KedroContext]) -> KedroContext:
         if InputError.within(error) is not None or is_fault_of_ours(error):
             raise
         raise InputError(
-            f"a configuration that cannot be read ({type(error).__name__}: {in_one_line(error)}).",
+            f"a configuration that cannot be read ({type(error).__name__}: {_in_one_line(error)}).",
             "valid YAML in conf/base and in the environment's folder.",
             "Correct the file that the message names.",
         ) from error

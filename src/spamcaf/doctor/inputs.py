@@ -1,4 +1,4 @@
-"""Can backbone, section and image be had, do they belong together, and do they hold enough to learn from?"""
+"""Checks of a run's inputs: can section, image and backbone be had, do they fit, and are they enough to train on?"""
 
 from __future__ import annotations
 
@@ -6,89 +6,78 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING
 
-from spamcaf.backbones.load import BackboneSpec
 from spamcaf.backbones.weights import TIMEOUT_S
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.doctor.check import Check, passed, run_check, unchecked, warned
-from spamcaf.doctor.machine import Inputs, in_words
+from spamcaf.doctor.check import Check, Finding, run_check, skip_check
+from spamcaf.doctor.machine import Inputs
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import Obs, Part
 from spamcaf.pipelines.joins import mpp_of
+from spamcaf.progress import bytes_in_words
 from spamcaf.sections.split import PART
 from spamcaf.slides.rgb import DecodedPixels
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spamcaf.backbones.weights import Weights
+    from spamcaf.backbones.load import BackboneSpec
     from spamcaf.doctor.check import RunRequest
     from spamcaf.parameters import RunSettings
 
-WEIGHTS = "backbone"
-
 
 def read_spec(request: RunRequest) -> BackboneSpec | None:
-    """Return the entry of the backbone asked for, None where the catalog's entry is of another type."""
+    """Return the chosen backbone's entry, None where the catalog's entry is of another type."""
     dataset = request.catalog["backbone"]
     return dataset.spec() if isinstance(dataset, BackboneDataset) else None
 
 
-def check_backbone(request: RunRequest) -> tuple[Check, None]:
-    """Look for the weights in their package, folder or the hub's cache, else ask the hub for their header alone."""
+def check_backbone(request: RunRequest) -> Finding[None]:
+    """Look for the weights in their package, folder or the hub's cache, else request only their header from the hub."""
     dataset = request.catalog["backbone"]
     if not isinstance(dataset, BackboneDataset):
-        fix = "None, if a run can load it."
-        return warned(WEIGHTS, f"a {type(dataset).__name__}, which this command does not know", fix), None
+        return Finding(f"a {type(dataset).__name__}, which this command does not know", "None, if a run can load it.")
     spec, weights = dataset.spec(), dataset.probe(TIMEOUT_S)
-    found = f"{spec.architecture}, {_where(weights)}, licence {spec.licence}"
-    if is_non_commercial(spec.licence):
-        return warned(WEIGHTS, found, "None for research: the licence forbids commercial use."), None
-    return passed(WEIGHTS, found), None
+    size = "size unknown" if weights.n_bytes is None else bytes_in_words(weights.n_bytes)
+    hub = "weights on the hub, to be downloaded by the first run, access granted"
+    place = f"weights at {weights.place}" if weights.is_here else hub
+    found = f"{spec.architecture}, {place} ({size}), licence {spec.licence}"
+    fix = "None for research: the licence forbids commercial use." if is_non_commercial(spec.licence) else ""
+    return Finding(found, fix)
 
 
 def is_non_commercial(licence: str) -> bool:
-    """Tell whether a licence's short name holds NC, or says so in words."""
+    """Return whether a licence's short name contains NC, or `non-commercial` in full."""
     return "NC" in re.split(r"[^A-Z]+", licence.upper()) or "non-commercial" in licence.lower()
-
-
-def _where(weights: Weights) -> str:
-    size = "size unknown" if weights.n_bytes is None else in_words(weights.n_bytes)
-    if weights.is_here:
-        return f"weights at {weights.place} ({size})"
-    return f"weights on the hub, to be downloaded by the first run, access granted ({size})"
-
-
-SECTION, SLIDE, IDENTITY, PANEL = "section", "slide", "identity", "gene panel"
 
 
 def check_inputs(request: RunRequest) -> tuple[list[Check], Inputs | None]:
     """Check the section, its slide, whether they belong together, and the gene panel; return their size, if known."""
     fetch = f"Or fetch it: `kedro run --pipeline download {request.words}`." if request.can_download else ""
-    section_read, raw = run_check(SECTION, partial(_read_section, request), fetch)
-    slide_opened, slide = run_check(SLIDE, partial(_open_slide, request), fetch)
+    section_read, raw = run_check("section", partial(_read_section, request), fetch)
+    slide_opened, slide = run_check("slide", partial(_open_slide, request), fetch)
     if raw is None or slide is None:
-        first = SECTION if raw is None else SLIDE
-        return [section_read, slide_opened, unchecked(IDENTITY, first), unchecked(PANEL, first)], None
-    identified, section = run_check(IDENTITY, partial(_check_identity, raw, slide, request.settings))
+        first = "section" if raw is None else "slide"
+        return [section_read, slide_opened, skip_check("identity", first), skip_check("gene panel", first)], None
+    identified, section = run_check("identity", partial(_check_identity, raw, slide, request.settings))
     if section is None:
-        return [section_read, slide_opened, identified, unchecked(PANEL, IDENTITY)], None
-    enough, _ = run_check(PANEL, partial(_check_panel, section, request))
+        return [section_read, slide_opened, identified, skip_check("gene panel", "identity")], None
+    enough, _ = run_check("gene panel", partial(_check_panel, section, request))
     size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide), mpp_of(section))
     return [section_read, slide_opened, identified, enough], size
 
 
-def _read_section(request: RunRequest) -> tuple[Check, AnnData]:
+def _read_section(request: RunRequest) -> Finding[AnnData]:
     raw: AnnData = request.catalog["raw_section"].load()
     n_in_tissue = int((raw.obs[Obs.IN_TISSUE].to_numpy(int) == 1).sum())
-    return passed(SECTION, f"{raw.n_obs} spots ({n_in_tissue} under tissue), {raw.n_vars} genes"), raw
+    return Finding(f"{raw.n_obs} spots ({n_in_tissue} under tissue), {raw.n_vars} genes", value=raw)
 
 
-def _open_slide(request: RunRequest) -> tuple[Check, Slide]:
+def _open_slide(request: RunRequest) -> Finding[Slide]:
     slide: Slide = request.catalog["slide"].load()
     rows, columns = slide.shape
     how = "held in memory whole" if _is_held_whole(slide) else "read in windows"
     by = f" by {slide.reader}" if slide.reader else ""
-    return passed(SLIDE, "; ".join([f"{slide.name}, {columns} x {rows} px, {how}{by}", *slide.notes])), slide
+    return Finding("; ".join([f"{slide.name}, {columns} x {rows} px, {how}{by}", *slide.notes]), value=slide)
 
 
 def _is_held_whole(slide: Slide) -> bool:
@@ -96,7 +85,7 @@ def _is_held_whole(slide: Slide) -> bool:
     return isinstance(slide.pixels, ArrayPixels) or isinstance(pixel_array, DecodedPixels)
 
 
-def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> tuple[Check, AnnData]:
+def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> Finding[AnnData]:
     from spamcaf.pipelines.ingestion.nodes import check_section
 
     section, report = check_section(raw, slide, settings.section_checks, settings.tissue)
@@ -106,12 +95,12 @@ def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> tuple[
     )
     n_outside = sum(report["n_spots_outside_image"].values())
     if n_outside:
-        fix = "Check that the image is the full one: what lies outside is taken for white glass."
-        return warned(IDENTITY, f"{found}; {n_outside} spots lie outside the image", fix), section
-    return passed(IDENTITY, found), section
+        fix = "Check that the image is the full one: beyond its edge white glass is assumed."
+        return Finding(f"{found}; {n_outside} spots lie outside the image", fix, section)
+    return Finding(found, value=section)
 
 
-def _check_panel(section: AnnData, request: RunRequest) -> tuple[Check, None]:
+def _check_panel(section: AnnData, request: RunRequest) -> Finding[None]:
     from spamcaf.pipelines.ingestion.nodes import choose_gene_panel, split_spots
 
     settings = request.settings
@@ -120,4 +109,4 @@ def _check_panel(section: AnnData, request: RunRequest) -> tuple[Check, None]:
     ranked = settings.panel.model_copy(update={"method": "seurat_v3"})
     panel = choose_gene_panel(section, split, request.catalog["other_sections"].load(), ranked)
     n_training = (split[PART] == Part.TRAIN).sum()
-    return passed(PANEL, f"{len(panel)} genes can be learned from {n_training} training spots"), None
+    return Finding(f"{len(panel)} genes can be learned from {n_training} training spots")
