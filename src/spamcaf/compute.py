@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def choose_device(compute: ComputeSettings) -> torch.device:
-    """Return the device asked for; `auto` is CUDA where there is one. CUDA asked for and missing is an error."""
+    """Return the device of the settings, `auto` being CUDA where there is one; raise InputError for missing CUDA."""
     import torch
 
     if compute.device == "cuda" and not torch.cuda.is_available():
@@ -26,9 +26,9 @@ def choose_device(compute: ComputeSettings) -> torch.device:
 
 
 def _has_bf16_cores(device: torch.device) -> bool:
-    """Tell whether it is a GPU that computes bf16 itself; older ones emulate it slowly."""
     import torch
 
+    # older GPUs emulate bf16, slowly
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -48,7 +48,7 @@ class Machine:
 
 @contextmanager
 def computing(compute: ComputeSettings) -> Iterator[Machine]:
-    """Give the machine asked for, with the CPU threads asked for; they are put back afterwards."""
+    """Give the device and precision of training, and set torch's CPU threads; they are reset afterwards."""
     import torch
 
     device = choose_device(compute)
@@ -64,7 +64,7 @@ def computing(compute: ComputeSettings) -> Iterator[Machine]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Fix torch's randomness inside, and leave it outside as it was."""
+    """Seed torch inside the block, on CPU and `device`; the states of its generators outside are unchanged."""
     import torch
 
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
@@ -74,7 +74,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def choose_precision(compute: ComputeSettings, device: torch.device) -> torch.dtype:
-    """Return the backbone's precision: bf16 where the hardware computes it natively, unless told otherwise.
+    """Return the backbone's precision: `auto` is bf16 where the hardware computes it natively, else float32.
 
     A CPU with AVX512-BF16 or AMX runs EfficientNet-lite0 about twice as fast in bf16 as in float32.
     """

@@ -1,27 +1,32 @@
-"""The one error that users are meant to read."""
+"""The error for a user's input, and how it differs from a fault of the program."""
 
 from __future__ import annotations
 
+import copyreg
 import re
 from pathlib import Path
 from typing import Any, Self
 
 PACKAGE = Path(__file__).parent
+API_MISMATCH = re.compile(r"unexpected keyword argument|positional argument|not callable|missing \d+ required")
+"""Messages of a TypeError where a library's function no longer takes the arguments of this program."""
+MAX_NAME = 200
+"""A file's name takes 255 bytes; results add their endings to a section's name."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: says what was found, what was expected, and what to do next."""
+    """An input of the user cannot be used; the message states what was found, what was expected and the next step."""
 
     def __init__(self, found: str, expected: str, next_step: str) -> None:
         super().__init__(f"Found: {found} Expected: {expected} Next step: {next_step}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the message: a worker process hands its errors over."""
-        return _restored, (type(self), self.args)
+        """Pickle the message, not the three parts: errors of a worker process are sent to its parent."""
+        return copyreg.__newobj__, (type(self), *self.args)  # type: ignore[attr-defined]
 
     @classmethod
     def within(cls, error: BaseException | None) -> Self | None:
-        """Return the input error that caused `error`, or None: Kedro wraps what its datasets raise."""
+        """Return the InputError among `error` and its causes, or None: Kedro wraps what its datasets raise."""
         while error is not None:
             if isinstance(error, cls):
                 return error
@@ -29,26 +34,16 @@ class InputError(ValueError):
         return None
 
 
-def _restored(kind: type[InputError], args: tuple[Any, ...]) -> InputError:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    return error
-
-
-API_MISMATCH = re.compile(r"unexpected keyword argument|positional argument|not callable|missing \d+ required")
-"""What a TypeError says when a library's function no longer takes what this program passes."""
-
-
 def is_fault_of_ours(error: BaseException) -> bool:
-    """Tell whether an error is a mistake of this program or of its installed libraries, and no damage of a file.
+    """Return whether an error is a fault of this program or of its installed libraries, not of the file it reads.
 
-    Readers catch whatever a library raises at broken content. A call of this package to something that the installed
+    Readers catch whatever a library raises on broken content. A call of this package to something that the installed
     version of a library does not have fails in the same place, and must stay a traceback: the user's file is sound.
 
     Parameters
     ----------
     error
-        An exception that was caught, with its traceback.
+        Caught exception, with its traceback.
 
     Returns
     -------
@@ -65,7 +60,7 @@ def is_fault_of_ours(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its type where it says nothing."""
+    """Return the first line of an error's message, or its type where there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -76,19 +71,10 @@ def require_columns(found: list[str], expected: list[str], where: str) -> None:
         raise InputError(
             f"columns {', '.join(map(str, found[:12]))} in {where}.",
             f"also {', '.join(missing)}.",
-            "Check that this is the file that the data set's layout asks for.",
+            "Check that this is the file that the data set's layout requires.",
         )
 
 
-def is_plain_name(name: str) -> bool:
-    """Tell whether `name` is safe as a file name and as a SpatialData element: letters, digits, `_`, `-`, `.`."""
-    return bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name))
-
-
-MAX_NAME = 200
-"""A file's name takes 255 bytes; results add their endings to a section's name."""
-
-
 def is_section_name(name: str) -> bool:
-    """Tell whether `name` can name a section's folders and results."""
-    return is_plain_name(name) and len(name) <= MAX_NAME
+    """Return whether `name` can name files and SpatialData elements: letters, digits, `_`, `-` and `.`."""
+    return len(name) <= MAX_NAME and bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name))

@@ -1,4 +1,4 @@
-"""What a result was made from and with, as plain data, and values as JSON can hold them."""
+"""Provenance records of results: hashes of settings and names, and values in the form that JSON can hold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401  any value in, its JSON form out
-    """Return `value` made of dict, list, str, int, float, bool and None only.
+    """Return `value` as dict, list, str, int, float, bool and None only.
 
     numpy scalars and arrays become Python's, tuples lists, paths and enum members text. NaN and infinity, which JSON
     does not know, become None. What has no such form is returned as it is, for the JSON writer to refuse.
@@ -36,19 +36,18 @@ def plain(value: Any) -> Any:  # noqa: ANN401  any value in, its JSON form out
     return str(value) if isinstance(value, str | PurePath) else value
 
 
-def text_hash(text: str) -> str:
-    """Return a short hash of a text."""
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def configuration_hash(*settings: BaseModel) -> str:
-    """Return the hash of whole settings objects, never of hand-picked fields."""
-    return text_hash(json.dumps([s.model_dump(mode="json") for s in settings], sort_keys=True))
+    """Return the hash (16 hex digits) of whole settings objects, never of hand-picked fields."""
+    return _hash(json.dumps([s.model_dump(mode="json") for s in settings], sort_keys=True))
 
 
 def names_hash(names: Iterable[str]) -> str:
-    """Return the hash of a set of names, whatever their order."""
-    return text_hash("\n".join(sorted(names)))
+    """Return the hash (16 hex digits) of a set of names, whatever their order."""
+    return _hash("\n".join(sorted(names)))
 
 
 def provenance_record(**facts: Any) -> dict[str, Any]:  # noqa: ANN401  plain data of any kind

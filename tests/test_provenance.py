@@ -1,3 +1,5 @@
+"""Provenance records are strict JSON."""
+
 from __future__ import annotations
 
 import json
