@@ -1,4 +1,8 @@
-"""Kedro's configuration loader, with names as they are typed, paths from one root, and the hub's credentials."""
+"""Kedro's configuration loader, with names as they are typed, settings by their present names, and absolute paths.
+
+YAML reads the section `1_1` as 11 and the gene `1e3` as 1000.0: names are taken as the text that was typed, on
+the command line (`as_typed`) and in files (`as_written`).
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,19 @@ from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
 from spamcaf.errors import InputError, first_line
-from spamcaf.parameters import GENE_LISTS, RUN_CHOICES
+from spamcaf.parameters import GENE_LISTS, RUN_CHOICES, rename_deprecated
 
 LISTS = ("other_sections", *GENE_LISTS)
 TEXTS = (*RUN_CHOICES, *GENE_LISTS)
 MAY_BE_NULL = ("image", "bin_um", "backbone_source")
 LEADING_ZEROS = re.compile(r"^0+(?=[0-9]+$)")
+WRITTEN = ("globals", "parameters")
+"""Configuration that holds names of sections, paths and genes."""
+PATHS = ("filepath", "image", "labels", "features", "source")
+"""Keys of catalog entries that are paths, unless a scheme such as hf-hub: leads elsewhere."""
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+LONGEST_PART = 255
+"""Bytes of a file's name."""
 
 
 def as_typed(item: str) -> str:
@@ -72,12 +83,8 @@ def _either(loaded: Any, written: Any) -> Any:  # noqa: ANN401  whatever a file 
     return written if isinstance(written, str) and not isinstance(loaded, str) else loaded
 
 
-def texts_of(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run was given, its choices as texts; raise InputError for one whose text cannot be known."""
-    return {name: _text_of(name, value) if name in RUN_CHOICES else value for name, value in choices.items()}
-
-
 def _text_of(name: str, value: Any) -> Any:  # noqa: ANN401  whatever a session was given
+    """Return the text of a choice that a session was given; raise InputError where it cannot be known."""
     if value is None and name in {*MAY_BE_NULL, *LISTS}:
         return None
     if name in LISTS and isinstance(value, list | tuple):
@@ -93,28 +100,18 @@ def _text_of(name: str, value: Any) -> Any:  # noqa: ANN401  whatever a session 
         )
     if "${" in str(value) or str(value) == "???":
         raise InputError(
-            f"{name} = {value}.", "a text without place-holders.", "Fill in what stands between the braces."
+            f"{name} = {value}.", "a text without placeholders.", "Fill in what stands between the braces."
         )
     return str(value)
 
 
-WRITTEN = ("globals", "parameters")
-"""Configuration that holds names of sections, paths and genes."""
-PATHS = ("filepath", "image", "labels", "features", "source")
-"""Keys of catalog entries that are paths, unless a scheme such as hf-hub: leads elsewhere."""
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-LONGEST_PART = 255
-"""Bytes of a file's name."""
-
-
 class ProjectConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, with names as texts, paths from the project's root, and credentials that are always complete.
+    """Kedro's loader, with four additions.
 
-    YAML reads the section `1_1` as 11: what names something is taken as it is written. Kedro makes only `filepath`
-    absolute (kedro-org/kedro#2942): here every path of the catalog starts at the project's root, wherever a session
-    runs, and `~` is the home folder. A run with `--env her2st` would not see `conf/local/credentials.yml`, and a
-    catalog entry that names credentials fails where there are none: here the environment's own win over local ones,
-    and no token stands for the hub's login.
+    Names are texts as typed. Settings with an old name are renamed in each source, before sources are merged. Paths of
+    the catalog start at the project's root, wherever a session runs, and `~` is the home folder (Kedro makes only
+    `filepath` absolute, kedro-org/kedro#2942). Credentials are always complete: those of the environment replace those
+    of `conf/local`, which Kedro would not read beside another environment, and no token means the hub's login.
     """
 
     def __init__(
@@ -126,7 +123,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
     ) -> None:
         self.project_root = Path(conf_source).absolute().parent
         """Where relative paths start; a hook replaces it where `conf/` lies outside of the project."""
-        super().__init__(conf_source, env, texts_of(runtime_params or {}), **others)
+        self._reported: set[str] = set()  # old names that were warned of: Kedro reads its parameters several times
+        given = {k: _text_of(k, v) if k in RUN_CHOICES else v for k, v in (runtime_params or {}).items()}
+        super().__init__(conf_source, env, self._renamed(given), **others)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """Return the configuration of `key`."""
@@ -143,12 +142,21 @@ class ProjectConfigLoader(OmegaConfigLoader):
             raise _unreadable(f"{conf_path}/{key}*.yml", error) from error
         if key not in WRITTEN:
             return configs
-        return {path: self._as_written(path, config) for path, config in configs.items()}
+        configs = {path: self._as_written(path, config, key) for path, config in configs.items()}
+        self._check_duplicates(key, configs)  # again: one file may hold the old name and another the new one
+        return configs
 
-    def _as_written(self, path: Path, config: DictConfig) -> DictConfig:
+    def _as_written(self, path: Path, config: DictConfig, key: str) -> DictConfig:
         with self._fs.open(path.as_posix()) as file:
             written = yaml.load(file.read().decode(), Loader=yaml.BaseLoader)  # noqa: S506  makes texts and nothing else
-        return OmegaConf.create(as_written(OmegaConf.to_container(config), written))
+        settings = as_written(OmegaConf.to_container(config), written)
+        return OmegaConf.create(self._renamed(settings) if key == "parameters" else settings)
+
+    def _renamed(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: rename_deprecated(name, value, self._reported) if isinstance(value, Mapping) else value
+            for name, value in settings.items()
+        }
 
     def _own_credentials(self) -> dict[str, Any]:
         try:
@@ -164,14 +172,14 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
 
 def _unreadable(files: str, error: yaml.YAMLError) -> InputError:
-    # Kedro tells of some errors without what is wrong, and counts lines from 0
+    # Kedro wraps some errors without their reason, and counts lines from 0
     original = error.__cause__ if isinstance(error.__cause__, yaml.MarkedYAMLError) else error
     mark = getattr(original, "problem_mark", None)
     line = f", line {mark.line + 1}" if mark else ""
     return InputError(
         f"{files}{line}, which cannot be read ({getattr(original, 'problem', None) or first_line(error)}).",
         "valid YAML.",
-        "Correct it there; a value with other signs than letters and digits needs quotes.",
+        "Correct it there; a value with other characters than letters and digits needs quotes.",
     )
 
 

@@ -1,14 +1,57 @@
-"""Every setting of a run: typed, closed and ranged, so that a wrong one fails before any work starts."""
+"""Every setting of a run, described once: types and ranges are checked before any work, unknown names refused.
+
+`python -m spamcaf.parameters` prints conf/base/parameters.yml from the defaults and descriptions here.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from spamcaf.errors import InputError
+
+logger = logging.getLogger(__name__)
+
 Micrometres = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+RUN_CHOICES = ("section", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "model")
+"""What a command line may choose beside the settings: these go into paths and names, not into a node."""
+GENE_LISTS = ("panel.genes", "panel.include", "report.genes")
+"""Settings that are names of genes."""
+DEPRECATED_SETTINGS: dict[str, dict[str, str | None]] = {
+    "fit": {"hide_share": "context_dropout", "blind_share": "transfer_step_share", "checkpoint_epochs": None}
+}
+"""By group, names of the previous version and their present ones (None: without effect); accepted for one version."""
+
+
+def rename_deprecated(group: str, values: Mapping[str, Any], reported: set[str]) -> dict[str, Any]:
+    """Return the settings of `group` by their present names; log one warning for each old name not in `reported`.
+
+    Each source (a file, a command line) has to be renamed before sources are merged: then an old name in a later source
+    replaces the new name in an earlier one. Raises InputError when both names in one source have different values.
+    """
+    current = dict(values)
+    for old, new in DEPRECATED_SETTINGS.get(group, {}).items():
+        if old not in current:
+            continue
+        value, name = current.pop(old), f"{group}.{old}"
+        if new and current.setdefault(new, value) != value:
+            raise InputError(
+                f"{name} = {value} and {group}.{new} = {current[new]}, the old and the new name of one setting.",
+                "one of them, or equal values.",
+                f"Remove {name}.",
+            )
+        if name not in reported:
+            use = f"is now called {group}.{new}" if new else "has no effect, since a fold is stored when it is finished"
+            logger.warning("%s %s; the next version refuses the old setting.", name, use)
+            reported.add(name)
+    return current
 
 
 class _Settings(BaseModel):
@@ -18,43 +61,39 @@ class _Settings(BaseModel):
 class SimulationSettings(_Settings):
     """The simulated section that `conf/base` runs on."""
 
-    seed: int = Field(7, ge=0, description="fixes tissue, picture and counts")
-    width_um: Micrometres = Field(1900.0, description="width of the picture, micrometres")
-    height_um: Micrometres = Field(1900.0, description="height of the picture, micrometres")
-    mpp: Annotated[float, Field(ge=0.2, le=2)] = Field(0.6, description="micrometres per pixel of the picture")
+    seed: int = Field(7, ge=0, description="fixes tissue, image and counts")
+    width_um: Micrometres = Field(1900.0, description="width of the image, micrometres")
+    height_um: Micrometres = Field(1900.0, description="height of the image, micrometres")
+    mpp: Annotated[float, Field(ge=0.2, le=2)] = Field(0.6, description="micrometres per pixel of the image")
     n_genes: int = Field(2000, ge=20, description="genes simulated")
     median_umi: float = Field(6000.0, gt=0, description="median UMI count of a spot")
 
 
 class SectionSettings(_Settings):
-    """What a section must satisfy before anything is computed."""
+    """Checks of the section, before anything is computed."""
 
-    max_mpp_disagreement: Share = Field(
-        0.03, description="largest difference of um per pixel by lattice and by another source"
-    )
+    max_mpp_disagreement: Share = Field(0.03, description="largest relative difference of two sources of um per pixel")
     max_unmatched: Share = Field(0.01, description="largest share of barcodes without a position")
     max_outside: Share = Field(0.4, description="largest share of spots outside the image")
-    max_lattice_residual: Share = Field(0.25, description="largest RMS distance from the lattice, in pitches")
-    min_spots: int = Field(20, ge=6, description="fewest spots worth learning from")
+    max_lattice_residual: Share = Field(0.25, description="largest RMS distance of spots to the lattice, in pitches")
+    min_spots: int = Field(20, ge=6, description="fewest spots under tissue")
     allow_mirrored: bool = Field(False, description="true where the image was mirrored against the array on purpose")
     trust_image: bool = Field(
-        False, description="true where you know that image and spots belong together: what speaks against it only warns"
+        False, description="true where you know that image and spots belong together: contrary evidence only warns"
     )
-    pitch_um: Micrometres | None = Field(
-        None, description="distance of neighbouring spots, where the source does not say or is wrong"
-    )
+    pitch_um: Micrometres | None = Field(None, description="spot distance, where the files hold none or a wrong one")
 
 
 class SplitSettings(_Settings):
-    """Which spots are hidden, and how the visible ones are folded."""
+    """Which spots are hidden for the scores, and the folds of the visible ones."""
 
     protocol: Literal["random", "block", "section"] = Field(
         "random", description="random: spots hidden uniformly; block: a block of tissue; section: all spots"
     )
-    hidden_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of spots hidden by random")
+    hidden_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of spots that random hides")
     n_blocks: Literal[2, 4] = Field(4, description="blocks that block chooses from: halves or quadrants")
-    n_folds: int = Field(5, ge=2, le=20, description="folds of the visible spots, each validation once")
-    mask: int = Field(0, ge=0, description="which random mask, or which block; the headline figure averages five")
+    n_folds: int = Field(5, ge=2, le=20, description="folds of the cross-validation on visible spots")
+    mask: int = Field(0, ge=0, description="number of the random mask, or of the block; reported means are over five")
 
 
 def _as_names(genes: object) -> object:
@@ -76,18 +115,14 @@ class PanelSettings(_Settings):
     """Which genes are predicted."""
 
     method: Literal["seurat_v3", "moran"] = Field(
-        "seurat_v3", description="seurat_v3: highly variable genes; moran: spatially variable ones"
+        "seurat_v3", description="seurat_v3: highly variable genes; moran: spatially variable genes (Moran's I)"
     )
-    n_genes: int = Field(1000, ge=2, description="most genes chosen by method, on training spots only")
+    n_genes: int = Field(1000, ge=2, description="most genes that method selects, on training spots only")
     genes: GeneNames = Field(
-        default_factory=list,
-        description="exactly these, by symbol or Ensembl id; method, n_genes and include then have no say",
+        [], description="exactly these symbols or Ensembl ids; method, n_genes and include are then ignored"
     )
-    include: GeneNames = Field(
-        default_factory=list,
-        description="genes beside those chosen by method, where min_spots training spots have them",
-    )
-    min_spots: int = Field(10, ge=1, description="fewest training spots that express a gene chosen by method")
+    include: GeneNames = Field([], description="genes to add to those of method, if min_spots training spots have them")
+    min_spots: int = Field(10, ge=1, description="fewest training spots that express a selected gene")
 
     @model_validator(mode="after")
     def _more_than_one_gene(self) -> Self:
@@ -97,60 +132,58 @@ class PanelSettings(_Settings):
 
 
 class TissueSettings(_Settings):
-    """How tissue is told from glass."""
+    """Segmentation of tissue and glass."""
 
     um_per_px: Micrometres = Field(8.0, description="resolution of the mask")
-    min_area_um2: Micrometres = Field(40_000.0, description="smaller pieces and holes are dropped")
+    min_area_um2: Micrometres = Field(40_000.0, description="smaller pieces of tissue and holes are dropped")
     inside_frame: bool = Field(
-        True, description="leave out what lies under and beyond the fiducial frame of a Visium array, where one is seen"
+        True, description="leave out what lies under and outside the fiducial frame of a Visium array, if one is found"
     )
 
 
 class GridSettings(_Settings):
-    """Where expression is predicted between the spots."""
+    """Sites between the spots, at which expression is predicted."""
 
     subdivide: int = Field(2, ge=1, le=8, description="k: the lattice divided k times gives k x k sites per spot")
 
 
 class TileSettings(_Settings):
-    """What the backbone looks at."""
+    """Image tiles for the backbone."""
 
-    unit: Literal["um", "pixels"] = Field("um", description="pixels reproduces the released code's windows")
-    tile_um: Micrometres = Field(112.0, description="width of a tile: 224 px at 0.5 um/px, what UNI was trained on")
-    stain: Literal["none", "macenko"] = Field(
-        "none", description="macenko brings the stains of every slide to common ones, before the backbone looks"
-    )
+    unit: Literal["um", "pixels"] = Field("um", description="pixels reproduces the windows of the released code")
+    tile_um: Micrometres = Field(112.0, description="width of a tile: 224 px at 0.5 um/px, as in the training of UNI")
+    stain: Literal["none", "macenko"] = Field("none", description="macenko: normalise the stains of every slide first")
     dense: bool = Field(
-        False, description="compute the slide once on a raster and pool its maps per tile: for fine grids, approximate"
+        False, description="one pass over the whole slide, its maps averaged per tile: for fine grids, approximate"
     )
-    batch: int = Field(64, ge=1, description="tiles per forward pass on a GPU; halved by itself when memory runs out")
+    batch: int = Field(64, ge=1, description="tiles per forward pass on a GPU; halved when its memory is exhausted")
 
 
 class ComputeSettings(_Settings):
-    """Where and how precisely to compute."""
+    """Device and precision."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto: bf16 on CUDA, for the backbone also on CPUs that have it; else float32"
     )
     compile: bool = Field(
-        False, description="torch.compile for the backbone: slow to start, then faster; needs a C++ compiler"
+        False, description="torch.compile of the backbone: slow start, then faster; needs a C++ compiler"
     )
-    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's choice, and trains with one")
+    threads: int = Field(0, ge=0, description="CPU threads; 0: torch's default, and one for training")
 
 
 class NetworkSettings(_Settings):
     """Size of the SpaMCAF network and its parts."""
 
     width: int = Field(64, ge=8, description="width of every token")
-    heads: int = Field(4, ge=1, description="heads of encoder and cross-attention")
-    depth: int = Field(1, ge=1, description="blocks of each encoder")
+    heads: int = Field(4, ge=1, description="attention heads of encoders and cross-attention")
+    depth: int = Field(1, ge=1, description="transformer blocks of each encoder")
     dropout: Share = Field(0.4, description="dropout inside the blocks")
-    n_summary: int = Field(8, ge=1, description="learned summary tokens that stand for the whole section")
+    n_summary: int = Field(8, ge=1, description="learned summary tokens of the whole section (global branch)")
     image_components: int = Field(64, ge=2, description="principal components kept of the backbone's features")
-    n_context: int = Field(12, ge=0, description="nearest visible measured spots given as context; 0: none, to compare")
+    n_context: int = Field(12, ge=0, description="nearest visible spots given as context; 0: none, an ablation")
     one_token: bool = Field(
-        False, description="true: one pooled key per branch, as the figure is drawn; to compare, its query is ignored"
+        False, description="true: one pooled key per branch, as published (the query then has no effect); an ablation"
     )
 
     @model_validator(mode="after")
@@ -161,56 +194,59 @@ class NetworkSettings(_Settings):
 
 
 class FitSettings(_Settings):
-    """How the model is trained; the rest of the group is of spamcaf alone."""
+    """Training; all but `model` are of spamcaf only."""
 
     model: Literal["spamcaf", "released"] = Field(
-        "spamcaf", description="released: the network of the released code, trained as there, to compare with"
+        "spamcaf", description="released: network and schedule of the released code, for comparison"
     )
-    use_network: bool = Field(True, description="false: the Gaussian process alone, no network is trained; to compare")
-    n_programs: int = Field(16, ge=1, description="gene programs at most; those within the noise are dropped")
+    use_network: bool = Field(True, description="false: the Gaussian process alone, an ablation")
+    n_programs: int = Field(16, ge=1, description="most gene programs; those within the noise are dropped")
     epochs: int = Field(40, ge=1, description="passes over the visible spots, per fold")
     batch: int = Field(128, ge=2, description="spots per step")
-    learning_rate: float = Field(2e-3, gt=0, description="peak of the warm-up and cosine schedule of AdamW")
-    weight_decay: float = Field(0.05, ge=0, description="of AdamW")
-    warmup_share: Share = Field(0.1, description="share of the steps spent warming up")
-    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
-    pearson_weight: float = Field(0.5, ge=0, description="weight of 1 - Pearson beside the squared error")
+    learning_rate: float = Field(2e-3, gt=0, description="peak of AdamW's schedule: linear warm-up, then cosine")
+    weight_decay: float = Field(0.05, ge=0, description="weight decay of AdamW")
+    warmup_share: Share = Field(0.1, description="share of the steps in the warm-up")
+    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm; larger ones are clipped")
+    pearson_weight: float = Field(0.5, ge=0, description="loss weight of 1 - Pearson; the squared error has 1")
     branch_weights: tuple[float, float, float, float] = Field(
-        (1.0, 1.0, 1.0, 1.0), description="weights of L1 target, L2 neighbour, L3 global, L4 fusion; our choice"
+        (1.0, 1.0, 1.0, 1.0),
+        description="loss weights of target, neighbour, global branch and fusion (not published)",
     )
-    context_dropout: Share = Field(0.5, description="share of context spots hidden at random in a training step")
-    transfer_step_share: Share = Field(0.15, description="share of training steps without any context or position")
-    section_sample: int = Field(512, ge=2, description="spots of the section that the global branch sees in a step")
-    checkpoint_epochs: int = Field(10, ge=1, description="epochs after which a killed training need not begin again")
-    max_exact_spots: int = Field(5000, ge=1, description="more spots than these: space through the nearest ones only")
-    max_hyper_spots: int = Field(800, ge=20, description="spots on which kernel weights are learned")
+    context_dropout: Share = Field(0.5, description="share of context spots dropped at random in a training step")
+    transfer_step_share: Share = Field(0.15, description="share of training steps without context and positions")
+    section_sample: int = Field(512, ge=2, description="spots of the section in the global branch, per step")
+    max_exact_spots: int = Field(5000, ge=1, description="above: Vecchia approximation of the spatial kernels")
+    max_hyper_spots: int = Field(800, ge=20, description="most spots on which kernel weights are fitted")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_old_names(cls, values: Any) -> Any:  # noqa: ANN401  whatever pydantic is given
+        return rename_deprecated("fit", values, set()) if isinstance(values, Mapping) else values
 
 
 class ReleasedSettings(_Settings):
-    """How `released` is trained: the schedule of the released code."""
+    """Training of `released`: the schedule of the released code."""
 
-    epochs: int = Field(1000, ge=1, description="passes over the visible spots; that many, since nothing stops early")
-    chunk: int = Field(50, ge=3, description="spots per step, in file order, never shuffled: they fill one batch norm")
-    learning_rate: float = Field(1e-3, gt=0, description="peak of the schedule of Adam, its usual rate")
-    checkpoint_epochs: int = Field(100, ge=1, description="epochs after which a killed training need not begin again")
-    warmup_epochs: int = Field(5, ge=0, description="epochs of linear warm-up, before the cosine takes the rate to 0")
+    epochs: int = Field(1000, ge=1, description="passes over the visible spots, without early stopping")
+    chunk: int = Field(50, ge=3, description="spots per step, in file order, never shuffled: they share a batch norm")
+    learning_rate: float = Field(1e-3, gt=0, description="peak of Adam's schedule")
+    checkpoint_epochs: int = Field(100, ge=1, description="epochs between checkpoints, from which a fit resumes")
+    warmup_epochs: int = Field(5, ge=0, description="epochs of linear warm-up, before the cosine down to 0")
 
 
 class TransferSettings(_Settings):
     """A section of which there is only the image."""
 
-    mpp: Annotated[float, Field(gt=0, le=5)] | None = Field(
-        None, description="micrometres per pixel, where the image does not say"
-    )
-    pitch_um: Micrometres = Field(100.0, description="distance of the sites predicted")
+    mpp: Annotated[float, Field(gt=0, le=5)] | None = Field(None, description="um per pixel, where the image has none")
+    pitch_um: Micrometres = Field(100.0, description="distance of the predicted sites")
 
 
 class ReportSettings(_Settings):
-    """Which genes are drawn, and written for QuPath."""
+    """Genes in figures and in the export for QuPath."""
 
-    genes: GeneNames = Field(default_factory=list, description="symbols that come first, where the panel has them")
+    genes: GeneNames = Field([], description="symbols that come first, where the panel has them")
     n_genes: Annotated[int, Field(ge=1, le=20)] = Field(
-        6, description="genes in all; then those predicted best, or that vary most"
+        6, description="genes in all; then the best or most variable ones"
     )
 
 
@@ -232,7 +268,24 @@ class RunSettings(_Settings):
     report: ReportSettings = ReportSettings()
 
 
-RUN_CHOICES = ("section", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "model")
-"""What a command line may choose beside the settings: these go into paths and names, not into a node."""
-GENE_LISTS = ("panel.genes", "panel.include", "report.genes")
-"""Settings that are names of genes."""
+def settings_as_yaml() -> str:
+    """Return conf/base/parameters.yml: every setting with its default, and its description as a comment."""
+    lines = [
+        "# Every setting of a run, with its default. An environment's parameters.yml overrides single ones,",
+        "# and so does the command line: kedro run --params fit.epochs=20,panel.n_genes=500",
+        "# Written by `python -m spamcaf.parameters` from src/spamcaf/parameters.py.",
+        "",
+    ]
+    for name, value in RunSettings():
+        if not isinstance(value, BaseModel):
+            lines.append(f"{name}: {value}  # {RunSettings.model_fields[name].description}")
+            continue
+        shown = {key: f"  {key}: " + json.dumps(default).strip('"') for key, default in value}
+        width = max(map(len, shown.values()))
+        lines += ["", f"# {value.__doc__}", f"{name}:"]
+        lines += [f"{text:<{width}}  # {type(value).model_fields[key].description}" for key, text in shown.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(settings_as_yaml(), end="")  # noqa: T201

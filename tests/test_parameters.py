@@ -1,0 +1,95 @@
+"""Settings are described once, old names are accepted, and lists of genes are read as they are pasted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from spamcaf.parameters import (
+    DEPRECATED_SETTINGS,
+    FitSettings,
+    PanelSettings,
+    ReportSettings,
+    RunSettings,
+    SimulationSettings,
+    settings_as_yaml,
+)
+
+CONF = Path(__file__).parent.parent / "conf/base"
+
+
+def test_the_configuration_shows_every_setting_with_its_default() -> None:
+    shown = yaml.safe_load((CONF / "parameters.yml").read_text())
+    assert RunSettings.model_validate(shown) == RunSettings()
+    assert json.loads(json.dumps(shown)) == RunSettings().model_dump(mode="json")
+
+
+def test_the_configuration_is_written_from_the_settings() -> None:
+    """After a change of a setting: `python -m spamcaf.parameters > conf/base/parameters.yml`."""
+    assert (CONF / "parameters.yml").read_text() == settings_as_yaml()
+
+
+def test_every_setting_has_a_description_of_one_line() -> None:
+    groups = [type(value) for _, value in RunSettings() if isinstance(value, BaseModel)]
+    fields = [field for group in [*groups, SimulationSettings] for field in group.model_fields.values()]
+    assert len(fields) > 60
+    assert all(field.description and "\n" not in field.description for field in fields)
+    assert max(map(len, settings_as_yaml().splitlines())) <= 120
+
+
+def test_the_simulation_shows_every_setting_with_its_default() -> None:
+    shown = yaml.safe_load((CONF / "globals.yml").read_text())["simulation"]
+    assert shown == SimulationSettings().model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("group", "old"), [(group, old) for group, names in DEPRECATED_SETTINGS.items() for old in names]
+)
+def test_a_table_of_old_names_leads_to_present_ones(group: str, old: str) -> None:
+    present = type(getattr(RunSettings(), group)).model_fields
+    assert old not in present
+    assert DEPRECATED_SETTINGS[group][old] in {None, *present}
+
+
+@pytest.mark.parametrize(("old", "new"), [("hide_share", "context_dropout"), ("blind_share", "transfer_step_share")])
+def test_an_old_name_is_accepted_with_one_warning(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        fit = FitSettings.model_validate({old: 0.25, "epochs": 3})
+    assert fit == FitSettings.model_validate({new: 0.25, "epochs": 3})
+    assert [record.getMessage() for record in caplog.records] == [
+        f"fit.{old} is now called fit.{new}; the next version refuses the old setting."
+    ]
+
+
+def test_a_setting_without_effect_is_accepted_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert FitSettings.model_validate({"checkpoint_epochs": 2}) == FitSettings()
+    (record,) = caplog.records
+    assert "fit.checkpoint_epochs has no effect, since a fold is stored when it is finished" in record.getMessage()
+
+
+def test_both_names_may_be_given_with_equal_values_only() -> None:
+    assert FitSettings.model_validate({"hide_share": 0.25, "context_dropout": 0.25}).context_dropout == 0.25
+    with pytest.raises(
+        ValidationError, match=r"fit\.hide_share = 0\.25 and fit\.context_dropout = 0\.5.*Remove fit\.hide_share"
+    ):
+        FitSettings.model_validate({"hide_share": 0.25, "context_dropout": 0.5})
+
+
+def test_settings_under_present_names_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    given: dict[str, Any] = {"context_dropout": 0.25}
+    assert FitSettings.model_validate(FitSettings.model_validate(given)).context_dropout == 0.25
+    assert given == {"context_dropout": 0.25}
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", [PanelSettings, ReportSettings])
+@pytest.mark.parametrize("genes", ["ERBB2 CD74", "ERBB2, CD74", "ERBB2\nCD74\n", ["ERBB2", "CD74"]])
+def test_all_lists_of_genes_are_of_one_type(kind: type[PanelSettings | ReportSettings], genes: str | list[str]) -> None:
+    assert kind.model_validate({"genes": genes}).genes == ["ERBB2", "CD74"]
+    assert kind.model_validate({"genes": [1, "CD74"]}).genes == ["1", "CD74"]
