@@ -15,7 +15,7 @@ FINE = 20
 def band(rows: int, columns: int, row0: int = 0, column0: int = 0) -> tuple[np.ndarray, Band]:
     features = np.random.default_rng(0).normal(size=(rows, columns, 3)).astype(np.float32)
     padded = np.concatenate([np.zeros((rows, 1, 3), np.float32), features], axis=1)
-    return features, Band.of(padded, row0, column0)
+    return features, Band(padded, row0, column0)
 
 
 @given(x=st.integers(-60, 300), y=st.integers(-60, 300), row0=st.integers(-3, 3), column0=st.integers(-3, 3))

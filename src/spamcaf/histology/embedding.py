@@ -1,4 +1,4 @@
-"""Running the tiles around the sites of a slide through the backbone, block by block."""
+"""Features of the tiles around the sites of a slide, computed by the backbone block by block."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from spamcaf.errors import InputError, first_line
-from spamcaf.histology.backbone import TILE_PX
+from spamcaf.histology.backbone import TILE_PX, Backbone
 from spamcaf.histology.features import FeatureKey, Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import N_TILES, Stain, WindowGeometry, distinct, prefetch_tiles, reading_order
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from spamcaf.histology.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +27,20 @@ CPU_TILES = 2 * N_TILES
 
 
 class Embedder:
-    """A backbone on its device, compiled by torch if that is asked for; float32 or bf16 inside, float32 out."""
+    """A backbone on its device, compiled by torch where `is_compiled`; float32 or bfloat16 inside, float32 out.
+
+    A forward pass takes up to `batch` tiles, fewer once GPU memory has run out.
+    """
 
     def __init__(
         self, backbone: Backbone, device: torch.device, dtype: torch.dtype, batch: int, *, is_compiled: bool = False
     ) -> None:
-        import torch
-
         try:
             network = backbone.network.to(device).to(memory_format=torch.channels_last)
         except torch.cuda.OutOfMemoryError as error:
             raise _too_large(backbone.identity.name) from error
         self._name = backbone.identity.name
-        self._network = cast("nn.Module", torch.compile(network, dynamic=False)) if is_compiled else network
+        self._network = cast(nn.Module, torch.compile(network, dynamic=False)) if is_compiled else network
         self._is_compiled = is_compiled
         # a whole line of pixels each: along three channels alone the arithmetic took 15 times as long on a CPU
         self._mean = torch.tensor(backbone.mean, device=device).repeat(TILE_PX) * 255
@@ -52,15 +49,20 @@ class Embedder:
         self.device = device
         self.width = backbone.width
         self.batch = min(batch, CPU_TILES) if device.type == "cpu" else batch
-        """Tiles per forward pass; halved when memory runs out."""
 
     def embed(self, tiles: NDArray[np.uint8]) -> Tensor:
-        """Return (tile, feature) float32 on the device for (tile, 224, 224, 3) RGB; on a GPU it need not be done.
+        """Compute the features of tiles, (tile, 224, 224, 3) RGB uint8.
 
-        Raises InputError where a GPU has no room for a single tile, or torch cannot compile the network.
+        Returns
+        -------
+        Tensor
+            (tile, feature) float32 on the device; on a GPU the computation may still run.
+
+        Raises
+        ------
+        InputError
+            Where a GPU has no room for a single tile, or torch cannot compile the network.
         """
-        import torch
-
         done: list[Tensor] = []
         start = 0
         while start < len(tiles):
@@ -73,7 +75,7 @@ class Embedder:
                 torch.cuda.empty_cache()
                 self.batch //= 2
                 logger.warning("GPU memory ran out: going on with %d tiles at a time", self.batch)
-            except _compile_error() as error:  # only looked at when something was raised: its import is slow
+            except _compile_error() as error:  # evaluated only when something was raised: its import is slow
                 raise InputError(
                     f"compute.compile, but torch cannot compile the backbone: {first_line(error)}.",
                     "a working C++ compiler (on a GPU, Triton) and a network that torch can compile.",
@@ -83,11 +85,10 @@ class Embedder:
 
     def _forward(self, tiles: NDArray[np.uint8]) -> Tensor:
         import torch
-        from torch.nn import functional
 
         lines = torch.from_numpy(tiles).flatten(2)
-        if self._is_compiled:  # for one shape
-            lines = functional.pad(lines, (0, 0, 0, 0, 0, self.batch - len(tiles)))
+        if self._is_compiled:  # for one shape alone: a smaller batch is filled up
+            lines = nn.functional.pad(lines, (0, 0, 0, 0, 0, self.batch - len(tiles)))
         if self.device.type == "cuda":
             lines = lines.pin_memory().to(self.device, non_blocking=True)
         # as they lie in memory, channels come last
@@ -96,7 +97,7 @@ class Embedder:
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, self._dtype, enabled=not is_exact),
-            # a GPU rounds convolutions to 10 bits unless told otherwise
+            # by default a GPU rounds the inputs of convolutions to 10 bits
             torch.backends.cudnn.flags(enabled=True, allow_tf32=not is_exact),
         ):
             output: Tensor = self._network(pixels)
@@ -119,17 +120,14 @@ def _compile_error() -> type[Exception]:
 
 @dataclass(frozen=True)
 class EmbeddingJob:
-    """What is to be seen of a slide: the tiles around `ids` at `xy_px`, (site, 2) full-resolution pixels.
-
-    `with_whole` adds each window shrunk to one tile; `stain` changes the colours of every tile. `key` must say both.
-    """
+    """The sites of a slide to compute features of, and how."""
 
     slide: Slide
     geometry: WindowGeometry
     ids: Sequence[str]
-    xy_px: NDArray[np.float64]
-    key: FeatureKey
-    with_whole: bool = False
+    xy_px: NDArray[np.float64]  # (site, 2), full-resolution pixels
+    key: FeatureKey  # tells `with_whole` and `stain`, too
+    with_whole: bool = False  # add the features of each window shrunk to one tile
     stain: Stain | None = None
 
     @cached_property
@@ -145,52 +143,40 @@ class EmbeddingJob:
         """Return the sites of the block at `start`."""
         return self.order[start : start + self.key.block]
 
-    def places(self, start: int) -> NDArray[np.int64]:
-        """Return x, y and width of what is seen at each site of a block, (site, 9 or 10, 3)."""
+    def boxes(self, start: int) -> NDArray[np.int64]:
+        """Return x, y and width of the squares to read for each site of a block, (site, 9 or 10, 3)."""
         xy_px = self.xy_px[self.rows(start)]
         tiles = self.geometry.tiles(xy_px)
         return np.concatenate([tiles, self.geometry.windows(xy_px)], axis=1) if self.with_whole else tiles
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A block's distinct places, which of them each site sees, (site, 9 or 10), and the passes they are cut into."""
-
-    start: int
-    places: NDArray[np.int64]
-    seen: NDArray[np.intp]
-    batches: list[NDArray[np.int64]]
-
-    @classmethod
-    def of(cls, job: EmbeddingJob, start: int, batch: int) -> _Plan:
-        places = job.places(start)
-        once, seen = distinct(places.reshape(-1, 3))
-        # not across blocks: a block must not depend on whether those before it were computed in this run
-        batches = [once[i : i + batch] for i in range(0, len(once), batch)]
-        return cls(start, once, seen.reshape(places.shape[:2]), batches)
-
-
 def embed_blocks(job: EmbeddingJob, embedder: Embedder, starts: Sequence[int], threads: int) -> Iterator[Features]:
-    """Yield the features of the blocks at `starts`, while `threads` threads prepare what comes next."""
-    import torch
+    """Yield the features of the blocks at `starts`, while `threads` threads prepare what comes next.
 
+    Neighbouring sites of a lattice share tiles: each distinct box of a block is computed once.
+    """
     batch = embedder.batch
-    ahead = (places for start in starts for places in _Plan.of(job, start, batch).batches)
+    ahead = (boxes for start in starts for boxes in _batches(job, start, batch)[0])
     tiles = prefetch_tiles(job.slide, ahead, job.stain, threads)
     for start in starts:
-        plan = _Plan.of(job, start, batch)
+        batches, which = _batches(job, start, batch)
         outputs, n_padded = [torch.empty(0, embedder.width)], [np.empty(0, np.int64)]
-        for _ in plan.batches:
+        for _ in batches:
             ready = next(tiles)
             outputs.append(embedder.embed(ready.tiles))
             n_padded.append(ready.n_padded)
         # a GPU is waited for once in a block
-        features = torch.cat([output.to("cpu") for output in outputs]).numpy()[plan.seen]
-        yield _block(job, plan, features, np.concatenate(n_padded)[plan.seen])
+        features = torch.cat([output.to("cpu") for output in outputs]).numpy()[which]
+        n_px_padded = np.concatenate(n_padded)[which][:, :N_TILES].sum(axis=1)
+        windows = np.ascontiguousarray(features[:, :N_TILES])
+        whole = np.ascontiguousarray(features[:, N_TILES]) if job.with_whole else None
+        ids = tuple(job.ids[row] for row in job.rows(start))
+        yield Features(ids, windows, n_px_padded, job.key, len(job.ids), start, whole)
 
 
-def _block(job: EmbeddingJob, plan: _Plan, features: NDArray[np.float32], n_padded: NDArray[np.int64]) -> Features:
-    ids = tuple(job.ids[row] for row in job.rows(plan.start))
-    whole = np.ascontiguousarray(features[:, N_TILES]) if job.with_whole else None
-    windows = np.ascontiguousarray(features[:, :N_TILES])
-    return Features(ids, windows, n_padded[:, :N_TILES].sum(axis=1), job.key, len(job.ids), plan.start, whole)
+def _batches(job: EmbeddingJob, start: int, batch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.intp]]:
+    """Return a block's distinct boxes in batches, and which of them each site needs, (site, 9 or 10)."""
+    boxes = job.boxes(start)
+    once, which = distinct(boxes.reshape(-1, 3))
+    # not across blocks: a block must not depend on whether those before it were computed in this run
+    return [once[i : i + batch] for i in range(0, len(once), batch)], which.reshape(boxes.shape[:2])

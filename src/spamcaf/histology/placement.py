@@ -7,18 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from spamcaf.histology.tissue import Tissue
-    from spamcaf.sections.lattice import Lattice
+from spamcaf.histology.tissue import Tissue
+from spamcaf.sections.lattice import Lattice
 
 logger = logging.getLogger(__name__)
 
@@ -71,32 +66,17 @@ standard deviation, gray levels, of one that shows anything. Among four Visium s
 TRUST = "you know that they belong together: --params section_checks.trust_image=true"
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """A turn or mirror of the plane: (x, y) @ `turn` + `shift_px`."""
+def orientations(
+    xy_px: NDArray[np.float64], size_px: tuple[float, float]
+) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Return turn and shift of the seven other orientations by name: (x, y) becomes (x, y) @ turn + shift.
 
-    turn: NDArray[np.int64]
-    shift_px: NDArray[np.float64]
-
-    def __call__(self, xy_px: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the points (n, 2) in this orientation."""
-        return xy_px @ self.turn + self.shift_px
-
-
-def orientations(xy_px: NDArray[np.float64], size_px: tuple[float, float]) -> dict[str, Orientation]:
-    """Return the seven other orientations by name, each within the image and about the middle of the spots.
-
-    Parameters
-    ----------
-    xy_px
-        (spot, 2), full-resolution pixels.
-    size_px
-        (width, height) of the image.
+    Each is given twice, within the image of `size_px` (width, height) and about the middle of the spots, (spot, 2).
     """
     middle = (xy_px.min(axis=0) + xy_px.max(axis=0)) / 2
     turns = {name: np.array(rows) for name, rows in TURNS.items()}
-    framed = {name: Orientation(turn, np.where(turn.sum(axis=0) < 0, size_px, 0.0)) for name, turn in turns.items()}
-    return framed | {name + IN_PLACE: Orientation(turn, middle - middle @ turn) for name, turn in turns.items()}
+    framed = {name: (turn, np.where(turn.sum(axis=0) < 0, size_px, 0.0)) for name, turn in turns.items()}
+    return framed | {name + IN_PLACE: (turn, middle - middle @ turn) for name, turn in turns.items()}
 
 
 def require_on_tissue(
@@ -212,8 +192,8 @@ def _other_orientation(fit: _Fit, image: str) -> tuple[float, InputError] | None
     rows, columns = fit.tissue.mask.shape
     size_px = (columns * fit.tissue.px_per_mask_px, rows * fit.tissue.px_per_mask_px)
     found = {
-        name: (fit.agreement_at(turned(fit.points_px)), float(fit.tissue.holds(turned(fit.xy_px)).mean()))
-        for name, turned in orientations(fit.xy_px, size_px).items()
+        name: (fit.agreement_at(fit.points_px @ turn + shift), float(fit.tissue.holds(fit.xy_px @ turn + shift).mean()))
+        for name, (turn, shift) in orientations(fit.xy_px, size_px).items()
     }
     name = max(found, key=lambda key: found[key])
     agreement, share = found[name]

@@ -134,31 +134,15 @@ class ArrayPixels:
 
 @dataclass(frozen=True)
 class Slide:
-    """A full-resolution H&E image; windows may reach beyond its borders.
-
-    Attributes
-    ----------
-    pixels
-        Source of the pixels.
-    name
-        File name, for messages.
-    mpp
-        Micrometres per pixel as the file itself states them; None where it does not or cannot be relied on.
-    reader, notes
-        Which library reads it, and what was chosen or converted.
-    reopen
-        Opens the same image in another process, where it is in a file.
-    is_striped
-        Whether rows are decoded whole: windows are best read from top to bottom then.
-    """
+    """A full-resolution H&E image; windows may reach beyond its borders."""
 
     pixels: Pixels
-    name: str
-    mpp: float | None = None
-    reader: str = ""
-    notes: tuple[str, ...] = ()
-    reopen: Callable[[], Slide] | None = field(default=None, compare=False, repr=False)
-    is_striped: bool = False
+    name: str  # of the file, for messages
+    mpp: float | None = None  # micrometres per pixel as the file itself states them, None where it does not
+    reader: str = ""  # library that reads it
+    notes: tuple[str, ...] = ()  # what was chosen or converted
+    reopen: Callable[[], Slide] | None = field(default=None, compare=False, repr=False)  # from the file, elsewhere
+    is_striped: bool = False  # rows are decoded whole, so that windows are best read from top to bottom
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the way to the file rather than the open file."""

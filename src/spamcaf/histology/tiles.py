@@ -1,4 +1,4 @@
-"""Where the tiles around a site lie, in micrometres, and reading them at the backbone's size."""
+"""The 3 x 3 tiles around a site: where they lie, and reading them at the backbone's size ahead of the network."""
 
 from __future__ import annotations
 
@@ -6,47 +6,53 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from spamcaf.histology.backbone import TILE_PX
-
-if TYPE_CHECKING:
-    from spamcaf.histology.slide import Slide
-    from spamcaf.parameters import TileSettings
+from spamcaf.histology.slide import Slide
+from spamcaf.parameters import TileSettings
 
 TILES_ACROSS = 3
 N_TILES = TILES_ACROSS**2
 CENTRE = N_TILES // 2
 """Index of the target tile among the nine, row by row."""
 RESIZED = "each tile by itself, bilinear with antialias, uint8"
-"""Part of the key: a tile depends on nothing but its place, so windows that share a tile share its features."""
+"""Part of the key: a tile depends on nothing but its box, so windows that share a tile share its features."""
+AHEAD_BYTES = 128 << 20
+"""Most bytes of tiles that wait for the network."""
+TILE_BYTES = 3 * TILE_PX**2
 
 
 @dataclass(frozen=True)
 class WindowGeometry:
-    """Width of one of the 3 x 3 tiles of a window: in full-resolution pixels, and in the unit it was asked for in."""
+    """A window of 3 x 3 tiles, each `tile_px` full-resolution pixels wide; `requested` is the width as it was set.
+
+    Its methods take sites, (site, 2), x and y in full-resolution pixels, and return boxes: x and y of the upper left
+    pixel, and width, int64.
+    """
 
     tile_px: int
-    asked: str
+    requested: str
 
     @classmethod
     def of(cls, tiles: TileSettings, mpp: float) -> WindowGeometry:
         """Return the geometry at `mpp` micrometres per pixel; `pixels` takes the backbone's 224 as they are."""
         tile_px = TILE_PX if tiles.unit == "pixels" else tiles.tile_um / mpp
-        asked = f"{TILE_PX} px" if tiles.unit == "pixels" else f"{tiles.tile_um:g} um"
-        return cls(max(round(tile_px), 1), asked)
+        requested = f"{TILE_PX} px" if tiles.unit == "pixels" else f"{tiles.tile_um:g} um"
+        return cls(max(round(tile_px), 1), requested)
 
     @property
     def window_px(self) -> int:
-        """Width of the window."""
+        """Width of the window, full-resolution pixels."""
         return TILES_ACROSS * self.tile_px
 
     def view(self) -> dict[str, object]:
-        """Return what a tile shows, the same for every section: features of one view can be compared."""
-        return {"tile": self.asked, "tile_px": TILE_PX, "tiles_across": TILES_ACROSS, "resized": RESIZED}
+        """Return the part of a feature key that tells how tiles are cut, the same for every section."""
+        return {"tile": self.requested, "tile_px": TILE_PX, "tiles_across": TILES_ACROSS, "resized": RESIZED}
 
     def corners(self, xy_px: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the upper left pixel (x, y) of the windows around sites, (site, 2) as `xy_px`."""
@@ -54,49 +60,19 @@ class WindowGeometry:
         return np.floor(xy_px - self.window_px / 2 + 0.5).astype(np.int64)
 
     def tiles(self, xy_px: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return x, y and width in pixels of the nine tiles around each site, (site, 9, 3), row by row."""
+        """Return the boxes of the nine tiles around each site, (site, 9, 3), row by row."""
         row, column = np.divmod(np.arange(N_TILES), TILES_ACROSS)
         steps = np.column_stack([column, row, np.zeros_like(row)]) * self.tile_px
         first = np.column_stack([self.corners(xy_px), np.full(len(xy_px), self.tile_px)])
         return first[:, None] + steps
 
     def windows(self, xy_px: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return x, y and width in pixels of the window around each site, (site, 1, 3)."""
+        """Return the box of the whole window around each site, (site, 1, 3)."""
         return np.column_stack([self.corners(xy_px), np.full(len(xy_px), self.window_px)])[:, None]
 
 
-def read_tile(slide: Slide, x0: int, y0: int, width: int) -> tuple[NDArray[np.uint8], int]:
-    """Return the square from pixel (x0, y0) on as a tile, (224, 224, 3) uint8, and how many of its pixels are padding.
-
-    Padding, that is what lies outside the image, is white and counted in pixels of the slide.
-    """
-    square, n_padded = slide.read(x0, y0, width, width)
-    return (square if width == TILE_PX else resize(square, TILE_PX)), n_padded
-
-
-def resize(square: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Bring (row, column, 3) to `side` x `side`.
-
-    Antialias: a slide of finer pixels than the backbone's must not alias into texture that is not there. On uint8,
-    torch took a quarter of the time of Pillow or of float32 (448 -> 224 px: 0.6, 2.2 and 2.8 ms), and it lets other
-    threads run meanwhile.
-    """
-    import torch
-    from torch.nn.functional import interpolate
-
-    pixels = torch.from_numpy(np.ascontiguousarray(square)).permute(2, 0, 1)[None]
-    resized = interpolate(pixels, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-    array: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
-    return array
-
-
-AHEAD_BYTES = 128 << 20
-"""Most bytes of tiles that wait for the network."""
-TILE_BYTES = 3 * TILE_PX**2
-
-
 class Stain(Protocol):
-    """What turns the colours of a tile, (row, column, 3) uint8, into those of a common stain."""
+    """Stain normalisation: brings the colours of a tile, (row, column, 3) uint8, to those of a common stain."""
 
     def __call__(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the tile in the common stain."""
@@ -110,53 +86,68 @@ class TileBatch:
     n_padded: NDArray[np.int64]
 
 
-def reading_order(xy_px: NDArray[np.float64], band_px: int) -> NDArray[np.intp]:
-    """Return the order in which sites are read: in bands of a height, from left to right in each.
-
-    What successive windows need of a file's strips or tiles is then still decoded: neighbours share them. Sites of one
-    place stay in their own order, so the order is the same every time.
-    """
-    band = np.floor(xy_px[:, 1] / band_px)
-    return np.lexsort((xy_px[:, 1], xy_px[:, 0], band))
-
-
-def distinct(places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-    """Return the distinct rows of (place, 3) in the order they first come, and which of them each row is."""
-    _, first, inverse = np.unique(places, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return places[np.sort(first)], rank[inverse.ravel()]
+def read_tile(slide: Slide, x0: int, y0: int, width: int) -> tuple[NDArray[np.uint8], int]:
+    """Return the square from pixel (x0, y0) on as (224, 224, 3) uint8, and how many pixels of the slide are padding."""
+    square, n_padded = slide.read(x0, y0, width, width)
+    if width == TILE_PX:
+        return square, n_padded
+    # antialias: a slide of finer pixels than the backbone's must not alias into texture that is not there. On uint8,
+    # torch took a quarter of the time of Pillow or of float32 (448 -> 224 px: 0.6, 2.2 and 2.8 ms), and it lets other
+    # threads run meanwhile
+    pixels = torch.from_numpy(np.ascontiguousarray(square)).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(
+        pixels, size=(TILE_PX, TILE_PX), mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized[0].permute(1, 2, 0).numpy(), n_padded
 
 
-def prepare(slide: Slide, places: NDArray[np.int64], stain: Stain | None) -> TileBatch:
-    """Read the tiles at `places`, (tile, 3): x, y and width in full-resolution pixels."""
-    tiles = np.empty((len(places), TILE_PX, TILE_PX, 3), np.uint8)
-    n_padded = np.empty(len(places), np.int64)
-    for i, (x0, y0, width) in enumerate(places.tolist()):
+def read_tiles(slide: Slide, boxes: NDArray[np.int64], stain: Stain | None) -> TileBatch:
+    """Read the tiles of `boxes`, (tile, 3)."""
+    tiles = np.empty((len(boxes), TILE_PX, TILE_PX, 3), np.uint8)
+    n_padded = np.empty(len(boxes), np.int64)
+    for i, (x0, y0, width) in enumerate(boxes.tolist()):
         tile, n_padded[i] = read_tile(slide, x0, y0, width)
         tiles[i] = tile if stain is None else stain(tile)
     return TileBatch(tiles, n_padded)
 
 
+def reading_order(xy_px: NDArray[np.float64], band_px: int) -> NDArray[np.intp]:
+    """Return the order in which sites, (site, 2), are read: in bands `band_px` high, from left to right in each.
+
+    Neighbouring windows share strips or tiles of the file, which are then still decoded. Equal sites stay in their own
+    order, so the order is the same every time.
+    """
+    band = np.floor(xy_px[:, 1] / band_px)
+    return np.lexsort((xy_px[:, 1], xy_px[:, 0], band))
+
+
+def distinct(boxes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Return the distinct rows of (box, 3) in the order they first come, and the index among them of each row."""
+    _, first, inverse = np.unique(boxes, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return boxes[np.sort(first)], rank[inverse.ravel()]
+
+
 def prefetch_tiles(
     slide: Slide, batches: Iterable[NDArray[np.int64]], stain: Stain | None, threads: int
 ) -> Iterator[TileBatch]:
-    """Yield the tiles of each batch of places, in order, read by `threads` threads while the caller computes.
+    """Yield the tiles of each batch of boxes, in order, read by `threads` threads while the caller computes.
 
     With no threads a batch is read when it is asked for. What waits is bounded in number and in bytes.
     """
     if threads == 0:
-        yield from (prepare(slide, places, stain) for places in batches)
+        yield from (read_tiles(slide, boxes, stain) for boxes in batches)
         return
     waiting: deque[Future[TileBatch]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
     try:
-        for places in batches:
-            waiting.append(pool.submit(prepare, slide, places, stain))
-            while len(waiting) > max(min(2 * threads, AHEAD_BYTES // (len(places) * TILE_BYTES)), 1):
+        for boxes in batches:
+            waiting.append(executor.submit(read_tiles, slide, boxes, stain))
+            while len(waiting) > max(min(2 * threads, AHEAD_BYTES // (len(boxes) * TILE_BYTES)), 1):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)

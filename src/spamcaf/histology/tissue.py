@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.histology.fiducials import find_frames, inside_frames
-from spamcaf.histology.slide import PADDING, require_h_and_e
-
-if TYPE_CHECKING:
-    from spamcaf.histology.slide import Slide
-    from spamcaf.parameters import TissueSettings
+from spamcaf.histology.slide import PADDING, Slide, require_h_and_e
+from spamcaf.parameters import TissueSettings
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +42,11 @@ the rim of the spots' common cells that is left to the image, and by how much th
 
 @dataclass(frozen=True)
 class Tissue:
-    """Where there is tissue.
+    """Mask of the tissue on a slide, and the image at the same size."""
 
-    Attributes
-    ----------
-    mask
-        (row, column) bool.
-    thumbnail
-        (row, column, 3) uint8, the image at the same size.
-    px_per_mask_px
-        Full-resolution pixels along the side of a mask pixel.
-    """
-
-    mask: NDArray[np.bool_]
-    thumbnail: NDArray[np.uint8]
-    px_per_mask_px: float
+    mask: NDArray[np.bool_]  # (row, column)
+    thumbnail: NDArray[np.uint8]  # (row, column, 3) RGB
+    px_per_mask_px: float  # full-resolution pixels along the side of a mask pixel
 
     def holds(self, xy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return whether each (x, y) in full-resolution pixels, (point, 2), lies on tissue, (point,)."""
@@ -148,6 +134,8 @@ def find_tissue(slide: Slide, mpp: float, settings: TissueSettings) -> Tissue:
     InputError
         When nothing on the slide is stained, see `require_h_and_e`.
     """
+    from skimage import morphology
+
     scale = max(settings.um_per_px / mpp, 1.0)
     thumbnail = slide.thumbnail(scale)
     require_h_and_e(thumbnail)
@@ -156,7 +144,9 @@ def find_tissue(slide: Slide, mpp: float, settings: TissueSettings) -> Tissue:
     if stained is None:
         logger.info("%s shows no glass: all of it is taken for tissue", slide.name)
         return Tissue(np.ones(thumbnail.shape[:2], bool), thumbnail, scale)
-    mask = _cleaned(stained, round(settings.min_area_um2 / um_per_px**2))
+    area_px = round(settings.min_area_um2 / um_per_px**2)
+    mask = morphology.remove_small_holes(morphology.isotropic_closing(stained, CLOSING_PX), max_size=area_px)
+    mask = morphology.remove_small_objects(mask, max_size=area_px)
     frames = find_frames(thumbnail, um_per_px) if settings.inside_frame else None
     if frames is not None:
         logger.info("%s shows the fiducial frame of a Visium array: the tissue inside is used", slide.name)
@@ -257,13 +247,3 @@ def _split(values: NDArray[np.float32], is_scanned: NDArray[np.bool_]) -> tuple[
         return is_high, 1.0, 1.0
     n_near = int((np.abs(logarithms[is_scanned] - threshold) < NEAR).sum())
     return is_high, float(np.median(high) / max(np.median(low), FLOOR)), n_near / min(len(high), len(low))
-
-
-def _cleaned(mask: NDArray[np.bool_], area_px: int) -> NDArray[np.bool_]:
-    """Return the mask with gaps closed, and without pieces and holes up to `area_px` pixels."""
-    from skimage import morphology
-
-    closed = morphology.isotropic_closing(mask, CLOSING_PX)
-    filled = morphology.remove_small_holes(closed, max_size=area_px)
-    cleaned: NDArray[np.bool_] = morphology.remove_small_objects(filled, max_size=area_px)
-    return cleaned
