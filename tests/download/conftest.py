@@ -66,6 +66,8 @@ class Handler(BaseHTTPRequestHandler):
         span = self.headers.get("Range")
         self.site.requests.append((method, self.path, span))
         page = self.site.pages.get(self.path, Page(b"", status=404))
+        if (self.headers["User-Agent"], self.headers["Accept-Encoding"]) != ("spamcaf", "identity"):
+            page = Page(b"", status=400)
         body, status, extra = page.content, page.status, {}
         if method == "GET" and status == 200 and span and page.ranges and self.same_version(page):
             start = int(span.removeprefix("bytes=").rstrip("-")) + page.shift

@@ -272,6 +272,7 @@ def test_wrong_content_leaves_nothing_and_the_next_mirror_is_tried(
     outcome = fetch_first(dataset(entry(wrong, **pinned)))
     assert outcome.status == Status.FAILED and str(next(iter(pinned.values()))) in outcome.reason
     assert names(place) == []
+    assert place.parent.exists() == ("bytes" not in pinned)  # a wrong size is noticed before a byte is written
     assert len(site.gets) == 1
     changed = site.put("changed", CONTENT[::-1])
     assert fetch_first(dataset(entry(changed, wrong, sha256=SHA256))).source == wrong
@@ -292,6 +293,14 @@ def test_two_versions_put_together_are_fetched_anew(site: Any, dataset: Make, pl
 def test_unknown_length_is_accepted_where_a_hash_is_pinned(site: Any, dataset: Make, place: Path) -> None:
     url = site.put("a.bin", CONTENT, gives_length=False)
     assert fetch_first(dataset(entry(url, sha256=SHA256))).status == Status.FETCHED
+
+
+def test_a_chunked_answer_shows_its_end(site: Any, dataset: Make, place: Path) -> None:
+    how: dict[str, Any] = {"gives_length": False, "headers": {"Transfer-Encoding": "chunked"}}
+    cut, whole = site.put("cut", b"3\r\nabc\r\n", **how), site.put("a.bin", b"3\r\nabc\r\n0\r\n\r\n", **how)
+    assert "the connection broke" in fetch_first(dataset(entry(cut))).reason
+    assert fetch_first(dataset(entry(whole))).status == Status.FETCHED
+    assert place.read_bytes() == b"abc"
 
 
 def test_redirects_are_followed(site: Any, dataset: Make, place: Path) -> None:
