@@ -67,7 +67,7 @@ def reference_spots(path: Path, n_spots: int, job: Job) -> dict[str, float]:
         seconds = time.perf_counter() - begin
         features = store.load()
         total = sum(float(features.windows[i : i + 512].mean()) for i in range(0, len(features.ids), 512))
-        stored = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
+        stored = sum(file.stat().st_size for file in Path(folder).rglob("c.*"))
     assert np.isfinite(total)
     peak = peak_bytes() - weights
     return {"sites": len(xy), "peak": peak / MB, "imports": started / MB, "stored": stored / MB, "seconds": seconds}

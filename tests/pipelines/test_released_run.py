@@ -75,9 +75,9 @@ def test_the_log_and_the_report_are_there(project: Path) -> None:
 @pytest.mark.usefixtures("released_run")
 def test_stored_features_without_the_whole_window_are_not_used(kedro: Run, project: Path) -> None:
     store = project / "data/04_feature/simulated"
-    with_whole = sorted(path.relative_to(store) for path in store.rglob("*.safetensors"))
+    with_whole = sorted(path.relative_to(store) for path in store.rglob("c.*"))
     assert kedro("run", "--pipelines", "feature_extraction").returncode == 0
-    assert not set(with_whole) & {path.relative_to(store) for path in store.rglob("*.safetensors")}
+    assert not set(with_whole) & {path.relative_to(store) for path in store.rglob("c.*")}
     done = kedro("run", "--pipelines", "inference", *WORDS)
     assert done.returncode == 1
     assert "Run feature_extraction and training again" in done.stderr

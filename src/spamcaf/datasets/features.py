@@ -1,117 +1,88 @@
-"""The feature store: blocks of one key in one folder, each written atomically and verified when read."""
+"""The feature store: a Zarr group per key, in which a chunk is a block of sites and carries its own checksum.
+
+`<filepath>/<key>.zarr` holds `windows` (site, 9, feature), `n_px_padded` (site,), `ids` (site,) and, for the released
+network, `whole` (site, feature), with sites in the order they were read. Zarr writes a chunk beside its place and
+renames it: a killed process leaves whole chunks and `*.partial` files. It does not sync them to the disk, so what a
+power cut leaves of a chunk is noticed by its CRC32C.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from kedro.io import AbstractDataset, DatasetError
-from numpy.typing import NDArray
 
 from spamcaf.atomic import replacing
 from spamcaf.datasets.stored import not_stored
-from spamcaf.datasets.tensors import checksum, read_rows, read_tensors, write_tensors
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 logger = logging.getLogger(__name__)
 
-CHECKSUM = "checksum"
-WINDOWS, N_PADDED, WHOLE = "windows", "n_px_padded", "whole"
-PATTERN = "block_*.safetensors"
-UNFINISHED = ".block_*.tmp.safetensors"
-"""What a process that was killed while writing leaves behind."""
+WINDOWS, WHOLE, N_PADDED, IDS = "windows", "whole", "n_px_padded", "ids"
+VERSION_0_1 = "*/block_*.safetensors"
+"""Files of the feature stores that version 0.1 wrote."""
 
 
 @dataclass(frozen=True)
-class BlockFile:
-    """A verified block: where it is and what it holds, but for the features themselves."""
+class _Group:
+    """An opened group. The chunk of `ids` is written last: where it is, a block was written to its end."""
 
-    path: Path
+    folder: Path
     key: FeatureKey
-    start: int
-    n_total: int
-    ids: tuple[str, ...]
-    n_px_padded: NDArray[np.int64]
-    shape: tuple[int, ...]
-    has_whole: bool
+    arrays: dict[str, Any]
 
+    @property
+    def n_total(self) -> int:
+        return int(self.arrays[IDS].shape[0])
 
-def block_path(folder: Path, start: int) -> Path:
-    """Return the file of the block at `start`."""
-    return folder / f"block_{start:08d}.safetensors"
-
-
-def write_block(path: Path, block: Features) -> None:
-    """Write a block with the checksum of its arrays and of what is said of them."""
-    arrays: dict[str, NDArray[Any]] = {WINDOWS: block.windows, N_PADDED: block.n_px_padded}
-    if block.whole is not None:
-        arrays[WHOLE] = block.whole
-    record = {
-        "key": block.key.text(),
-        "ids": json.dumps(block.ids),
-        "start": str(block.start),
-        "n_total": str(block.n_total),
-    }
-    with replacing(path) as temporary:
-        write_tensors(temporary, arrays, record | {CHECKSUM: _checksum(arrays, record)})
-
-
-def verified(folder: Path) -> Iterator[BlockFile]:
-    """Yield the sound blocks in a folder by their start, one in memory at a time; damaged ones are named in the log."""
-    for path in sorted(folder.glob(PATTERN)):
+    def chunk(self, name: str, number: int) -> NDArray[Any]:
+        """Return a chunk of an array; raise InputError where it is missing or damaged."""
+        array, size = self.arrays[name], self.key.block
+        path = self.folder / name / array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1)))
         try:
-            block = _verify(path)
-        except InputError as error:
-            logger.warning("%s feature_extraction computes it again.", error)
-            continue
-        if block.key.short() == folder.name and block_path(folder, block.start) == path:
-            yield block
+            if not path.is_file():  # Zarr would return its fill value
+                raise FileNotFoundError("it is missing")
+            return cast("NDArray[Any]", array[number * size : (number + 1) * size])
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path} is damaged ({error}).", "a whole block of features.", "Run feature_extraction again."
+            ) from error
 
+    def sound_blocks(self) -> Iterator[tuple[int, list[str], NDArray[np.int64]]]:
+        """Yield start, ids and padded pixels of the sound blocks, one in memory at a time; log the damaged ones."""
+        for number in sorted(_written(self.folder)):
+            try:
+                chunks = {name: self.chunk(name, number) for name in self.arrays}
+            except InputError as error:
+                logger.warning("%s", error)
+            else:
+                yield number * self.key.block, chunks[IDS].tolist(), chunks[N_PADDED]
 
-def is_whole(blocks: list[BlockFile]) -> bool:
-    """Tell whether blocks of one key hold every site, each once."""
-    return bool(blocks) and len({name for block in blocks for name in block.ids}) == blocks[0].n_total
-
-
-def _verify(path: Path) -> BlockFile:
-    try:
-        arrays, record = read_tensors(path)
-        if _checksum(arrays, record) != record[CHECKSUM]:
-            raise ValueError("its checksum does not match")
-        key = FeatureKey(**json.loads(record["key"]))
-        ids, start, n_total = tuple(json.loads(record["ids"])), int(record["start"]), int(record["n_total"])
-        return BlockFile(
-            path, key, start, n_total, ids, arrays[N_PADDED].copy(), arrays[WINDOWS].shape, WHOLE in arrays
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}).", "a whole block of features.", "None.") from error
-
-
-def _checksum(arrays: dict[str, NDArray[Any]], record: dict[str, str]) -> str:
-    said = {name: text for name, text in record.items() if name != CHECKSUM}
-    return checksum(arrays, json.dumps(said, sort_keys=True))
+    def is_whole(self) -> bool:
+        """Tell whether every site is there, sound, and once."""
+        return len({name for _, ids, _ in self.sound_blocks() for name in ids}) == self.n_total
 
 
 class StoredRows:
-    """One array of all blocks, as numpy has it, whose rows lie in files.
+    """One array of a group, as numpy has it, whose rows stay on disk until an index asks for them.
 
-    `rows[index]` takes any index of the first axis and reads what it asks for; np.asarray reads everything.
+    `rows[index]` takes any index of numpy and reads the blocks that it touches; np.asarray reads everything.
     """
 
-    def __init__(self, blocks: list[BlockFile], name: str) -> None:
-        self._paths, self._name = [block.path for block in blocks], name
-        self._ends = np.cumsum([len(block.ids) for block in blocks])
-        row = blocks[0].shape[1:] if name == WINDOWS else blocks[0].shape[2:]
-        self.shape = (int(self._ends[-1]), *row)
-        self.dtype = np.dtype(np.float32)
-        self.ndim = len(self.shape)
+    def __init__(self, group: _Group, name: str) -> None:
+        self._group, self._name = group, name
+        self.shape: tuple[int, ...] = group.arrays[name].shape
+        self.ndim, self.dtype = len(self.shape), np.dtype(np.float32)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -119,82 +90,90 @@ class StoredRows:
     def __getitem__(self, index: Any) -> NDArray[np.float32]:  # noqa: ANN401  whatever numpy takes
         first, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
         rows = np.arange(len(self))[first]
-        read = self._read(np.atleast_1d(rows).ravel()).reshape(*np.shape(rows), *self.shape[1:])
-        return read[(slice(None),) * np.ndim(rows) + rest]
+        out = np.empty((*np.shape(rows), *self.shape[1:]), self.dtype)
+        number, within = np.divmod(rows, self._group.key.block)
+        for i in np.unique(number):
+            here = number == i
+            out[here] = self._group.chunk(self._name, int(i))[within[here]]
+        return out[(slice(None),) * np.ndim(rows) + rest]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ANN401
         if copy is False:
             raise ValueError("rows that lie in files cannot be had without a copy")
         return self[:].astype(dtype or self.dtype, copy=False)
 
-    def _read(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        block = np.searchsorted(self._ends, rows, side="right")
-        for i in np.unique(block):
-            here = block == i
-            within = rows[here] - (self._ends[i - 1] if i else 0)
-            low, high = int(within.min()), int(within.max()) + 1
-            out[here] = read_rows(self._paths[i], self._name, low, high)[within - low]
-        return out
-
 
 class FeaturesDataset(AbstractDataset[Features, Features]):
-    """Append blocks of features; load the whole, whose rows stay in their files until they are asked for.
+    """Append blocks of features; load the whole, whose rows stay on disk until they are indexed.
 
-    Under `filepath` lies one folder per key, in it a safetensors file per block with the checksum of its content. Every
-    block is verified when the whole is loaded. Saving a block of a new key begins a new folder; older keys are removed
-    once the new one is complete, so that a run that fails half-way leaves what there was: the old settings get it back.
-    Until then nothing is loaded, since what follows would take the old features for those asked for last. A block
-    without sites says only which key is in use.
+    Every block is verified when the whole is loaded. Saving a block of a new key begins a new group; older keys are
+    removed once the new one is complete, so that a run that fails half-way leaves what there was: the old settings get
+    it back. Until then nothing is loaded, since what follows would take the old features for those asked for last. A
+    block without sites only marks which key is in use.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._folder = Path(filepath)
-        self._stored: dict[Path, set[Path]] = {}
         self.metadata = metadata
 
     def save(self, data: Features) -> None:
-        folder = self._folder / data.key.short()
-        if folder not in self._stored:  # once: a save must not take the longer, the more blocks there are
-            self._stored[folder] = set(folder.glob(PATTERN))
+        folder = self._folder / _name(data.key)
         if data.ids or not data.n_total:
-            path = block_path(folder, data.start)
-            write_block(path, data)
-            self._stored[folder].add(path)
-        if len(self._stored[folder]) >= max(-(-data.n_total // data.key.block), 1):
+            group = _open(folder) or _create(folder, data)
+            for name, values in _arrays(data).items():
+                group.arrays[name][data.start : data.start + len(data.ids)] = values
+        if len(_written(folder)) >= -(-data.n_total // data.key.block):
             self._tidy(folder)
 
     def load(self) -> Features:
-        """Return the whole; raise InputError when it is not complete."""
-        newest = self._newest()
-        if newest is None:
+        groups = self._groups()
+        if not groups and self._is_of_version_0_1():
+            raise InputError(
+                f"features that version 0.1 stored in {self._folder}.",
+                "those of this version.",
+                "Run the pipeline feature_extraction again for this section: it computes them anew.",
+            )
+        if not groups:
             raise not_stored(self._folder)
-        blocks = list(verified(newest))
-        if not is_whole(blocks):
-            raise _incomplete(newest, blocks)
-        return _joined(blocks)
-
-    def _newest(self) -> Path | None:
-        # a kill between the last block and the removal of older keys leaves two wholes
-        return max((folder for folder in self._folders() if any(folder.glob(PATTERN))), key=_last_written, default=None)
-
-    def _exists(self) -> bool:
-        newest = self._newest()
-        return newest is not None and is_whole(list(verified(newest)))
+        group = groups[-1]
+        blocks = list(group.sound_blocks())
+        ids = tuple(name for _, names, _ in blocks for name in names)
+        if len(set(ids)) != group.n_total:
+            raise InputError(
+                f"features of {len(ids)} of {group.n_total} sites in {group.folder}.",
+                "those of all sites.",
+                "Run the pipeline feature_extraction again with the settings you want; it goes on where it stopped.",
+            )
+        n_padded = np.concatenate([np.empty(0, np.int64), *(padded for _, _, padded in blocks)])
+        # as good as arrays wherever rows are taken by an index, which is all that is done with features
+        rows = {name: cast("NDArray[np.float32]", StoredRows(group, name)) for name in group.arrays if name != IDS}
+        return Features(ids, rows[WINDOWS], n_padded, group.key, group.n_total, whole=rows.get(WHOLE))
 
     def _folders(self) -> list[Path]:
-        return sorted(f for f in self._folder.iterdir() if f.is_dir()) if self._folder.is_dir() else []
+        return [folder for folder in self._folder.iterdir() if folder.is_dir()] if self._folder.is_dir() else []
+
+    def _groups(self) -> list[_Group]:
+        """Return the groups, that written last at the end: a kill before older keys are removed leaves several."""
+        opened = [_open(folder) for folder in self._folders() if folder.name[0] != "." and folder.suffix == ".zarr"]
+        return sorted((group for group in opened if group is not None), key=_last_written)
+
+    def _exists(self) -> bool:
+        groups = self._groups()
+        return bool(groups) and groups[-1].is_whole()
 
     def _tidy(self, folder: Path) -> None:
         """Remove older keys and what killed processes left, once every block is there; a damaged one does not count."""
         others = [other for other in self._folders() if other != folder]
-        if others and not is_whole(list(verified(folder))):
+        group = _open(folder)
+        if group is None or (others and not group.is_whole()):
             return
         for other in others:
             shutil.rmtree(other)
-        for left_over in folder.glob(UNFINISHED):
+        for left_over in folder.rglob("*.partial"):
             left_over.unlink()
-        self._stored = {folder: self._stored[folder]}
+
+    def _is_of_version_0_1(self) -> bool:
+        return any(self._folder.glob(VERSION_0_1))
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": PurePosixPath(self._folder)}
@@ -208,8 +187,9 @@ class StoredBlocksDataset(FeaturesDataset):
     """
 
     def load(self) -> list[StoredBlock]:  # type: ignore[override]
-        """Return the sound blocks; each is read and verified, none is kept in memory."""
-        return [StoredBlock(block.key, block.start) for folder in self._folders() for block in verified(folder)]
+        if self._is_of_version_0_1():
+            logger.warning("%s holds features of version 0.1: they are computed again and replaced.", self._folder)
+        return [StoredBlock(group.key, start) for group in self._groups() for start, _, _ in group.sound_blocks()]
 
     def save(self, data: Features) -> None:
         raise DatasetError("Save through the feature store's own entry.")
@@ -218,28 +198,60 @@ class StoredBlocksDataset(FeaturesDataset):
         return True
 
 
-def _incomplete(folder: Path, blocks: list[BlockFile]) -> InputError:
-    n_stored = sum(len(block.ids) for block in blocks)
-    total = f" of {blocks[0].n_total}" if blocks else ""
-    return InputError(
-        f"features of {n_stored}{total} sites in {folder}.",
-        "those of all sites.",
-        "Run the pipeline feature_extraction again with the settings that you want; it goes on where it stopped.",
-    )
+def _name(key: FeatureKey) -> str:
+    return f"{key.short()}.zarr"
 
 
-def _joined(blocks: list[BlockFile]) -> Features:
-    key: FeatureKey = blocks[0].key
-    ids = tuple(name for block in blocks for name in block.ids)
-    n_padded = np.concatenate([block.n_px_padded for block in blocks])
-    whole = _rows(blocks, WHOLE) if all(block.has_whole for block in blocks) else None
-    return Features(ids, _rows(blocks, WINDOWS), n_padded, key, len(ids), whole=whole)
+def _arrays(block: Features) -> dict[str, NDArray[Any]]:
+    whole = {} if block.whole is None else {WHOLE: block.whole}
+    return {WINDOWS: block.windows, **whole, N_PADDED: block.n_px_padded, IDS: np.array(block.ids, object)}
 
 
-def _rows(blocks: list[BlockFile], name: str) -> NDArray[np.float32]:
-    # as good as an array wherever rows are taken by an index, which is all that is done with features
-    return cast("NDArray[np.float32]", StoredRows(blocks, name))
+def _create(folder: Path, block: Features) -> _Group:
+    """Make an empty group for the whole that `block` belongs to."""
+    import zarr
+
+    with replacing(folder) as temporary:
+        group = zarr.create_group(temporary, attributes={"key": asdict(block.key)})
+        for name, values in _arrays(block).items():
+            group.create_array(
+                name,
+                shape=(block.n_total, *values.shape[1:]),
+                chunks=(block.key.block, *values.shape[1:]),
+                dtype=str if name == IDS else values.dtype,
+                compressors=zarr.codecs.Crc32cCodec(),
+                chunk_key_encoding={"name": "default", "separator": "."},
+            )
+    return cast("_Group", _open(folder))
 
 
-def _last_written(folder: Path) -> int:
-    return max((path.stat().st_mtime_ns for path in folder.glob(PATTERN)), default=0)
+def _open(folder: Path) -> _Group | None:
+    """Return the group in `folder`; None where there is none, or its description is damaged."""
+    import zarr
+
+    if not folder.is_dir():
+        return None
+    try:
+        group = zarr.open_group(folder, mode="r+")
+        key = FeatureKey(**group.attrs["key"])  # type: ignore[arg-type]
+        names = [path.name for path in folder.iterdir() if path.is_dir()]
+        # without this setting Zarr leaves out a block of zeros
+        arrays: dict[str, Any] = {name: group[name].with_config({"write_empty_chunks": True}) for name in names}
+        n_total = arrays[IDS].shape[0]
+        expected = [(key.block, n_total, *array.chunks[1:]) for array in arrays.values()]
+        is_sound = [(array.chunks[0], *array.shape) for array in arrays.values()] == expected
+        if not (is_sound and {WINDOWS, N_PADDED} <= arrays.keys() and key.short() == folder.stem):
+            raise ValueError("its parts contradict each other")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s is damaged (%s): feature_extraction computes it again.", folder, error)
+        return None
+    return _Group(folder, key, arrays)
+
+
+def _written(folder: Path) -> set[int]:
+    names = [path.name.removeprefix("c.") for path in (folder / IDS).glob("c.*")]
+    return {int(name) for name in names if name.isdecimal()}
+
+
+def _last_written(group: _Group) -> int:
+    return max(path.stat().st_mtime_ns for path in (group.folder / IDS).iterdir())

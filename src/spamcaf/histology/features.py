@@ -1,4 +1,4 @@
-"""What the backbone saw at each site."""
+"""Backbone features of sites, in blocks, and the key of all that they depend on."""
 
 from __future__ import annotations
 
@@ -27,10 +27,22 @@ BLOCK = 64
 class FeatureKey:
     """What features depend on; those of equal keys are interchangeable, up to the rounding of another device.
 
-    `slide` is the fingerprint of its pixels, and of its stains where they are normalised. `backbone` names weights and
-    configuration, `view` says how wide tiles are and how precisely they were computed; both can be compared between
-    sections. `sites` hashes the site ids and their pixel coordinates. `block` is the number of sites in a block: only
-    blocks of one size make a whole. `version` is this package's.
+    Parameters
+    ----------
+    slide
+        Fingerprint of its pixels, and of its stains where they are normalised.
+    backbone
+        Name, weights and configuration of the backbone.
+    view
+        Width of the tiles and precision of the computation, as JSON; comparable between sections.
+    sites
+        Hash of the site ids and their pixel coordinates.
+    window_px
+        Width of a window of 3 x 3 tiles in full-resolution pixels.
+    block
+        Sites in a block: only blocks of one size make a whole.
+    version
+        This package's version.
     """
 
     slide: str
@@ -51,9 +63,8 @@ class FeatureKey:
         ids: list[str],
         xy_px: NDArray[np.float64],
     ) -> Self:
-        """Return the key of the features of `ids` at `xy_px`, cut from `slide` as `view` says, `window_px` wide."""
-        look = json.dumps(view, sort_keys=True)
-        return cls(slide, backbone.key, look, _sites_hash(ids, xy_px), window_px)
+        """Return the key of the features of `ids` at `xy_px`, (site, 2) full-resolution pixels, seen as in `view`."""
+        return cls(slide, backbone.key, json.dumps(view, sort_keys=True), _sites_hash(ids, xy_px), window_px)
 
     def text(self) -> str:
         """Return the key as one line of JSON."""
@@ -77,7 +88,7 @@ class FeatureKey:
 
 @dataclass(frozen=True)
 class StoredBlock:
-    """A block that a feature store holds, whole and verified: of which key, and where it starts."""
+    """A verified block of a feature store: its key, and the site it starts at."""
 
     key: FeatureKey
     start: int
@@ -87,12 +98,25 @@ class StoredBlock:
 class Features:
     """Backbone features of sites, in the order they were read: find them by id.
 
-    `windows` is (site, 9, feature) float32, the 3 x 3 tiles row by row; `n_px_padded` (site,) counts the pixels of a
-    window that lie outside the image; `whole` (site, feature) float32, where it was asked for, is of the window shrunk
-    to one tile. A block of a larger whole has the whole's key and starts at site `start`.
-
-    Loaded from a store, `windows` and `whole` lie in files: an index such as `windows[rows]` reads those rows alone,
+    Loaded from a store, `windows` and `whole` stay on disk: an index such as `windows[rows]` reads those rows alone,
     np.asarray reads them all.
+
+    Parameters
+    ----------
+    ids
+        Names of the sites.
+    windows
+        (site, 9, feature) float32, the 3 x 3 tiles row by row.
+    n_px_padded
+        (site,) int64, pixels of a window that lie outside the image.
+    key
+        Key of the whole, also in a block of it.
+    n_total
+        Sites of the whole.
+    start
+        Site of the whole at which this block starts.
+    whole
+        (site, feature) float32, of the window shrunk to one tile; None unless it was requested.
     """
 
     ids: tuple[str, ...]
@@ -109,7 +133,7 @@ class Features:
         return windows[:, CENTRE]
 
     def require_sites(self, ids: list[str], xy_px: NDArray[np.float64]) -> None:
-        """Raise InputError unless these are the features of `ids` at `xy_px`: names alone may outlive a change."""
+        """Raise InputError unless these are the features of `ids` at `xy_px`; a name may be of another place by now."""
         if _sites_hash(ids, xy_px) != self.key.sites:
             raise InputError(
                 "stored features of other places than the section or grid has now.",
@@ -149,5 +173,5 @@ def join_blocks(blocks: list[Features]) -> Features:
 
 
 def _sites_hash(ids: list[str], xy_px: NDArray[np.float64]) -> str:
-    place = hashlib.sha256("\n".join(ids).encode() + np.ascontiguousarray(xy_px, np.float64).tobytes())
-    return place.hexdigest()[:16]
+    content = "\n".join(ids).encode() + np.ascontiguousarray(xy_px, np.float64).tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -9,18 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from kedro.io import DatasetError
 
-from spamcaf.datasets import features as blocks_module
 from spamcaf.datasets.features import FeaturesDataset, StoredBlocksDataset
-from spamcaf.datasets.tensors import read_tensors, write_tensors
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 
 N, BLOCK = 7, 3
+SECOND = "windows/c.1.0.0"
+"""The file of the second block's features."""
 KEY = FeatureKey("slide", "b:1", "v", "i", 400, BLOCK)
 OTHER = replace(KEY, backbone="b:2")
 WINDOWS = np.random.default_rng(0).normal(size=(N, 9, 4)).astype(np.float32)
+
+
+def folder_of(key: FeatureKey) -> str:
+    return f"{key.short()}.zarr"
 
 
 def blocks(key: FeatureKey = KEY, scale: float = 1.0) -> list[Features]:
@@ -91,7 +96,7 @@ def test_a_damaged_block_is_named_and_can_be_written_again(
 ) -> None:
     for block in blocks():
         store.save(block)
-    (path,) = (tmp_path / "features").glob("*/block_00000003.safetensors")
+    path = tmp_path / "features" / folder_of(KEY) / SECOND
     damage(path)
     with caplog.at_level(logging.WARNING):
         assert [block.start for block in stored.load()] == [0, 6]
@@ -109,7 +114,7 @@ def begin_another_key(store: FeaturesDataset) -> None:
 
 def later(tmp_path: Path, key: FeatureKey) -> None:
     """Let a key's blocks be the last ones written, whatever the clock's resolution."""
-    for path in (tmp_path / "features" / key.short()).iterdir():
+    for path in (tmp_path / "features" / folder_of(key) / "ids").iterdir():
         os.utime(path, (2e9, 2e9))
 
 
@@ -136,9 +141,8 @@ def test_of_two_wholes_the_newest_is_loaded(store: FeaturesDataset, tmp_path: Pa
         for block in blocks(key):
             apart.save(block)
         (tmp_path / "features").mkdir(exist_ok=True)
-        (tmp_path / key.short() / key.short()).rename(tmp_path / "features" / key.short())
-    for path in (tmp_path / "features" / newest.short()).iterdir():
-        os.utime(path, (2e9, 2e9))
+        (tmp_path / key.short() / folder_of(key)).rename(tmp_path / "features" / folder_of(key))
+    later(tmp_path, newest)
     assert store.load().key == newest
 
 
@@ -159,7 +163,7 @@ def test_a_damaged_block_does_not_count_as_stored(
     store: FeaturesDataset, stored: StoredBlocksDataset, tmp_path: Path
 ) -> None:
     begin_another_key(store)
-    spoil_content(tmp_path / "features" / OTHER.short() / "block_00000003.safetensors")
+    spoil_content(tmp_path / "features" / folder_of(OTHER) / SECOND)
     again = FeaturesDataset(filepath=str(tmp_path / "features"))
     again.save(blocks(OTHER, 2.0)[2])
     assert KEY in {block.key for block in stored.load()}
@@ -171,21 +175,22 @@ def test_a_block_moved_to_another_key_is_not_trusted(store: FeaturesDataset, tmp
     for block in blocks():
         store.save(block)
     (folder,) = (tmp_path / "features").iterdir()
-    folder.rename(folder.with_name(OTHER.short()))
+    folder.rename(folder.with_name(folder_of(OTHER)))
     assert not store.exists()
 
 
-def test_a_killed_save_leaves_no_block(
+def test_a_save_that_fails_leaves_no_block(
     store: FeaturesDataset, stored: StoredBlocksDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.save(blocks()[0])
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+    def full(*_: object) -> None:
+        raise OSError("no space left on the device")
 
-    monkeypatch.setattr("os.replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        store.save(blocks()[1])
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", full)
+        with pytest.raises(DatasetError, match="no space left"):
+            store.save(blocks()[1])
     assert [block.start for block in stored.load()] == [0]
 
 
@@ -203,16 +208,14 @@ def test_shrunk_windows_are_stored_and_verified_too(
         store.save(replace(block, whole=whole[rows]))
     np.testing.assert_array_equal(store.load().whole, whole)
     assert store.load().whole.shape == (N, 4)
-    (path,) = (tmp_path / "features").glob("*/block_00000000.safetensors")
-    arrays, texts = read_tensors(path)
-    write_tensors(path, arrays | {"whole": arrays["whole"] + 1}, texts)
+    spoil_content(tmp_path / "features" / folder_of(KEY) / "whole/c.0.0")
     assert [block.start for block in stored.load()] == [3, 6]
 
 
-def test_without_them_there_is_nothing_more_in_the_file(store: FeaturesDataset, tmp_path: Path) -> None:
+def test_without_them_there_is_no_array_for_them(store: FeaturesDataset, tmp_path: Path) -> None:
     store.save(blocks()[0])
-    (path,) = (tmp_path / "features").glob("*/block_00000000.safetensors")
-    assert set(read_tensors(path)[0]) == {"windows", "n_px_padded"}
+    names = {path.name for path in (tmp_path / "features" / folder_of(KEY)).iterdir() if path.is_dir()}
+    assert names == {"windows", "n_px_padded", "ids"}
 
 
 @pytest.fixture
@@ -244,10 +247,10 @@ def test_rows_are_read_as_numpy_takes_them(whole: Features, index: object) -> No
 
 
 def test_only_the_blocks_asked_for_are_read(whole: Features, tmp_path: Path) -> None:
-    (path,) = (tmp_path / "features").glob("*/block_00000003.safetensors")
+    path = tmp_path / "features" / folder_of(KEY) / SECOND
     path.unlink()
     np.testing.assert_array_equal(whole.windows[[0, 6, 2]], WINDOWS[[0, 6, 2]])
-    with pytest.raises(OSError, match="block_00000003"):
+    with pytest.raises(InputError, match=r"c\.1\.0\.0 is damaged \(it is missing\)"):
         whole.windows[[3]]
 
 
@@ -266,14 +269,19 @@ def test_loading_keeps_no_features_in_memory(whole: Features) -> None:
 def test_saving_does_not_read_what_was_saved_before(
     store: FeaturesDataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    opened: list[Path] = []
-    read_tensors = blocks_module.read_tensors
-    monkeypatch.setattr(blocks_module, "read_tensors", lambda path: opened.append(path) or read_tensors(path))
+    opened: list[str] = []
+    read = zarr.storage.LocalStore.get
+
+    async def logged(self: zarr.storage.LocalStore, key: str, *others: object, **more: object) -> object:
+        opened.append(key)
+        return await read(self, key, *others, **more)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", logged)
     for block in blocks():
         store.save(block)
-    assert opened == []
     FeaturesDataset(filepath=str(tmp_path / "features")).save(blocks()[0])
-    assert opened == []
+    assert opened
+    assert [key for key in opened if not key.endswith(("zarr.json", ".zgroup", ".zattrs", ".zmetadata"))] == []
 
 
 def test_a_block_without_sites_says_which_key_is_in_use(store: FeaturesDataset, tmp_path: Path) -> None:
@@ -282,7 +290,7 @@ def test_a_block_without_sites_says_which_key_is_in_use(store: FeaturesDataset, 
     test_of_two_wholes_the_newest_is_loaded(store, tmp_path, OTHER)
     store.save(marker)
     assert store.load().key == KEY
-    assert [path.name for path in (tmp_path / "features").iterdir()] == [KEY.short()]
+    assert [path.name for path in (tmp_path / "features").iterdir()] == [folder_of(KEY)]
 
 
 def test_a_block_without_sites_removes_nothing_for_a_key_that_is_not_whole(store: FeaturesDataset) -> None:
@@ -304,9 +312,8 @@ def test_what_is_said_of_a_block_is_verified_too(
 ) -> None:
     for block in blocks():
         store.save(block)
-    (path,) = (tmp_path / "features").glob("*/block_00000003.safetensors")
-    arrays, texts = read_tensors(path)
-    write_tensors(path, arrays, texts | {"ids": texts["ids"].replace("site4", "site9")})
+    path = tmp_path / "features" / folder_of(KEY) / "ids/c.1"
+    path.write_bytes(path.read_bytes().replace(b"site4", b"site9"))
     assert [block.start for block in stored.load()] == [0, 6]
     assert not store.exists()
 
@@ -316,3 +323,78 @@ def test_blocks_of_another_size_are_of_another_key(store: FeaturesDataset) -> No
         store.save(block)
     store.save(replace(blocks()[2], key=replace(KEY, block=6)))
     assert not store.exists()
+
+
+def store_of_version_0_1(tmp_path: Path) -> Path:
+    """Return a file of a feature store as version 0.1 wrote it."""
+    path = tmp_path / "features" / KEY.short() / "block_00000000.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"written by version 0.1")
+    return path
+
+
+def test_a_store_of_version_0_1_names_the_pipeline_to_run(store: FeaturesDataset, tmp_path: Path) -> None:
+    store_of_version_0_1(tmp_path)
+    assert not store.exists()
+    with pytest.raises(DatasetError, match=r"version 0\.1") as caught:
+        store.load()
+    error = InputError.within(caught.value)
+    assert error is not None
+    assert "Run the pipeline feature_extraction again" in str(error)
+
+
+def test_a_store_of_version_0_1_is_computed_again_and_replaced(
+    store: FeaturesDataset, stored: StoredBlocksDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = store_of_version_0_1(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert stored.load() == []
+    assert "version 0.1: they are computed again" in caplog.text
+    for block in blocks():
+        assert old.exists()
+        store.save(block)
+    assert [path.name for path in (tmp_path / "features").iterdir()] == [folder_of(KEY)]
+    assert store.load().key == KEY
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "windows/zarr.json", "n_px_padded/zarr.json", "ids/zarr.json"])
+def test_no_changed_byte_of_a_description_is_taken_for_sound(
+    store: FeaturesDataset, stored: StoredBlocksDataset, tmp_path: Path, name: str
+) -> None:
+    """What the description says after a changed byte is the same, or the store is computed again."""
+    for block in blocks():
+        store.save(block)
+    path = tmp_path / "features" / folder_of(KEY) / name
+    content = path.read_bytes()
+    for i in range(0, len(content), 3):
+        path.write_bytes(content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :])
+        if len(stored.load()) == len(blocks()):
+            whole = store.load()
+            assert (whole.key, whole.ids) == (KEY, tuple(f"site{i}" for i in range(N)))
+            np.testing.assert_array_equal(whole.windows, WINDOWS)
+            np.testing.assert_array_equal(whole.n_px_padded, np.arange(N))
+    path.write_bytes(content[:-10])
+    assert stored.load() == []
+    for block in blocks():
+        store.save(block)
+    np.testing.assert_array_equal(store.load().windows, WINDOWS)
+
+
+def test_what_a_kill_leaves_beside_a_chunk_is_removed(store: FeaturesDataset, tmp_path: Path) -> None:
+    for block in blocks()[:2]:
+        store.save(block)
+    folder = tmp_path / "features" / folder_of(KEY)
+    left_over = [folder / "windows/c.1.0.0123.partial", folder / "ids/c.0123456789abcdef.partial"]
+    for path in left_over:
+        path.write_bytes(b"half")
+    assert not store.exists()
+    store.save(blocks()[2])
+    assert not any(path.exists() for path in left_over)
+    assert store.load().key == KEY
+
+
+def test_a_block_of_zeros_is_stored_too(store: FeaturesDataset) -> None:
+    """Zarr leaves out a chunk that equals its fill value unless told to write it."""
+    for block in blocks():
+        store.save(replace(block, windows=block.windows * 0, n_px_padded=block.n_px_padded * 0))
+    assert not np.asarray(store.load().windows).any()
