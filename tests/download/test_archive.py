@@ -112,6 +112,14 @@ def test_a_hostile_archive_is_refused_as_a_whole(site: Any, dataset: Make, folde
     assert not list(folder.parent.parent.rglob("*evil*"))
 
 
+def test_permissions_of_an_archive_are_not_taken_over(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("tool")
+    info.mode = 0o4777
+    (tmp_path / "a").write_bytes(tar({}, info))
+    archive.unpack(tmp_path / "a", "tar")
+    assert (tmp_path / "tool").stat().st_mode & 0o7022 == 0
+
+
 def odd(**headers: str) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as packed:

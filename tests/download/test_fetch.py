@@ -36,6 +36,14 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "raw" / "S1" / "it.bin"
 
 
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    urls: list[str] = []
+    send = requests.Session.send
+    monkeypatch.setattr(requests.Session, "send", lambda s, r, **how: (urls.append(r.url), send(s, r, **how))[1])
+    return urls
+
+
 def names(place: Path) -> list[str]:
     return sorted(path.name for path in place.parent.iterdir()) if place.parent.is_dir() else []
 
@@ -318,14 +326,9 @@ def test_a_server_that_falls_silent_is_left(site: Any, dataset: Make, monkeypatc
     assert [path for path, _ in site.gets] == ["/slow", "/slow", "/a.bin"]
 
 
-def test_a_host_out_of_reach_gets_requests_for_one_file_only(
-    dataset: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_host_out_of_reach_gets_requests_for_one_file_only(dataset: Make, sent: list[str]) -> None:
     address = f"http://127.0.0.1:{closed_port()}"
     handle = dataset(*({"path": f"{n}.bin", "urls": f"{address}/{n}"} for n in range(3)))
-    sent: list[str] = []
-    send = requests.Session.send
-    monkeypatch.setattr(requests.Session, "send", lambda s, r, **how: (sent.append(r.url), send(s, r, **how))[1])
     outcomes = [handle.fetch(file) for file in handle.files]
     assert all(o.status == Status.FAILED and "cannot be reached" in o.reason for o in outcomes)
     assert sent == [f"{address}/0"] * fetch.TRIES
@@ -337,17 +340,20 @@ def test_a_folder_that_may_not_be_written_is_an_input_error(site: Any, dataset: 
         fetch_first(dataset(entry(site.put("a.bin", CONTENT))))
 
 
-def test_sizes_come_from_the_entry_then_from_the_server(site: Any, dataset: Make) -> None:
+def test_sizes_come_from_the_entry_then_from_the_server(site: Any, dataset: Make, sent: list[str]) -> None:
+    silent = f"http://127.0.0.1:{closed_port()}"
     handle = dataset(
         entry(site.put("a.bin", CONTENT)),
         entry(site.put("b.bin", CONTENT), bytes=12),
-        entry(site.url("nowhere")),
-        entry(f"http://127.0.0.1:{closed_port()}/c"),
+        entry(site.put("gone", b"it is gone", status=404)),
+        entry(f"{silent}/c"),
+        entry(f"{silent}/d"),
         {"path": "*.jpg", "by_hand": "somewhere"},
         entry(site.put("away", b"", status=302, headers={"Location": "file:///etc/hostname"})),
         entry(site.put("here", b"", status=302, headers={"Location": "/a.bin"})),
     )
-    assert handle.sizes(handle.files) == [len(CONTENT), 12, None, None, None, None, len(CONTENT)]
+    assert handle.sizes(handle.files) == [len(CONTENT), 12, None, None, None, None, None, len(CONTENT)]
+    assert [url for url in sent if url.startswith(silent)] == [f"{silent}/c"]
     assert site.gets == []
 
 
