@@ -23,15 +23,15 @@ UM_PER_THUMBNAIL_PX, MPP = 8.0, 0.7
 
 pytestmark = pytest.mark.skipif(not REAL, reason="SPAMCAF_REAL_DATA names no folder of real data")
 
-Picture = NDArray[np.uint8]
+Rgb = NDArray[np.uint8]
 
 
 @cache
-def thumbnail(path: Path) -> Picture:
+def thumbnail(path: Path) -> Rgb:
     return open_slide(path).thumbnail(UM_PER_THUMBNAIL_PX / MPP)
 
 
-def changed(path: Path, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Picture:
+def changed(path: Path, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Rgb:
     return np.clip(np.rint(255 * change(thumbnail(path) / 255)), 0, 255).astype(np.uint8)
 
 
@@ -70,7 +70,7 @@ def test_what_fluorescence_would_show_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", IMAGES, ids=lambda p: p.stem)
-def test_a_window_is_where_the_thumbnail_says(path: Path) -> None:
+def test_a_window_is_where_the_thumbnail_shows_it(path: Path) -> None:
     slide = open_slide(path)
     assert slide.reader == "imagecodecs (JPEG)"
     rows, columns = slide.shape

@@ -54,7 +54,7 @@ def test_scale_factors_fit_the_thumbnail_and_the_places(name: str) -> None:
     assert (xy > 0).all() and (xy < image.shape[1::-1]).all()
 
 
-def test_bins_of_visium_hd_lie_where_their_names_say() -> None:
+def test_bins_of_visium_hd_lie_where_their_names_state() -> None:
     positions, factors = read_positions(sample("hd_002um")), read_scalefactors(sample("hd_002um"))
     assert len(positions) == 10
     named = positions.index.str.extract(r"s_002um_(\d{5})_(\d{5})-1").astype(int).to_numpy()

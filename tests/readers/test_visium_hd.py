@@ -125,7 +125,7 @@ def test_the_stated_micrometres_per_pixel_are_a_fact(outs: Path) -> None:
 
 
 @pytest.mark.parametrize("bin_um", [2, 8, 16])
-def test_the_bin_size_that_was_asked_for_is_read(outs: Path, bin_um: int) -> None:
+def test_the_bin_size_that_was_chosen_is_read(outs: Path, bin_um: int) -> None:
     section = find(outs.parents[1], bin_um).read()
     require_same(section, bin_um)
     assert list(section.uns["spatial"]["S1"]["images"]) == ["hires"]
@@ -320,7 +320,7 @@ def test_the_image_called_as_the_section_wins(outs: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cytassist_image.tif", "S1_cytassist_image.tif", "detected_tissue_image.tif"])
-def test_a_derived_picture_is_never_the_slide(outs: Path, name: str) -> None:
+def test_a_derived_image_is_never_the_slide(outs: Path, name: str) -> None:
     tifffile.imwrite(outs / name, np.full((*SHAPE, 3), 200, np.uint8), photometric="rgb")
     with pytest.raises(InputError, match=f"no full-resolution image .*CytAssist made {name}"):
         find(outs.parents[1]).open_slide()

@@ -162,7 +162,7 @@ def test_what_is_no_gene_is_left_out_and_named(
 
 
 @pytest.mark.parametrize("form", ["h5", "mtx"])
-def test_all_are_genes_where_no_type_is_said(tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_are_genes_where_no_type_is_stated(tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         require_counts(read_matrix(write(tmp_path, form)))
     assert "features" not in caplog.text

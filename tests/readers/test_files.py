@@ -1,15 +1,20 @@
-"""Which image belongs to a section, by name: the one called exactly so first; never a picture that was derived."""
+"""Which image belongs to a section, by name; damage and foreign content of files are refused."""
 
 from __future__ import annotations
 
 import gzip
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import anndata
+import h5py
 import numpy as np
 import pytest
 import tifffile
+from kedro.io import DatasetError
 
+from spamcaf.datasets.stored import AnnDataDataset
 from spamcaf.errors import InputError
 from spamcaf.readers.files import image_beside, image_stem, reading
 
@@ -45,7 +50,7 @@ def lay(folder: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize("name", DERIVED)
-def test_a_derived_picture_is_never_the_slide(tmp_path: Path, name: str) -> None:
+def test_a_derived_image_is_never_the_slide(tmp_path: Path, name: str) -> None:
     path = lay(tmp_path, name)
     with pytest.raises(InputError, match=rf"no image of A1\.h5ad.*by name Space Ranger or CytAssist made {name}"):
         image_beside(path, "A1", is_only_file=True)
@@ -54,7 +59,7 @@ def test_a_derived_picture_is_never_the_slide(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["shires.tif", "A1_thiresia.tif", "CytAssist_FFPE_tissue_image.tif"])
-def test_a_name_that_only_looks_alike_is_no_derived_picture(tmp_path: Path, name: str) -> None:
+def test_a_name_that_only_looks_alike_is_no_derived_image(tmp_path: Path, name: str) -> None:
     assert image_beside(lay(tmp_path, name), "A1", is_only_file=True).name == name
 
 
@@ -117,7 +122,7 @@ def test_the_stem_is_the_name_without_its_endings(name: str) -> None:
     assert image_stem(Path(name)) == "A"
 
 
-def test_damage_is_told_from_a_fault_of_ours(tmp_path: Path) -> None:
+def test_damage_is_kept_apart_from_a_fault_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "counts.mtx"
     with pytest.raises(InputError, match=r"counts\.mtx cannot be read \(cut off\).*a whole matrix"):
         with reading(path, "a whole matrix"):
@@ -140,3 +145,43 @@ def test_the_image_is_opened_from_the_file_that_was_named(tmp_path: Path) -> Non
     path = lay(tmp_path, "A1.ome.tif")
     tifffile.imwrite(tmp_path / "A1.ome.tif", np.full((30, 50, 3), 200, np.uint8), photometric="rgb")
     assert open_slide(image_beside(path, "A1", is_only_file=True)).name == "A1.ome.tif"
+
+
+def external_link(file: h5py.File, secret: Path) -> None:
+    file["stolen"] = h5py.ExternalLink(str(secret), "/x")
+
+
+def soft_link(file: h5py.File, secret: Path) -> None:
+    file["stolen"] = h5py.SoftLink("/X")
+
+
+def external_storage(file: h5py.File, secret: Path) -> None:
+    file["uns"].create_dataset("stolen", shape=(4,), dtype="u1", external=[(str(secret), 0, 4)])
+
+
+def virtual_dataset(file: h5py.File, secret: Path) -> None:
+    reader = h5py.VirtualLayout(shape=(4,), dtype="u1")
+    reader[:] = h5py.VirtualSource(str(secret), "x", shape=(4,))
+    file["uns"].create_virtual_dataset("stolen", reader)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> AnnDataDataset:
+    dataset = AnnDataDataset(filepath=str(tmp_path / "section.h5ad"))
+    dataset.save(anndata.AnnData(np.ones((3, 2), np.float32), uns={"a": 1}))
+    return dataset
+
+
+@pytest.mark.parametrize("attack", [external_link, soft_link, external_storage, virtual_dataset])
+def test_foreign_content_is_refused(
+    stored: AnnDataDataset, tmp_path: Path, attack: Callable[[h5py.File, Path], None]
+) -> None:
+    (tmp_path / "secret").write_bytes(b"key!")
+    with h5py.File(tmp_path / "section.h5ad", "a") as file:
+        attack(file, tmp_path / "secret")
+    with pytest.raises(DatasetError, match="another file"):
+        stored.load()
+
+
+def test_a_plain_file_is_read(stored: AnnDataDataset) -> None:
+    assert stored.load().shape == (3, 2)

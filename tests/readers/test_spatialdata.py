@@ -19,7 +19,7 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity, Scale
 
-from spamcaf.datasets.spatialdata import SpatialDataDataset
+from spamcaf.datasets.stored import SpatialDataDataset
 from spamcaf.errors import InputError
 from spamcaf.readers.files import SectionQuery
 from spamcaf.readers.spatialdata import SpatialDataReader, find
@@ -420,7 +420,7 @@ def test_a_damaged_place_of_the_image_is_named(tmp_path: Path) -> None:
         slide.read(190, 220, 10, 10)
 
 
-def test_a_gap_in_the_image_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gap_in_the_image_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = write(tmp_path, visium(images={"A1_full_image": image(FULL, chunks=(3, 64, 64))}))
     reader(store).open_slide()
     assert "chunks" not in caplog.text

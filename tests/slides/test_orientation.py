@@ -1,4 +1,4 @@
-"""All eight orientation tags, in every way of storing an image, give the picture that PIL shows."""
+"""All eight orientation tags, in every way of storing an image, give the pixels that Pillow shows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from spamcaf.slides.chunks import ChunkedPixels, MappedPixels
 from spamcaf.slides.open import open_slide
 from spamcaf.slides.orientation import TURNS, TurnedPixels, exif_orientation
 
-Picture = NDArray[np.uint8]
-Write = Callable[[Path, Picture, int], object]
+Rgb = NDArray[np.uint8]
+Write = Callable[[Path, Rgb, int], object]
 RGB = {"photometric": "rgb"}
 TILED = {**RGB, "tile": (64, 48)}
 TAGS = range(1, 9)
 
 
-def upright(image: Picture, tag: int) -> Picture:
+def upright(image: Rgb, tag: int) -> Rgb:
     stored = Image.fromarray(image)
     stored.getexif()[274] = tag
     return np.asarray(ImageOps.exif_transpose(stored))
@@ -41,13 +41,13 @@ def write_tiff(path: Path, image: NDArray[np.unsignedinteger], tag: int, **how: 
     tifffile.imwrite(path, image, **how, extratags=[(274, "H", 1, tag, True)])
 
 
-def write_pil(path: Path, image: Picture, tag: int, kind: str, **how: object) -> None:
+def write_pil(path: Path, image: Rgb, tag: int, kind: str, **how: object) -> None:
     exif = Image.Exif()
     exif[274] = tag
     Image.fromarray(image).save(path, kind, exif=exif, **how)
 
 
-def planes(image: Picture) -> Picture:
+def planes(image: Rgb) -> Rgb:
     return np.ascontiguousarray(np.moveaxis(image, 2, 0))
 
 
@@ -62,7 +62,7 @@ STORED: dict[str, Write] = {
 }
 
 
-def require_same(slide: Slide, expected: Picture) -> None:
+def require_same(slide: Slide, expected: Rgb) -> None:
     rows, columns = expected.shape[:2]
     assert slide.shape == (rows, columns)
     for x0, y0, width, height in [(0, 0, columns, rows), (70, 30, 101, 57), (3, 150, 40, 50), (columns - 1, 7, 1, 1)]:
@@ -73,19 +73,19 @@ def require_same(slide: Slide, expected: Picture) -> None:
 
 @pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("write", STORED.values(), ids=STORED)
-def test_the_tag_is_applied_and_said(tmp_path: Path, image: Picture, write: Write, tag: int) -> None:
+def test_the_tag_is_applied_and_noted(tmp_path: Path, image: Rgb, write: Write, tag: int) -> None:
     write(tmp_path / "a", image, tag)
     slide = open_slide(tmp_path / "a")
     require_same(slide, upright(image, tag))
-    said = [note for note in slide.notes if "orientation" in note]
-    assert len(said) == (tag != 1)
-    assert all(f"turned by its orientation tag {tag}" in note for note in said)
+    noted = [note for note in slide.notes if "orientation" in note]
+    assert len(noted) == (tag != 1)
+    assert all(f"turned by its orientation tag {tag}" in note for note in noted)
 
 
 @pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("kind", ["two strips of LZW", "PNG"])
 def test_what_is_decoded_once_is_turned_too(
-    tmp_path: Path, image: Picture, kind: str, tag: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image: Rgb, kind: str, tag: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiff, "CACHE_BYTES", 10_000)
     monkeypatch.setattr(whole, "IN_MEMORY_BYTES", 10_000)
@@ -101,7 +101,7 @@ def test_what_is_decoded_once_is_turned_too(
 
 @pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("kind", ["jpeg", "tiff"])
-def test_files_that_pil_writes_look_as_pil_shows_them(tmp_path: Path, image: Picture, kind: str, tag: int) -> None:
+def test_files_that_pil_writes_look_as_pil_shows_them(tmp_path: Path, image: Rgb, kind: str, tag: int) -> None:
     path = tmp_path / "a"
     how = {"quality": 97, "subsampling": 0} if kind == "jpeg" else {"tiffinfo": {274: tag}}
     write_pil(path, image, tag, kind, **how)
@@ -113,21 +113,21 @@ def test_files_that_pil_writes_look_as_pil_shows_them(tmp_path: Path, image: Pic
 
 
 @pytest.mark.parametrize("tag", [2, 4, 5, 7])
-def test_a_mirror_is_said(tmp_path: Path, image: Picture, tag: int) -> None:
+def test_a_mirror_is_noted(tmp_path: Path, image: Rgb, tag: int) -> None:
     STORED["tiles"](tmp_path / "a", image, tag)
     assert open_slide(tmp_path / "a").notes == (f"turned by its orientation tag {tag}, which mirrors it",)
 
 
 @pytest.mark.parametrize("tag", [0, 9, 65535])
 @pytest.mark.parametrize("kind", ["tiles", "mapped", "PNG"])
-def test_a_senseless_tag_is_ignored_and_said(tmp_path: Path, image: Picture, kind: str, tag: int) -> None:
+def test_a_senseless_tag_is_ignored_and_noted(tmp_path: Path, image: Rgb, kind: str, tag: int) -> None:
     STORED[kind](tmp_path / "a", image, tag)
     slide = open_slide(tmp_path / "a")
     require_same(slide, image)
     assert slide.notes == (f"its orientation tag, {tag}, is none of 1 to 8 and is ignored",)
 
 
-def test_two_tags_in_one_are_senseless(tmp_path: Path, image: Picture) -> None:
+def test_two_tags_in_one_are_senseless(tmp_path: Path, image: Rgb) -> None:
     tifffile.imwrite(tmp_path / "a", image, **TILED, extratags=[(274, "H", 2, (6, 6), True)])
     slide = open_slide(tmp_path / "a")
     require_same(slide, image)
@@ -149,13 +149,13 @@ def test_exif_of_either_byte_order(order: str, kind: int, n_bytes: int) -> None:
     assert exif_orientation(b"") is None
 
 
-def test_a_broken_exif_block_does_not_stop_the_image(tmp_path: Path, image: Picture) -> None:
+def test_a_broken_exif_block_does_not_stop_the_image(tmp_path: Path, image: Rgb) -> None:
     broken = b"Exif\0\0MM\0*\0\0\xff\xff"
     Image.fromarray(image).save(tmp_path / "a", "jpeg", exif=broken)
     assert open_slide(tmp_path / "a").shape == image.shape[:2]
 
 
-def test_exif_after_the_pixels_of_a_png_counts(tmp_path: Path, image: Picture) -> None:
+def test_exif_after_the_pixels_of_a_png_counts(tmp_path: Path, image: Rgb) -> None:
     path = tmp_path / "a"
     write_pil(path, image, 6, "png")
     content = path.read_bytes()
@@ -172,7 +172,7 @@ def test_any_window_is_read_once_and_as_small_as_it_is(data: st.DataObject) -> N
     class Watched(ArrayPixels):
         read: list[int] = field(default_factory=list)
 
-        def crop(self, x0: int, y0: int, width: int, height: int) -> Picture:
+        def crop(self, x0: int, y0: int, width: int, height: int) -> Rgb:
             self.read.append(width * height)
             return super().crop(x0, y0, width, height)
 
@@ -190,7 +190,7 @@ def test_any_window_is_read_once_and_as_small_as_it_is(data: st.DataObject) -> N
 
 @pytest.mark.parametrize(("tag", "is_striped"), [(1, True), (2, True), (3, True), (4, True), (6, False), (7, False)])
 def test_rows_are_decoded_whole_unless_they_became_columns(
-    tmp_path: Path, image: Picture, tag: int, is_striped: bool
+    tmp_path: Path, image: Rgb, tag: int, is_striped: bool
 ) -> None:
     STORED["strips"](tmp_path / "a", image, tag)
     slide = open_slide(tmp_path / "a")
@@ -203,7 +203,7 @@ def test_rows_are_decoded_whole_unless_they_became_columns(
 @pytest.mark.parametrize("tag", [3, 6])
 @pytest.mark.parametrize("kind", ["strips", "tiles"])
 def test_strips_that_became_columns_are_decoded_once_where_they_are_too_many_to_keep(
-    tmp_path: Path, image: Picture, kind: str, tag: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image: Rgb, kind: str, tag: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiff, "STRIP_CACHE_BYTES", image.nbytes - 1)
     STORED[kind](tmp_path / "a", image, tag)
@@ -214,7 +214,7 @@ def test_strips_that_became_columns_are_decoded_once_where_they_are_too_many_to_
     require_same(slide, upright(image, tag))
 
 
-def test_a_turn_is_part_of_the_fingerprint_and_keeps_the_scale(tmp_path: Path, image: Picture) -> None:
+def test_a_turn_is_part_of_the_fingerprint_and_keeps_the_scale(tmp_path: Path, image: Rgb) -> None:
     scale = {"resolution": (20_000, 20_000), "resolutionunit": 3}
     write_tiff(tmp_path / "a", image, 6, **TILED, **scale)
     slide = open_slide(tmp_path / "a")
@@ -223,22 +223,22 @@ def test_a_turn_is_part_of_the_fingerprint_and_keeps_the_scale(tmp_path: Path, i
 
 
 def test_a_coding_that_only_openslide_may_know_is_not_given_to_it_when_turned(
-    tmp_path: Path, image: Picture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, image: Rgb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # OpenSlide turns each tile of a plain TIFF by itself and leaves it in its place
     def refuse(path: Path, vendor: str) -> None:
-        raise InputError(f"OpenSlide was asked for {path.name}.", "nothing.", "None.")
+        raise InputError(f"OpenSlide was tried for {path.name}.", "nothing.", "None.")
 
     monkeypatch.setattr(openslide, "open_scanned", refuse)
-    for tag, said in ((1, "OpenSlide was asked"), (6, "in a coding that is not read")):
+    for tag, message in ((1, "OpenSlide was tried"), (6, "in a coding that is not read")):
         write_tiff(tmp_path / "a", image, tag, **TILED, compression="zlib")
         with tifffile.TiffFile(tmp_path / "a", mode="r+b") as file:
             file.pages.first.tags["Compression"].overwrite(32909)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             open_slide(tmp_path / "a")
 
 
-def test_a_slide_of_a_scanner_is_left_as_openslide_reads_it(tmp_path: Path, image: Picture) -> None:
+def test_a_slide_of_a_scanner_is_left_as_openslide_reads_it(tmp_path: Path, image: Rgb) -> None:
     description = "Aperio Image Library v12 \n|AppMag = 20|MPP = 0.5"
     how = {**RGB, "tile": (64, 64), "compression": "jpeg", "description": description, "metadata": None}
     write_tiff(tmp_path / "a.svs", image, 6, **how)
@@ -247,7 +247,7 @@ def test_a_slide_of_a_scanner_is_left_as_openslide_reads_it(tmp_path: Path, imag
     assert "aperio" in slide.reader
 
 
-def test_the_jpeg_of_a_camera_is_turned(tmp_path: Path, image: Picture) -> None:
+def test_the_jpeg_of_a_camera_is_turned(tmp_path: Path, image: Rgb) -> None:
     # application data before and after the EXIF block, as cameras and editors write it
     exif = Image.Exif()
     exif[274] = 8
@@ -258,7 +258,7 @@ def test_the_jpeg_of_a_camera_is_turned(tmp_path: Path, image: Picture) -> None:
         return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2) + content
 
     xmp = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>")
-    (tmp_path / "a.jpg").write_bytes(plain[:2] + xmp + segment(0xE1, block) + segment(0xFE, b"said") + plain[2:])
+    (tmp_path / "a.jpg").write_bytes(plain[:2] + xmp + segment(0xE1, block) + segment(0xFE, b"text") + plain[2:])
     slide = open_slide(tmp_path / "a.jpg")
     assert slide.shape == (320, 200)
     np.testing.assert_allclose(slide.read(0, 0, 200, 320)[0], upright(image, 8), atol=12)

@@ -1,9 +1,12 @@
-"""Every way of storing an RGB image reads the same pixels, whatever the file is called."""
+"""Every way of storing an RGB image reads the same pixels, in bounded memory, whatever the file is called."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import imagecodecs
@@ -16,41 +19,41 @@ from PIL import Image
 from spamcaf.errors import InputError
 from spamcaf.slides.open import IMAGE_SUFFIXES, open_slide
 
-Picture = NDArray[np.uint8]
-Write = Callable[[Path, Picture], object]
+Rgb = NDArray[np.uint8]
+Write = Callable[[Path, Rgb], object]
 RGB = {"photometric": "rgb"}
 TILED = {**RGB, "tile": (64, 64)}
 AS_STORED = {"lzw", "zlib", "zstd", "packbits", "lzma", "webp", "jpeg2000", "jpegxl"}
 APERIO = "Aperio Image Library v12.0.15 \n320x200 [0,0 320x200] (64x64) JPEG/RGB Q=97|AppMag = 20|MPP = 0.5"
 
 
-def planar(image: Picture) -> Picture:
+def planar(image: Rgb) -> Rgb:
     return np.ascontiguousarray(np.moveaxis(image, 2, 0))
 
 
-def opaque(image: Picture) -> Picture:
+def opaque(image: Rgb) -> Rgb:
     return np.concatenate([image, np.full((*image.shape[:2], 1), 255, np.uint8)], axis=2)
 
 
-def pyramid(path: Path, image: Picture) -> None:
+def pyramid(path: Path, image: Rgb) -> None:
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(image, **TILED, subifds=1)
         tiff.write(image[::2, ::2], **TILED, subfiletype=1)
 
 
-def labelled_ome(path: Path, image: Picture) -> None:
+def labelled_ome(path: Path, image: Rgb) -> None:
     with tifffile.TiffWriter(path, ome=True) as tiff:
         tiff.write(image[:40, :30], **RGB, metadata={"Name": "label"})
         tiff.write(image, **TILED, metadata={"Name": "slide"})
         tiff.write(image[::4, ::4], **RGB, metadata={"Name": "macro"})
 
 
-def ycbcr(path: Path, image: Picture) -> None:
+def ycbcr(path: Path, image: Rgb) -> None:
     stored = np.asarray(Image.fromarray(image).convert("YCbCr"))
     tifffile.imwrite(path, stored, photometric="ycbcr", tile=(64, 64), compression="zlib")
 
 
-def hamamatsu(path: Path, image: Picture) -> None:
+def hamamatsu(path: Path, image: Rgb) -> None:
     tags = [(65420, "I", 1, 1, True), (65421, "f", 1, 20.0, True)]
     tags += [(code, "i", 1, 0, True) for code in (65422, 65423, 65424)]
     whole = {"rowsperstrip": len(image), "compression": "jpeg", "photometric": "ycbcr", "subsampling": (1, 1)}
@@ -100,7 +103,7 @@ LOSSLESS: dict[str, tuple[str, Write]] = {
 
 
 @pytest.mark.parametrize(("name", "write"), LOSSLESS.values(), ids=LOSSLESS)
-def test_windows_hold_the_pixels_that_were_written(tmp_path: Path, image: Picture, name: str, write: Write) -> None:
+def test_windows_hold_the_pixels_that_were_written(tmp_path: Path, image: Rgb, name: str, write: Write) -> None:
     write(tmp_path / name, image)
     slide = open_slide(tmp_path / name)
     rows, columns = image.shape[:2]
@@ -143,7 +146,7 @@ LOSSY: dict[str, tuple[str, Write]] = {
 
 
 @pytest.mark.parametrize(("name", "write"), LOSSY.values(), ids=LOSSY)
-def test_lossy_codings_keep_colours_and_places(tmp_path: Path, image: Picture, name: str, write: Write) -> None:
+def test_lossy_codings_keep_colours_and_places(tmp_path: Path, image: Rgb, name: str, write: Write) -> None:
     write(tmp_path / name, image)
     slide = open_slide(tmp_path / name)
     assert slide.shape == image.shape[:2]
@@ -166,7 +169,7 @@ def test_lossy_codings_keep_colours_and_places(tmp_path: Path, image: Picture, n
     ],
 )
 def test_the_content_decides_who_reads(
-    tmp_path: Path, image: Picture, kind: str, misnomer: str, reader: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, image: Rgb, kind: str, misnomer: str, reader: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (LOSSLESS | LOSSY)[kind][1](tmp_path / LOSSLESS.get(kind, LOSSY.get(kind))[0], image)
     next(tmp_path.iterdir()).rename(tmp_path / misnomer)
@@ -178,7 +181,7 @@ def test_the_content_decides_who_reads(
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "note"),
     [
         ("OME with label and macro", "largest of 3 images"),
         ("RGBA", "transparency laid over white"),
@@ -189,25 +192,25 @@ def test_the_content_decides_who_reads(
         ("luma and chroma", "converted to RGB"),
     ],
 )
-def test_what_was_chosen_or_converted_is_said(tmp_path: Path, image: Picture, kind: str, said: str) -> None:
+def test_what_was_chosen_or_converted_is_noted(tmp_path: Path, image: Rgb, kind: str, note: str) -> None:
     name, write = (LOSSLESS | LOSSY)[kind]
     write(tmp_path / name, image)
-    assert said in "; ".join(open_slide(tmp_path / name).notes)
+    assert note in "; ".join(open_slide(tmp_path / name).notes)
 
 
-def write_png(path: Path, rgba: Picture) -> None:
+def write_png(path: Path, rgba: Rgb) -> None:
     path.write_bytes(imagecodecs.png_encode(rgba))
 
 
-def write_tiff(path: Path, rgba: Picture) -> None:
+def write_tiff(path: Path, rgba: Rgb) -> None:
     tifffile.imwrite(path, rgba, **TILED, extrasamples=["unassalpha"])
 
 
-def write_16_bits(path: Path, rgba: Picture) -> None:
+def write_16_bits(path: Path, rgba: Rgb) -> None:
     tifffile.imwrite(path, rgba.astype(np.uint16) * 257, **TILED, extrasamples=["unassalpha"])
 
 
-def write_premultiplied(path: Path, rgba: Picture) -> None:
+def write_premultiplied(path: Path, rgba: Rgb) -> None:
     share = rgba[..., 3:] / 255
     colours = np.rint(rgba[..., :3] * share)
     stored = np.concatenate([colours, rgba[..., 3:]], axis=2).astype(np.uint8)
@@ -215,7 +218,7 @@ def write_premultiplied(path: Path, rgba: Picture) -> None:
 
 
 @pytest.mark.parametrize("write", [write_png, write_tiff, write_16_bits, write_premultiplied])
-def test_transparency_is_laid_over_white(tmp_path: Path, image: Picture, write: Write) -> None:
+def test_transparency_is_laid_over_white(tmp_path: Path, image: Rgb, write: Write) -> None:
     rgba = opaque(image)
     rgba[:, :100, 3], rgba[:, 100:200, 3] = 0, 128
     write(tmp_path / "a", rgba)
@@ -229,33 +232,33 @@ def test_transparency_is_laid_over_white(tmp_path: Path, image: Picture, write: 
 IGNORED = "its fourth channel, whose meaning it does not state, is ignored"
 
 
-def write_unspecified(path: Path, rgba: Picture) -> None:
+def write_unspecified(path: Path, rgba: Rgb) -> None:
     tifffile.imwrite(path, rgba, **TILED, extrasamples=["unspecified"])
 
 
-def write_unspecified_mapped(path: Path, rgba: Picture) -> None:
+def write_unspecified_mapped(path: Path, rgba: Rgb) -> None:
     tifffile.imwrite(path, rgba, **RGB, extrasamples=["unspecified"])
 
 
-def write_unspecified_planes(path: Path, rgba: Picture) -> None:
+def write_unspecified_planes(path: Path, rgba: Rgb) -> None:
     tifffile.imwrite(path, planar(rgba), **TILED, planarconfig="separate", extrasamples=["unspecified"])
 
 
-def write_unspecified_16_bits(path: Path, rgba: Picture) -> None:
-    # deeper than the colours, whose depth alone says what is white
+def write_unspecified_16_bits(path: Path, rgba: Rgb) -> None:
+    # deeper than the colours, whose depth alone decides what is white
     deep = rgba.astype(np.uint16)
     deep[..., 3] *= 257
     tifffile.imwrite(path, deep, **TILED, extrasamples=["unspecified"])
 
 
-def write_without_the_tag(path: Path, rgba: Picture) -> None:
+def write_without_the_tag(path: Path, rgba: Rgb) -> None:
     write_unspecified(path, rgba)
     content, tag = path.read_bytes(), b"\x52\x01\x03\x00\x01\x00\x00\x00"
     assert content.count(tag) == 1
     path.write_bytes(content.replace(tag, b"\xe8\xfd" + tag[2:]))  # ExtraSamples becomes a private tag
 
 
-def write_pil_rgbx(path: Path, rgba: Picture) -> None:
+def write_pil_rgbx(path: Path, rgba: Rgb) -> None:
     Image.frombuffer("RGBX", rgba.shape[1::-1], rgba.tobytes()).save(path, "tiff")
 
 
@@ -270,7 +273,7 @@ def write_pil_rgbx(path: Path, rgba: Picture) -> None:
         write_pil_rgbx,
     ],
 )
-def test_a_fourth_channel_of_unstated_meaning_is_ignored_and_said(tmp_path: Path, image: Picture, write: Write) -> None:
+def test_a_fourth_channel_of_unstated_meaning_is_ignored_and_noted(tmp_path: Path, image: Rgb, write: Write) -> None:
     rgba = opaque(image)
     rgba[:, :, 3] = np.linspace(0, 255, rgba.shape[1]).astype(np.uint8)
     write(tmp_path / "a", rgba)
@@ -290,7 +293,7 @@ def test_a_fourth_channel_of_unstated_meaning_is_ignored_and_said(tmp_path: Path
     ],
     ids=["tifffile", "PIL", "PNG of PIL"],
 )
-def test_transparency_that_common_programs_write_is_stated(tmp_path: Path, image: Picture, write: Write) -> None:
+def test_transparency_that_common_programs_write_is_stated(tmp_path: Path, image: Rgb, write: Write) -> None:
     rgba = opaque(image)
     rgba[:, :100, 3] = 0
     write(tmp_path / "a", rgba)
@@ -302,7 +305,7 @@ def test_transparency_that_common_programs_write_is_stated(tmp_path: Path, image
 @pytest.mark.parametrize("shape", [(1, 320), (200, 1), (1, 1)])
 @pytest.mark.parametrize("how", [RGB, {**RGB, "compression": "zlib"}], ids=["mapped", "compressed"])
 def test_one_row_or_column_is_an_image_too(
-    tmp_path: Path, image: Picture, shape: tuple[int, int], how: dict[str, str]
+    tmp_path: Path, image: Rgb, shape: tuple[int, int], how: dict[str, str]
 ) -> None:
     line = np.ascontiguousarray(image[: shape[0], : shape[1]])
     tifffile.imwrite(tmp_path / "a.tif", line, **how)
@@ -311,7 +314,7 @@ def test_one_row_or_column_is_an_image_too(
     np.testing.assert_array_equal(slide.read(0, 0, shape[1], shape[0])[0], line)
 
 
-def test_tiles_that_were_never_written_are_white(tmp_path: Path, image: Picture) -> None:
+def test_tiles_that_were_never_written_are_white(tmp_path: Path, image: Rgb) -> None:
     def tiles() -> object:
         for top in range(0, 192, 64):
             for left in range(0, 320, 64):
@@ -336,7 +339,7 @@ def test_the_fingerprint_sees_a_change_in_the_middle_of_an_uncompressed_file(tmp
     assert found[0] != found[1]
 
 
-def test_the_fingerprint_tells_images_apart(tmp_path: Path, image: Picture) -> None:
+def test_the_fingerprint_tells_images_apart(tmp_path: Path, image: Rgb) -> None:
     tifffile.imwrite(tmp_path / "a.tif", image, **RGB)
     tifffile.imwrite(tmp_path / "b.tif", 255 - image, **RGB)
     tifffile.imwrite(tmp_path / "c.tif", image, **RGB)
@@ -349,6 +352,78 @@ def test_readable_suffixes_are_those_of_paths() -> None:
     assert all(Path(f"a{suffix}").suffix == suffix == suffix.lower() for suffix in IMAGE_SUFFIXES)
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no image .*a\.tif"):
         open_slide(tmp_path / "a.tif")
+
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (90, 200, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("how", "is_striped"),
+    [
+        ({"tile": (32, 32), "compression": "zlib"}, False),
+        ({"rowsperstrip": 8, "compression": "zlib"}, True),
+        ({}, False),
+    ],
+    ids=["tiled", "striped", "mapped"],
+)
+def test_a_slide_survives_pickling(tmp_path: Path, how: dict[str, object], is_striped: bool) -> None:
+    path = tmp_path / "s.tif"
+    tifffile.imwrite(path, IMAGE, photometric="rgb", **how)
+    slide = open_slide(path)
+    again = pickle.loads(pickle.dumps(slide))
+    assert slide.is_portable and again.is_portable
+    assert slide.is_striped == again.is_striped == is_striped
+    assert again.fingerprint == slide.fingerprint
+    np.testing.assert_array_equal(again.read(7, 5, 60, 40)[0], IMAGE[5:45, 7:67])
+
+
+SIDE, TILE, WINDOW = 30_000, 512, 1000
+READ = """
+import resource, sys
+from pathlib import Path
+import numpy, tifffile, imagecodecs, openslide, PIL.Image
+from spamcaf.slides.open import open_slide
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+before = peak()
+slide = open_slide(Path(sys.argv[1]))
+window = int(sys.argv[2])
+rng = numpy.random.default_rng(0)
+for x0, y0 in rng.integers(0, slide.shape[0] - window, (200, 2)):
+    slide.read(int(x0), int(y0), window, window)
+corner, _ = slide.read(slide.shape[1] - 3, slide.shape[0] - 3, 3, 3)
+print(slide.shape[0], (peak() - before) >> 20, *corner.reshape(-1, 3).mean(axis=0).astype(int))
+"""
+
+
+def encoded_tiles() -> Iterator[bytes]:
+    """One tile in a hundred is a ramp of its own; the others are one pattern, encoded once."""
+    across = -(-SIDE // TILE)
+    ramp = np.arange(TILE, dtype=np.uint8)
+    plain = np.empty((TILE, TILE, 3), np.uint8)
+    plain[:] = (200, 120, 180)
+    common = imagecodecs.zlib_encode(plain.tobytes())
+    for index in range(across**2):
+        if index % 100:
+            yield common
+        else:
+            yield imagecodecs.zlib_encode((plain + ramp[:, None] + np.uint8(index % 256)).tobytes(), level=1)
+
+
+def test_200_windows_of_a_30_000_px_tiff_take_less_than_500_mb(tmp_path: Path) -> None:
+    pytest.importorskip("resource", reason="peak memory is measured by the operating system, not so on Windows")
+    path = tmp_path / "large.tif"
+    how = {"photometric": "rgb", "tile": (TILE, TILE), "compression": "zlib", "bigtiff": True}
+    tifffile.imwrite(path, encoded_tiles(), shape=(SIDE, SIDE, 3), dtype=np.uint8, **how)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(path), str(WINDOW)], capture_output=True, text=True, timeout=120, check=True
+    )
+    rows, peak_mb, *corner = map(int, done.stdout.split())
+    assert rows == SIDE
+    assert corner == [200, 120, 180]
+    assert peak_mb < 500

@@ -1,21 +1,27 @@
-"""Chunks are decoded once while windows move over them, within a bound, and from several threads at once."""
+"""Chunks are decoded once, within a bound and from several threads; what has no windows is decoded to the disk."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.slides import chunks
-from spamcaf.slides.chunks import ChunkedPixels, Grid, Plane
+from spamcaf.slides import chunks, tiff, whole
+from spamcaf.slides.chunks import ChunkedPixels, Grid, MappedPixels, Plane
+from spamcaf.slides.open import open_slide
 
 
 class Stored:
@@ -84,8 +90,8 @@ def test_many_threads_read_the_same_as_one(tmp_path: Path, noise: NDArray[np.uin
     stored = Stored(tmp_path / "a", noise, (5, 70))
     pixel_array = stored.pixel_array()
     corners = [(int(x), int(y)) for x, y in np.random.default_rng(1).integers(0, (60, 40), (400, 2))]
-    with ThreadPoolExecutor(8) as pool:
-        windows = list(pool.map(lambda at: pixel_array.read(*at, 10, 10), corners))
+    with ThreadPoolExecutor(8) as executor:
+        windows = list(executor.map(lambda at: pixel_array.read(*at, 10, 10), corners))
     for (x, y), window in zip(corners, windows, strict=True):
         np.testing.assert_array_equal(window, noise[y : y + 10, x : x + 10])
     assert set(stored.decoded.values()) == {1}
@@ -96,8 +102,8 @@ def test_reading_without_pread_is_the_same(
 ) -> None:
     monkeypatch.delattr(chunks.os, "pread")
     pixel_array = Stored(tmp_path / "a", noise, (20, 30)).pixel_array()
-    with ThreadPoolExecutor(4) as pool:
-        for window in pool.map(lambda _: pixel_array.read(0, 0, 70, 50), range(8)):
+    with ThreadPoolExecutor(4) as executor:
+        for window in executor.map(lambda _: pixel_array.read(0, 0, 70, 50), range(8)):
             np.testing.assert_array_equal(window, noise)
 
 
@@ -118,3 +124,72 @@ def test_what_a_codec_raises_names_the_place(tmp_path: Path, noise: NDArray[np.u
     pixel_array.read(0, 0, 30, 50)
     with pytest.raises(InputError, match=r"slide\.tif is damaged in tile or strip 4, at pixel \(30, 20\)"):
         pixel_array.read(0, 0, 70, 50)
+
+
+Rgb = NDArray[np.uint8]
+Write = Callable[[Path, Rgb], object]
+LARGE: dict[str, Write] = {
+    "one deflated strip": lambda p, i: tifffile.imwrite(
+        p, i, photometric="rgb", rowsperstrip=200, compression="zlib", predictor=True
+    ),
+    "two strips of LZW": lambda p, i: tifffile.imwrite(p, i, photometric="rgb", rowsperstrip=130, compression="lzw"),
+    "separate planes": lambda p, i: tifffile.imwrite(
+        p,
+        np.ascontiguousarray(np.moveaxis(i, 2, 0)),
+        photometric="rgb",
+        planarconfig="separate",
+        rowsperstrip=200,
+        compression="zlib",
+    ),
+    "PNG": lambda p, i: p.write_bytes(imagecodecs.png_encode(i)),
+}
+
+
+@pytest.fixture
+def _small_is_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tiff, "CACHE_BYTES", 10_000)
+    monkeypatch.setattr(whole, "IN_MEMORY_BYTES", 10_000)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.mark.parametrize("write", LARGE.values(), ids=LARGE)
+@pytest.mark.usefixtures("_small_is_large")
+def test_windows_come_from_a_temporary_file(tmp_path: Path, image: Rgb, write: Write) -> None:
+    write(tmp_path / "a", image)
+    slide = open_slide(tmp_path / "a")
+    assert isinstance(slide.pixels.pixel_array, MappedPixels)
+    assert "decoded once into a temporary file" in "; ".join(slide.notes)
+    np.testing.assert_array_equal(slide.read(0, 0, 320, 200)[0], image)
+    np.testing.assert_array_equal(slide.read(33, 44, 100, 50)[0], image[44:94, 33:133])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows names temporary files while they are open")
+@pytest.mark.usefixtures("_small_is_large")
+def test_the_temporary_file_has_no_name(tmp_path: Path, image: Rgb) -> None:
+    LARGE["PNG"](tmp_path / "a", image)
+    slide = open_slide(tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert slide.shape == (200, 320)
+
+
+@pytest.mark.parametrize("write", LARGE.values(), ids=LARGE)
+@pytest.mark.usefixtures("_small_is_large")
+def test_too_little_room_is_reported_before_anything_is_decoded(
+    tmp_path: Path, image: Rgb, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", image)
+    monkeypatch.setattr(chunks, "_free", lambda folder: 1000)
+    with pytest.raises(InputError, match="Set TMPDIR"):
+        open_slide(tmp_path / "a")
+
+
+@pytest.mark.usefixtures("_small_is_large")
+def test_a_damaged_large_image_is_an_input_error(tmp_path: Path, image: Rgb) -> None:
+    LARGE["two strips of LZW"](tmp_path / "a", image)
+    with tifffile.TiffFile(tmp_path / "a") as file:
+        begin, count = file.pages.first.dataoffsets[1], file.pages.first.databytecounts[1]
+    content = bytearray((tmp_path / "a").read_bytes())
+    content[begin : begin + count] = bytes(count)
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(InputError, match="damaged in tile or strip 1"):
+        open_slide(tmp_path / "a")

@@ -1,4 +1,4 @@
-"""Position files read the same whoever saved them again; where it is not clear what they hold, that is said."""
+"""Position files read the same whoever saved them again; where it is not clear what they hold, that is reported."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ DEFECTS: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize(("content", "message"), DEFECTS.values(), ids=DEFECTS)
-def test_what_is_not_clear_is_said(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_what_is_not_clear_is_reported(tmp_path: Path, content: str | bytes, message: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(InputError) as caught:
         read(tmp_path)

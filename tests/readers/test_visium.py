@@ -1,4 +1,4 @@
-"""Every layout of a Visium section reads the same; every defect is named."""
+"""Every layout of a Visium section that Space Ranger wrote reads the same; every defect is named."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from spamcaf.errors import InputError
 from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Position
 from spamcaf.readers import visium as space_ranger
 from spamcaf.readers.files import SectionQuery
+from spamcaf.readers.visium import read_scalefactors
+from spamcaf.readers.visium_files import Sample
 
 SPOTS, GENES, PITCH_PX = 24, 6, 137.5
 SPOT_PX = 65 / (100 / PITCH_PX)
@@ -344,9 +346,11 @@ DEFECTS: dict[str, tuple[Edit, str]] = {
     ),
     "gene that is not there": (lambda o: change(o, "indices", 4, 1_000_000), "cannot be read .indices must be < 6"),
     "negative index": (lambda o: change(o, "indices", 0, -7), "cannot be read .indices must be >= 0"),
-    "columns end nowhere": (lambda o: change(o, "indptr", -1, 10**6), "cannot be read .its last spot does not end at its last value"),
+    "columns end nowhere": (lambda o: change(o, "indptr", -1, 10**6), "cannot be read .its last spot does not end at"),
     "columns run backwards": (lambda o: change(o, "indptr", 2, 0), "cannot be read .indptr must be a non-decreasing"),
-    "shape of another matrix": (lambda o: change(o, "shape", 1, SPOTS + 5), "cannot be read .index pointer size 25 should be 30"),
+    "shape of another matrix": (
+        lambda o: change(o, "shape", 1, SPOTS + 5), "cannot be read .index pointer size 25 should be 30",
+    ),
     "gene id twice": (lambda o: change(o, "features/id", 1, b"ENSG0"), "gene ENSG0 twice"),
     "content of another file": (
         lambda o: edit_h5(
@@ -426,7 +430,7 @@ def test_visium_hd_is_left_to_its_own_reader(outs: Path, part: str) -> None:
     assert space_ranger.find(SectionQuery(outs.parents[1], "S1")) is None
 
 
-def test_bins_of_visium_hd_are_told_by_their_scale_factors(outs: Path) -> None:
+def test_bins_of_visium_hd_are_known_by_their_scale_factors(outs: Path) -> None:
     edit_scalefactors(outs, bin_size_um=8.0)
     assert space_ranger.find(SectionQuery(outs.parents[1], "S1")) is None
 
@@ -458,3 +462,63 @@ def test_order_of_rows_does_not_matter(outs: Path, spots: list[int], rows: list[
     np.testing.assert_array_equal(sorted_again.X.toarray(), expected.X.toarray())
     np.testing.assert_array_equal(sorted_again.obsm[SPATIAL], expected.obsm[SPATIAL])
     pd.testing.assert_frame_equal(sorted_again.obs, expected.obs)
+
+
+FACTORS = {"spot_diameter_fullres": 89.5, "fiducial_diameter_fullres": 144.5, "tissue_hires_scalef": 0.17}
+DIAMETERS = ["spot_diameter_fullres", "fiducial_diameter_fullres"]
+
+
+def read_factors(folder: Path, content: str | bytes, name: str = "scalefactors_json.json") -> dict[str, float]:
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_scalefactors(Sample(folder, "", "S1"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(FACTORS),
+        json.dumps({name: str(value) for name, value in FACTORS.items()}),
+        json.dumps(FACTORS | {"regist_target_img_scalef": "of no interest"}),
+        "\ufeff" + json.dumps(FACTORS),
+        gzip.compress(json.dumps(FACTORS).encode()),
+    ],
+    ids=["as written", "numbers as text", "another key", "byte order mark", "gzipped"],
+)
+def test_numbers_are_read(tmp_path: Path, content: str | bytes) -> None:
+    assert read_factors(tmp_path, content) == FACTORS
+
+
+@pytest.mark.parametrize("value", [None, 0, 0.0])
+@pytest.mark.parametrize("name", DIAMETERS)
+def test_a_diameter_that_is_not_known_is_left_out(tmp_path: Path, name: str, value: object) -> None:
+    assert name not in read_factors(tmp_path, json.dumps(FACTORS | {name: value}))
+
+
+def test_a_file_without_diameters_is_read(tmp_path: Path) -> None:
+    assert read_factors(tmp_path, '{"tissue_lowres_scalef": 0.05}') == {"tissue_lowres_scalef": 0.05}
+    assert read_factors(tmp_path, "{}") == {}
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "wide", [1], True, 10**400])
+@pytest.mark.parametrize("name", [*DIAMETERS, "tissue_hires_scalef", "bin_size_um", "microns_per_pixel"])
+def test_an_odd_number_is_named_with_its_file(tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(InputError) as caught:
+        read_factors(tmp_path, json.dumps(FACTORS | {name: value}))
+    assert f"Found: {name} = {value!r} in {tmp_path / 'scalefactors_json.json'}." in str(caught.value)
+
+
+def test_a_scale_of_0_is_odd(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="tissue_hires_scalef = 0 in "):
+        read_factors(tmp_path, json.dumps(FACTORS | {"tissue_hires_scalef": 0}))
+
+
+@pytest.mark.parametrize("content", ["{", "", "[1]", "3", '"spot_diameter_fullres"', b"\xff\xfe\0"])
+def test_what_is_no_record_cannot_be_read(tmp_path: Path, content: str | bytes) -> None:
+    with pytest.raises(InputError, match=r"scalefactors_json\.json cannot be read"):
+        read_factors(tmp_path, content)
+
+
+def test_a_fault_of_ours_is_no_damage_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json, "loads", lambda: None)
+    with pytest.raises(TypeError, match="argument"):
+        read_factors(tmp_path, "{}")

@@ -1,4 +1,4 @@
-"""h5ad files as labs keep them: what is read, what is recovered, and what is refused, saying why."""
+"""h5ad files as labs keep them: what is read, what is recovered, and what is refused, with the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.sparse import csc_matrix, csr_matrix
 
-from spamcaf.datasets.anndata import AnnDataDataset
+from spamcaf.datasets.stored import AnnDataDataset
 from spamcaf.errors import InputError
 from spamcaf.readers.anndata_parts import recover_counts
 from spamcaf.readers.files import SectionQuery, reading
@@ -68,7 +68,7 @@ def read(folder: Path, data: AnnData, section: str = "A1") -> AnnData:
     return reader(write(folder, data), section).read()
 
 
-def picture(path: Path, rows: int = 250, columns: int = 200) -> Path:
+def write_image(path: Path, rows: int = 250, columns: int = 200) -> Path:
     Image.fromarray(np.full((rows, columns, 3), 200, np.uint8)).save(path)
     return path
 
@@ -152,7 +152,7 @@ def test_counts_are_those_that_were_measured(tmp_path: Path, make: Callable[[], 
     assert list(section.obs_names) == list(visium().obs_names)
 
 
-def test_recovering_counts_is_said_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_recovering_counts_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read(tmp_path, visium(csr_matrix(normalised())))
     assert "recovered from X" in caplog.text
 
@@ -333,7 +333,7 @@ def test_in_tissue_is_0_or_1(tmp_path: Path, values: object) -> None:
     np.testing.assert_array_equal(column, (~OFF).astype(int))
 
 
-def test_all_spots_are_on_tissue_where_the_file_does_not_say(tmp_path: Path) -> None:
+def test_all_spots_are_on_tissue_where_the_file_does_not_state(tmp_path: Path) -> None:
     data = visium()
     del data.obs["in_tissue"]
     assert (read(tmp_path, data).obs["in_tissue"] == 1).all()
@@ -534,7 +534,7 @@ def no_record(data: AnnData) -> None:
 
 
 @pytest.mark.parametrize("change", [hest, square_array, no_record])
-def test_nothing_is_stated_that_the_file_does_not_say(tmp_path: Path, change: Callable[[AnnData], None]) -> None:
+def test_nothing_is_stated_that_the_file_does_not_state(tmp_path: Path, change: Callable[[AnnData], None]) -> None:
     data = visium()
     change(data)
     stated = {"lattice", "pitch_um", "spot_diameter_um", "spot_diameter_px", "fiducial_diameter_px", "mpp"}
@@ -555,7 +555,7 @@ def test_visium_hd_bins_are_no_spots_of_55_um(tmp_path: Path) -> None:
     assert (facts["lattice"], facts["pitch_um"], facts["spot_diameter_um"], facts["mpp"]) == ("square", 16, 16, 0.5)
 
 
-def test_pictures_are_kept_under_the_sections_name(tmp_path: Path) -> None:
+def test_images_are_kept_under_the_sections_name(tmp_path: Path) -> None:
     data = visium()
     data.uns["spatial"]["lib"]["images"]["lowres"] = (HIRES[::2, ::2] / 255).astype(np.float32)
     record = read(tmp_path, data).uns["spatial"]["A1"]
@@ -567,7 +567,7 @@ def test_pictures_are_kept_under_the_sections_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", [HIRES / 50, HIRES[..., 0], HIRES.astype(np.uint16)], ids=["bright", "gray", "16 bit"]
 )
-def test_a_thumbnail_that_is_no_picture_is_left_out(
+def test_a_thumbnail_that_is_no_image_is_left_out(
     tmp_path: Path, wrong: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = visium()
@@ -620,7 +620,7 @@ def test_spots_of_no_library_are_left_out_and_counted(tmp_path: Path, caplog: py
         assert read(tmp_path, data).n_obs == N_SPOTS
 
 
-def test_one_library_left_of_two_is_told_by_its_spots(tmp_path: Path) -> None:
+def test_one_library_left_of_two_is_found_by_its_spots(tmp_path: Path) -> None:
     section = read(tmp_path, two_libraries("library_id")[9:].copy())
     assert section.n_obs == N_SPOTS - 9 and section.uns["section"]["spot_diameter_px"] == 25.0
 
@@ -790,16 +790,16 @@ def test_a_folder_without_h5ad_is_of_another_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["A1.png", "A1_full_image.png", "adata.png", "slide.png"])
 def test_the_image_beside_the_file_is_opened(tmp_path: Path, name: str) -> None:
     write(tmp_path, visium(), "adata.h5ad")
-    picture(tmp_path / name)
-    picture(tmp_path / "tissue_hires_image.png", 20, 25)
+    write_image(tmp_path / name)
+    write_image(tmp_path / "tissue_hires_image.png", 20, 25)
     assert reader(tmp_path).open_slide().shape == (250, 200)
 
 
 def test_a_named_image_wins(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     path = write(tmp_path, visium())
-    picture(tmp_path / "A1.png")
-    image = picture(tmp_path / "images" / "scan.png", 30, 40)
+    write_image(tmp_path / "A1.png")
+    image = write_image(tmp_path / "images" / "scan.png", 30, 40)
     assert reader(path, image=image).open_slide().shape == (30, 40)
 
 
@@ -818,7 +818,7 @@ def test_an_image_is_never_guessed(tmp_path: Path, images: list[str], files: lis
     for name in files:
         write(tmp_path, visium(), f"{name}.h5ad")
     for name in images:
-        picture(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
     with pytest.raises(InputError, match=message):
         reader(tmp_path).open_slide()
 

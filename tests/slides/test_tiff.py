@@ -1,9 +1,12 @@
-"""What is not RGB, or is damaged, ends in an error that names the file and says why; never in wrong pixels."""
+"""What is not RGB, or is damaged, ends in an error that names the file and the reason; the scale that files state."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -13,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spamcaf.errors import InputError
+from spamcaf.slides import tiff
 from spamcaf.slides.open import open_slide
-from spamcaf.slides.tiff import require_first_page
+from spamcaf.slides.tiff import plausible_mpp, require_first_page
 
-Picture = NDArray[np.uint8]
-Write = Callable[[Path, Picture], object]
+Rgb = NDArray[np.uint8]
+Write = Callable[[Path, Rgb], object]
 RGB = {"photometric": "rgb"}
 TILED = {**RGB, "tile": (64, 64)}
 GRAY = {"photometric": "minisblack"}
@@ -25,7 +29,7 @@ APERIO = "Aperio Image Library v12 \n|AppMag = 20|MPP = 0.5"
 
 
 def refused(path: Path) -> str:
-    """Open and read whole; return what was said."""
+    """Open and read whole; return the error."""
     try:
         slide = open_slide(path)
         slide.read(0, 0, *slide.shape[::-1])
@@ -34,25 +38,25 @@ def refused(path: Path) -> str:
     return ""
 
 
-def three_pages(path: Path, image: Picture) -> None:
+def three_pages(path: Path, image: Rgb) -> None:
     with tifffile.TiffWriter(path) as tiff:
         for channel in range(3):
             tiff.write(image[..., channel], **GRAY, metadata=None)
 
 
-def small_rgb_beside_large_gray(path: Path, image: Picture) -> None:
+def small_rgb_beside_large_gray(path: Path, image: Rgb) -> None:
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(image[..., 0], **GRAY, metadata=None)
         tiff.write(image[::2, ::2], **RGB, metadata=None)
 
 
-def two_pictures(path: Path, image: Picture) -> None:
+def two_images(path: Path, image: Rgb) -> None:
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(image, **RGB, metadata=None)
         tiff.write(image, **TILED, metadata=None)
 
 
-def channels(image: Picture, n: int) -> Picture:
+def channels(image: Rgb, n: int) -> Rgb:
     return np.ascontiguousarray(np.moveaxis(image[..., np.arange(n) % 3], 2, 0))
 
 
@@ -90,14 +94,14 @@ REFUSED: dict[str, tuple[str, Write]] = {
     "a time series": ("stack", lambda p, i: tifffile.imwrite(p, np.stack([i, i]), **RGB, metadata={"axes": "TYXS"})),
     "three pages": ("stack", three_pages),
     "small RGB beside large gray": ("grayscale", small_rgb_beside_large_gray),
-    "two pictures": ("2 colour images of the same size", two_pictures),
+    "two images": ("2 colour images of the same size", two_images),
     "text": ("kind that is not read", lambda p, i: p.write_bytes(b"no image" * 100)),
     "nothing": ("kind that is not read", lambda p, i: p.touch()),
 }
 
 
 @pytest.mark.parametrize(("why", "write"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_rgb_is_refused_with_the_reason(tmp_path: Path, image: Picture, why: str, write: Write) -> None:
+def test_what_is_not_rgb_is_refused_with_the_reason(tmp_path: Path, image: Rgb, why: str, write: Write) -> None:
     write(tmp_path / "a.tif", image)
     with pytest.raises(InputError, match=why) as caught:
         open_slide(tmp_path / "a.tif")
@@ -129,9 +133,7 @@ WHOLE: dict[str, Write] = {
 
 @pytest.mark.parametrize("share", [0.02, 0.6, 0.97])
 @pytest.mark.parametrize("write", WHOLE.values(), ids=WHOLE)
-def test_a_truncated_file_is_refused_when_it_is_opened(
-    tmp_path: Path, image: Picture, write: Write, share: float
-) -> None:
+def test_a_truncated_file_is_refused_when_it_is_opened(tmp_path: Path, image: Rgb, write: Write, share: float) -> None:
     path = tmp_path / "a.tif"
     write(path, image)
     open_slide(path)
@@ -141,7 +143,7 @@ def test_a_truncated_file_is_refused_when_it_is_opened(
         open_slide(path)
 
 
-def test_the_first_missing_tile_is_named(tmp_path: Path, image: Picture) -> None:
+def test_the_first_missing_tile_is_named(tmp_path: Path, image: Rgb) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, image, **TILED, compression="zlib")
     with tifffile.TiffFile(path) as tiff:
@@ -151,7 +153,7 @@ def test_the_first_missing_tile_is_named(tmp_path: Path, image: Picture) -> None
 
 
 @pytest.mark.parametrize(("tag", "value"), [("StripByteCounts", 100), ("StripOffsets", 0)])
-def test_a_strip_that_was_not_written_whole_is_refused(tmp_path: Path, image: Picture, tag: str, value: int) -> None:
+def test_a_strip_that_was_not_written_whole_is_refused(tmp_path: Path, image: Rgb, tag: str, value: int) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, image, **RGB)
     with path.open("ab") as file:
@@ -162,7 +164,7 @@ def test_a_strip_that_was_not_written_whole_is_refused(tmp_path: Path, image: Pi
 
 
 @pytest.mark.parametrize("compression", ["lzw", "zlib", "zstd", "webp", "jpeg"])
-def test_a_damaged_tile_is_named_and_the_others_are_read(tmp_path: Path, image: Picture, compression: str) -> None:
+def test_a_damaged_tile_is_named_and_the_others_are_read(tmp_path: Path, image: Rgb, compression: str) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, image, **TILED, compression=compression)
     with tifffile.TiffFile(path) as tiff:
@@ -176,7 +178,7 @@ def test_a_damaged_tile_is_named_and_the_others_are_read(tmp_path: Path, image: 
         slide.read(150, 100, 10, 10)
 
 
-def test_an_offset_that_no_file_reaches_is_damage(tmp_path: Path, image: Picture) -> None:
+def test_an_offset_that_no_file_reaches_is_damage(tmp_path: Path, image: Rgb) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, image, **TILED, bigtiff=True, compression="zlib")
     with tifffile.TiffFile(path) as tiff:
@@ -188,7 +190,7 @@ def test_an_offset_that_no_file_reaches_is_damage(tmp_path: Path, image: Picture
         require_first_page(path, is_ndpi=False)
 
 
-def test_damage_that_only_openslide_meets_is_an_input_error_too(tmp_path: Path, image: Picture) -> None:
+def test_damage_that_only_openslide_meets_is_an_input_error_too(tmp_path: Path, image: Rgb) -> None:
     path = tmp_path / "a.svs"
     WHOLE["svs"](path, image)
     with tifffile.TiffFile(path) as tiff:
@@ -200,7 +202,7 @@ def test_damage_that_only_openslide_meets_is_an_input_error_too(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("write", WHOLE.values(), ids=WHOLE)
-def test_a_garbled_header_ends_in_an_input_error_or_an_image(tmp_path: Path, image: Picture, write: Write) -> None:
+def test_a_garbled_header_ends_in_an_input_error_or_an_image(tmp_path: Path, image: Rgb, write: Write) -> None:
     path = tmp_path / "a.tif"
     write(path, image)
     whole, rng = path.read_bytes(), np.random.default_rng(0)
@@ -209,20 +211,20 @@ def test_a_garbled_header_ends_in_an_input_error_or_an_image(tmp_path: Path, ima
         for at in rng.integers(4, min(len(whole), 600), 3):
             content[at] = rng.integers(256)
         path.write_bytes(content)
-        said = ""
+        message = ""
         try:
             window, _ = open_slide(path).read(0, 0, 50, 50)
         except InputError as error:
-            said = str(error)
-        assert "a.tif" in said or window.shape == (50, 50, 3)
+            message = str(error)
+        assert "a.tif" in message or window.shape == (50, 50, 3)
 
 
-def test_a_preview_of_a_slide_in_a_folder_is_not_taken_for_it(tmp_path: Path, image: Picture) -> None:
+def test_a_preview_of_a_slide_in_a_folder_is_not_taken_for_it(tmp_path: Path, image: Rgb) -> None:
     (tmp_path / "a.mrxs").write_bytes(imagecodecs.jpeg_encode(image))
     assert "does not find the files that belong to it" in refused(tmp_path / "a.mrxs")
 
 
-def test_planes_in_another_file_are_never_filled_in(tmp_path: Path, image: Picture) -> None:
+def test_planes_in_another_file_are_never_filled_in(tmp_path: Path, image: Rgb) -> None:
     # an OME-TIFF may list planes that lie in other files, here one that is missing
     tifffile.imwrite(tmp_path / "a.ome.tif", channels(image, 3), **GRAY, tile=(64, 64), metadata={"axes": "CYX"})
     with tifffile.TiffFile(tmp_path / "a.ome.tif") as tiff:
@@ -236,3 +238,136 @@ def test_planes_in_another_file_are_never_filled_in(tmp_path: Path, image: Pictu
     xml = xml[:start] + parts + xml[end:]
     tifffile.imwrite(tmp_path / "a.ome.tif", image[..., 0], **GRAY, tile=(64, 64), description=xml, metadata=None)
     assert "a.ome.tif" in refused(tmp_path / "a.ome.tif")
+
+
+TILED_SCALE = {"photometric": "rgb", "tile": (64, 64)}
+CM, INCH, NO_UNIT = 3, 2, 1
+
+
+def mpp_of(path: Path, image: NDArray[np.uint8], **how: Any) -> float | None:
+    tifffile.imwrite(path, image, **TILED_SCALE, **how)
+    return open_slide(path).mpp
+
+
+@pytest.mark.parametrize(
+    ("per_unit", "unit", "mpp"),
+    [
+        ((20_000, 20_000), CM, 0.5),
+        ((50_800, 50_800), INCH, 0.5),
+        ((20_000, 20_000), NO_UNIT, None),
+        ((72, 72), INCH, None),
+        ((300, 300), INCH, None),
+        ((20_000, 10_000), CM, None),
+        ((1, 1), CM, None),
+    ],
+)
+def test_resolution_tags(
+    tmp_path: Path, image: NDArray[np.uint8], per_unit: tuple[int, int], unit: int, mpp: float | None
+) -> None:
+    found = mpp_of(tmp_path / "a.tif", image, resolution=per_unit, resolutionunit=unit)
+    assert found == (None if mpp is None else pytest.approx(mpp))
+
+
+def test_no_resolution_at_all(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    assert mpp_of(tmp_path / "a.tif", image) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "unit", "mpp"),
+    [(0.25, "\u00b5m", 0.25), (250, "nm", 0.25), (0.00025, "mm", 0.25), (1, "pixel", None), (30, "\u00b5m", None)],
+)
+def test_ome_metadata(tmp_path: Path, image: NDArray[np.uint8], size: float, unit: str, mpp: float | None) -> None:
+    stated = {"PhysicalSizeX": size, "PhysicalSizeXUnit": unit, "PhysicalSizeY": size, "PhysicalSizeYUnit": unit}
+    found = mpp_of(tmp_path / "a.ome.tif", image, metadata={"axes": "YXS", **stated})
+    assert found == (None if mpp is None else pytest.approx(mpp))
+
+
+def test_ome_without_sizes(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    assert mpp_of(tmp_path / "a.ome.tif", image, metadata={"axes": "YXS"}) is None
+
+
+@pytest.mark.parametrize("inside", ["<Image>text</Image>", "<Image/><Image/>", "text"])
+def test_ome_whose_elements_hold_only_text(tmp_path: Path, image: NDArray[np.uint8], inside: str) -> None:
+    assert mpp_of(tmp_path / "a.tif", image, description=f"<OME>{inside}</OME>", metadata=None) is None
+
+
+def test_a_scanner_states_its_scale(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    description = "Aperio Image Library v12.0.15 \n|AppMag = 40|MPP = 0.2511"
+    assert mpp_of(tmp_path / "a.svs", image, description=description, metadata=None) == pytest.approx(0.2511)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "mpp"),
+    [
+        (0.5, 0.5, 0.5),
+        (0.5, None, 0.5),
+        (0.5, 0.504, 0.5),
+        (0.5, 0.51, None),
+        (None, 0.5, None),
+        (0.04, 0.04, None),
+        (6.0, 6.0, None),
+        (math.nan, 0.5, None),
+        (0.5, math.nan, None),
+        (math.inf, None, None),
+    ],
+)
+def test_only_square_pixels_of_a_microscope_are_plausible(x: float | None, y: float | None, mpp: float | None) -> None:
+    assert plausible_mpp(x, y) == mpp
+
+
+COMPRESSED = {"photometric": "rgb", "tile": (64, 64), "compression": "zlib"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (tifffile.TiffPageSeries, "axes"),
+        (tifffile.TiffPageSeries, "dataoffset"),
+        (tifffile.TiffPage, "init_decode"),
+        (tifffile.TiffPage, "get_resolution"),
+    ],
+)
+def test_what_tifffile_no_longer_has_is_a_traceback(
+    tmp_path: Path, image: Rgb, owner: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", image, **COMPRESSED)
+    monkeypatch.delattr(owner, name)
+    with pytest.raises(AttributeError, match=name):
+        open_slide(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("codec", ["png", "jpeg"])
+def test_a_decoder_that_takes_other_arguments_is_a_traceback(
+    tmp_path: Path, image: Rgb, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(getattr(imagecodecs, f"{codec}_encode")(image))
+    monkeypatch.setattr(imagecodecs, f"{codec}_decode", lambda data: image)
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        open_slide(tmp_path / "a")
+
+
+def test_a_page_whose_decoder_takes_other_arguments_is_a_traceback(
+    tmp_path: Path, image: Rgb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", image, **COMPRESSED)
+    monkeypatch.setattr(tifffile.TiffPage, "decode", property(lambda page: lambda data: data))
+    with pytest.raises(TypeError, match="positional argument"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_the_question_whose_file_it_is_hides_no_fault(
+    tmp_path: Path, image: Rgb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", image, **COMPRESSED)
+    assert not tiff.is_of_scanner(tmp_path / "a.tif")
+    monkeypatch.setattr(tifffile, "TiffFile", lambda path, is_ndpi: nullcontext(object()))
+    with pytest.raises(AttributeError, match="pages"):
+        tiff.is_of_scanner(tmp_path / "a.tif")
+    with pytest.raises(AttributeError, match="pages"):
+        tiff.require_first_page(tmp_path / "a.tif", is_ndpi=False)
+
+
+def test_damage_that_tifffile_meets_is_not_taken_for_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + b"\xff" * 40)
+    assert not tiff.is_of_scanner(tmp_path / "a.tif")
+    tiff.require_first_page(tmp_path / "a.tif", is_ndpi=False)
