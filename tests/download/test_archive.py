@@ -98,7 +98,8 @@ HOSTILE = {
     "hard link": ("tar", tar(GOOD, link("spatial/out", "../../secret", tarfile.LNKTYPE))),
     "device": ("tar", tar(GOOD, link("spatial/null", "", tarfile.CHRTYPE))),
     "zip, parent folder": ("zip", zipped({**GOOD, "../../evil": b"x"})),
-    "zip, windows path": ("zip", zipped({**GOOD, "C:\\evil": b"x"})),
+    "zip, path of a drive": ("zip", zipped({**GOOD, "C:evil": b"x"})),
+    "zip, backslash": ("zip", zipped({**GOOD, "..\\evil": b"x"})),
 }
 
 
