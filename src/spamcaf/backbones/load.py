@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spamcaf.backbones.weights import snapshots
 from spamcaf.errors import InputError, first_line, is_fault_of_ours
-from spamcaf.histology.backbone import TILE_PX
+from spamcaf.histology.tiles import TILE_PX
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-TILE_PX = 224
-"""Width of the backbone's input in pixels."""
-
 
 @dataclass(frozen=True)
 class BackboneIdentity:

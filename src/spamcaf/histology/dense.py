@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.histology.backbone import TILE_PX, Backbone, FeatureMap
+from spamcaf.histology.backbone import Backbone, FeatureMap
 from spamcaf.histology.embedding import Embedder, EmbeddingJob
 from spamcaf.histology.features import Features
-from spamcaf.histology.tiles import N_TILES, TILES_ACROSS, prefetch_tiles
+from spamcaf.histology.tiles import N_TILES, TILE_PX, TILES_ACROSS, prefetch_tiles
 
 OVERLAP = 2
 """Tiles over every point along either axis. Features at a tile's border see little around them: with the packaged

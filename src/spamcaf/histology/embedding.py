@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spamcaf.errors import InputError, first_line
-from spamcaf.histology.backbone import TILE_PX, Backbone
+from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.features import FeatureKey, Features
 from spamcaf.histology.slide import Slide
-from spamcaf.histology.tiles import N_TILES, Stain, WindowGeometry, distinct, prefetch_tiles, reading_order
+from spamcaf.histology.tiles import N_TILES, TILE_PX, Stain, WindowGeometry, distinct, prefetch_tiles, reading_order
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from spamcaf.histology.backbone import TILE_PX
 from spamcaf.histology.slide import Slide
 from spamcaf.parameters import TileSettings
 
+TILE_PX = 224
+"""Width of the backbone's input in pixels."""
 TILES_ACROSS = 3
 N_TILES = TILES_ACROSS**2
 CENTRE = N_TILES // 2
@@ -88,6 +88,8 @@ class TileBatch:
 
 def read_tile(slide: Slide, x0: int, y0: int, width: int) -> tuple[NDArray[np.uint8], int]:
     """Return the square from pixel (x0, y0) on as (224, 224, 3) uint8, and how many pixels of the slide are padding."""
+    import torch
+
     square, n_padded = slide.read(x0, y0, width, width)
     if width == TILE_PX:
         return square, n_padded

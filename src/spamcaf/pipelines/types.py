@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
     from spamcaf.datasets.other_sections import OtherSections
     from spamcaf.download.fetch import RemoteFiles
+    from spamcaf.histology.backbone import Backbone
+    from spamcaf.model.training import Checkpoints
     from spamcaf.peers.models import TrainedModel
     from spamcaf.simulation.section import SimulatedTissue
 else:
-    AnnData = DataFrame = Figure = OtherSections = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any
+    AnnData = Backbone = Checkpoints = DataFrame = Figure = Any
+    OtherSections = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any
 
 __all__ = [
     "AnnData",
+    "Backbone",
+    "Checkpoints",
     "DataFrame",
     "Figure",
     "OtherSections",

@@ -9,20 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.compute import choose_precision, computing
-from spamcaf.histology.backbone import TILE_PX, Backbone
-from spamcaf.histology.dense import VIEW as DENSE_VIEW
-from spamcaf.histology.dense import DenseEmbeddingJob
-from spamcaf.histology.embedding import EmbeddingJob
 from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 from spamcaf.histology.macenko import Macenko
 from spamcaf.histology.slide import Slide
-from spamcaf.histology.tiles import WindowGeometry
+from spamcaf.histology.tiles import TILE_PX, WindowGeometry
 from spamcaf.histology.tissue import Tissue
-from spamcaf.histology.workers import Workers, embed_sites
 from spamcaf.names import SPATIAL, Model
 from spamcaf.parameters import ComputeSettings, TileSettings
 from spamcaf.pipelines.joins import mpp_of
-from spamcaf.pipelines.types import AnnData, DataFrame
+from spamcaf.pipelines.types import AnnData, Backbone, DataFrame
 from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
 
 if TYPE_CHECKING:
@@ -83,6 +78,10 @@ def _embed(
     mpp: float,
     model: str,
 ) -> Iterator[Features]:
+    from spamcaf.histology.dense import DenseEmbeddingJob
+    from spamcaf.histology.embedding import EmbeddingJob
+    from spamcaf.histology.workers import Workers, embed_sites
+
     with computing(compute) as machine:
         dtype = choose_precision(compute, machine.device)
         geometry = WindowGeometry.of(tiles, mpp)
@@ -110,6 +109,8 @@ def _view(
     geometry: WindowGeometry, dtype: torch.dtype, tiles: TileSettings, *, with_whole: bool, is_compiled: bool
 ) -> dict[str, object]:
     """Return all that decides what features look like, but for slide and backbone."""
+    from spamcaf.histology.dense import VIEW as DENSE_VIEW
+
     view = {**geometry.view(), "precision": str(dtype).removeprefix("torch."), "stain": tiles.stain}
     if with_whole:
         view["whole"] = f"window in {TILE_PX} px"

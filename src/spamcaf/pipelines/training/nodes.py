@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
-from spamcaf.model.training import Checkpoints
 from spamcaf.names import GENE_IDS, SECTION_METADATA, Model, Part, SectionField
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.pipelines.joins import fold_others, measured_other_sections, measured_spots, pitch_um_of
-from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, TrainedModel
+from spamcaf.pipelines.types import AnnData, Checkpoints, DataFrame, Figure, OtherSections, TrainedModel
 from spamcaf.provenance import configuration_hash, names_hash, provenance_record
 from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
 
