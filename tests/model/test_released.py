@@ -1,4 +1,4 @@
-"""A fit of the replica that is cut off ends with the weights and the log that it would have had."""
+"""The replica of the released network: its parts, schedule, fit, resuming, model and prediction."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_every_epoch_sees_the_same_chunks_in_file_order(
             seen.append(target.numpy().copy())
             return super().forward(target, whole)
 
-    monkeypatch.setattr(released, "ReleasedNetwork", Watched)
+    monkeypatch.setattr(released_module, "ReleasedNetwork", Watched)
     fit_released(target_section, ReleasedSettings(epochs=2, chunk=20), cpu, seed=0)
     target = target_section.measured.sites.target
     assert len(target) == 61
