@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
-from spamcaf.histology.macenko import COMMON, Macenko
+from spamcaf.histology.macenko import COMMON, COMMON_MAXIMA, Macenko
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.histology.tissue import Tissue
 
@@ -39,6 +39,15 @@ def test_each_stain_takes_its_common_colour() -> None:
         density = -np.log((normalise(pure)[0, 0] + 1.0) / 256)
         cosine = density @ common / np.linalg.norm(density) / np.linalg.norm(common)
         assert cosine > 0.995
+
+
+@pytest.mark.parametrize(("stains", "strength"), [(PINK, 1.0), (BLUE, 0.7)])
+def test_the_99th_percentile_of_each_stain_takes_its_common_value(stains: np.ndarray, strength: float) -> None:
+    image = tissue_in(stains, strength)
+    density = -np.log((Macenko.of_pixels(image.reshape(-1, 3))(image).reshape(-1, 3) + 1.0) / 256)
+    is_stained = (-np.log((image.reshape(-1, 3) + 1.0) / 256) >= 0.15).all(axis=1)
+    concentrations = (density @ np.linalg.pinv(COMMON))[is_stained]
+    np.testing.assert_allclose(np.percentile(concentrations, 99, axis=0), COMMON_MAXIMA, rtol=0.02)
 
 
 def test_white_stays_white() -> None:

@@ -1,7 +1,4 @@
-"""A backbone's network by name.
-
-Its entry, its architecture, and a file of weights, strictly loaded and never unpickled.
-"""
+"""The network of a backbone by name: its entry, its architecture, and its weights, strictly loaded, never unpickled."""
 
 from __future__ import annotations
 
@@ -9,19 +6,20 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from pickle import UnpicklingError
+from typing import Any, Literal
+from zipfile import is_zipfile
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from spamcaf.backbones.weights import snapshots
 from spamcaf.errors import InputError, first_line, is_fault_of_ours
+from spamcaf.histology.backbone import ClassAndMean
 from spamcaf.histology.tiles import TILE_PX
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from timm.models import PretrainedCfg
-    from torch import Tensor, nn
 
 
 class BackboneSpec(BaseModel):
@@ -52,15 +50,16 @@ class BackboneSpec(BaseModel):
     )
 
 
-TIMM = "timm/"
-
-
 def find_entry(name: str, backbones: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the entry that `name` stands for; raise InputError when there is none."""
+    """Return the fields of `BackboneSpec` for a name, not validated yet; raise InputError when it is unknown.
+
+    It is the name of one of `backbones`, of a pretrained timm model (with or without `timm/`), or a folder with timm's
+    config.json.
+    """
     if name in backbones:
         return dict(backbones[name])
     folder = Path(os.path.expanduser(name))
-    entry = _of_folder(folder) or _of_timm(name.removeprefix(TIMM))
+    entry = _of_folder(folder) or _of_timm(name.removeprefix("timm/"))
     if entry is None and folder.is_absolute():
         raise InputError(
             f"no config.json in {folder}{'' if os.path.isdir(folder) else ', which is not there'}.",
@@ -78,34 +77,20 @@ def find_entry(name: str, backbones: dict[str, dict[str, Any]]) -> dict[str, Any
 
 
 def _of_timm(name: str) -> dict[str, Any] | None:
-    from timm.models import get_pretrained_cfg
+    import timm
 
     try:
-        cfg = get_pretrained_cfg(name, allow_unregistered=False)
+        cfg = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError:
         return None
     if cfg is None or not cfg.hf_hub_id:
         return None
-    return {
-        "source": f"hf-hub:{cfg.hf_hub_id}",
-        "architecture": name,
-        "naming": "timm_pretrained",
-        "licence": cfg.license or "unknown",
-        **_facts(name, cfg),
-    }
-
-
-def _facts(name: str, cfg: PretrainedCfg) -> dict[str, Any]:
-    """Return what the architecture and its configuration say: arguments, normalisation and width."""
-    import timm
-    import torch
-
     # only networks that fix their input know the argument; the others take any size
     init: dict[str, Any] = {"img_size": TILE_PX} if cfg.fixed_input_size else {}
     try:
-        with torch.device("meta"), torch.inference_mode():
-            network = timm.create_model(name, pretrained=False, num_classes=0, **init).eval()
-            width = network(torch.empty(1, 3, TILE_PX, TILE_PX)).shape[-1]
+        with torch.device("meta"):
+            network = timm.create_model(name, pretrained=False, num_classes=0, **init)
+        width = _output_shape(network)[-1]
     except (TypeError, AssertionError, RuntimeError) as error:
         if is_fault_of_ours(error):
             raise
@@ -114,7 +99,22 @@ def _facts(name: str, cfg: PretrainedCfg) -> dict[str, Any]:
             f"a backbone for {TILE_PX} px.",
             "Choose another (--params backbone=<name>).",
         ) from error
-    return {"init": init, "mean": cfg.mean, "std": cfg.std, "width": width}
+    return {
+        "source": f"hf-hub:{cfg.hf_hub_id}",
+        "architecture": name,
+        "naming": "timm_pretrained",
+        "licence": cfg.license or "unknown",
+        "init": init,
+        "mean": cfg.mean,
+        "std": cfg.std,
+        "width": width,
+    }
+
+
+def _output_shape(network: nn.Module) -> tuple[int, ...]:
+    """Return the shape of the features of one 224 px tile; `network` is on torch's meta device, without memory."""
+    with torch.device("meta"), torch.inference_mode():
+        return tuple(network.eval()(torch.empty(1, 3, TILE_PX, TILE_PX)).shape)
 
 
 def _of_folder(folder: Path) -> dict[str, Any] | None:
@@ -156,16 +156,27 @@ MISFITS = (RuntimeError, ValueError, OSError, KeyError, AttributeError, TypeErro
 
 
 def build(spec: BackboneSpec, path: Path) -> nn.Module:
-    """Return the frozen network of `spec` with the weights at `path`; raise InputError when they do not fit.
+    """Build the network of an entry and load its weights.
 
-    It maps (tile, 3, 224, 224) to (tile, `spec.width`), float32.
+    Parameters
+    ----------
+    spec
+        The entry.
+    path
+        File of weights, safetensors or torch's format; of the latter tensors alone are read.
+
+    Returns
+    -------
+    nn.Module
+        Frozen, in evaluation mode: (tile, 3, 224, 224) to (tile, `spec.width`), float32.
+
+    Raises
+    ------
+    InputError
+        When the weights do not fit the architecture, or the file is damaged or holds more than tensors.
     """
-    from pickle import UnpicklingError
-
-    from safetensors import SafetensorError
-
     try:
-        tensors = read_tensors(path)
+        tensors = _read_tensors(path)
         require_width(spec)
         network = _filled(spec, tensors)
     except InputError:
@@ -173,7 +184,11 @@ def build(spec: BackboneSpec, path: Path) -> nn.Module:
     except MISFITS as error:
         if is_fault_of_ours(error):
             raise
-        raise _misfit(spec, path, error) from error
+        raise InputError(
+            f"{path} does not fit {spec.architecture}: {first_line(error)}",
+            "the weights of exactly this architecture.",
+            "Check source, architecture and init of the entry in globals.yml.",
+        ) from error
     except (UnpicklingError, SafetensorError) as error:
         raise InputError(
             f"{path} is damaged, or holds more than tensors: {first_line(error)}",
@@ -181,19 +196,13 @@ def build(spec: BackboneSpec, path: Path) -> nn.Module:
             "Fetch the file again, or convert it to safetensors where you trust it.",
         ) from error
     # a file may hold half precision; forward passes choose theirs by themselves
-    return pooled(spec, network).float().eval().requires_grad_(False)
+    return _pooled(spec, network).float().eval().requires_grad_(False)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, mapped rather than read where its format allows."""
-    from zipfile import is_zipfile
-
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name, mapped rather than read where its format allows."""
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
         return load_file(path)
-    import torch
-
     # weights_only: a pickle that holds anything but tensors is refused, there is no fallback
     tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
@@ -205,85 +214,62 @@ def create(spec: BackboneSpec, **more: Any) -> nn.Module:  # noqa: ANN401  timm'
     """Return timm's network of `spec`, on torch's current device, with weights of no meaning."""
     import timm
 
+    layers = {"SwiGLUPacked": timm.layers.SwiGLUPacked, "SiLU": torch.nn.SiLU}
+    init = dict(spec.init)
+    for name, value in init.items():
+        if str(name).endswith("_layer"):  # YAML gives the name of a layer's class
+            if value not in layers:
+                raise ValueError(f"layer {value} is none of {', '.join(layers)}")
+            init[name] = layers[value]
     # an order of tensors is that of the whole file, its classifier included
     classes = {} if spec.naming in {"in_order", "timm_pretrained"} else {"num_classes": 0}
-    network: nn.Module = timm.create_model(
-        spec.architecture, **{"pretrained": False, **classes, **arguments(spec), **more}
-    )
+    network: nn.Module = timm.create_model(spec.architecture, **{"pretrained": False, **classes, **init, **more})
     return network
 
 
-def arguments(spec: BackboneSpec) -> dict[str, Any]:
-    """Return the architecture's arguments, with the layers that YAML names in place of their names."""
-    import timm
-    import torch
-
-    layers = {"SwiGLUPacked": timm.layers.SwiGLUPacked, "SiLU": torch.nn.SiLU}
-    is_layer = {name: str(name).endswith("_layer") for name in spec.init}
-    unknown = [value for name, value in spec.init.items() if is_layer[name] and value not in layers]
-    if unknown:
-        raise ValueError(f"layer {unknown[0]} is none of {', '.join(layers)}")
-    return {name: layers[value] if is_layer[name] else value for name, value in spec.init.items()}
-
-
-def pooled(spec: BackboneSpec, network: nn.Module) -> nn.Module:
-    """Return the network that gives one vector per tile: without classifier, and pooled as `spec` says."""
+def _pooled(spec: BackboneSpec, network: nn.Module) -> nn.Module:
+    """Return the network that gives one vector per tile: without classifier, and pooled as `spec` asks."""
     if spec.naming in {"in_order", "timm_pretrained"}:
         network.reset_classifier(0)  # type: ignore[operator]
-    if spec.pooling == "head":
-        return network
-    from spamcaf.histology.backbone import ClassAndMean
-
-    return ClassAndMean(network)
+    return network if spec.pooling == "head" else ClassAndMean(network)
 
 
 def require_width(spec: BackboneSpec) -> None:
     """Raise InputError unless the network gives `spec.width` features of a 224 px tile: tried without memory."""
-    import torch
-
-    with torch.device("meta"), torch.inference_mode():
-        network = pooled(spec, create(spec)).eval()
-        try:
-            features = network(torch.empty(1, 3, TILE_PX, TILE_PX))
-        except AssertionError as error:
-            raise InputError(
-                f"{spec.architecture} does not take tiles of {TILE_PX} px: {error}.",
-                f"a backbone for {TILE_PX} px.",
-                f"Set img_size: {TILE_PX} in the init of its entry where the architecture has it, or take another.",
-            ) from error
-    if tuple(features.shape) != (1, spec.width):
-        found = f"{spec.architecture} gives {features.shape[-1]} features."
+    with torch.device("meta"):
+        network = _pooled(spec, create(spec))
+    try:
+        shape = _output_shape(network)
+    except AssertionError as error:
+        raise InputError(
+            f"{spec.architecture} does not take tiles of {TILE_PX} px: {error}.",
+            f"a backbone for {TILE_PX} px.",
+            f"Set img_size: {TILE_PX} in the init of its entry where the architecture has it, or take another.",
+        ) from error
+    if shape != (1, spec.width):
+        found = f"{spec.architecture} gives {shape[-1]} features."
         raise InputError(found, f"{spec.width}.", "Correct width in globals.yml.")
 
 
 def _filled(spec: BackboneSpec, tensors: dict[str, Tensor]) -> nn.Module:
-    import torch
-
     if spec.naming == "timm_pretrained":
         # timm's own way, strict too: it brings older names and other input sizes into today's form
         return create(spec, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors})
-    with torch.device("meta"):
-        network = create(spec)
-    network.load_state_dict(_renamed(spec, network, tensors), strict=True, assign=True)
-    if not _has_holes(network):
-        return network
-    # tables that a network computes when it is built are in no file
-    network = create(spec)
-    network.load_state_dict(_renamed(spec, network, tensors), strict=True, assign=True)
+    renamed = from_dinov2(tensors) if spec.naming == "dinov2" else tensors
+    # on the meta device, without memory, first; tables that a network computes when it is built are in no file, and
+    # would stay empty there: such a network is built again
+    for device in ("meta", "cpu"):
+        with torch.device(device):
+            network = create(spec)
+        if spec.naming == "in_order":
+            renamed = dict(zip(network.state_dict(), tensors.values(), strict=True))
+        network.load_state_dict(renamed, strict=True, assign=True)
+        if not any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+            break
     return network
 
 
-def _has_holes(network: nn.Module) -> bool:
-    return any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers()))
-
-
-def _renamed(spec: BackboneSpec, network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    if spec.naming == "in_order":
-        return dict(zip(network.state_dict(), tensors.values(), strict=True))
-    return from_dinov2(tensors) if spec.naming == "dinov2" else tensors
-
-
-DINOV2_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+DINOV2_NAMES: tuple[tuple[str, str], ...] = (
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
@@ -296,12 +282,10 @@ DINOV2_NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 
 def from_dinov2(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a Dinov2Model's tensors under timm's names; what is left unnamed stays, for the strict load to refuse.
+    """Return a Dinov2Model's tensors under timm's names; other names stay, for the strict load to refuse.
 
     The mask token, used in training alone, is dropped. Raise KeyError when a block lacks its query, key or value.
     """
-    import torch
-
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name == "embeddings.mask_token" or re.search(r"\.attention\.attention\.(key|value)\.", name):
@@ -313,11 +297,3 @@ def from_dinov2(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             name = re.sub(pattern, replacement, name)  # noqa: PLW2901
         renamed[name] = tensor
     return renamed
-
-
-def _misfit(spec: BackboneSpec, path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{path} does not fit {spec.architecture}: {first_line(error)}",
-        "the weights of exactly this architecture.",
-        "Check source, architecture and init of the entry in globals.yml.",
-    )

@@ -22,7 +22,7 @@ from spamcaf.histology.tiles import N_TILES, TILE_PX, Stain, WindowGeometry, dis
 logger = logging.getLogger(__name__)
 
 CPU_TILES = 2 * N_TILES
-"""Most tiles of a forward pass on a CPU. A layer's output above 32 MB is fresh memory from the system every time: with
+"""Most tiles of a forward pass on a CPU. A layer's output above 32 MB is newly allocated by the system every time: with
 63 tiles EfficientNet-lite0 ran at 55 tiles/s, with 18 at 127 (2 cores, bf16)."""
 
 

@@ -117,7 +117,7 @@ def require_on_tissue(
     """
     fit = _Fit(tissue, xy_px, lattice, off_px)
     if int((~tissue.holds(fit.points_px)).sum()) < MIN_OFF_TISSUE and fit.share >= SAFE_SHARE:
-        logger.warning("%s shows no glass near the spots: whether it is their image cannot be told", image)
+        logger.warning("%s shows no glass near the spots: whether it is their image cannot be checked", image)
         return fit.share
     better = [found for found in (_other_orientation(fit, image), _other_scale(fit, image)) if found is not None]
     problem = max(better, key=lambda found: found[0])[1] if better else _other_section(fit, image)

@@ -137,7 +137,7 @@ def prefetch_tiles(
 ) -> Iterator[TileBatch]:
     """Yield the tiles of each batch of boxes, in order, read by `threads` threads while the caller computes.
 
-    With no threads a batch is read when it is asked for. What waits is bounded in number and in bytes.
+    With no threads a batch is read when it is needed. What waits is bounded in number and in bytes.
     """
     if threads == 0:
         yield from (read_tiles(slide, boxes, stain) for boxes in batches)

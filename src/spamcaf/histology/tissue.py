@@ -213,7 +213,7 @@ def _glass_colour(lab: NDArray[np.float32], texture: NDArray[np.float32]) -> NDA
     _, first, which, count = np.unique(code, return_index=True, return_inverse=True, return_counts=True)
     common = np.flatnonzero(count >= min(GLASS_BIN_SHARE * len(smooth), count.max()))
     lightness = smooth[first[common], 0]
-    # colours as light as the lightest are told apart by how common they are: noise spreads glass over several bins
+    # colours as light as the lightest are chosen among by how common they are: noise spreads glass over several bins
     among = common[lightness > lightness.max() - 2 * GLASS_BIN]
     chosen = among[count[among].argmax()]
     glass: NDArray[np.float32] = np.median(smooth[which.ravel() == chosen], axis=0)
