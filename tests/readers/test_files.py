@@ -16,7 +16,7 @@ from kedro.io import DatasetError
 
 from spamcaf.datasets.stored import AnnDataDataset
 from spamcaf.errors import InputError
-from spamcaf.readers.files import image_beside, image_stem, reading
+from spamcaf.readers.files import image_beside, image_stem, reading, refuse_foreign_content
 
 DERIVED = [
     "tissue_hires_image.png",
@@ -185,3 +185,10 @@ def test_foreign_content_is_refused(
 
 def test_a_plain_file_is_read(stored: AnnDataDataset) -> None:
     assert stored.load().shape == (3, 2)
+
+
+def test_a_group_that_holds_itself_is_no_foreign_content(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "loop.h5", "w") as file:
+        group = file.create_group("a")
+        group["again"] = group
+    refuse_foreign_content(tmp_path / "loop.h5")

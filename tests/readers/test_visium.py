@@ -347,6 +347,7 @@ DEFECTS: dict[str, tuple[Edit, str]] = {
     "gene that is not there": (lambda o: change(o, "indices", 4, 1_000_000), "cannot be read .indices must be < 6"),
     "negative index": (lambda o: change(o, "indices", 0, -7), "cannot be read .indices must be >= 0"),
     "columns end nowhere": (lambda o: change(o, "indptr", -1, 10**6), "cannot be read .its last spot does not end at"),
+    "values after the last column": (lambda o: change(o, "indptr", -1, 3), "its last spot does not end"),
     "columns run backwards": (lambda o: change(o, "indptr", 2, 0), "cannot be read .indptr must be a non-decreasing"),
     "shape of another matrix": (
         lambda o: change(o, "shape", 1, SPOTS + 5), "cannot be read .index pointer size 25 should be 30",

@@ -76,7 +76,6 @@ class Table:
 
     source: str
     obs: pd.DataFrame
-    var: pd.DataFrame
     obsm: Mapping[str, Any]
     uns: Mapping[str, Any]
     matrices: tuple[Matrix, ...]
@@ -216,7 +215,7 @@ def table_of(data: AnnData, source: str) -> Table:
         matrices.append(Matrix("X", lambda: data.X, data.var))
     if data.raw is not None:
         matrices.append(Matrix("raw.X", lambda: data.raw.X, data.raw.var))
-    return Table(source, data.obs, data.var, data.obsm, data.uns, tuple(matrices))
+    return Table(source, data.obs, data.obsm, data.uns, tuple(matrices))
 
 
 def refuse_prediction(uns: Mapping[str, Any], source: str) -> None:

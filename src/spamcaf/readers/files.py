@@ -178,10 +178,9 @@ def require_once(names: pd.Index, what: str, source: object, next_step: str = "F
 
 
 def as_texts(values: pd.Index | pd.Series) -> pd.Series:
-    """Return the values as text in the same order, "" where one is missing.
+    """Return the values as text in the same order, "" where one is missing: 1 and 1.0 become "1", b"A" becomes "A".
 
-    Numbers, categories and bytes are names, too: 1 and 1.0 become "1", b"A" becomes "A"; text stays as it is, so that
-    "0001" and "NA" are names of their own.
+    Text stays as it is: "0001" and "NA" are names of their own.
     """
     return pd.Series([_as_text(value) for value in values.to_numpy(object)], dtype=object)
 
@@ -300,10 +299,7 @@ def begins_with(name: str, section: str) -> bool:
 
 
 def owner(image: Path, names: Collection[str], others: Iterable[str]) -> str | None:
-    """Return which of `names` an image is called by; None where none, or where the name of another section fits better.
-
-    `A_1_image.tif` is not of section A where a section A_1 is.
-    """
+    """Return which of `names` an image is called by; None where none, or where one of `others` that fits is longer."""
     fitting = [name for name in (*names, *others) if name and begins_with(image.name, name)]
     longest = max(fitting, key=len, default=None)
     return longest if longest in names else None
@@ -316,18 +312,14 @@ def called(own: Collection[Path], names: Sequence[str], free: Collection[Path] =
     its `image`; then any that ends in one of the first two, and last, what is left of `own` and a `free` one that ends
     in `image`. `own` are called by one of `names`, the most trusted first; `free` by none.
     """
-    after = {(p, name): _after(image_stem(p), name) for p in own for name in names}
+    stems = {p: image_stem(p) for p in own}
+    after = {(p, n): stems[p][len(n) + 1 :].lower() for p in own for n in names if begins_with(stems[p], n)}
     by_name = (("",), FULL_WORDS, PLAIN_WORDS)
-    rules = [[p for p in own if after[p, name] in words] for words in by_name for name in names]
+    rules = [[p for p in own if after.get((p, name)) in words] for words in by_name for name in names]
     every = sorted((*own, *free))
     rules.append([p for p in every if image_stem(p).lower().endswith(FULL_WORDS)])
     rules.append([p for p in every if p in own or image_stem(p).lower().endswith("image")])
     return next((found for found in rules if found), [])
-
-
-def _after(stem: str, name: str) -> str | None:
-    """Return what follows a section's name in an image's, in lower case; None where it does not begin so."""
-    return stem[len(name) + 1 :].lower() if begins_with(stem, name) else None
 
 
 def only_image(found: Sequence[Path], what: str) -> Path:
@@ -345,10 +337,7 @@ def only_image(found: Sequence[Path], what: str) -> Path:
 
 
 def passed_over(images: Collection[Path], section: str) -> str:
-    """Return why none of `images` is the full-resolution one of `section`, as an end of a sentence; "" without images.
-
-    They are those that `called` was given, and those whose name alone excludes them.
-    """
+    """Return why none of `images` is the full-resolution one of `section`, to end a sentence; "" without images."""
     derived = named(p for p in images if is_derived(p))
     others = named(p for p in images if not is_derived(p))
     made = f"; by name Space Ranger or CytAssist made {derived}, which are never of full resolution"

@@ -102,7 +102,7 @@ def read_h5ad_table(path: Path) -> Table:
             for name, key, genes in where
             if genes is not None and key in file
         ]
-        return Table(path.name, obs, var, obsm, _read_uns(file), tuple(matrices))
+        return Table(path.name, obs, obsm, _read_uns(file), tuple(matrices))
 
 
 def _read(group: h5py.Group, key: str) -> Any:  # noqa: ANN401  an element of any kind

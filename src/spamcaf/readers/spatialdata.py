@@ -81,16 +81,17 @@ class SpatialDataReader:
             return open_slide(self.query.image)
         data = _read_store(self.path)
         with reading(self.path, EXPECTED):
-            _, table = _choose_table(data, self.query)
-            parts.refuse_prediction(table.uns, self.path.name)
-            region, _ = _choose_region(data, table, self.query)
+            _, _, region, _ = self._choose(data)
             return _slide_of(data, _choose_image(data, region, self.query.section), self.path)
+
+    def _choose(self, data: SpatialData) -> tuple[str, AnnData, str, NDArray[np.bool_]]:
+        name, table = _choose_table(data, self.query)
+        parts.refuse_prediction(table.uns, self.path.name)
+        return name, table, *_choose_region(data, table, self.query)
 
     def _section(self, data: SpatialData) -> AnnData:
         source, name = self.path.name, self.query.section
-        table_name, table = _choose_table(data, self.query)
-        parts.refuse_prediction(table.uns, source)
-        region, rows = _choose_region(data, table, self.query)
+        table_name, table, region, rows = self._choose(data)
         shapes, matrix = data.shapes[region], self._matrix(data, region)
         place = _join(table.obs[rows][table.uns[ATTRIBUTES][INSTANCE_KEY]], shapes, source)
         kept = np.flatnonzero(rows)[place >= 0]

@@ -132,7 +132,14 @@ def read_spots(folder: Path, name: str) -> AnnData:
     matrix = read_matrix(path)
     placed = matrix.obs_names.isin(positions.index)
     if not placed.any():
-        raise _no_overlap(matrix.obs_names, positions.index, folder)
+        bare = [names.str.removesuffix(GEM_SUFFIX) for names in (matrix.obs_names, positions.index)]
+        agree = "They agree without it: add it." if bare[0].isin(bare[1]).any() else "If not, they are of two sections."
+        raise InputError(
+            f"no barcode in common in {folder}: {matrix.obs_names[0]} in the matrix, {positions.index[0]} in the "
+            "position file.",
+            "the same barcodes.",
+            f"Does one of the files lack the '{GEM_SUFFIX}' at the end of its barcodes? {agree}",
+        )
     where = positions.loc[matrix.obs_names[placed]].rename_axis(None)
     facts = {
         SectionField.NAME.value: name,
@@ -167,14 +174,3 @@ def _off_tissue(positions: pd.DataFrame, in_matrix: pd.Index) -> NDArray[np.floa
         is_off &= binary_dilation(array, iterations=NEAR_STEPS)[row, column]
     off = positions[is_off & ~positions.index.isin(in_matrix)]
     return off[[Position.PXL_COL, Position.PXL_ROW]].to_numpy(np.float64)
-
-
-def _no_overlap(in_matrix: pd.Index, in_positions: pd.Index, folder: Path) -> InputError:
-    bare = [names.str.removesuffix(GEM_SUFFIX) for names in (in_matrix, in_positions)]
-    agree = "They agree without it: add it." if bare[0].isin(bare[1]).any() else "If not, they are of two sections."
-    example = in_positions[0] if len(in_positions) else "none"
-    return InputError(
-        f"no barcode in common in {folder}: {in_matrix[0]} in the matrix, {example} in the position file.",
-        "the same barcodes.",
-        f"Does one of the files lack the '{GEM_SUFFIX}' at the end of its barcodes? {agree}",
-    )
