@@ -1,4 +1,4 @@
-"""Loading a backbone by name: from a package, the Hugging Face hub or a local folder."""
+"""Dataset of a backbone by name: from a package, the Hugging Face hub or a local folder."""
 
 from __future__ import annotations
 
@@ -47,15 +47,9 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
                 "Fetch the file again, or change the entry in globals.yml if you trust this one.",
             )
         network = build(spec, path)
+        configuration, revision = configuration_hash(spec), hub_revision(path)
         identity = BackboneIdentity(
-            self._name,
-            source,
-            sha256,
-            configuration_hash(spec),
-            spec.width,
-            spec.licence,
-            hub_revision(path),
-            spec.mpp,
+            self._name, source, sha256, configuration, spec.width, spec.licence, revision, spec.mpp
         )
         return Backbone(network, spec.mean, spec.std, identity)
 
@@ -63,7 +57,7 @@ class BackboneDataset(AbstractDataset[Backbone, Backbone]):
         raise DatasetError("Backbones are read-only.")
 
     def probe(self, timeout_s: float) -> Weights:
-        """Tell where the weights are, loading and downloading nothing; raise the InputError that a load would raise.
+        """Return where the weights are, loading and downloading nothing; raise the InputError that a load would raise.
 
         Content is not read: damaged weights are found when they are loaded.
         """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_SCALE_DIFFERENCE = 0.1
-"""Share by which pixels may differ in size from those that a backbone was trained on, without a word."""
+"""Share by which pixels may differ in size from those that a backbone was trained on, without a warning."""
 
 
 def embed_spots(
@@ -40,9 +40,9 @@ def embed_spots(
     compute: ComputeSettings,
     model: str,
 ) -> Iterator[Features]:
-    """Yield blocks of the spots' features, as far as they are not stored yet.
+    """Yield those blocks of the spots' features that are not stored yet.
 
-    `model` is the one to be fitted: only `released` looks at the whole window shrunk to one tile.
+    `model` is the one to be fitted: only `released` needs the whole window shrunk to one tile.
     """
     ids, xy_px = section.obs_names.tolist(), np.asarray(section.obsm[SPATIAL], np.float64)
     yield from _embed("spots", ids, xy_px, slide, tissue, backbone, stored, tiles, compute, mpp_of(section), model)
@@ -59,7 +59,7 @@ def embed_grid(
     compute: ComputeSettings,
     model: str,
 ) -> Iterator[Features]:
-    """Yield blocks of the features between the spots; the sites that are spots have theirs already."""
+    """Yield those blocks of the features of sites between the spots that are not stored yet, as `embed_spots`."""
     between = grid[grid[SUB_INDEX] > 0]
     ids, xy_px = between[SITE_ID].tolist(), between[[X_PX, Y_PX]].to_numpy(np.float64)
     yield from _embed("sites", ids, xy_px, slide, tissue, backbone, stored, tiles, compute, mpp_of(section), model)
@@ -87,20 +87,14 @@ def _embed(
         geometry = WindowGeometry.of(tiles, mpp)
         with_whole = model == Model.RELEASED
         stain = Macenko.of_slide(slide, tissue) if tiles.stain == "macenko" else None
-        seen = slide.fingerprint if stain is None else f"{slide.fingerprint}, stains {stain.fingerprint}"
+        pixels = slide.fingerprint if stain is None else f"{slide.fingerprint}, stains {stain.fingerprint}"
         view = _view(geometry, dtype, tiles, with_whole=with_whole, is_compiled=compute.compile)
-        key = FeatureKey.of(seen, backbone.identity, view, geometry.window_px, ids, xy_px)
+        key = FeatureKey.of(pixels, backbone.identity, view, geometry.window_px, ids, xy_px)
         done = {block.start for block in stored if block.key == key}
         _warn_of_scale(backbone, tiles)
         workers = Workers.of(machine.device, dtype, tiles.batch, is_compiled=compute.compile)
-        logger.info(
-            "%d %s through %s%s; %d blocks are stored",
-            len(ids),
-            what,
-            backbone.identity.name,
-            ", by its maps" if tiles.dense else "",
-            len(done),
-        )
+        mode = ", dense mode" if tiles.dense else ""
+        logger.info("%d %s through %s%s; %d blocks are stored", len(ids), what, backbone.identity.name, mode, len(done))
         job = (DenseEmbeddingJob if tiles.dense else EmbeddingJob)(slide, geometry, ids, xy_px, key, with_whole, stain)
         yield from embed_sites(job, backbone, workers, done)
 
@@ -108,7 +102,7 @@ def _embed(
 def _view(
     geometry: WindowGeometry, dtype: torch.dtype, tiles: TileSettings, *, with_whole: bool, is_compiled: bool
 ) -> dict[str, object]:
-    """Return all that decides what features look like, but for slide and backbone."""
+    """Return all that features depend on, but for slide, backbone and sites."""
     from spamcaf.histology.dense import VIEW as DENSE_VIEW
 
     view = {**geometry.view(), "precision": str(dtype).removeprefix("torch."), "stain": tiles.stain}
@@ -124,10 +118,5 @@ def _view(
 def _warn_of_scale(backbone: Backbone, tiles: TileSettings) -> None:
     trained, mpp = backbone.identity.mpp, tiles.tile_um / TILE_PX
     if trained and tiles.unit == "um" and abs(mpp / trained - 1) > MAX_SCALE_DIFFERENCE:
-        logger.warning(
-            "%s was trained at %g um/px and sees %g: tiles.tile_um=%g would match",
-            backbone.identity.name,
-            trained,
-            mpp,
-            trained * TILE_PX,
-        )
+        message = "%s was trained at %g um/px and gets %g: tiles.tile_um=%g would match"
+        logger.warning(message, backbone.identity.name, trained, mpp, trained * TILE_PX)
