@@ -163,7 +163,7 @@ def _all(scores) -> str:
 def test_losses_are_named_with_figures(scores) -> None:
     text = _all(scores)
     assert "Another model beats spamcaf at hidden spots in 3 of the scores" in text
-    assert "MSE (Inverse distance, 8 neighbours, 0.450 against 0.500)" in text
+    assert "Inverse distance, 8 neighbours: MSE 0.450 against 0.500; MAE 0.450 against 0.500" in text
     assert "Another model beats spamcaf between the spots in 8 of the scores" in text
 
 

@@ -142,7 +142,7 @@ def plot_gene_maps(
     if super_resolved is not None:
         sections["super-resolved"] = super_resolved
     _check(sections, genes)
-    figure = Figure(figsize=(_PANEL_INCHES * len(sections) + 1.6, _PANEL_INCHES * len(genes)), layout="constrained")
+    figure = Figure(figsize=(_PANEL_INCHES * len(sections) + 1.6, _PANEL_INCHES * len(genes)), layout="compressed")
     grid = figure.subplots(len(genes), len(sections), squeeze=False)
     for row, (gene, pcc) in zip(grid, genes.items(), strict=True):
         values = {title: _values(section, gene) for title, section in sections.items()}
@@ -167,7 +167,7 @@ def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) ->
     genes = choose_varying_genes(predicted, requested, n)
     columns = min(len(genes), _MAP_COLUMNS)
     rows = -(-len(genes) // columns)
-    figure = Figure(figsize=((_PANEL_INCHES + 0.8) * columns, _PANEL_INCHES * rows), layout="constrained")
+    figure = Figure(figsize=((_PANEL_INCHES + 0.8) * columns, _PANEL_INCHES * rows), layout="compressed")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, gene in zip(panels, genes, strict=False):
         values = _values(predicted, gene)
@@ -326,7 +326,7 @@ def _draw_losses(axes: Axes, log: pd.DataFrame) -> None:
     for column in drawn:
         _draw_line(axes, log, column, _LOSSES[column])
     loss = "loss" if len(drawn) > 1 else "mean squared error"  # the one loss of the released network
-    axes.set(xlabel="epoch", ylabel=f"{loss} on training spots", title="Training")
+    axes.set(xlabel="epoch", ylabel=f"{loss} on training spots", title="Losses")
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -353,4 +353,5 @@ def _draw_line(axes: Axes, log: pd.DataFrame, column: str, line: _Line) -> None:
     by_epoch = log.dropna(subset=[column]).groupby("epoch")[column].agg(["mean", "min", "max"])
     epochs = by_epoch.index.to_numpy()
     axes.plot(epochs, by_epoch["mean"], color=line.colour, linewidth=line.width, label=line.label)
+    axes.locator_params(axis="x", integer=True)
     axes.fill_between(epochs, by_epoch["min"], by_epoch["max"], color=line.colour, alpha=0.15, linewidth=0)

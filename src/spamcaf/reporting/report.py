@@ -126,16 +126,17 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
 def _losses(models: Models, model: str, where: str) -> list[str]:
     if model not in models or len(models) == 1:
         return []
-    lost = []
+    lost: dict[str, list[str]] = {}
     for metric in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER):
         best = best_model({model: models[model], **models}, metric)  # the model comes first: a tie is not lost
         if best is not None and best != model:
-            part = "a part of spamcaf, " if best == Model.PROGRAM_GP else ""
+            rival = MODELS.get(best, best) + (", a part of spamcaf" if best == Model.PROGRAM_GP else "")
             values = f"{models[best][metric]:.3f} against {models[model][metric]:.3f}"
-            lost.append(f"{METRICS[metric].label} ({MODELS.get(best, best)}, {part}{values})")
+            lost.setdefault(rival, []).append(f"{METRICS[metric].label} {values}")
     if not lost:
         return [f"No other model of the table beats {model} {where}, in any score where higher or lower is better."]
-    return [f"Another model beats {model} {where} in {len(lost)} of the scores: {'; '.join(lost)}."]
+    by_rival = " ".join(f"{rival}: {'; '.join(values)}." for rival, values in lost.items())
+    return [f"Another model beats {model} {where} in {sum(map(len, lost.values()))} of the scores. {by_rival}"]
 
 
 _N_BEST = 12
