@@ -1,4 +1,4 @@
-"""A small Visium-like section with every fact that the checks look at."""
+"""A small Visium-like section with all metadata that the checks look at."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def make_section() -> Callable[..., AnnData]:
         section.var["gene_ids"] = [f"ENSG{i}" for i in range(n_genes)]
         xy = np.column_stack([column * PITCH_PX / 2, row * PITCH_PX * np.sqrt(3) / 2])
         section.obsm["spatial"] = xy + np.array([500.0, 200.0])
-        facts = {"name": "S1", "lattice": "hexagonal", "pitch_um": 100.0, "mpp": 100 / PITCH_PX, "n_unmatched": 0}
-        section.uns["section"] = facts
+        metadata = {"name": "S1", "lattice": "hexagonal", "pitch_um": 100.0, "mpp": 100 / PITCH_PX, "n_unmatched": 0}
+        section.uns["section"] = metadata
         return section
 
     return make

@@ -1,13 +1,17 @@
-"""Genes are found by symbol or id, in the order asked; an unknown one brings its likely spellings."""
+"""Genes are found by symbol or id in one section, and matched by id between several."""
 
 from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
+from scipy.sparse import csr_matrix
 
-from spamcaf.sections.gene_names import closest, find_genes, named
+from spamcaf.errors import InputError
+from spamcaf.sections.gene_names import closest, find_genes, is_shared, named, own_names, stack_spots, take_genes
 
 SYMBOLS = ["ERBB2", "COL1A1", "COL1A2", "TBCE", "TBCE_ENSG5", "HLA_A"]
 
@@ -18,20 +22,20 @@ def var() -> pd.DataFrame:
     return pd.DataFrame({"gene_ids": ids}, index=SYMBOLS)
 
 
-def test_symbols_and_ids_in_the_order_asked(var: pd.DataFrame) -> None:
+def test_symbols_and_ids_in_the_order_requested(var: pd.DataFrame) -> None:
     assert find_genes(["ENSG3", "ERBB2", "NOPE", "ENSG99", "COL1A1"], var) == (
         ["COL1A2", "ERBB2", "COL1A1"],
         ["NOPE", "ENSG99"],
     )
 
 
-def test_a_gene_asked_for_twice_is_taken_once(var: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gene_requested_twice_is_taken_once(var: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert find_genes(["ERBB2", "COL1A1", "ENSG1", "ERBB2", "NOPE", "NOPE"], var) == (["ERBB2", "COL1A1"], ["NOPE"])
     assert "1 genes are requested twice" in caplog.text
 
 
-def test_a_shared_symbol_means_the_first_and_says_so(var: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_shared_symbol_means_the_first_and_is_logged(var: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert find_genes(["TBCE"], var) == (["TBCE"], [])
     assert "TBCE is the symbol of several genes: ENSG4 is taken, not ENSG5" in caplog.text
@@ -56,3 +60,42 @@ def test_likely_spellings(var: pd.DataFrame) -> None:
 def test_long_lists_are_cut() -> None:
     assert named(["A", "B"]) == "A, B"
     assert named([str(i) for i in range(12)], most=3) == "0, 1, 2 and 9 more"
+
+
+def section(symbols: list[str], ids: list[str], n_spots: int = 3) -> AnnData:
+    counts = csr_matrix(np.arange(n_spots * len(ids)).reshape(n_spots, -1))
+    data = AnnData(counts)
+    data.var_names, data.obs_names = symbols, [f"s{i}" for i in range(n_spots)]
+    data.var["gene_ids"] = ids
+    return data
+
+
+FIRST = section(["A", "B", "C"], ["E1", "E2", "E3"])
+OTHER = section(["c", "x", "a"], ["E3", "E9", "E1"])
+
+
+def test_shared_genes_are_those_that_all_have() -> None:
+    assert is_shared(FIRST, []).all()
+    assert is_shared(FIRST, [OTHER]).tolist() == [True, False, True]
+
+
+def test_genes_are_taken_in_the_order_and_under_the_names_of_the_section() -> None:
+    var = FIRST.var.iloc[[0, 2]]
+    taken = take_genes(OTHER, var)
+    assert taken.var_names.tolist() == ["A", "C"]
+    assert own_names(OTHER, var) == ["a", "c"]
+    np.testing.assert_array_equal(taken.X.toarray(), OTHER.X.toarray()[:, [2, 0]])
+
+
+def test_a_missing_gene_and_no_common_gene_are_refused() -> None:
+    with pytest.raises(InputError, match="1 genes of the panel missing in another section, B first"):
+        take_genes(OTHER, FIRST.var)
+    with pytest.raises(InputError, match="no gene in common"):
+        is_shared(FIRST, [section(["Q"], ["Q1"])])
+
+
+def test_spots_of_one_name_in_two_sections_stay_two() -> None:
+    stacked = stack_spots([FIRST, FIRST])
+    assert stacked.shape == (6, 3)
+    assert stacked.obs_names.is_unique
+    assert stacked.var["gene_ids"].tolist() == ["E1", "E2", "E3"]

@@ -1,7 +1,8 @@
-"""The gene panel comes from training spots, and what ends scanpy's process never reaches it."""
+"""The gene panel comes from training spots; counts that end scanpy's process are refused; expression is log1p."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +11,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_array, csr_matrix
+from scipy.spatial import cKDTree
 
 from spamcaf.datasets.other_sections import OtherSections
-from spamcaf.datasets.stored import CSVDataset
+from spamcaf.datasets.stored import AtomicDataset
 from spamcaf.errors import InputError
 from spamcaf.parameters import PanelSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.ingestion.nodes import choose_gene_panel as choose_panel_node
 from spamcaf.pipelines.ingestion.nodes import normalise_expression as normalise_node
 from spamcaf.pipelines.ingestion.nodes import split_spots
-from spamcaf.sections.panel import choose_gene_panel
+from spamcaf.sections import panel
+from spamcaf.sections.panel import choose_gene_panel, is_varying, morans_i, most_spatial, normalise_expression
 
 N_GENES = 60
 NOBODY = OtherSections((), Path(), Path())
@@ -51,15 +56,13 @@ def test_most_variable_genes_first_with_their_ids(section: AnnData) -> None:
     assert panel["variance"].iloc[0] == pytest.approx(bursts.var())
 
 
-def test_genes_asked_for_take_the_place_of_the_least_variable(
-    section: AnnData, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_requested_genes_replace_the_least_variable(section: AnnData, caplog: pytest.LogCaptureFixture) -> None:
     plain = choose_gene_panel(section, PanelSettings(n_genes=10))["gene"].tolist()
-    asked = next(gene for gene in reversed(section.var_names) if gene not in plain)
-    settings = PanelSettings(n_genes=10, include=[asked, plain[0], "NOT_A_GENE"])
+    requested = next(gene for gene in reversed(section.var_names) if gene not in plain)
+    settings = PanelSettings(n_genes=10, include=[requested, plain[0], "NOT_A_GENE"])
     panel = choose_gene_panel(section, settings).set_index("gene")
     assert len(panel) == 10
-    assert set(panel.index) == {*plain[:9], asked}
+    assert set(panel.index) == {*plain[:9], requested}
     assert panel["chosen_by"].to_dict() == {
         g: "request" if g in settings.include else "variability" for g in panel.index
     }
@@ -115,7 +118,7 @@ def test_stored_zeros_do_not_count_as_expressed(section: AnnData) -> None:
 
 @pytest.mark.parametrize("method", ["seurat_v3", "moran"])
 @pytest.mark.parametrize("n_genes", [N_GENES, 1000])
-def test_all_genes_are_taken_with_a_warning_where_fewer_than_asked_can_be_learned(
+def test_all_genes_are_taken_with_a_warning_where_fewer_than_requested_can_be_learned(
     section: AnnData, method: str, n_genes: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = PanelSettings.model_validate({"n_genes": n_genes, "method": method, "include": ["gene3"]})
@@ -142,7 +145,10 @@ def test_names_that_look_like_numbers_are_read_back_as_names(section: AnnData, t
     panel = choose_panel_node(section, split, NOBODY, settings)
     expression = normalise_node(section, panel)
     section.obs_names, section.var_names, section.var["gene_ids"] = numbers, ids, ids
-    stored = {name: CSVDataset(filepath=str(tmp_path / name)) for name in ("split.csv", "panel.csv")}
+    stored = {
+        name: AtomicDataset(filepath=str(tmp_path / name), dataset={"type": "pandas.CSVDataset"})
+        for name in ("split.csv", "panel.csv")
+    }
     stored["split.csv"].save(split.assign(barcode=split["barcode"].map(dict(zip(names, numbers, strict=True)))))
     numbered = choose_panel_node(section, stored["split.csv"].load(), NOBODY, settings)
     assert numbered["gene"].tolist() == panel["gene"].map(dict(zip(genes, ids, strict=True))).tolist()
@@ -161,10 +167,10 @@ def test_genes_by_symbol_or_id_are_exactly_the_panel(section: AnnData) -> None:
 
 
 def test_genes_that_the_section_has_not_are_named_with_likely_ones(section: AnnData) -> None:
-    asked = ["gene7", "GENE55X", "ENSG300", *(f"absent{i}" for i in range(6))]
+    requested = ["gene7", "GENE55X", "ENSG300", *(f"absent{i}" for i in range(6))]
     expected = r"8 of 9 genes of panel.genes are not in the section: GENE55X \(like gene55 .*absent2 and 3 more\."
     with pytest.raises(InputError, match=expected):
-        choose_gene_panel(section, PanelSettings(genes=asked))
+        choose_gene_panel(section, PanelSettings(genes=requested))
 
 
 def test_genes_that_cannot_be_learned_are_named(section: AnnData) -> None:
@@ -206,3 +212,248 @@ def test_empty_training_counts_are_refused(section: AnnData) -> None:
     section.X = csr_matrix(section.shape, dtype=np.int32)
     with pytest.raises(InputError, match="Found: 0 of 60 genes"):
         choose_gene_panel(section, PanelSettings(n_genes=2))
+
+
+N_SPOTS, N_FEW = 60, 40
+LARGEST = 2**31 - 1
+
+
+def section_of(counts: np.ndarray) -> AnnData:
+    n_spots, n_genes = counts.shape
+    section = AnnData(csr_matrix(counts.astype(np.int32)))
+    section.var = pd.DataFrame({"gene_ids": [f"E{i}" for i in range(n_genes)]}, index=[f"g{i}" for i in range(n_genes)])
+    section.obsm["spatial"] = np.column_stack([np.arange(n_spots) % 10, np.arange(n_spots) // 10]) * 100.0
+    section.uns["section"] = {"pitch_um": 100.0, "mpp": 1.0}
+    return section
+
+
+def ordinary() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.poisson(rng.gamma(1, 4, (N_SPOTS, N_FEW)))
+
+
+def only(n_genes: int) -> np.ndarray:
+    return np.where(np.arange(N_FEW) < n_genes, ordinary() + 1, 0)
+
+
+def one_mean() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.column_stack([rng.permutation(np.arange(N_SPOTS) % 7) for _ in range(N_FEW)])
+
+
+def nearly_constant() -> np.ndarray:
+    counts = np.full((N_SPOTS, N_FEW), LARGEST)
+    counts[np.arange(N_FEW), np.arange(N_FEW)] -= 1
+    return counts
+
+
+def huge() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, LARGEST, (N_SPOTS, N_FEW))
+
+
+REFUSED = {
+    "all zero (crash)": np.zeros((N_SPOTS, N_FEW)),
+    "one value (crash)": np.full((N_SPOTS, N_FEW), 3),
+    "constant genes (crash)": np.tile(np.arange(1, N_FEW + 1), (N_SPOTS, 1)),
+    "huge and nearly constant (crash)": nearly_constant(),
+    "one spot (crash)": ordinary()[:1],
+    "no spot": ordinary()[:0],
+    "two genes expressed (crash)": only(2),
+    "three genes expressed (crash)": only(3),
+    "four genes expressed": only(4),
+    "two genes (crash)": ordinary()[:, :2],
+    "genes of one mean": one_mean(),
+    "one count per gene": np.eye(N_SPOTS, N_FEW),
+}
+RANKED = {
+    "ordinary": ordinary(),
+    "eight genes expressed": only(8),
+    "ten genes": ordinary()[:, :10],
+    "half of one mean": np.hstack([one_mean()[:, :20], ordinary()[:, :20]]),
+    "huge counts": huge(),
+    "one huge gene": np.where(np.arange(N_FEW) == 0, huge(), ordinary()),
+    "two spots": ordinary()[:2],
+}
+
+
+@pytest.mark.parametrize("counts", REFUSED.values(), ids=REFUSED)
+def test_counts_without_a_ranking_are_refused(counts: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"^Found: .*\. Expected: .*\. Next step: .*\.$"):
+        choose_gene_panel(section_of(counts), PanelSettings(n_genes=2, min_spots=1))
+
+
+@pytest.mark.parametrize("counts", RANKED.values(), ids=RANKED)
+def test_counts_with_a_ranking_give_a_whole_panel(counts: np.ndarray) -> None:
+    panel = choose_gene_panel(section_of(counts), PanelSettings(n_genes=2, min_spots=1))
+    assert len(panel) == 2
+    assert panel["gene"].is_unique
+    assert (panel["variance"] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["ordinary", "eight genes expressed", "ten genes", "huge counts"])
+def test_all_candidates_or_more(name: str) -> None:
+    section = section_of(RANKED[name])
+    n_varying = int(is_varying(section).sum())
+    panel = choose_gene_panel(section, PanelSettings(n_genes=n_varying, min_spots=1))
+    assert set(panel["gene"]) == set(section.var_names[is_varying(section)])
+    more = choose_gene_panel(section, PanelSettings(n_genes=n_varying + 1, min_spots=1))
+    pd.testing.assert_frame_equal(more, panel)
+
+
+def test_a_wider_fit_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    choose_gene_panel(section_of(RANKED["ordinary"]), PanelSettings(n_genes=2, min_spots=1))
+    assert "span" not in caplog.text
+    choose_gene_panel(section_of(RANKED["half of one mean"]), PanelSettings(n_genes=2, min_spots=1))
+    assert "many of one mean: variance fitted on mean with a span of 0.6" in caplog.text
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(2, 30), st.sampled_from([0.02, 0.3, 5.0, 1e8]), st.booleans(), st.data())
+def test_any_counts(n_spots: int, n_genes: int, rate: float, same: bool, data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    rates = np.full(n_genes, rate) if same else rate * rng.gamma(0.5, 1, n_genes)
+    n = data.draw(st.integers(2, n_genes))
+    try:
+        panel = choose_gene_panel(section_of(rng.poisson(rates, (n_spots, n_genes))), PanelSettings(n_genes=n))
+    except InputError:
+        return
+    assert 2 <= len(panel) <= n
+    assert panel["gene"].is_unique
+
+
+@pytest.fixture
+def patterned(make_section: Callable[..., AnnData]) -> AnnData:
+    """Return a section in which gene7 and gene8 follow the tissue, and gene9 bursts at single spots."""
+    section = make_section(14, 14, N_GENES)
+    rng = np.random.default_rng(1)
+    x, y = section.obsm["spatial"].T
+    counts = section.X.toarray()
+    counts[:, 7] = rng.poisson(np.where(x < np.median(x), 2, 30))
+    counts[:, 8] = rng.poisson(5 + 10 * (y - y.min()) / np.ptp(y))
+    counts[:, 9] = np.where(rng.random(section.n_obs) < 0.1, 300, 0)
+    section.X = csr_matrix(counts)
+    return section
+
+
+def brute_force(section: AnnData) -> np.ndarray:
+    xy = section.obsm["spatial"]
+    distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
+    weight = (distance > 0) & (distance < 1.2 * 140)
+    counts = section.X.toarray()
+    values = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
+    values = values - values.mean(axis=0)
+    scale = len(xy) / weight.sum()
+    return scale * np.einsum("ig,ij,jg->g", values, weight.astype(float), values) / (values**2).sum(axis=0)
+
+
+def full_ranking(section: AnnData, method: str) -> list[str]:
+    """All genes that vary, by an implementation of its own: scanpy's, or Moran's I over all pairs of spots."""
+    import scanpy as sc
+
+    usable = section[:, 1:].copy()  # gene0 is constant
+    if method == "moran":
+        score = brute_force(section)[1:]
+    else:
+        scored = sc.pp.highly_variable_genes(usable, flavor="seurat_v3", n_top_genes=N_GENES - 1, inplace=False)
+        score = scored["variances_norm"].to_numpy()
+    return usable.var_names[np.argsort(-score)].tolist()
+
+
+@pytest.mark.parametrize("method", ["seurat_v3", "moran"])
+@pytest.mark.parametrize("include", [[], ["gene40", "gene7"]])
+@pytest.mark.parametrize("n_genes", [3, 4, 20, 58, 59])
+def test_the_panel_is_exactly_the_head_of_the_ranking(
+    patterned: AnnData, method: str, include: list[str], n_genes: int
+) -> None:
+    """Not one gene more or less, and none of the best left out."""
+    settings = PanelSettings.model_validate({"n_genes": n_genes, "method": method, "include": include})
+    panel = choose_gene_panel(patterned, settings)
+    ranked = [gene for gene in full_ranking(patterned, method) if gene not in include]
+    assert panel["gene"].tolist() == ranked[: n_genes - len(include)] + include
+
+
+def test_genes_that_follow_the_tissue_come_first(patterned: AnnData) -> None:
+    panel = choose_gene_panel(patterned, PanelSettings(method="moran", n_genes=5, include=["gene9"]))
+    assert panel["gene"].tolist()[:2] == ["gene7", "gene8"]
+    assert panel["chosen_by"].tolist() == ["spatial"] * 4 + ["request"]
+    assert panel["gene"].iloc[4] == "gene9"
+
+
+@pytest.mark.parametrize("chunk", [7, 512])
+def test_the_ranking_is_that_of_morans_i(patterned: AnnData, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panel, "_GENES_PER_CHUNK", chunk)
+    training = patterned[np.random.default_rng(3).random(patterned.n_obs) < 0.6].copy()
+    candidates = np.arange(N_GENES) % 3 > 0
+    expected = np.flatnonzero(candidates)[np.argsort(-brute_force(training)[candidates])]
+    assert most_spatial(training, candidates, 12) == [f"gene{i}" for i in expected[:12]]
+
+
+def test_morans_i_is_scanpys_and_undefined_for_constants(patterned: AnnData) -> None:
+    import scanpy as sc
+
+    values = np.log1p(patterned.X.toarray().astype(np.float64))
+    values[:, 3] = 7.0
+    row, column = cKDTree(patterned.obsm["spatial"]).query_pairs(1.2 * 140, output_type="ndarray").T
+    one_way = csr_matrix((np.ones(len(row)), (row, column)), shape=(patterned.n_obs,) * 2)
+    graph = one_way + one_way.T
+    found = morans_i(values, csr_array(graph * (patterned.n_obs / graph.sum())))
+    assert np.flatnonzero(np.isnan(found)).tolist() == [3]
+    varying = is_varying(patterned) & (np.arange(N_GENES) != 3)
+    np.testing.assert_allclose(found[varying], sc.metrics.morans_i(graph, values[:, varying].T), rtol=1e-9)
+
+
+def test_depth_is_no_pattern(patterned: AnnData) -> None:
+    """All counts double on one half: the expression of the genes that do not follow the tissue stays the same."""
+    usable = np.arange(N_GENES) > 0
+    before = most_spatial(patterned, usable, 2)
+    deeper = patterned.copy()
+    deeper.X = csr_matrix(patterned.X.toarray() * np.where(patterned.obsm["spatial"][:, [1]] < 900, 2, 1))
+    assert most_spatial(deeper, usable, N_GENES - 1) == most_spatial(patterned, usable, N_GENES - 1)
+    assert before == ["gene7", "gene8"]
+
+
+def test_spots_without_neighbours_cannot_show_a_pattern(patterned: AnnData) -> None:
+    apart = (patterned.obs["array_row"] % 4 == 0) & (patterned.obs["array_col"] % 4 == 0)
+    with pytest.raises(InputError, match=r"no two of 28 training spots are neighbours.*panel.method=seurat_v3"):
+        choose_gene_panel(patterned[apart.to_numpy()], PanelSettings(method="moran", n_genes=5, min_spots=2))
+
+
+GENES = ["gene7", "gene2"]
+
+
+@pytest.fixture
+def small(make_section: Callable[..., AnnData]) -> AnnData:
+    return make_section()
+
+
+def test_values_by_hand(small: AnnData) -> None:
+    expression = normalise_expression(small, pd.DataFrame({"gene": GENES}))
+    counts = small.X.toarray().astype(float)
+    expected = np.log1p(counts[:, [7, 2]] / counts.sum(axis=1, keepdims=True) * 10_000)
+    assert expression.var_names.tolist() == GENES
+    assert expression.obs_names.tolist() == small.obs_names.tolist()
+    assert expression.X.dtype == np.float32
+    np.testing.assert_allclose(expression.X, expected, rtol=1e-6)
+    np.testing.assert_array_equal(expression.obs["depth"], counts.sum(axis=1))
+    np.testing.assert_array_equal(expression.layers["counts"].toarray(), counts[:, [7, 2]])
+    np.testing.assert_array_equal(expression.obsm["spatial"], small.obsm["spatial"])
+    assert expression.var["gene_ids"].tolist() == ["ENSG7", "ENSG2"]
+
+
+def test_agrees_with_scanpy(small: AnnData) -> None:
+    import scanpy as sc
+
+    theirs = small.copy()
+    theirs.X = theirs.X.astype(np.float64)
+    sc.pp.normalize_total(theirs, target_sum=10_000)
+    sc.pp.log1p(theirs)
+    ours = normalise_expression(small, pd.DataFrame({"gene": GENES}))
+    np.testing.assert_allclose(ours.X, theirs[:, GENES].X.toarray(), rtol=1e-5)
+
+
+def test_the_section_stays_as_it_was(small: AnnData) -> None:
+    before = small.copy()
+    normalise_expression(small, pd.DataFrame({"gene": GENES}))
+    np.testing.assert_array_equal(small.X.toarray(), before.X.toarray())
+    assert list(small.obs) == list(before.obs)

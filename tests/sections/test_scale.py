@@ -22,7 +22,7 @@ def lattice(kind: LatticeKind, pitch_px: float = 200.0) -> Lattice:
 
 
 @pytest.mark.parametrize(
-    ("kind", "facts", "image_mpp", "pitch_um", "expected"),
+    ("kind", "metadata", "image_mpp", "pitch_um", "expected"),
     [
         ("hexagonal", {}, None, None, (0.5, 100, 55)),
         ("hexagonal", {}, 0.25, None, (0.5, 100, 55)),
@@ -37,18 +37,18 @@ def lattice(kind: LatticeKind, pitch_px: float = 200.0) -> Lattice:
     ],
 )
 def test_the_surest_source_is_believed(
-    kind: LatticeKind, facts: dict[str, Any], image_mpp: float | None, pitch_um: float | None, expected: tuple[float]
+    kind: LatticeKind, metadata: dict[str, Any], image_mpp: float | None, pitch_um: float | None, expected: tuple[float]
 ) -> None:
     if image_mpp and pitch_um:
         image_mpp = 1.0
-    scale = resolve_scale(lattice(kind), facts, image_mpp, SectionSettings(pitch_um=pitch_um))
+    scale = resolve_scale(lattice(kind), metadata, image_mpp, SectionSettings(pitch_um=pitch_um))
     assert (scale.mpp, scale.pitch_um, scale.spot_um) == pytest.approx(expected)
-    assert scale.mpp_by["file"] == facts.get("mpp")
+    assert scale.mpp_by["file"] == metadata.get("mpp")
     assert scale.mpp_by["image"] == image_mpp
 
 
 def visium(spot_um: float, fiducial_um: float = 105.0, mpp: float = 0.5) -> dict[str, float]:
-    """What scale factors say of a section of 0.5 um per pixel whose spot diameter stands for `spot_um`."""
+    """Scale factors of a section of 0.5 um per pixel whose spot diameter stands for `spot_um`."""
     return {
         SectionField.SPOT_PX: spot_um / mpp,
         SectionField.FIDUCIAL_PX: fiducial_um / mpp,
@@ -67,8 +67,8 @@ def test_the_spot_diameter_of_every_generation_agrees(spot_um: float, caplog: py
 
 @pytest.mark.parametrize("spot_um", [70, 65, 60, 55])
 def test_a_spot_diameter_alone_agrees_too(spot_um: float, caplog: pytest.LogCaptureFixture) -> None:
-    facts = {SectionField.SPOT_PX: spot_um / 0.5}
-    assert resolve_scale(lattice("hexagonal"), facts, None, SETTINGS).mpp_by["spot diameter"] == pytest.approx(0.5)
+    metadata = {SectionField.SPOT_PX: spot_um / 0.5}
+    assert resolve_scale(lattice("hexagonal"), metadata, None, SETTINGS).mpp_by["spot diameter"] == pytest.approx(0.5)
     assert not caplog.records
 
 
@@ -96,21 +96,21 @@ def test_the_image_only_warns(caplog: pytest.LogCaptureFixture) -> None:
     assert "0.6000 um per pixel by the image; 0.5000 is used" in caplog.text
 
 
-PICTURES = {"tissue_hires_scalef": 0.1, "tissue_lowres_scalef": 0.03}
+THUMBNAILS = {"tissue_hires_scalef": 0.1, "tissue_lowres_scalef": 0.03}
 
 
 def test_a_file_that_states_the_scale_of_bins_is_used_and_the_lattice_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    facts = {"pitch_um": 16.0, "spot_diameter_um": 16.0, "mpp": 0.6}
-    scale = resolve_scale(lattice("square", 32.0), facts, 0.5, SETTINGS)
+    metadata = {"pitch_um": 16.0, "spot_diameter_um": 16.0, "mpp": 0.6}
+    scale = resolve_scale(lattice("square", 32.0), metadata, 0.5, SETTINGS)
     assert scale.mpp == 0.6
     assert "0.5000 um per pixel by the lattice; 0.6000 is used" in caplog.text
 
 
 def test_a_pitch_of_the_users_wins_over_the_file_and_keeps_a_spot_of_the_same_array() -> None:
-    facts = {"pitch_um": 16.0, "spot_diameter_um": 16.0, "mpp": 0.5}
-    scale = resolve_scale(lattice("square", 32.0), facts, None, SectionSettings(pitch_um=16))
+    metadata = {"pitch_um": 16.0, "spot_diameter_um": 16.0, "mpp": 0.5}
+    scale = resolve_scale(lattice("square", 32.0), metadata, None, SectionSettings(pitch_um=16))
     assert (scale.mpp, scale.spot_um) == (0.5, 16)
 
 
@@ -143,18 +143,18 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "facts", "image_mpp", "pitch_px", "message"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("kind", "metadata", "image_mpp", "pitch_px", "message"), REFUSED.values(), ids=REFUSED)
 def test_contradictions_are_refused(
-    kind: LatticeKind, facts: dict[str, Any], image_mpp: float | None, pitch_px: float, message: str
+    kind: LatticeKind, metadata: dict[str, Any], image_mpp: float | None, pitch_px: float, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        resolve_scale(lattice(kind, pitch_px), facts, image_mpp, SETTINGS, PICTURES)
+        resolve_scale(lattice(kind, pitch_px), metadata, image_mpp, SETTINGS, THUMBNAILS)
 
 
 def test_one_micrometre_per_pixel_is_believed_where_something_confirms_it_or_the_user_says_so() -> None:
     confirmed = [({}, 1.0, SETTINGS), (visium(65, mpp=1.0), None, SETTINGS), ({}, None, SectionSettings(pitch_um=100))]
-    for facts, image_mpp, settings in confirmed:
-        assert resolve_scale(lattice("hexagonal", 100.0), facts, image_mpp, settings).mpp == pytest.approx(1)
+    for metadata, image_mpp, settings in confirmed:
+        assert resolve_scale(lattice("hexagonal", 100.0), metadata, image_mpp, settings).mpp == pytest.approx(1)
 
 
 def test_the_limit_of_disagreement_overrides() -> None:

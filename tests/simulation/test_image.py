@@ -1,9 +1,12 @@
+"""A window equals the crop of the whole image; every domain has its colour; shrinking averages areas."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
 from spamcaf.errors import InputError
+from spamcaf.simulation.image import area_weights, shrunk
 from spamcaf.simulation.section import SimulatedTissue
 from spamcaf.simulation.tissue_map import DOMAINS
 
@@ -30,7 +33,7 @@ def test_blocks_join_without_a_seam(whole: np.ndarray) -> None:
     assert step[255::256].mean() < inside.mean() + 3 * inside.std() / np.sqrt(len(step[255::256]))
 
 
-def test_tissue_fills_most_of_the_picture_and_glass_is_white(tissue: SimulatedTissue, whole: np.ndarray) -> None:
+def test_tissue_fills_most_of_the_image_and_glass_is_white(tissue: SimulatedTissue, whole: np.ndarray) -> None:
     column, row = np.random.default_rng(0).integers(0, 1900, (2, 4000))
     domain = tissue.domain(np.stack([column, row], axis=1) + 0.5)
     assert 0.75 < (domain >= 0).mean() < 0.85
@@ -59,6 +62,23 @@ def test_resolution_changes_the_sampling_and_not_the_tissue(tissue: SimulatedTis
     assert np.corrcoef(halved.ravel(), crop.ravel())[0, 1] > 0.95
 
 
-def test_a_window_beyond_the_picture_is_refused(tissue: SimulatedTissue) -> None:
+def test_a_window_beyond_the_image_is_refused(tissue: SimulatedTissue) -> None:
     with pytest.raises(InputError, match="1900 x 1900"):
         tissue.render(1800, 0, 101, 10)
+
+
+@pytest.mark.parametrize(("n_from", "n_to"), [(10, 10), (10, 3), (317, 200), (7, 1)])
+def test_every_source_pixel_counts_equally(n_from: int, n_to: int) -> None:
+    weights = area_weights(n_from, n_to)
+    np.testing.assert_allclose(np.asarray(weights.sum(axis=1)).ravel(), 1)
+    np.testing.assert_allclose(np.asarray(weights.sum(axis=0)).ravel(), n_to / n_from)
+
+
+def test_strips_give_block_means_whatever_their_height() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    expected = np.rint(image.reshape(20, 2, 30, 2, 3).mean(axis=(1, 3)))
+    for height in (40, 7):
+        strips = [image[top : top + height] for top in range(0, 40, height)]
+        small = shrunk(strips, (40, 60), 30)
+        assert np.abs(small - expected).max() <= 1  # halves may round either way
+    np.testing.assert_array_equal(shrunk([image], (40, 60), 100), image)

@@ -1,18 +1,22 @@
-"""A grid's sites take features from spots and from places between them, each by its id."""
+"""Sites take features by their id, from spots and from the grid; sections are pooled only where they are alike."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
+from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import BackboneIdentity
 from spamcaf.histology.features import FeatureKey, Features
-from spamcaf.pipelines.joins import EVERY, grid_sites, sites_of
+from spamcaf.pipelines.joins import EVERY, grid_sites, measured_other_sections, sites_of
+from spamcaf.sections.panel import normalise_expression
 from spamcaf.sections.sites import Index
 
 IDENTITY = BackboneIdentity("tiny", "package:tiny/x", "a" * 64, "c", 2, "MIT")
@@ -48,26 +52,26 @@ def test_every_site_has_its_own_features() -> None:
     np.testing.assert_array_equal(sites.xy_um, GRID[["x_px", "y_px"]].to_numpy() / 2)
 
 
-def test_a_grid_of_spots_alone_needs_no_others() -> None:
+def test_a_grid_of_spots_alone_needs_no_other_features() -> None:
     sites = grid_sites(GRID[GRID["sub_index"] == 0], SPOTS, replace(BETWEEN, ids=()), mpp=1.0)
     assert sites.at(EVERY).target[:, 0].tolist() == [2, 1]
 
 
 @pytest.mark.parametrize("index", [slice(1, 3), np.array([3, 0, 3]), np.array([False, True, True, False])])
 def test_a_part_reads_only_its_own_rows(index: Index) -> None:
-    asked: list[int] = []
+    rows_read: list[int] = []
 
     class Rows(np.ndarray):
         def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-            asked.extend(np.asarray(rows).tolist())
+            rows_read.extend(np.asarray(rows).tolist())
             return np.asarray(self)[rows]
 
     spots, between = (replace(part, windows=part.windows.view(Rows)) for part in (SPOTS, BETWEEN))
     sites = grid_sites(GRID, spots, between, mpp=1.0)
-    assert not asked
+    assert not rows_read
     part = sites.at(index)
     assert part.target[:, 0].tolist() == np.array([2, 5, 1, 6])[index].tolist()
-    assert len(asked) == len(part) == len(part.xy_um)
+    assert len(rows_read) == len(part) == len(part.xy_um)
 
 
 @pytest.mark.parametrize("lacking", [0, 1])
@@ -77,7 +81,7 @@ def test_without_all_shrunk_windows_there_are_none(lacking: int) -> None:
     assert grid_sites(GRID, *parts, mpp=1.0).at(EVERY).whole is None
 
 
-def test_features_of_other_places_are_refused() -> None:
+def test_features_of_other_coordinates_are_refused() -> None:
     with pytest.raises(InputError, match="other places"):
         grid_sites(GRID.assign(x_px=GRID["x_px"] + 1), SPOTS, BETWEEN, mpp=1.0)
 
@@ -94,3 +98,64 @@ def test_sites_are_found_by_id() -> None:
     assert sites.whole is not None
     assert (sites.target[:, 0].tolist(), sites.whole[:, 0].tolist()) == ([2, 1], [102, 101])
     assert sites_of(["b"], np.zeros((1, 2)), replace(SPOTS, whole=None)).at(EVERY).whole is None
+
+
+SPOT_IDS = ["s0", "s1", "s2"]
+SPOT_XY = np.array([[0.0, 0.0], [200.0, 0.0], [0.0, 200.0]])
+
+
+def _section(genes: list[str], pitch_um: float = 100.0) -> AnnData:
+    section = AnnData(csr_matrix(np.arange(1, 10).reshape(3, 3)), obs=pd.DataFrame(index=SPOT_IDS))
+    section.var_names, section.var["gene_ids"] = genes, [f"E{gene}" for gene in genes]
+    section.obsm["spatial"] = SPOT_XY
+    section.uns["section"] = {"name": "S", "mpp": 0.5, "pitch_um": pitch_um}
+    return section
+
+
+OURS = normalise_expression(_section(["A", "B", "C"]), pd.DataFrame({"gene": ["A", "C"]}))
+THEIR_FEATURES = _features(SPOT_IDS, SPOT_XY, 1)
+
+
+def _pooled(section: AnnData, features: Features) -> Any:
+    """What the other section 'S2', with these features, adds to ours."""
+    others = SimpleNamespace(names=("S2",), sections=lambda: [section], features=lambda: [features])
+    return measured_other_sections(others, OURS, THEIR_FEATURES.key)
+
+
+def test_another_section_is_pooled_with_its_own_features_and_our_genes() -> None:
+    (measured,) = _pooled(_section(["B", "C", "A"]), THEIR_FEATURES)
+    np.testing.assert_array_equal(measured.sites.xy_um, SPOT_XY / 2)
+    assert measured.sites.target[:, 0].tolist() == [1, 2, 3]
+    np.testing.assert_allclose(measured.expression[0], np.log1p(np.array([3, 2]) / 6 * 1e4), rtol=1e-6)
+    assert measured.depth.tolist() == [6, 15, 24]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "other"}, "features of another backbone in section 'S2'"),
+        ({"view": '{"tile_um": 224}'}, "features of another tiles in section 'S2'"),
+    ],
+)
+def test_features_of_another_backbone_or_other_tiles_are_not_pooled(change: dict[str, str], message: str) -> None:
+    features = replace(THEIR_FEATURES, key=replace(THEIR_FEATURES.key, **change))
+    with pytest.raises(InputError, match=f"{message}.*feature_extraction --params section=S2"):
+        _pooled(_section(["A", "B", "C"]), features)
+
+
+@pytest.mark.parametrize("change", [{"slide": "other"}, {"window_px": 500}])
+def test_another_slide_of_another_scale_is_pooled(change: dict[str, Any]) -> None:
+    features = replace(THEIR_FEATURES, key=replace(THEIR_FEATURES.key, **change))
+    assert len(_pooled(_section(["A", "B", "C"]), features)[0]) == 3
+
+
+@pytest.mark.parametrize("pitch_um", [200.0, 55.0, 103.5, 96.5])
+def test_spots_of_another_pitch_are_not_pooled(pitch_um: float) -> None:
+    message = f"spots {pitch_um:g} um apart in section 'S2', 100 um in this one.*one technology.*other_sections"
+    with pytest.raises(InputError, match=message):
+        _pooled(_section(["A", "B", "C"], pitch_um), THEIR_FEATURES)
+
+
+@pytest.mark.parametrize("pitch_um", [102.5, 97.5])
+def test_pitches_within_rounding_are_pooled(pitch_um: float) -> None:
+    assert len(_pooled(_section(["A", "B", "C"], pitch_um), THEIR_FEATURES)[0]) == 3

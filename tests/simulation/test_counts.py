@@ -1,3 +1,5 @@
+"""Genes have unique names, known markers, and effects that follow from their driver."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -13,11 +15,11 @@ def test_names_are_unique_and_ids_look_like_ensembl() -> None:
     assert {"ERBB2", "COL1A1", "PTPRC", "PLIN1", "KRT14", "MT-CO1", "RPLP0"} <= set(table.index)
 
 
-def test_effects_are_where_the_driver_says() -> None:
+def test_effects_are_on_the_latents_of_the_driver() -> None:
     genes = simulated_genes(2000)
     driver = genes.table["driver"].to_numpy()
-    by_picture, by_hidden = np.abs(genes.effects[:N_VISIBLE]).sum(axis=0), np.abs(genes.effects[N_VISIBLE:]).sum(axis=0)
-    np.testing.assert_array_equal(by_picture > 0, np.isin(driver, ["visible", "both"]))
+    by_image, by_hidden = np.abs(genes.effects[:N_VISIBLE]).sum(axis=0), np.abs(genes.effects[N_VISIBLE:]).sum(axis=0)
+    np.testing.assert_array_equal(by_image > 0, np.isin(driver, ["visible", "both"]))
     np.testing.assert_array_equal(by_hidden > 0, np.isin(driver, ["hidden", "both"]))
     np.testing.assert_array_equal(genes.abundance == 0, driver == "silent")
     assert set(driver) == set(SHARES)

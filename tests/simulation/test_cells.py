@@ -1,3 +1,5 @@
+"""Random numbers and scattered points depend on their cell alone."""
+
 from __future__ import annotations
 
 import numpy as np

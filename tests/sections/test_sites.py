@@ -1,4 +1,4 @@
-"""The grid holds exactly k x k sites per spot: unique, evenly spaced, the spot itself among them."""
+"""Sites are selected whole; a grid holds exactly k x k sites per spot; sites without counts cover an image."""
 
 from __future__ import annotations
 
@@ -9,9 +9,31 @@ import pytest
 from anndata import AnnData
 from scipy.spatial import cKDTree
 
+from spamcaf.errors import InputError
 from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.lattice import fit_lattice
-from spamcaf.sections.sites import lay_grid
+from spamcaf.sections.sites import Sites, as_section, lay_grid, lay_sites, resolve_mpp
+
+N_SITES = 5
+WINDOWS = np.arange(N_SITES * 18, dtype=np.float32).reshape(N_SITES, 9, 2)
+SITES_XY = np.arange(N_SITES * 2, dtype=float).reshape(N_SITES, 2)
+
+
+@pytest.mark.parametrize("index", [np.array([3, 1]), np.arange(N_SITES) > 2, slice(1, 3)])
+def test_every_part_follows_the_index(index) -> None:
+    found = Sites(SITES_XY, WINDOWS[:, 4], WINDOWS, WINDOWS[:, 0]).at(index)
+    np.testing.assert_array_equal(found.xy_um, SITES_XY[index])
+    np.testing.assert_array_equal(found.target, WINDOWS[index, 4])
+    np.testing.assert_array_equal(found.neighbours, WINDOWS[index])
+    np.testing.assert_array_equal(found.whole, WINDOWS[index, 0])
+    assert Sites(SITES_XY, WINDOWS[:, 4], WINDOWS).at(index).whole is None
+
+
+def test_parts_of_other_lengths_are_refused() -> None:
+    for parts in ((WINDOWS[1:, 4], WINDOWS), (WINDOWS[:, 4], WINDOWS[1:]), (WINDOWS[:, 4], WINDOWS, WINDOWS[1:, 0])):
+        with pytest.raises(ValueError, match="the same site ids"):
+            Sites(SITES_XY, *parts)
+
 
 PITCH_PX = 140.0
 
@@ -75,3 +97,28 @@ def test_sites_follow_a_spot_that_wobbles(section: AnnData) -> None:
     grid = lay_grid(section, lattice_of(section), 2).set_index("site_id")
     spot = section.obs_names[7]
     np.testing.assert_array_equal(grid.loc[f"{spot}_s0", ["x_px", "y_px"]].to_numpy(float), section.obsm["spatial"][7])
+
+
+def test_the_users_scale_comes_before_the_images() -> None:
+    assert resolve_mpp(0.5, 0.25) == 0.5
+    assert resolve_mpp(None, 0.25) == 0.25
+    with pytest.raises(InputError, match=r"transfer\.mpp"):
+        resolve_mpp(None, None)
+
+
+def test_sites_cover_the_image_at_the_pitch_requested() -> None:
+    sites = lay_sites((1000, 3000), mpp=0.5, pitch_um=100.0)
+    assert len(sites) == 5 * 15
+    assert sites["site_id"].is_unique
+    xy = sites[["x_px", "y_px"]].to_numpy()
+    assert (xy > 0).all() and (xy < (3000, 1000)).all()
+    assert np.unique(np.diff(np.unique(xy[:, 0]))).tolist() == [200.0]
+
+
+def test_the_section_has_coordinates_and_metadata_and_no_genes() -> None:
+    section = as_section(lay_sites((1000, 3000), 0.5, 100.0), "S", 0.5, 100.0)
+    assert section.shape == (75, 0)
+    assert section.uns["section"]["mpp"] == 0.5
+    assert section.obs["in_tissue"].eq(1).all()
+    with pytest.raises(InputError, match="3 sites on tissue"):
+        as_section(lay_sites((1000, 3000), 0.5, 100.0).iloc[:3], "S", 0.5, 100.0)

@@ -1,17 +1,52 @@
+"""Spots lie on Visium's lattice; counts, image and truth fit together; hidden fields show in spots alone."""
+
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import Ridge
 
-from spamcaf.simulation.section import SimulatedTissue
+from spamcaf.errors import InputError
+from spamcaf.parameters import SimulationSettings
+from spamcaf.simulation.section import SimulatedTissue, visium_spots
 from spamcaf.simulation.tissue_map import DOMAINS
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+@pytest.mark.parametrize("size", [(1900, 1900), (700, 1300), (60, 60)])
+def test_spots_are_a_turned_hexagonal_lattice_with_visium_indices(size: tuple[float, float]) -> None:
+    spots, xy = visium_spots(SimulationSettings(width_um=size[0], height_um=size[1]))
+    row, col = spots["array_row"].to_numpy(), spots["array_col"].to_numpy()
+    assert ((row + col) % 2 == 0).all() and row.min() == 0 and col.min() in {0, 1}
+    assert ((xy >= 27.5) & (xy <= np.array(size) - 27.5)).all()
+    turned = (xy - xy[0]) @ np.array([np.exp(-1j * np.pi / 180), 1j * np.exp(-1j * np.pi / 180)])
+    lattice = 50.0 * (col - col[0]) + 1j * 50 * np.sqrt(3) * (row - row[0])
+    np.testing.assert_allclose(turned, lattice, atol=1e-6)
+
+
+def test_neighbours_are_exactly_a_pitch_apart() -> None:
+    _, xy = visium_spots(SimulationSettings())
+    distance, _ = cKDTree(xy).query(xy, k=7)
+    inner = ((xy > 150) & (xy < 1750)).all(axis=1)
+    np.testing.assert_allclose(distance[inner, 1:], 100.0, atol=1e-9)
+
+
+def test_barcodes_are_unique_and_look_like_10x() -> None:
+    spots, _ = visium_spots(SimulationSettings(width_um=6500, height_um=6500))
+    assert spots.index.is_unique
+    assert all(re.fullmatch("[ACGT]{16}-1", barcode) for barcode in spots.index)
+
+
+def test_a_image_smaller_than_a_spot_is_refused() -> None:
+    with pytest.raises(InputError, match="width_um"):
+        visium_spots(SimulationSettings(width_um=40, height_um=40))
 
 
 def _normalised(section: AnnData) -> np.ndarray:
@@ -24,7 +59,7 @@ def _per_gene_pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0) + 1e-12)
 
 
-def _picture_statistics(tissue: SimulatedTissue, xy_px: np.ndarray) -> np.ndarray:
+def _image_statistics(tissue: SimulatedTissue, xy_px: np.ndarray) -> np.ndarray:
     """Return mean, spread, darkest and whitest share of the pixels around each spot."""
     height, width, _ = tissue.image_shape
     rows = []
@@ -115,10 +150,10 @@ def predicted(tissue: SimulatedTissue, section: AnnData) -> dict[tuple[str, str]
     xy, expression = section.obsm["spatial"], _normalised(section)
     order = np.random.default_rng(0).permutation(section.n_obs)
     train, held = order[: section.n_obs // 2], order[section.n_obs // 2 :]
-    features = _picture_statistics(tissue, xy)
+    features = _image_statistics(tissue, xy)
     weight = 1 / cdist(xy[held], xy[train]) ** 2
     predictions = {
-        "picture": Ridge(30).fit(features[train], expression[train]).predict(features[held]),
+        "image": Ridge(30).fit(features[train], expression[train]).predict(features[held]),
         "neighbours": weight @ expression[train] / weight.sum(axis=1, keepdims=True),
     }
     is_counted = np.asarray(section.X.mean(axis=0)).ravel() > 0.3
@@ -130,19 +165,19 @@ def predicted(tissue: SimulatedTissue, section: AnnData) -> dict[tuple[str, str]
     }
 
 
-def test_visible_genes_need_the_picture_and_hidden_genes_the_neighbours(
+def test_visible_genes_need_the_image_and_hidden_genes_the_neighbours(
     predicted: dict[tuple[str, str], float],
 ) -> None:
-    assert predicted["picture", "visible"] > 0.12
-    assert predicted["picture", "visible"] > predicted["neighbours", "visible"] + 0.05
+    assert predicted["image", "visible"] > 0.12
+    assert predicted["image", "visible"] > predicted["neighbours", "visible"] + 0.05
     assert predicted["neighbours", "hidden"] > 0.15
-    assert abs(predicted["picture", "hidden"]) < 0.06
+    assert abs(predicted["image", "hidden"]) < 0.06
 
 
 def test_flat_genes_cannot_be_predicted(predicted: dict[tuple[str, str], float]) -> None:
-    assert abs(predicted["picture", "flat"]) < 0.04 and abs(predicted["neighbours", "flat"]) < 0.04
+    assert abs(predicted["image", "flat"]) < 0.04 and abs(predicted["neighbours", "flat"]) < 0.04
 
 
-def test_truth_does_not_depend_on_who_else_is_asked(tissue: SimulatedTissue) -> None:
+def test_truth_does_not_depend_on_the_other_sites(tissue: SimulatedTissue) -> None:
     xy = np.random.default_rng(2).uniform(300, 1600, (300, 2))
     np.testing.assert_allclose(tissue.true_expression(xy)[270:], tissue.true_expression(xy[270:]), atol=1e-5)

@@ -1,3 +1,5 @@
+"""Random fields have zero mean and unit variance, on points and on grids."""
+
 from __future__ import annotations
 
 import numpy as np

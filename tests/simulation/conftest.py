@@ -1,3 +1,5 @@
+"""A simulated tissue of 1.9 mm and its section, made once."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
