@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_SKEW = 0.1  # largest stretch of a lattice along one direction. Real Visium has less than 0.01, her2st 0.01
-_CLEAR_RESIDUAL = 0.15
-"""Up to this residual, in pitches, a lattice is so clear that coordinates alone must lead to the indices given."""
+_CLEAR_RESIDUAL = 0.15  # up to this residual, in pitches, coordinates alone must lead to the indices given
 _CLEAR_SQUARE = 0.05  # largest residual, and stretch, of coordinates that are on a square lattice for certain
 _MAX_MISPLACED = 0.05  # largest share of spots whose index is not the one that follows from their coordinates
 

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_TOLERANCE_PX = 2
-"""How far the image may be from the size that its thumbnail implies, in thumbnail rounding steps."""
+_IMAGE_TOLERANCE_PX = 2  # how far the image's size may be from its thumbnail's, in pixels of the thumbnail
 
 
 def check_section(

@@ -34,17 +34,13 @@ FEWEST_SPOTS = 6
 """Spots that a lattice can be found from."""
 TOO_CLOSE = 0.3
 """Spots closer than this share of the median nearest distance are one spot twice."""
-_LOWEST_ORDER = 0.4
-"""Least agreement of the directions between neighbours, 0 to 1: 0.7 on a lattice with jitter of 0.1 pitches."""
+_LOWEST_ORDER = 0.4  # least agreement of directions between neighbours: 0.7 on a lattice with jitter of 0.1 pitches
 _NARROW = 0.5  # spots within a strip of this many nearest distances lie on a line
-_N_NEIGHBOURS = 12
-"""Neighbours linked to a spot: two rings of a square lattice, so that a half-empty one still hangs together."""
+_N_NEIGHBOURS = 12  # links of a spot: two rings of a square lattice, so that a half-empty one is still connected
 _NEAR = 1.25  # links up to this many median nearest distances long show the directions of the lattice
 _REACH, _SLACK = 2.3, 0.35  # a link is at most so long, and ends at most so far from a lattice point, in pitches
-_N_REFINEMENTS = 4
-_MAX_ROUNDS = 20
-_DISORDER = 0.3
-"""Points at random lie about this many pitches from the points of a lattice; spots jittered by 0.1 lie within 0.15."""
+_N_REFINEMENTS, _MAX_ROUNDS = 4, 20
+_DISORDER = 0.3  # residual in pitches: random points have about this one, spots jittered by 0.1 at most 0.15
 
 
 @dataclass(frozen=True)

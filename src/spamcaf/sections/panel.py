@@ -28,13 +28,11 @@ DEPTH, COUNTS, GENE = "depth", "counts", "gene"
 _FEWEST_PANEL_GENES = 2
 _REQUEST = "request"
 _CHOSEN_BY = {"seurat_v3": "variability", "moran": "spatial"}
-_FEWEST_TREND_GENES = 4
-"""With fewer varying genes the loess of seurat_v3 crashes the process (segmentation fault), not just the call."""
+_FEWEST_TREND_GENES = 4  # with fewer, the loess of seurat_v3 crashes the process (segmentation fault)
 _SPANS = (0.3, 0.6, 1.0)
 """Shares of the genes in one local fit of variance on mean. The first is scanpy's; a fit on few genes, or on many with
 the same mean, needs a wider one."""
-_LEAST_VARIATION = 1e-9
-"""Smallest squared coefficient of variation; below it scanpy's own variance may round to 0, and the gene be lost."""
+_LEAST_VARIATION = 1e-9  # smallest squared coefficient of variation: below it scanpy's variance may round to 0
 _REACH_PITCHES = 1.2  # neighbours on the lattice are one pitch apart, the next ones at least 1.4
 _GENES_PER_CHUNK = 512  # genes at a time in Moran's I: 20 MB of dense values for 5000 spots
 

@@ -27,13 +27,11 @@ STATED_SPOT_UM = (65.0, 70.0, 60.0, 55.0)
 all DLPFC sections, 60 with CytAssist, and 55 as other tools write it."""
 
 _SPOT_SHARE = SPOT_UM / PITCH_UM  # spot diameter over pitch where nothing is known: Visium's
-_PLAUSIBLE_MPP = (0.05, 3.0)
-"""Micrometres per pixel of a full-resolution image; a Visium thumbnail of 2000 px has 3.3 or more."""
+_PLAUSIBLE_MPP = (0.05, 3.0)  # of a full-resolution image; a Visium thumbnail of 2000 px has 3.3 um or more
 _RATIO_TOLERANCE = 0.02
 """How far fiducial over spot diameter may be from that of a Space Ranger generation (1.50, 1.62, 1.75) or converter."""
 _MICROMETRES = 0.005  # so near to one micrometre per pixel, which no scanner has, coordinates seem to be in micrometres
-_ARRAY_STEPS_PX = 4.0
-"""Neighbouring spots nearer than this many pixels: the coordinates seem to be array rows and columns."""
+_ARRAY_STEPS_PX = 4.0  # with neighbouring spots nearer than this, coordinates seem to be array rows and columns
 _LATTICE, _STATED, _FIDUCIALS, _SPOTS, _IMAGE = "lattice", "file", "fiducials", "spot diameter", "image"
 
 

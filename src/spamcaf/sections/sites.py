@@ -160,7 +160,7 @@ def _table(
     ids: list[str],
     parent: Sequence[str] | NDArray[np.str_],
     sub_index: NDArray[np.int64],
-    xy_px: NDArray[np.float64],
+    xy_px: NDArray[np.floating],
     index: NDArray[np.int64],
 ) -> pd.DataFrame:
     import pandas as pd
