@@ -1,4 +1,4 @@
-"""Small backbones, and a slide on which colour, place and axis are all told apart."""
+"""Small backbones, and a slide on which colours, positions and axes all differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dense features: exact where a site lies on the raster, by area elsewhere, the same after a cut, bounded in memory."""
+"""Dense features: exact on the grid, by area elsewhere, the same after a cut, bounded in memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone, BackboneIdentity, ClassAndMean, FeatureMap
-from spamcaf.histology.dense import DenseEmbedder, DenseEmbeddingJob, embed_densely
+from spamcaf.histology.dense import Band, DenseEmbedder, DenseEmbeddingJob, FeatureGrid, embed_densely
 from spamcaf.histology.embedding import Embedder, EmbeddingJob, embed_blocks
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
 from spamcaf.histology.slide import ArrayPixels, Slide
@@ -60,7 +62,7 @@ def centre(x: float, y: float) -> list[float]:
     return [x + 3 * TILE // 2, y + 3 * TILE // 2]
 
 
-def task_of(
+def job_of(
     slide: Slide, xy: object, block: int = 64, kind: type[EmbeddingJob] = DenseEmbeddingJob, **more: object
 ) -> EmbeddingJob:
     xy_px = np.array(xy, np.float64)
@@ -79,7 +81,7 @@ def dense(
     overlap: int = 2,
 ) -> list[Features]:
     embedder = DenseEmbedder(backbone(network), CPU, torch.float32, batch)
-    job = task_of(slide, xy, block)
+    job = job_of(slide, xy, block)
     return list(embed_densely(job, embedder, job.starts() if starts is None else starts, threads, overlap))
 
 
@@ -88,7 +90,7 @@ def by_id(features: Features, n: int) -> NDArray[np.float32]:
 
 
 def tokens(slide: Slide, network: nn.Module, row: float, column: float) -> Tensor:
-    """The map of a tile of the raster, or one half off it, straight from the network, (row, column, feature)."""
+    """The map of a tile of the grid, or one half off it, straight from the network, (row, column, feature)."""
     tile, _ = read_tile(slide, int(column * TILE), int(row * TILE), TILE)
     parts = backbone(network)
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (parts.mean, parts.std))
@@ -97,13 +99,13 @@ def tokens(slide: Slide, network: nn.Module, row: float, column: float) -> Tenso
         return FeatureMap(network)((pixels - mean) / std)[0]
 
 
-def test_a_site_on_the_raster_gets_the_mean_of_its_tiles_tokens(slide: Slide, vit: nn.Module) -> None:
+def test_a_site_on_the_grid_gets_the_mean_of_its_tiles_tokens(slide: Slide, vit: nn.Module) -> None:
     (found,) = dense(slide, vit, [centre(TILE, 2 * TILE)], overlap=1)
     expected = [tokens(slide, vit, 2 + i, 1 + j).mean(dim=(0, 1)) for i in range(3) for j in range(3)]
     np.testing.assert_allclose(found.windows[0], torch.stack(expected), atol=1e-5)
 
 
-def picture(slide: Slide, vit: nn.Module, offset: tuple[float, float]) -> NDArray[np.float32]:
+def token_image(slide: Slide, vit: nn.Module, offset: tuple[float, float]) -> NDArray[np.float32]:
     """Tokens of 6 x 6 tiles from -1 tile and an offset on; a tile is 28 px and 14 tokens, so a token is 2 x 2 px."""
     rows, columns = (np.arange(-1, 5) + part for part in offset)
     tiles = [torch.cat([tokens(slide, vit, row, column) for column in columns], dim=1) for row in rows]
@@ -116,20 +118,20 @@ def test_a_shifted_site_gets_tokens_by_their_area(slide: Slide, vit: nn.Module, 
     offsets = [(i, j) for i in (0.0, 0.5)[:overlap] for j in (0.0, 0.5)[:overlap]]
     expected = np.zeros((9, 64), np.float32)
     for offset in offsets:
-        seen = picture(slide, vit, offset)
+        image = token_image(slide, vit, offset)
         top, left = (round(pixel + TILE - part * TILE) for pixel, part in zip((y, x), offset, strict=True))
         for k in range(9):
             row, column = top + k // 3 * TILE, left + k % 3 * TILE
-            expected[k] += seen[row : row + TILE, column : column + TILE].mean(axis=(0, 1)) / len(offsets)
+            expected[k] += image[row : row + TILE, column : column + TILE].mean(axis=(0, 1)) / len(offsets)
     (found,) = dense(slide, vit, [centre(x, y)], overlap=overlap)
     np.testing.assert_allclose(found.windows[0], expected, atol=1e-5)
 
 
-def test_a_convolutional_network_on_the_raster_gives_its_exact_features(slide: Slide) -> None:
+def test_a_convolutional_network_on_the_grid_gives_its_exact_features(slide: Slide) -> None:
     xy = [centre(c * TILE, r * TILE) for r in (0, 1, 3, -1) for c in (0, 2)]
-    exact_task = task_of(slide, xy, kind=EmbeddingJob)
+    exact_job = job_of(slide, xy, kind=EmbeddingJob)
     embedder = Embedder(backbone(MeanOfPatches()), CPU, torch.float32, 64)
-    exact = join_blocks(list(embed_blocks(exact_task, embedder, exact_task.starts(), 0)))
+    exact = join_blocks(list(embed_blocks(exact_job, embedder, exact_job.starts(), 0)))
     found = join_blocks(dense(slide, MeanOfPatches(), xy, overlap=1))
     np.testing.assert_allclose(by_id(found, len(xy)), by_id(exact, len(xy)), atol=1e-5)
 
@@ -176,7 +178,7 @@ def test_rows_without_missing_sites_are_not_computed_again(slide: Slide) -> None
     assert again.n_tiles < first.n_tiles / 2
 
 
-def test_few_rows_of_the_raster_are_held_at_a_time(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_rows_of_the_grid_are_held_at_a_time(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
     from spamcaf.histology import dense as module
 
     held = list[int]()
@@ -210,7 +212,7 @@ def test_no_site_is_one_empty_block(slide: Slide) -> None:
 def test_whole_windows_are_refused(slide: Slide) -> None:
     embedder = DenseEmbedder(backbone(MeanOfPatches()), CPU, torch.float32, 8)
     with pytest.raises(InputError, match="fit.model"):
-        list(embed_densely(task_of(slide, SITES, with_whole=True), embedder, [0], 0))
+        list(embed_densely(job_of(slide, SITES, with_whole=True), embedder, [0], 0))
 
 
 def test_a_backbone_without_a_map_is_refused() -> None:
@@ -249,3 +251,75 @@ def test_the_exact_network_is_left_as_it_was(vit: nn.Module) -> None:
     embedder = DenseEmbedder(parts, CPU, torch.float32, 8)
     assert parts.network is vit
     assert (embedder.side, embedder.width) == (14, 64)
+
+
+FINE = 20
+
+
+def band(rows: int, columns: int, row0: int = 0, column0: int = 0) -> tuple[np.ndarray, Band]:
+    features = np.random.default_rng(0).normal(size=(rows, columns, 3)).astype(np.float32)
+    padded = np.concatenate([np.zeros((rows, 1, 3), np.float32), features], axis=1)
+    return features, Band(padded, row0, column0)
+
+
+@given(x=st.integers(-60, 300), y=st.integers(-60, 300), row0=st.integers(-3, 3), column0=st.integers(-3, 3))
+def test_a_box_gets_every_feature_by_its_area_inside(x: int, y: int, row0: int, column0: int) -> None:
+    features, pooled = band(12, 15, row0, column0)
+    x_edges, y_edges = (np.array([start, start + 30, start + 100, start + 130]) / FINE for start in (x, y))
+    found = pooled.pool(x_edges, y_edges)
+    fine = features.astype(np.float64).repeat(FINE, axis=0).repeat(FINE, axis=1) / FINE**2
+    for i in range(3):
+        for j in range(3):
+            rows, columns = (
+                slice(*(np.clip(np.round(edges[k : k + 2] * FINE) - FINE * zero, 0, None).astype(int)))
+                for edges, k, zero in ((y_edges, i, row0), (x_edges, j, column0))
+            )
+            np.testing.assert_allclose(found[i, j], fine[rows, columns].sum(axis=(0, 1)), atol=1e-4)
+
+
+def test_a_box_on_the_features_borders_is_their_sum() -> None:
+    features, pooled = band(8, 8)
+    found = pooled.pool(np.array([2.0, 4.0]), np.array([1.0, 3.0]))
+    np.testing.assert_allclose(found[0, 0], features[1:3, 2:4].sum(axis=(0, 1)), atol=1e-5)
+
+
+CORNERS = [(0, 0), (224, -224), (1, 0), (223, 225), (-1, -1), (-225, 5), (112, 111), (-113, 336)]
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+def test_every_tile_over_a_window_is_named_once(corner: tuple[int, int]) -> None:
+    x, y = corner
+    pixels = np.stack(np.meshgrid(np.arange(x, x + 672), np.arange(y, y + 672)), axis=-1).reshape(-1, 2)
+    expected = np.unique(pixels[:, ::-1] // 224, axis=0)
+    np.testing.assert_array_equal(FeatureGrid(224, 16).tiles(np.array([corner, corner])), expected)
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+@pytest.mark.parametrize("side", [7, 14, 16])
+def test_overlapping_tiles_are_those_over_any_strip_that_is_touched(corner: tuple[int, int], side: int) -> None:
+    feature_grid = FeatureGrid(224, side, overlap=2)
+    begins = {index: feature_grid.at(index) for index in range(-10, 20)}
+    expected = []
+    for pixel in corner:
+        low, high = pixel * side / 224, (pixel + 672) * side / 224
+        strips = [i for i in range(-9, 19) if begins[i] < high and begins[i + 1] > low]
+        expected.append(range(strips[0] - 1, strips[-1] + 1))
+    found = feature_grid.tiles(np.array([corner]))
+    assert found.tolist() == [[row, column] for row in expected[1] for column in expected[0]]
+
+
+@pytest.mark.parametrize(("tile_px", "side"), [(187, 14), (224, 16), (161, 7)])
+def test_overlapping_tiles_lie_on_the_same_features_to_half_a_pixel(tile_px: int, side: int) -> None:
+    feature_grid = FeatureGrid(tile_px, side, overlap=2)
+    for index in range(-5, 6):
+        assert abs(feature_grid.at(index) * tile_px / side - feature_grid.at_px(index)) <= 0.5
+        assert feature_grid.at(index + 2) - feature_grid.at(index) == side
+
+
+def test_sites_apart_leave_the_tiles_between_them_out() -> None:
+    tiles = FeatureGrid(224, 16).tiles(np.array([(0, 0), (2240, 2240)]))
+    assert tiles.tolist() == [[r + z, c + z] for z in (0, 10) for r in range(3) for c in range(3)]
+
+
+def test_edges_are_tile_borders_in_features() -> None:
+    np.testing.assert_allclose(FeatureGrid(187, 14).edges(374), [28, 42, 56, 70])

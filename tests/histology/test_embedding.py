@@ -25,7 +25,7 @@ GEOMETRY = WindowGeometry.of(TileSettings(), 4.0)
 KEY = FeatureKey("s", "b", "v", "i", 84)
 
 
-def task_of(slide: Slide, block: int = 64, *, with_whole: bool = False) -> EmbeddingJob:
+def job_of(slide: Slide, block: int = 64, *, with_whole: bool = False) -> EmbeddingJob:
     return EmbeddingJob(slide, GEOMETRY, IDS, XY, replace(KEY, block=block), with_whole)
 
 
@@ -39,7 +39,7 @@ def windows_of(features: Features, ids: list[str]) -> np.ndarray:
 
 
 def test_features_are_those_of_the_normalised_tiles(slide: Slide, mean_colour: Backbone) -> None:
-    features = run(task_of(slide), mean_colour)
+    features = run(job_of(slide), mean_colour)
     assert features.windows.shape == (N, 9, 3)
     assert features.windows.dtype == np.float32
     for name, (x, y) in zip(IDS, XY, strict=True):
@@ -56,7 +56,7 @@ def test_features_are_those_of_the_normalised_tiles(slide: Slide, mean_colour: B
 
 
 def test_features_are_those_of_one_tile_at_a_time(slide: Slide, convolution: Backbone) -> None:
-    features = run(task_of(slide), convolution)
+    features = run(job_of(slide), convolution)
     mean, std = (torch.tensor(values)[:, None, None] for values in (convolution.mean, convolution.std))
     for name, places in zip(IDS, GEOMETRY.tiles(XY).tolist(), strict=True):
         for i, place in enumerate(places):
@@ -68,7 +68,7 @@ def test_features_are_those_of_one_tile_at_a_time(slide: Slide, convolution: Bac
 
 @pytest.mark.parametrize(("batch", "block"), [(5, 64), (64, 1), (7, 3)])
 def test_batches_and_blocks_do_not_change_values(slide: Slide, convolution: Backbone, batch: int, block: int) -> None:
-    expected, found = run(task_of(slide), convolution), run(task_of(slide, block), convolution, batch)
+    expected, found = run(job_of(slide), convolution), run(job_of(slide, block), convolution, batch)
     assert sorted(found.ids) == IDS
     np.testing.assert_allclose(windows_of(found, IDS), windows_of(expected, IDS), atol=1e-5)
     np.testing.assert_array_equal(found.n_px_padded, expected.n_px_padded)
@@ -76,22 +76,22 @@ def test_batches_and_blocks_do_not_change_values(slide: Slide, convolution: Back
 
 @pytest.mark.parametrize("threads", [0, 3])
 def test_threads_do_not_change_a_bit(slide: Slide, convolution: Backbone, threads: int) -> None:
-    expected, found = run(task_of(slide, 2), convolution), run(task_of(slide, 2), convolution, threads=threads)
+    expected, found = run(job_of(slide, 2), convolution), run(job_of(slide, 2), convolution, threads=threads)
     assert found.ids == expected.ids
     np.testing.assert_array_equal(found.windows, expected.windows)
 
 
 def test_the_order_of_sites_does_not_matter(slide: Slide, convolution: Backbone) -> None:
     mixed = [3, 0, 4, 2, 1]
-    other = replace(task_of(slide, 2), ids=[IDS[i] for i in mixed], xy_px=XY[mixed])
-    expected, found = run(task_of(slide, 2), convolution), run(other, convolution)
+    other = replace(job_of(slide, 2), ids=[IDS[i] for i in mixed], xy_px=XY[mixed])
+    expected, found = run(job_of(slide, 2), convolution), run(other, convolution)
     assert found.ids == expected.ids
     np.testing.assert_array_equal(found.windows, expected.windows)
     np.testing.assert_array_equal(found.n_px_padded, expected.n_px_padded)
 
 
 def test_a_part_of_the_blocks_is_the_same_part_of_the_whole(slide: Slide, convolution: Backbone) -> None:
-    job, embedder = task_of(slide, 2), Embedder(convolution, CPU, torch.float32, 64)
+    job, embedder = job_of(slide, 2), Embedder(convolution, CPU, torch.float32, 64)
     blocks = list(embed_blocks(job, embedder, [0, 2, 4], 1))
     assert [(block.start, len(block.ids)) for block in blocks] == [(0, 2), (2, 2), (4, 1)]
     (alone,) = embed_blocks(job, embedder, [2], 1)
@@ -99,8 +99,8 @@ def test_a_part_of_the_blocks_is_the_same_part_of_the_whole(slide: Slide, convol
     np.testing.assert_array_equal(alone.windows, blocks[1].windows)
 
 
-def test_a_tile_that_several_sites_see_is_computed_once(slide: Slide, mean_colour: Backbone) -> None:
-    """On a square lattice one tile wide, 3 x 4 sites see 5 x 6 tiles."""
+def test_a_tile_that_several_sites_share_is_computed_once(slide: Slide, mean_colour: Backbone) -> None:
+    """On a square lattice one tile wide, 3 x 4 sites have 5 x 6 tiles."""
     xy = np.array([[100.0 + 28 * column, 100.0 + 28 * row] for row in range(3) for column in range(4)])
     job = EmbeddingJob(slide, GEOMETRY, [str(i) for i in range(12)], xy, KEY)
     features = run(job, mean_colour)
@@ -110,14 +110,14 @@ def test_a_tile_that_several_sites_see_is_computed_once(slide: Slide, mean_colou
         np.testing.assert_allclose(windows_of(features, [str(i)])[0], alone.windows[0], atol=1e-6)
 
 
-def test_out_of_memory_halves_the_batch_and_says_so_once(
+def test_out_of_memory_halves_the_batch_with_one_warning(
     slide: Slide, mean_colour: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = run(task_of(slide), mean_colour, batch=18)
+    expected = run(job_of(slide), mean_colour, batch=18)
     network = mean_colour.network
     network.limit, network.sizes = 10, []
     with caplog.at_level(logging.WARNING):
-        found = run(task_of(slide), mean_colour, batch=18)
+        found = run(job_of(slide), mean_colour, batch=18)
     np.testing.assert_array_equal(found.windows, expected.windows)
     assert caplog.text.count("9 tiles at a time") == len(caplog.records) == 1
     assert max(network.sizes[1:]) == 9
@@ -126,7 +126,7 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(
 def test_out_of_memory_with_one_tile_is_an_error(slide: Slide, mean_colour: Backbone) -> None:
     mean_colour.network.limit = 0
     with pytest.raises(InputError, match="too little free GPU memory for tiny"):
-        run(task_of(slide), mean_colour, batch=4)
+        run(job_of(slide), mean_colour, batch=4)
 
 
 def test_a_compiled_network_gives_the_same_whatever_the_number_of_tiles(convolution: Backbone) -> None:
@@ -137,7 +137,7 @@ def test_a_compiled_network_gives_the_same_whatever_the_number_of_tiles(convolut
         np.testing.assert_allclose(compiled.embed(tiles[:n]).numpy(), expected[:n], atol=1e-5)
 
 
-def test_without_a_compiler_one_sentence_says_so(convolution: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_one_sentence_explains_it(convolution: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 
     torch._dynamo.reset()
@@ -158,8 +158,8 @@ def test_bf16_inside_is_float32_outside(convolution: Backbone) -> None:
     assert cosine.min() > 0.999
 
 
-def test_the_whole_window_is_seen_shrunk_to_one_tile(slide: Slide, mean_colour: Backbone) -> None:
-    features = run(task_of(slide, with_whole=True), mean_colour)
+def test_the_whole_window_is_shrunk_to_one_tile(slide: Slide, mean_colour: Backbone) -> None:
+    features = run(job_of(slide, with_whole=True), mean_colour)
     assert features.whole.shape == (N, 3)
     assert features.whole.dtype == np.float32
     for row, name in zip(features.rows(IDS), IDS, strict=True):
@@ -170,24 +170,24 @@ def test_the_whole_window_is_seen_shrunk_to_one_tile(slide: Slide, mean_colour: 
 
 
 def test_the_whole_window_leaves_the_tiles_as_they_are(slide: Slide, convolution: Backbone) -> None:
-    without, with_it = run(task_of(slide), convolution), run(task_of(slide, with_whole=True), convolution)
+    without, with_it = run(job_of(slide), convolution), run(job_of(slide, with_whole=True), convolution)
     assert without.whole is None
     np.testing.assert_allclose(with_it.windows, without.windows, atol=1e-6)
     np.testing.assert_array_equal(with_it.n_px_padded, without.n_px_padded)
 
 
 def test_a_stain_changes_every_tile(slide: Slide, mean_colour: Backbone) -> None:
-    inverted = run(replace(task_of(slide), stain=lambda tile: 255 - tile), mean_colour)
-    plain = run(task_of(slide), mean_colour)
+    inverted = run(replace(job_of(slide), stain=lambda tile: 255 - tile), mean_colour)
+    plain = run(job_of(slide), mean_colour)
     total = (1 - 2 * np.array(mean_colour.mean)) / mean_colour.std
     np.testing.assert_allclose(inverted.windows + plain.windows, np.broadcast_to(total, plain.windows.shape), atol=1e-4)
 
 
-def test_swapped_channels_swapped_axes_and_a_shift_are_seen(mean_colour: Backbone) -> None:
-    """Red grows to the right, green downwards, blue is constant: a tile's mean says where it lies."""
+def test_swapped_channels_swapped_axes_and_a_shift_change_features(mean_colour: Backbone) -> None:
+    """Red grows to the right, green downwards, blue is constant: a tile's mean tells where it lies."""
     x, y = np.meshgrid(np.arange(600), np.arange(300))
     image = np.stack([x * 0.4, y * 0.8, np.full_like(x, 77)], axis=-1).astype(np.uint8)
-    features = run(task_of(Slide(ArrayPixels(image, "f"), "s")), mean_colour)
+    features = run(job_of(Slide(ArrayPixels(image, "f"), "s")), mean_colour)
     colours = windows_of(features, IDS[1:4]) * mean_colour.std + mean_colour.mean
     for site, (x_site, y_site) in enumerate(XY[1:4]):
         row, column = np.divmod(np.arange(9), 3)
@@ -198,6 +198,6 @@ def test_swapped_channels_swapped_axes_and_a_shift_are_seen(mean_colour: Backbon
 
 def test_rows_that_are_decoded_whole_are_read_from_top_to_bottom(slide: Slide) -> None:
     xy = np.array([[500.0, 40], [10, 30], [300, 20], [200, 50]])
-    tiled = replace(task_of(slide), xy_px=xy, ids=IDS[:4])
+    tiled = replace(job_of(slide), xy_px=xy, ids=IDS[:4])
     assert tiled.order.tolist() == [1, 3, 2, 0]
     assert replace(tiled, slide=replace(slide, is_striped=True)).order.tolist() == [2, 1, 0, 3]

@@ -96,6 +96,6 @@ def test_tissue_beyond_the_frame_is_left_out_unless_asked_for() -> None:
     block(image, (2000, 6000), (2000, 6000))
     block(image, (100, 700), (2000, 6000))
     slide = Slide(ArrayPixels(image, "f"), "s")
-    places = np.array([(4000.0, 4000.0), (400.0, 4000.0)]) / UM_PER_PX
-    assert find_tissue(slide, UM_PER_PX, TissueSettings()).holds(places).tolist() == [True, False]
-    assert find_tissue(slide, UM_PER_PX, TissueSettings(inside_frame=False)).holds(places).tolist() == [True, True]
+    points = np.array([(4000.0, 4000.0), (400.0, 4000.0)]) / UM_PER_PX
+    assert find_tissue(slide, UM_PER_PX, TissueSettings()).holds(points).tolist() == [True, False]
+    assert find_tissue(slide, UM_PER_PX, TissueSettings(inside_frame=False)).holds(points).tolist() == [True, True]

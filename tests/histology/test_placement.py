@@ -125,11 +125,11 @@ def off(shape: NDArray[np.bool_]) -> NDArray[np.float64]:
     return (index_of(array & ~shape) + 0.5) * PITCH_PX
 
 
-@pytest.mark.parametrize(("scale", "said"), [(1 / 1.38, "1.3[78]"), (0.15, "6.6"), (2.0, "0.5")])
-def test_coordinates_of_another_scale_are_refused_with_the_factor(scale: float, said: str) -> None:
+@pytest.mark.parametrize(("scale", "factor"), [(1 / 1.38, "1.3[78]"), (0.15, "6.6"), (2.0, "0.5")])
+def test_coordinates_of_another_scale_are_refused_with_the_factor(scale: float, factor: str) -> None:
     xy, lattice = spots(corner())
     scaled = Lattice(lattice.kind, lattice.origin_px * scale, lattice.basis_px * scale, 0.0)
-    with pytest.raises(InputError, match=rf"multiplied by about {said}.*micrometres.*trust_image=true"):
+    with pytest.raises(InputError, match=rf"multiplied by about {factor}.*micrometres.*trust_image=true"):
         require_on_tissue(tissue(corner()), xy * scale, scaled, off(corner()) * scale)
 
 

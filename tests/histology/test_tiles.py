@@ -1,13 +1,19 @@
-"""Nine tiles of nine colours: a swapped channel, a swapped axis or a tile one pixel off is seen."""
+"""Nine tiles of nine colours where they belong; tiles are read once, in an order that suits files, little ahead."""
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from spamcaf.histology.slide import GLASS, ArrayPixels, Slide
-from spamcaf.histology.tiles import CENTRE, WindowGeometry, read_tile
+from spamcaf.histology.tiles import CENTRE, WindowGeometry, distinct, prefetch_tiles, read_tile, reading_order
 from spamcaf.parameters import TileSettings
 
 COLOURS = np.array([(20 * i + 5, 250 - 25 * i, (i * 70) % 250) for i in range(9)], np.uint8)
@@ -51,7 +57,7 @@ def test_a_tile_is_112_um_at_any_scale_and_shows_nothing_of_its_neighbours(mpp: 
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(1, 0), (0, 1), (-1, 0)])
-def test_one_pixel_off_is_seen(dx: int, dy: int) -> None:
+def test_one_pixel_off_is_noticed(dx: int, dy: int) -> None:
     tiles, _ = tiles_at(nine(224, 300, 40), WindowGeometry.of(UM, 0.5), 300 + 336.0 + dx, 40 + 336.0 + dy)
     assert (tiles[CENTRE] != COLOURS[CENTRE]).any(axis=-1).sum() == 224
 
@@ -110,3 +116,75 @@ def test_a_window_shrinks_to_one_tile_without_moving() -> None:
     assert (red[:, :72] > 254).all() and (red[:, 78:] < 1).all()
     assert (blue[152:, 152:] > 254).all() and (blue[:146] < 1).all() and (blue[:, :146] < 1).all()
     np.testing.assert_allclose(green.sum(axis=0), 80, rtol=0.03)
+
+
+@given(arrays(np.int64, st.tuples(st.integers(1, 30), st.just(3)), elements=st.integers(0, 3)))
+def test_distinct_places_give_all_places_back(boxes: np.ndarray) -> None:
+    once, which = distinct(boxes)
+    np.testing.assert_array_equal(once[which], boxes)
+    assert len({tuple(box) for box in once.tolist()}) == len(once)
+    assert (np.diff([which.tolist().index(i) for i in range(len(once))]) > 0).all()
+
+
+def test_sites_are_read_in_bands_from_left_to_right() -> None:
+    xy = np.array([[500.0, 90], [10, 120], [20, 10], [300, 20], [10, 110]])
+    assert reading_order(xy, 100).tolist() == [2, 3, 0, 4, 1]
+
+
+def test_reading_order_decodes_little_twice() -> None:
+    """Windows of 3 tiles over chunks of 100 px with room for three rows of chunks."""
+    rng = np.random.default_rng(0)
+    xy = rng.uniform(150, 1850, (400, 2))
+
+    def decoded(order: np.ndarray) -> int:
+        kept: list[tuple[int, int]] = []
+        n = 0
+        for x, y in xy[order]:
+            for row in range(int(y - 150) // 100, int(y + 150) // 100 + 1):
+                for column in range(int(x - 150) // 100, int(x + 150) // 100 + 1):
+                    if (row, column) in kept:
+                        kept.remove((row, column))
+                    else:
+                        n += 1
+                    kept = [*kept, (row, column)][-80:]
+        return n
+
+    assert decoded(reading_order(xy, 300)) < 2.5 * 400
+    assert decoded(np.arange(400)) > 3000
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_batches_come_in_order_whatever_reads_them(slide: Slide, threads: int) -> None:
+    batches = [np.array([[x, y, 40] for y in (-10, 100)]) for x in range(0, 500, 50)]
+    ready = list(prefetch_tiles(slide, batches, None, threads))
+    assert len(ready) == len(batches)
+    for boxes, prepared in zip(batches, ready, strict=True):
+        (expected,) = prefetch_tiles(slide, [boxes], None, 0)
+        np.testing.assert_array_equal(prepared.tiles, expected.tiles)
+        np.testing.assert_array_equal(prepared.n_padded, [400, 0])
+
+
+def test_what_waits_is_bounded() -> None:
+    read = []
+
+    class Counting(ArrayPixels):
+        def crop(self, x0: int, y0: int, width: int, height: int) -> np.ndarray:
+            read.append(x0)
+            return super().crop(x0, y0, width, height)
+
+    slide = Slide(Counting(np.zeros((300, 1000, 3), np.uint8), "f"), "s")
+    batches = ([np.array([[x, 0, 224]])][0] for x in range(500))
+    ahead = prefetch_tiles(slide, batches, None, 2)
+    next(ahead)
+    time.sleep(0.05)
+    assert 1 <= len(read) <= 6
+    ahead.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tiles")]
+
+
+def test_an_error_of_a_reader_is_raised(slide: Slide) -> None:
+    def broken(tile: np.ndarray) -> np.ndarray:
+        raise ValueError("torn")
+
+    with pytest.raises(ValueError, match="torn"):
+        list(prefetch_tiles(slide, [np.array([[0, 0, 40]])], broken, 1))

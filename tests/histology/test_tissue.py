@@ -1,4 +1,4 @@
-"""Stained tissue is told from glass, dust and holes are cleaned, and x and y stay apart."""
+"""Stained tissue is separated from glass, dust and holes are cleaned, and x and y stay apart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STAIN = (190, 110, 160)
 SETTINGS = TissueSettings()
 
 
-def picture(mpp: float, glass: int = 240) -> NDArray[np.uint8]:
+def section(mpp: float, glass: int = 240) -> NDArray[np.uint8]:
     """2 x 3 mm of glass with noise; tissue from x = 400 to 1400 um and y = 300 to 900 um."""
     rng = np.random.default_rng(0)
     image = np.full((round(2000 / mpp), round(3000 / mpp), 3), glass, np.uint8)
@@ -35,7 +35,7 @@ def at(points_um: list[tuple[float, float]], mpp: float) -> NDArray[np.float64]:
 @pytest.mark.parametrize("mpp", [2.0, 4.0])
 @pytest.mark.parametrize("glass", [240, 190])
 def test_tissue_lies_where_it_was_painted(mpp: float, glass: int) -> None:
-    tissue = find_tissue(Slide(ArrayPixels(picture(mpp, glass), "f"), "s"), mpp, SETTINGS)
+    tissue = find_tissue(Slide(ArrayPixels(section(mpp, glass), "f"), "s"), mpp, SETTINGS)
     held = tissue.holds(
         at([(500, 400), (1300, 800), (900, 600), (300, 600), (900, 1000), (600, 1200), (2500, 600)], mpp)
     )
@@ -46,13 +46,13 @@ def test_tissue_lies_where_it_was_painted(mpp: float, glass: int) -> None:
     assert tissue.thumbnail.shape == (*tissue.mask.shape, 3)
 
 
-def test_places_outside_the_image_are_no_tissue() -> None:
-    tissue = find_tissue(Slide(ArrayPixels(picture(4.0), "f"), "s"), 4.0, SETTINGS)
+def test_points_outside_the_image_are_no_tissue() -> None:
+    tissue = find_tissue(Slide(ArrayPixels(section(4.0), "f"), "s"), 4.0, SETTINGS)
     assert not tissue.holds(at([(-5, 600), (900, -5), (3005, 600), (900, 2005), (1e7, 1e7)], 4.0)).any()
 
 
 def test_dust_and_holes_below_the_area_vanish_and_larger_ones_stay() -> None:
-    image = picture(4.0)
+    image = section(4.0)
     paint(image, 4.0, (2000, 1500, 2120, 1620), STAIN)
     paint(image, 4.0, (2400, 1400, 2800, 1800), STAIN)
     paint(image, 4.0, (600, 500, 720, 620), 240)
@@ -72,13 +72,13 @@ def test_one_colour_is_refused() -> None:
 
 
 def test_gray_tissue_is_refused() -> None:
-    gray = np.repeat(picture(4.0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    gray = np.repeat(section(4.0).mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     with pytest.raises(InputError, match="without colour"):
         find_tissue(Slide(ArrayPixels(gray, "f"), "s"), 4.0, SETTINGS)
 
 
 def test_a_mask_is_never_finer_than_the_image() -> None:
-    tissue = find_tissue(Slide(ArrayPixels(picture(20.0), "f"), "s"), 20.0, SETTINGS)
+    tissue = find_tissue(Slide(ArrayPixels(section(20.0), "f"), "s"), 20.0, SETTINGS)
     assert tissue.px_per_mask_px == 1
     assert tissue.holds(at([(900, 600), (900, 1300)], 20.0)).tolist() == [True, False]
 
@@ -164,9 +164,9 @@ def test_an_image_wholly_in_tissue_is_tissue_everywhere() -> None:
     assert tissue.mask.all()
 
 
-def marked(on: list[tuple[float, float]], off: list[tuple[float, float]], image_says: bool = False) -> Tissue:
-    """Spots 100 px apart on a mask of 10 px per pixel that says one thing everywhere."""
-    tissue = Tissue(np.full((60, 60), image_says), np.zeros((60, 60, 3), np.uint8), 10.0)
+def marked(on: list[tuple[float, float]], off: list[tuple[float, float]], image_has_tissue: bool = False) -> Tissue:
+    """Spots 100 px apart on a mask of 10 px per pixel that is one thing everywhere."""
+    tissue = Tissue(np.full((60, 60), image_has_tissue), np.zeros((60, 60, 3), np.uint8), 10.0)
     return tissue.marked_by_spots(np.array(on).reshape(-1, 2), np.array(off).reshape(-1, 2), 100.0)
 
 
@@ -182,7 +182,7 @@ def test_spots_mark_tissue_where_the_image_shows_none() -> None:
 
 def test_spots_off_the_tissue_mark_glass_where_the_image_shows_tissue() -> None:
     off = [(405.0, y) for y in (105.0, 205.0, 305.0)] + [(505.0, y) for y in (105.0, 205.0, 305.0)]
-    tissue = marked(SQUARE, off, image_says=True)
+    tissue = marked(SQUARE, off, image_has_tissue=True)
     assert tissue.holds(np.array(SQUARE)).all()
     assert not tissue.holds(np.array(off)).any() and not tissue.holds(np.array([(385, 205), (455, 255)])).any()
     assert tissue.holds(np.array([(355, 205)])).all(), "half-way the image decides"

@@ -1,4 +1,4 @@
-"""Several processes give what one gives; their errors are heard; a complete store only hears which key is in use."""
+"""Several processes give what one gives; their errors are raised; a complete store only gets the key in use."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_error_in_a_process_is_raised_here(job: EmbeddingJob, convolution: Ba
         list(embed_sites(corner, convolution, TWO, set()))
 
 
-def test_a_process_that_dies_is_told_in_one_sentence(job: EmbeddingJob, convolution: Backbone) -> None:
+def test_a_process_that_dies_is_an_error_of_one_sentence(job: EmbeddingJob, convolution: Backbone) -> None:
     # who opens this slide ends, as the system ends a process when memory runs out
     deadly = replace(job.slide, reopen=partial(os._exit, 9))
     with pytest.raises(InputError, match=r"ended before its work was done.*9.*goes on where it stopped"):
