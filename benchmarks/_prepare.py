@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from spamcaf import __version__
 from spamcaf.datasets.backbone import BackboneDataset
-from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
-from spamcaf.datasets.simulated import SimulatedSectionDataset, SimulatedSlideDataset, SimulatedTruthDataset
+from spamcaf.datasets.section import SectionDataset, SectionSlideDataset, TruthDataset
 from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.features import Features, join_blocks
 from spamcaf.histology.slide import Slide
@@ -74,8 +73,8 @@ def simulate_section(
     given = {"simulation": settings.model_dump()}
 
     def prepare() -> Section:
-        slide = SimulatedSlideDataset(**given).load()
-        raw = SimulatedSectionDataset(section="simulated", **given).load()
+        slide = SectionSlideDataset(source="simulated", **given).load()
+        raw = SectionDataset(source="simulated", **given).load()
         checked, _ = ingestion.check_section(raw, slide, SectionSettings(), TissueSettings())
         tissue = ingestion.find_tissue(checked, slide, TissueSettings())
         seen = _embed(checked, slide, tissue, backbone, tiles, Model.SPAMCAF)
@@ -122,7 +121,7 @@ def _grid(
     )
     xy_px = chosen[[X_PX, Y_PX]].to_numpy(np.float64)
     xy_um = xy_px * mpp_of(section)
-    truth = SimulatedTruthDataset(simulation=settings.model_dump()).load()
+    truth = TruthDataset(source="simulated", simulation=settings.model_dump()).load()
     known = truth.true_expression(xy_um)[:, truth.genes.index.get_indexer(section.var_names)]
     geometry = WindowGeometry.of(tiles, mpp_of(section))
     seen = _seen(list(blocks), chosen[SITE_ID].tolist(), xy_px, slide, geometry)

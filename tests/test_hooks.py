@@ -13,7 +13,7 @@ from kedro.pipeline import Node, Pipeline
 from spamcaf.backbones.weights import Weights
 from spamcaf.datasets.backbone import BackboneDataset
 from spamcaf.datasets.section import SectionDataset
-from spamcaf.datasets.stored import AtomicJSONDataset
+from spamcaf.datasets.stored import AtomicDataset
 from spamcaf.errors import InputError
 from spamcaf.hooks import SettingsGuard
 
@@ -29,7 +29,7 @@ MISSING: dict[str, Any] = {"source": "/nowhere", "architecture": "test_vit", "wi
 
 def catalog(tmp_path: Path, backbone: object = None) -> DataCatalog:
     missing = BackboneDataset(name="it", backbones={"it": MISSING})
-    stored = AtomicJSONDataset(filepath=str(tmp_path / "features.json"))
+    stored = AtomicDataset(filepath=str(tmp_path / "features.json"), dataset={"type": "json.JSONDataset"})
     return DataCatalog({"raw_section": MemoryDataset(1), "backbone": backbone or missing, "features": stored})
 
 

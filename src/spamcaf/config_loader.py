@@ -187,8 +187,10 @@ def _placed(entry: Any, root: Path) -> Any:  # noqa: ANN401  whatever a catalog 
     """Return an entry of the catalog with all its paths absolute; a backbone's name may be a folder."""
     if not isinstance(entry, dict):
         return entry
+    # the source of a section is a choice, that of a backbone a path
+    paths = [key for key in PATHS if key != "source" or "section" not in entry]
     placed = {
-        key: _absolute(value, root) if key in PATHS and isinstance(value, str) else _placed(value, root)
+        key: _absolute(value, root) if key in paths and isinstance(value, str) else _placed(value, root)
         for key, value in entry.items()
     }
     name = placed.get("name")

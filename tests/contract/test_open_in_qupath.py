@@ -10,12 +10,12 @@ import shapely
 from anndata import AnnData
 from shapely.geometry import shape
 
-from spamcaf.datasets.stored import AtomicJSONDataset
+from spamcaf.datasets.stored import AtomicDataset
 from spamcaf.reporting.exports import to_geojson
 
 
 def test_every_feature_is_a_sound_detection(prediction: AnnData, tmp_path: Path) -> None:
-    dataset = AtomicJSONDataset(filepath=str(tmp_path / "sites.geojson"))
+    dataset = AtomicDataset(filepath=str(tmp_path / "sites.geojson"), dataset={"type": "json.JSONDataset"})
     dataset.save(to_geojson(prediction, ["Plp1"]))
     collection = dataset.load()
     assert collection["type"] == "FeatureCollection"
@@ -30,7 +30,7 @@ def test_every_feature_is_a_sound_detection(prediction: AnnData, tmp_path: Path)
 
 
 def test_geopandas_reads_it(prediction: AnnData, tmp_path: Path) -> None:
-    dataset = AtomicJSONDataset(filepath=str(tmp_path / "sites.geojson"))
+    dataset = AtomicDataset(filepath=str(tmp_path / "sites.geojson"), dataset={"type": "json.JSONDataset"})
     dataset.save(to_geojson(prediction, ["Plp1", "Snap25"]))
     frame = geopandas.read_file(tmp_path / "sites.geojson")
     assert len(frame) == prediction.n_obs

@@ -8,7 +8,7 @@ import spatialdata as sd
 from anndata import AnnData
 from spatialdata.transformations import get_transformation
 
-from spamcaf.datasets.spatialdata import SpatialDataDataset
+from spamcaf.datasets.stored import SpatialDataDataset
 from spamcaf.histology.slide import Slide
 from spamcaf.reporting.exports import to_spatialdata
 

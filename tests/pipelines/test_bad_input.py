@@ -35,12 +35,13 @@ CASES = {
     "no such folder of weights": ("--params", "backbone_source=/nowhere", "no weights in /nowhere"),
     "no access to the hub": ("--params", "backbone=uni", "backbone=efficientnet_lite0"),
 }
+IN_A_PROCESS = "no such section, in a process of its own"
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_one_short_error(kedro: Run, case: str) -> None:
-    option, value, expected = CASES[case]
-    done = kedro("run", option, value)
+@pytest.mark.parametrize("case", [*CASES, IN_A_PROCESS])
+def test_one_short_error(kedro: Run, kedro_process: Run, case: str) -> None:
+    option, value, expected = CASES.get(case, CASES["no such section"])
+    done = (kedro_process if case == IN_A_PROCESS else kedro)("run", option, value)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr + done.stdout
     last = done.stderr.strip().splitlines()[-1]
@@ -70,7 +71,7 @@ def test_a_backbone_that_cannot_be_had_is_said_before_anything_is_computed(
     if not conf.exists():
         shutil.copytree(project / "conf" / "tiny", conf)
         (conf / "catalog.yml").write_text(
-            "section: {type: spamcaf.datasets.anndata.AnnDataDataset, filepath: data/early}"
+            "section: {type: spamcaf.datasets.stored.AnnDataDataset, filepath: data/early}"
         )
     done = kedro("run", "--params", choice, env="early")
     assert done.returncode == 1

@@ -12,14 +12,14 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import DatasetError
 
 from spamcaf.atomic import replacing
-from spamcaf.datasets.stored import not_stored
+from spamcaf.datasets.stored import PathDataset, not_stored
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 
@@ -103,7 +103,7 @@ class StoredRows:
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
-class FeaturesDataset(AbstractDataset[Features, Features]):
+class FeaturesDataset(PathDataset[Features, Features]):
     """Append blocks of features; load the whole, whose rows stay on disk until they are indexed.
 
     Every block is verified when the whole is loaded. Saving a block of a new key begins a new group; older keys are
@@ -112,12 +112,8 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
     block without sites only marks which key is in use.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._folder = Path(filepath)
-        self.metadata = metadata
-
     def save(self, data: Features) -> None:
-        folder = self._folder / _name(data.key)
+        folder = self._filepath / _name(data.key)
         if data.ids or not data.n_total:
             group = _open(folder) or _create(folder, data)
             for name, values in _arrays(data).items():
@@ -129,12 +125,12 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
         groups = self._groups()
         if not groups and self._is_of_version_0_1():
             raise InputError(
-                f"features that version 0.1 stored in {self._folder}.",
+                f"features that version 0.1 stored in {self._filepath}.",
                 "those of this version.",
                 "Run the pipeline feature_extraction again for this section: it computes them anew.",
             )
         if not groups:
-            raise not_stored(self._folder)
+            raise not_stored(self._filepath)
         group = groups[-1]
         blocks = list(group.sound_blocks())
         ids = tuple(name for _, names, _ in blocks for name in names)
@@ -150,7 +146,7 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
         return Features(ids, rows[WINDOWS], n_padded, group.key, group.n_total, whole=rows.get(WHOLE))
 
     def _folders(self) -> list[Path]:
-        return [folder for folder in self._folder.iterdir() if folder.is_dir()] if self._folder.is_dir() else []
+        return [folder for folder in self._filepath.iterdir() if folder.is_dir()] if self._filepath.is_dir() else []
 
     def _groups(self) -> list[_Group]:
         """Return the groups, that written last at the end: a kill before older keys are removed leaves several."""
@@ -173,10 +169,7 @@ class FeaturesDataset(AbstractDataset[Features, Features]):
             left_over.unlink()
 
     def _is_of_version_0_1(self) -> bool:
-        return any(self._folder.glob(VERSION_0_1))
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": PurePosixPath(self._folder)}
+        return any(self._filepath.glob(VERSION_0_1))
 
 
 class StoredBlocksDataset(FeaturesDataset):
@@ -188,7 +181,7 @@ class StoredBlocksDataset(FeaturesDataset):
 
     def load(self) -> list[StoredBlock]:  # type: ignore[override]
         if self._is_of_version_0_1():
-            logger.warning("%s holds features of version 0.1: they are computed again and replaced.", self._folder)
+            logger.warning("%s holds features of version 0.1: they are computed again and replaced.", self._filepath)
         return [StoredBlock(group.key, start) for group in self._groups() for start, _, _ in group.sound_blocks()]
 
     def save(self, data: Features) -> None:

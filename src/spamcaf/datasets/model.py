@@ -1,26 +1,58 @@
-"""The trained model and the checkpoints of its fit, as safetensors files."""
+"""The trained model and the checkpoints of its fit: arrays and texts in safetensors files.
+
+The same content always gives the same bytes. safetensors itself does not notice a changed byte: checkpoints, which a
+run takes without a look, carry a SHA-256.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractDataset, DatasetError
+import numpy as np
 
 from spamcaf.atomic import replacing
-from spamcaf.datasets.stored import StoredDataset
-from spamcaf.datasets.tensors import checksum, read_tensors, write_tensors
+from spamcaf.datasets.stored import ReadOnlyDataset, StoredDataset
 
 if TYPE_CHECKING:
-    from spamcaf.peers.models import TrainedModel
+    from numpy.typing import NDArray
+
     from spamcaf.model.training import Checkpoint
+    from spamcaf.peers.models import TrainedModel
 
 logger = logging.getLogger(__name__)
 
-KEY, CHECKPOINT_RECORD, CHECKSUM = "key", "record", "checksum"
+TEXTS = "spamcaf"
+"""The file's only metadata entry: safetensors writes several in an order that changes from process to process."""
+KEY, RECORD, CHECKSUM, GENES, GENE_IDS = "key", "record", "checksum", "genes", "gene_ids"
+
+
+def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> None:
+    """Write arrays and texts to `path`."""
+    from safetensors.numpy import save_file
+
+    whole = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+    save_file(whole, path, metadata={TEXTS: json.dumps(dict(texts), sort_keys=True)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return arrays and texts; ValueError when the file is damaged or not ours."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            texts = (file.metadata() or {}).get(TEXTS)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if texts is None:
+        raise ValueError("it was not written by spamcaf")
+    return arrays, json.loads(texts)
 
 
 class CheckpointFolder:
@@ -31,23 +63,28 @@ class CheckpointFolder:
 
     def load(self, name: str, key: str) -> Checkpoint | None:
         """Return what is stored under `name`; None where there is nothing, or it is damaged or of another key."""
+        from spamcaf.model.training import Checkpoint
+
         path = self._path(name)
         if not path.exists():
             return None
         try:
-            found, checkpoint = _read(path)
+            tensors, texts = read_tensors(path)
+            if _checksum(tensors, texts[KEY], texts[RECORD]) != texts[CHECKSUM]:
+                raise ValueError("its checksum does not match")
+            record = json.loads(texts[RECORD])
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("Checkpoint %s is damaged (%s): that part is trained again.", path, error)
             return None
-        if found != key:
+        if texts[KEY] != key:
             logger.info("checkpoint %s is of other inputs or settings and is not used", path)
             return None
-        return checkpoint
+        return Checkpoint(tensors, record)
 
     def save(self, name: str, key: str, checkpoint: Checkpoint) -> None:
         """Store under `name`; a kill meanwhile leaves the one before."""
         record = json.dumps(checkpoint.record)
-        texts = {KEY: key, CHECKPOINT_RECORD: record, CHECKSUM: checksum(checkpoint.tensors, key, record)}
+        texts = {KEY: key, RECORD: record, CHECKSUM: _checksum(checkpoint.tensors, key, record)}
         with replacing(self._path(name)) as temporary:
             write_tensors(temporary, checkpoint.tensors, texts)
 
@@ -59,36 +96,13 @@ class CheckpointFolder:
         return self._folder / f"{name}.safetensors"
 
 
-class CheckpointsDataset(AbstractDataset[CheckpointFolder, Any]):
+class CheckpointsDataset(ReadOnlyDataset):
     """Load gives the store of checkpoints under `filepath`, empty or not; a node saves through it while it works."""
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._folder = Path(filepath)
-        self.metadata = metadata
+    instead = "Save through the store that load gives."
 
     def load(self) -> CheckpointFolder:
-        return CheckpointFolder(self._folder)
-
-    def save(self, data: object) -> None:
-        raise DatasetError("Save through the store that load gives.")
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": PurePosixPath(self._folder)}
-
-
-def _read(path: Path) -> tuple[str, Checkpoint]:
-    from spamcaf.model.training import Checkpoint
-
-    tensors, texts = read_tensors(path)
-    if checksum(tensors, texts[KEY], texts[CHECKPOINT_RECORD]) != texts[CHECKSUM]:
-        raise ValueError("its checksum does not match")
-    return texts[KEY], Checkpoint(tensors, json.loads(texts[CHECKPOINT_RECORD]))
-
-
-RECORD, GENES, GENE_IDS = "record", "genes", "gene_ids"
+        return CheckpointFolder(self._filepath)
 
 
 class ModelDataset(StoredDataset["TrainedModel", "TrainedModel"]):
@@ -97,13 +111,9 @@ class ModelDataset(StoredDataset["TrainedModel", "TrainedModel"]):
     kind = "a model that this version wrote"
 
     def _write(self, data: TrainedModel, path: Path) -> None:
-        texts = {
-            **data.model.metadata(),
-            RECORD: json.dumps(data.record),
-            GENES: json.dumps(data.genes),
-            GENE_IDS: json.dumps(data.gene_ids),
-        }
-        write_tensors(path, data.model.to_tensors(), texts)
+        names = {GENES: data.genes, GENE_IDS: data.gene_ids, RECORD: data.record}
+        texts = {name: json.dumps(value) for name, value in names.items()}
+        write_tensors(path, data.model.to_tensors(), data.model.metadata() | texts)
 
     def _read(self, path: Path) -> TrainedModel:
         from spamcaf.peers.models import TrainedModel
@@ -111,3 +121,13 @@ class ModelDataset(StoredDataset["TrainedModel", "TrainedModel"]):
         tensors, texts = read_tensors(path)
         names = (json.loads(texts[name]) for name in (GENES, GENE_IDS, RECORD))
         return TrainedModel.from_tensors(tensors, texts, *names)
+
+
+def _checksum(arrays: Mapping[str, NDArray[Any]], *texts: str) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    for text in texts:
+        digest.update(text.encode())
+    return digest.hexdigest()

@@ -1,15 +1,20 @@
-"""A section and its slide as catalog entries, whatever files they are read from."""
+"""A section, its slide and its truth as catalog entries: simulated, or read from files in any layout."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from pathlib import Path, PurePosixPath
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import DatasetError
 
+from spamcaf.datasets.stored import ReadOnlyDataset
 from spamcaf.errors import InputError
+from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import SECTION_METADATA, SectionField
+from spamcaf.parameters import SimulationSettings
 from spamcaf.readers.files import SectionQuery
 from spamcaf.readers.find import find_reader
 from spamcaf.readers.labels import add_labels
@@ -17,101 +22,148 @@ from spamcaf.readers.labels import add_labels
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spamcaf.histology.slide import Slide
+    from spamcaf.simulation.section import SimulatedTissue
+
+FILES, SIMULATED = "files", "simulated"
 
 
-class _SectionFiles(AbstractDataset[Any, Any]):
-    """What both entries share: where to look, and that raw data are read-only.
+@lru_cache(maxsize=1)
+def _simulated_tissue(settings: SimulationSettings) -> SimulatedTissue:
+    from spamcaf.simulation.section import SimulatedTissue
 
-    `filepath` is a folder that holds one section or several, or a file; `section` names the section. `image` (a path)
-    and `bin_um` (Visium HD) say what the files cannot.
+    return SimulatedTissue(settings)
+
+
+class _RawDataset(ReadOnlyDataset):
+    """What the entries of a section share.
+
+    Parameters
+    ----------
+    source
+        `files`, or `simulated` for the tissue that `simulation` describes.
+    filepath
+        A folder that holds one section or several, or a file.
+    section
+        Name of the section.
+    image
+        Path of the full-resolution image, where it lies elsewhere.
+    bin_um
+        Bins of Visium HD in micrometres, where there are several: 16, 016 or square_016um.
+    labels
+        Path of a table of spot labels, see `add_labels`.
+    label_table
+        The same as a path from the folder of the sections.
+    simulation
+        Fields of `SimulationSettings`.
+    metadata
+        For Kedro-Viz.
     """
+
+    instead = "Raw data are read-only. Save under another catalog entry."
+    shown = ("source", "filepath", "section")
 
     def __init__(
         self,
         *,
-        filepath: str,
-        section: str | int,
-        image: str | None = None,
-        bin_um: str | float | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        self._wanted = SectionQuery(Path(filepath), str(section), Path(image) if image else None, _whole(bin_um))
-        self.metadata = metadata
-
-    def save(self, data: Any) -> None:  # noqa: ANN401  nothing is accepted, whatever its type
-        raise DatasetError("Raw data are read-only. Save under another catalog entry.")
-
-    def _exists(self) -> bool:
-        try:
-            find_reader(self._wanted)
-        except InputError:
-            return False
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": PurePosixPath(self._wanted.root), "section": self._wanted.section}
-
-
-class SectionDataset(_SectionFiles):
-    """Load a raw section: Space Ranger, Visium HD, legacy ST, h5ad or SpatialData, told by content.
-
-    `labels` is the path of a table of spot labels, see `add_labels`.
-    """
-
-    def __init__(
-        self,
-        *,
-        filepath: str,
-        section: str | int,
+        source: str = FILES,
+        filepath: str = ".",
+        section: str | int = SIMULATED,
         image: str | None = None,
         bin_um: str | float | None = None,
         labels: str | None = None,
+        label_table: str | None = None,
+        simulation: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(filepath=filepath, section=section, image=image, bin_um=bin_um, metadata=metadata)
-        self._labels = Path(labels) if labels else None
+        if source not in {FILES, SIMULATED}:
+            raise InputError(f"source = {source!r}.", f"{FILES} or {SIMULATED}.", "Correct it in globals.yml.")
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._source, self._section = source, str(section)
+        self._query = SectionQuery(Path(filepath), str(section), Path(image) if image else None, _whole(bin_um))
+        self._labels = Path(labels or Path(filepath, label_table)) if labels or label_table else None
+        self._settings = SimulationSettings.model_validate(dict(simulation or {})) if source == SIMULATED else None
+
+    def _tissue(self) -> SimulatedTissue | None:
+        """Return the simulated tissue; None where the section is read from files."""
+        return None if self._settings is None else _simulated_tissue(self._settings)
+
+    def _exists(self) -> bool:
+        try:
+            return self._source == SIMULATED or bool(find_reader(self._query))
+        except InputError:
+            return False
+
+
+class SectionDataset(_RawDataset):
+    """Load a raw section: Space Ranger, Visium HD, legacy ST, h5ad or SpatialData by content, or the simulated one."""
 
     def load(self) -> AnnData:
-        reader = find_reader(self._wanted)
+        tissue = self._tissue()
+        if tissue is not None and self._section != SIMULATED:
+            raise InputError(
+                f"no section '{self._section}'.",
+                f"'{SIMULATED}', the only one of this environment.",
+                "Name the environment of your data, for example --env her2st.",
+            )
+        if tissue is not None:
+            return tissue.section()
+        reader = find_reader(self._query)
         section = reader.read()
         section.uns[SECTION_METADATA][SectionField.LAYOUT.value] = reader.kind
         if self._labels is not None:
-            add_labels(section, self._labels, self._wanted.section)
+            add_labels(section, self._labels, self._section)
         return section
 
 
-class SectionSlideDataset(_SectionFiles):
+class SectionSlideDataset(_RawDataset):
     """Load the full-resolution H&E image that belongs to a section, lazily."""
 
     def load(self) -> Slide:
-        return find_reader(self._wanted).open_slide()
+        tissue = self._tissue()
+        if tissue is None:
+            return find_reader(self._query).open_slide()
+        rows, columns = tissue.image_shape[:2]
+        image = tissue.render(0, 0, columns, rows)
+        digest = hashlib.sha256(image.tobytes()).hexdigest()[:16]
+        return Slide(ArrayPixels(image, f"{SIMULATED}-{digest}"), SIMULATED)
+
+
+class TruthDataset(_RawDataset):
+    """Load the simulated tissue, which knows the expected expression at any place; None for a section in files."""
+
+    def load(self) -> SimulatedTissue | None:
+        return self._tissue()
+
+    def _exists(self) -> bool:
+        return True
+
+
+NoTruthDataset = TruthDataset
+"""The name in the catalogs of environments that version 0.1 shipped."""
+
+
+class SimulatedOutsDataset(ReadOnlyDataset):
+    """Write a simulated tissue as the `outs` folder of Space Ranger 2, with its full-resolution TIFF.
+
+    A folder that exists is never replaced. Read it with the environment `own`.
+    """
+
+    def save(self, data: SimulatedTissue) -> None:
+        from spamcaf.simulation.space_ranger import write_space_ranger
+
+        write_space_ranger(data, self._filepath)
+
+    def load(self) -> None:
+        raise DatasetError("Read the folder as a section: kedro run --env own --params section=...,raw_root=...")
+
+    def _exists(self) -> bool:
+        return self._filepath.is_dir()
 
 
 def _whole(bin_um: str | float | None) -> int | None:
-    """Return the size of bins, given as a number or as the name of their folder has it: 16, 016, square_016um."""
     if bin_um is None:
         return None
     size = re.fullmatch(r"(?:square_)?0*([1-9]\d*)(?:\.0*)?(?:um)?", str(bin_um).strip())
     if size is None:
         raise InputError(f"bin_um = {bin_um!r}.", "a whole number of micrometres.", "Correct it: --params bin_um=16.")
     return int(size[1])
-
-
-class NoTruthDataset(AbstractDataset[None, None]):
-    """Load None: nobody measured this section between its spots, so super-resolution is not scored."""
-
-    def __init__(self, *, metadata: dict[str, Any] | None = None) -> None:
-        self.metadata = metadata
-
-    def load(self) -> None:
-        return None
-
-    def save(self, data: None) -> None:
-        raise DatasetError("There is no truth to save.")
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {}

@@ -1,76 +1,40 @@
-"""Catalog entries that are one file, written atomically: JSON, CSV, PNG and HTML."""
+"""Results as catalog entries, written whole or not at all, and what catalog entries have in common."""
 
 from __future__ import annotations
 
 import base64
-import json
 from abc import abstractmethod
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from kedro.io import AbstractDataset
+from kedro.io import AbstractDataset, DatasetError
+from pydantic import BaseModel, ValidationError
 
 from spamcaf.atomic import replacing
 from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.names import GENE_IDS, LabelTable, Obs
-from spamcaf.provenance import plain
-from spamcaf.sections.panel import GENE
-from spamcaf.sections.sites import SITE_ID
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from kedro_datasets._typing import HTMLPreview, ImagePreview, JSONPreview, TablePreview
-    from matplotlib.figure import Figure
+    from anndata import AnnData
+    from kedro_datasets._typing import HTMLPreview, ImagePreview, TablePreview
+    from spatialdata import SpatialData
+
+    from spamcaf.histology.tissue import Tissue
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+Model = TypeVar("Model", bound=BaseModel)
 
-
-class StoredDataset(AbstractDataset[In, Out]):
-    """A result stored in one file or folder.
-
-    A subclass says in `_write` and `_read` how. A save that fails or is killed leaves the previous result as it was;
-    a load raises InputError when there is no result, or a damaged one.
-    """
-
-    kind: ClassVar[str]
-    """What the path should hold, for the error message."""
-
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
-
-    @abstractmethod
-    def _read(self, path: Path) -> Out:
-        """Return what is stored at `path`; OSError, KeyError, ValueError and TypeError mean that it is damaged."""
-
-    @abstractmethod
-    def _write(self, data: In, path: Path) -> None:
-        """Write `data` to `path`, where nothing is yet."""
-
-    def load(self) -> Out:
-        """Return the result, or raise InputError."""
-        if not self._exists():
-            raise not_stored(self._filepath)
-        try:
-            return self._read(self._filepath)
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            if is_fault_of_ours(error):
-                raise
-            raise InputError(
-                f"{self._filepath} cannot be read ({error}).", f"{self.kind}.", "Run the pipeline that writes it again."
-            ) from error
-
-    def save(self, data: In) -> None:
-        """Replace the result, wholly or not at all."""
-        with replacing(self._filepath) as temporary:
-            self._write(data, temporary)
-
-    def _exists(self) -> bool:
-        return self._filepath.exists()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": PurePosixPath(self._filepath)}
+PREVIEW_ROWS = 10
+EXACT_BY_DEFAULT = (3, 1)
+"""From this version pandas reads numbers to the last digit, and warns where that is requested."""
+PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+SCALE = "px_per_mask_px"
+"""Text in the PNG of a tissue mask: full-resolution pixels per pixel of the mask."""
+WRITERS = 4
+"""Pieces of an image computed at once: what bounds the memory of a save on machines with many cores."""
 
 
 def not_stored(path: Path) -> InputError:
@@ -82,109 +46,253 @@ def not_stored(path: Path) -> InputError:
     )
 
 
-class AtomicJSONDataset(StoredDataset[Any, Any]):
-    """Load and save a JSON record; NaN and infinity are stored as null, so that every reader accepts the file."""
-
-    kind = "a whole JSON file"
-
-    def _read(self, path: Path) -> Any:  # noqa: ANN401  whatever the file holds
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    def _write(self, data: Any, path: Path) -> None:  # noqa: ANN401  whatever JSON can hold
-        text = json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8", newline="\n")
-
-    def preview(self) -> JSONPreview:
-        """Show the record."""
-        return json.dumps(self.load())  # type: ignore[return-value]
+def validated(kind: type[Model], entry: object, what: str) -> Model:
+    """Return an entry of globals.yml as `kind`; raise InputError with the first thing that is wrong about it."""
+    try:
+        return kind.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+        raise InputError(
+            f"a wrong entry {what}: {place} {message}.".replace(":  ", ": "),
+            "the keys that the shipped entries have.",
+            "Correct it in globals.yml.",
+        ) from error
 
 
-PREVIEW_ROWS = 10
+class PathDataset(AbstractDataset[In, Out]):
+    """A catalog entry of a file or folder. `shown` are the arguments that describe it in messages."""
 
-IDS = (*LabelTable, Obs.PARENT, Obs.LIBRARY, SITE_ID, GENE, GENE_IDS, "gene_id", "symbol")
-"""Columns that are read as text: a spot may be called 0001, a gene 1e3."""
-EXACT_BY_DEFAULT = (3, 1)
-"""From this version pandas reads numbers to the last digit, and asks not to be asked for it."""
+    shown: ClassVar[tuple[str, ...]] = ("filepath",)
 
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
 
-class CSVDataset(StoredDataset["pd.DataFrame", "pd.DataFrame"]):
-    """Load and save a table as CSV, without its index; `load_args` and `save_args` go to pandas."""
+    def _exists(self) -> bool:
+        return self._filepath.exists()
 
-    kind = "a whole CSV table"
-
-    def __init__(
-        self,
-        *,
-        filepath: str,
-        load_args: dict[str, Any] | None = None,
-        save_args: dict[str, Any] | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
-        self._load_args = load_args or {}
-        self._save_args = {"index": False, **(save_args or {})}
-
-    def _read(self, path: Path) -> pd.DataFrame:
-        import pandas as pd
-
-        # only an empty cell is a missing value: "NA" and "NAN" are gene symbols
-        reading = {"keep_default_na": False, "na_values": [""], "dtype": {str(name): str for name in IDS}}
-        version = tuple(int(part) for part in pd.__version__.split(".")[:2])
-        exact = {} if version >= EXACT_BY_DEFAULT else {"float_precision": "round_trip"}
-        return pd.read_csv(path, **{**reading, **exact, **self._load_args})
-
-    def _write(self, data: pd.DataFrame, path: Path) -> None:
-        data.to_csv(path, **self._save_args)
-
-    def preview(self) -> TablePreview:
-        """Show the first rows."""
-        head = self.load().head(PREVIEW_ROWS).astype(object)
-        return head.where(head.notna(), None).to_dict(orient="split")  # type: ignore[return-value]
+    def _describe(self) -> dict[str, Any]:
+        return {name: getattr(self, f"_{name}") for name in self.shown}
 
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_END = b"IEND\xaeB`\x82"
+class ReadOnlyDataset(PathDataset[Any, Any]):
+    """A catalog entry that is loaded only, and is always there. `instead` is what to do instead of a save."""
+
+    instead: ClassVar[str]
+
+    def save(self, data: Any) -> None:  # noqa: ANN401  nothing is accepted, whatever its type
+        raise DatasetError(self.instead)
+
+    def _exists(self) -> bool:
+        return True
 
 
-class FigureDataset(StoredDataset["Figure", bytes]):
-    """Save a figure as PNG; load the PNG's bytes, which a page can embed. `save_args` go to `Figure.savefig`.
+class StoredDataset(PathDataset[In, Out]):
+    """A result stored in one file or folder.
 
-    The same figure gives the same bytes.
+    A subclass reads and writes it in `_read` and `_write`. A save that fails or is killed leaves the previous result as
+    it was; a load raises InputError when there is no result, or a damaged one.
+
+    Parameters
+    ----------
+    filepath
+        The file or folder.
+    metadata
+        For Kedro-Viz.
     """
 
-    kind = "a whole PNG picture"
+    kind: str
+    """What the path should hold, for the error message."""
+
+    @abstractmethod
+    def _read(self, path: Path) -> Out:
+        """Return what is stored at `path`; OSError, KeyError, ValueError and TypeError mean that it is damaged."""
+
+    @abstractmethod
+    def _write(self, data: In, path: Path) -> None:
+        """Write `data` to `path`, where nothing is yet."""
+
+    def load(self) -> Out:
+        if not self._exists():
+            raise not_stored(self._filepath)
+        try:
+            return self._read(self._filepath)
+        except InputError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            if is_fault_of_ours(error):
+                raise
+            raise InputError(
+                f"{self._filepath} cannot be read ({error}).", f"{self.kind}.", "Run the pipeline that writes it again."
+            ) from error
+
+    def save(self, data: In) -> None:
+        with replacing(self._filepath) as temporary:
+            self._write(data, temporary)
+
+
+CSV, JSON, TEXT, FIGURE = "pandas.CSVDataset", "json.JSONDataset", "text.TextDataset", "matplotlib.MatplotlibDataset"
+UTF8 = {
+    "open_args_load": {"mode": "r", "encoding": "utf-8"},
+    "open_args_save": {"mode": "w", "encoding": "utf-8", "newline": "\n"},
+}
+
+
+def _defaults() -> dict[str, dict[str, Any]]:
+    """Return the arguments with which a type of Kedro's keeps ids, numbers and bytes as they are."""
+    from spamcaf.sections.panel import GENE
+    from spamcaf.sections.sites import SITE_ID
+
+    # a spot may be called 0001, a gene 1e3
+    ids = (*LabelTable, Obs.PARENT, Obs.LIBRARY, SITE_ID, GENE, GENE_IDS, "gene_id", "symbol")
+    # only an empty cell is a missing value: "NA" and "NAN" are gene symbols
+    reading: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "dtype": {str(name): str for name in ids}}
+    if tuple(int(part) for part in version("pandas").split(".")[:2]) < EXACT_BY_DEFAULT:
+        reading["float_precision"] = "round_trip"
+    return {
+        CSV: {"load_args": reading, "save_args": {"index": False}, "fs_args": UTF8},
+        JSON: {"save_args": {"indent": 2, "allow_nan": False, "ensure_ascii": False}, "fs_args": UTF8},
+        TEXT: {"fs_args": UTF8},
+        # without the version of matplotlib, the same figure gives the same bytes
+        FIGURE: {"save_args": {"format": "png", "metadata": {"Software": None}, "dpi": 130, "facecolor": "white"}},
+    }
+
+
+class AtomicDataset(StoredDataset[Any, Any]):
+    """A file that one of Kedro's own dataset types reads and writes.
+
+    A JSON record is stored with null for NaN and infinity, so that every reader accepts it; a figure is loaded as the
+    bytes of its PNG, which a page can embed.
+
+    Parameters
+    ----------
+    filepath
+        The file.
+    dataset
+        Type and arguments, but for the file, as a catalog has them: `{type: pandas.CSVDataset, load_args: {...}}`.
+    metadata
+        For Kedro-Viz.
+    """
+
+    def __init__(self, *, filepath: str, dataset: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._type = str(dataset["type"])
+        self.kind = f"a whole file of the type {self._type}"
+        defaults = _defaults().get(self._type, {})
+        self._config = {**dataset, **{name: {**args, **dataset.get(name, {})} for name, args in defaults.items()}}
+
+    def _at(self, path: Path) -> AbstractDataset[Any, Any]:
+        return AbstractDataset.from_config(path.name, {**self._config, "filepath": str(path)})
+
+    def _read(self, path: Path) -> Any:  # noqa: ANN401  whatever the file holds
+        if self._type == FIGURE:  # which Kedro's type cannot load
+            image = path.read_bytes()
+            if not (image.startswith(PNG_SIGNATURE) and image.endswith(PNG_END)):
+                raise ValueError("its first or last bytes are not those of a PNG")
+            return image
+        try:
+            return self._at(path).load()
+        except DatasetError as error:
+            raise error.__cause__ or error from None
+
+    def _write(self, data: Any, path: Path) -> None:  # noqa: ANN401  whatever the type takes
+        from spamcaf.provenance import plain
+
+        self._at(path).save(plain(data) if self._type == JSON else data)
+
+    @property
+    def preview(self) -> Callable[..., Any]:
+        """What Kedro-Viz shows: its return annotation names the kind of preview."""
+        own = {CSV: self._preview_table, TEXT: self._preview_page}
+        return own.get(self._type) or self._at(self._filepath).preview  # type: ignore[attr-defined, no-any-return]
+
+    def _preview_table(self, nrows: int = PREVIEW_ROWS) -> TablePreview:
+        head = self.load().head(nrows).astype(object)
+        return head.where(head.notna(), None).to_dict(orient="split")  # type: ignore[no-any-return]
+
+    def _preview_page(self) -> HTMLPreview:
+        return self.load()  # type: ignore[no-any-return]
+
+
+class AnnDataDataset(StoredDataset["AnnData", "AnnData"]):
+    """Load and save an AnnData as h5ad; `save_args` go to `AnnData.write_h5ad`."""
+
+    kind = "a whole h5ad file"
 
     def __init__(
         self, *, filepath: str, save_args: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
-        self._save_args = {"dpi": 130, "facecolor": "white", **(save_args or {})}
+        self._save_args = {"compression": "gzip", **(save_args or {})}
 
-    def _read(self, path: Path) -> bytes:
-        picture = path.read_bytes()
-        if not (picture.startswith(PNG_SIGNATURE) and picture.endswith(PNG_END)):
-            raise ValueError("its first or last bytes are not those of a PNG")
-        return picture
+    def _read(self, path: Path) -> AnnData:
+        import anndata
 
-    def _write(self, data: Figure, path: Path) -> None:
-        data.savefig(path, format="png", metadata={"Software": None}, **self._save_args)
+        from spamcaf.readers.files import refuse_foreign_content
+
+        refuse_foreign_content(path)
+        return anndata.read_h5ad(path)
+
+    def _write(self, data: AnnData, path: Path) -> None:
+        data.write_h5ad(path, **self._save_args)
+
+    def preview(self) -> TablePreview:
+        """Show the first spots and their columns."""
+        head = self.load().obs.head(PREVIEW_ROWS)
+        return head.reset_index(names="id").astype(str).to_dict(orient="split")  # type: ignore[return-value]
+
+
+class TissueDataset(StoredDataset["Tissue", "Tissue"]):
+    """Store the tissue mask as RGBA PNG: the colours are the thumbnail's, opaque where there is tissue."""
+
+    kind = "a tissue mask"
+
+    def _read(self, path: Path) -> Tissue:
+        import numpy as np
+        from PIL import Image
+
+        from spamcaf.histology.tissue import Tissue
+
+        with Image.open(path) as image:
+            pixels, scale = np.asarray(image.convert("RGBA")), float(image.info[SCALE])
+        return Tissue(pixels[..., 3] > 0, pixels[..., :3].copy(), scale)
+
+    def _write(self, data: Tissue, path: Path) -> None:
+        import numpy as np
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        record = PngInfo()
+        record.add_text(SCALE, repr(float(data.px_per_mask_px)))
+        pixels = np.dstack([data.thumbnail, np.where(data.mask, 255, 0).astype(np.uint8)])
+        Image.fromarray(pixels).save(path, format="PNG", pnginfo=record)
 
     def preview(self) -> ImagePreview:
-        """Show the picture."""
-        return base64.b64encode(self.load()).decode("ascii")  # type: ignore[return-value]
+        """Show the image."""
+        return base64.b64encode(self._filepath.read_bytes()).decode()  # type: ignore[return-value]
 
 
-class HTMLDataset(StoredDataset[str, str]):
-    """Load and save an HTML page as UTF-8 text."""
+class SpatialDataDataset(StoredDataset["SpatialData", "SpatialData"]):
+    """Save a SpatialData as a Zarr folder; load it lazily, with its images left on disk until they are read."""
 
-    kind = "a page of UTF-8 text"
+    kind = "a whole SpatialData folder"
 
-    def _read(self, path: Path) -> str:
-        return path.read_text(encoding="utf-8")
+    def _read(self, path: Path) -> SpatialData:
+        from spatialdata import SpatialData
 
-    def _write(self, data: str, path: Path) -> None:
-        path.write_text(data, encoding="utf-8", newline="\n")
+        return SpatialData.read(path)
 
-    def preview(self) -> HTMLPreview:
-        """Show the page."""
-        return self.load()  # type: ignore[return-value]
+    def _write(self, data: SpatialData, path: Path) -> None:
+        import anndata
+        import dask
+
+        backing = data.path
+        # left open, anndata warns once per array that its default will change
+        settings = anndata.settings.override(auto_shard_zarr_v3=False)
+        try:
+            with dask.config.set(scheduler="threads", num_workers=WRITERS), settings:
+                data.write(path)
+        finally:
+            # writing makes the object refer to `path`, which is about to move
+            data.path = backing
