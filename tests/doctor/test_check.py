@@ -57,7 +57,11 @@ def test_a_very_long_message_is_cut() -> None:
     assert 400 < len(check_that_raises(RuntimeError("long " * 10_000)).found) < 500
 
 
-def test_warnings_of_the_project_are_part_of_the_check(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_of_the_project_are_part_of_the_check(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="spamcaf.somewhere")
+
     def doubtful() -> Finding[int]:
         logging.getLogger("spamcaf.somewhere").warning("counts were %s.", "recovered")
         logging.getLogger("spamcaf.somewhere").info("detail")

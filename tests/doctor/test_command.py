@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,16 +46,3 @@ def test_an_old_name_of_a_setting_is_a_warning(kedro: Run) -> None:
     check = json.loads(done.stdout)["checks"][0]
     assert (check["name"], check["status"]) == ("configuration", "WARN")
     assert check["found"].count("fit.hide_share is now called fit.context_dropout") == 1
-
-
-def test_help_imports_nothing_heavy(project: Path) -> None:
-    code = (
-        "import sys\n"
-        "from kedro.framework.cli.cli import main\n"
-        "sys.argv = ['kedro', 'doctor', '--help']\n"
-        "try:\n    main()\n"
-        "except SystemExit:\n    pass\n"
-        "print([name for name in ('torch', 'timm', 'scanpy', 'anndata', 'spatialdata') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"

@@ -40,7 +40,7 @@ PACKAGES = ("spamcaf", "kedro", "torch", "torchvision", "timm", "scanpy", "annda
 def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
     """Return the available memory of the system or the container, whichever is less; None where neither is known.
 
-    Where the system does not tell what is free, the installed memory counts.
+    Where the system does not report what is free, the installed memory counts.
     """
     known = (_available_in_system(meminfo), _available_in_container(cgroup))
     return min((value for value in known if value is not None), default=None)
@@ -147,7 +147,7 @@ def check_memory(
 ) -> Finding[None]:
     """Compare `available` bytes with what is held at once; raise InputError when that cannot fit."""
     if available is None:
-        return Finding("this system does not tell how much is available", "Look at its own monitor.")
+        return Finding("this system does not report how much is available", "Look at its own monitor.")
     if inputs is None or width is None:
         return Finding(f"{bytes_in_words(available)} available; what is needed depends on the inputs")
     resources = estimate_resources(settings, inputs, width)
