@@ -12,7 +12,7 @@ from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.names import PROVENANCE, SECTION_METADATA, SPATIAL, Model, Obs, Part, SectionField
 from spamcaf.parameters import ReportSettings, SplitSettings
-from spamcaf.pipelines.joins import grid_sites, measured_elsewhere, measured_spots, mpp_of, pitch_um_of, sites_of
+from spamcaf.pipelines.joins import grid_sites, measured_other_sections, measured_spots, mpp_of, pitch_um_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, SimulatedTissue
 from spamcaf.reporting.prediction import SD
 from spamcaf.sections.panel import COUNTS, DEPTH
@@ -41,7 +41,7 @@ def fit_baselines(
     if visible:
         measured = measured_spots(expression, spot_features, visible)
     else:
-        measured = stack(measured_elsewhere(other_sections, expression, spot_features.key))
+        measured = stack(measured_other_sections(other_sections, expression, spot_features.key))
     xy_um = np.asarray(expression[hidden].obsm[SPATIAL]) * mpp_of(expression)
     sites = sites_of(hidden, xy_um, spot_features)
     layers = predict_all(measured, sites, pitch_um_of(expression), seed, RECOVERY if visible else TRANSFER)
