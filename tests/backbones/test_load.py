@@ -1,8 +1,9 @@
-"""Every shipped backbone is the architecture of its model card; timm's names and folders are backbones too."""
+"""Weights load strictly and never run code; every shipped backbone is that of its model card; timm's names load too."""
 
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,12 @@ def vit(**changes: Any) -> BackboneSpec:
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = timm.create_model("test_vit", num_classes=0, img_size=224)
-    save_file(network.state_dict(), tmp_path / "model.safetensors")
-    return tmp_path / "model.safetensors"
+def weights(folder: Path) -> Path:
+    return folder / "model.safetensors"
 
 
 @pytest.mark.parametrize("name", ["uni", "virchow2"])
-def test_another_width_than_the_networks_is_refused_before_any_weight_is_held(name: str) -> None:
+def test_another_width_than_the_networks_is_refused_before_any_weight_is_loaded(name: str) -> None:
     with pytest.raises(InputError, match=f"gives {CARDS[name][1]} features"):
         require_width(spec_of(name).model_copy(update={"width": 1000}))
 
@@ -139,7 +136,7 @@ def test_half_precision_weights_are_brought_to_float32(weights: Path, tmp_path: 
 
 
 def test_tables_that_no_file_holds_are_computed(tmp_path: Path) -> None:
-    """A rotary embedding is a buffer outside the state dict: without memory it would stay empty."""
+    """A rotary embedding is a buffer outside the state dict: on the meta device it would stay empty."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = timm.create_model("eva02_tiny_patch14_224", num_classes=0, depth=1).eval()
@@ -264,7 +261,7 @@ def test_a_config_of_another_form_is_refused(tmp_path: Path, config: str) -> Non
         BackboneDataset(name=str(tmp_path), backbones={}).spec()
 
 
-def test_a_folder_without_a_config_says_how_to_name_its_weights(weights: Path) -> None:
+def test_a_folder_without_a_config_is_refused_with_how_to_name_its_weights(weights: Path) -> None:
     with pytest.raises(InputError, match=r"no config\.json in .*backbone=<name>,backbone_source=<folder or file>"):
         BackboneDataset(name=str(weights.parent), backbones={}).spec()
 
@@ -273,3 +270,120 @@ def test_a_single_file_is_a_source(weights: Path) -> None:
     dataset = BackboneDataset(name="it", backbones={"it": VIT}, source=str(weights))
     assert dataset.load().identity.source == str(weights)
     assert dataset.probe(1.0).n_bytes == weights.stat().st_size
+
+
+GOLDEN = 35.2673
+"""What the packaged network makes of a ramp, so that a change in timm or torch is noticed."""
+
+
+def test_the_packaged_weights_load_strictly_and_give_the_same(lite0: dict[str, Any], load: Any) -> None:
+    backbone = load(lite0)
+    assert backbone.identity.weights_sha256 == lite0["sha256"]
+    assert backbone.width == 1280
+    assert not backbone.network.training
+    assert not any(p.requires_grad for p in backbone.network.parameters())
+    pixels = torch.linspace(-1, 1, 3 * 224 * 224).reshape(1, 3, 224, 224)
+    with torch.inference_mode():
+        features = backbone.network(pixels)
+    assert features.shape == (1, 1280)
+    weights = torch.arange(1280) / 1280
+    assert (features[0] @ weights).item() == pytest.approx(GOLDEN, rel=1e-3)
+
+
+def test_weights_other_than_those_pinned_are_refused(lite0: dict[str, Any], refused: Any) -> None:
+    assert "579344248a93" in refused(lite0 | {"sha256": "0" * 64})
+
+
+def test_unknown_names_list_the_known(lite0: dict[str, Any], refused: Any) -> None:
+    assert "one of it." in refused(lite0, name="unni")
+
+
+@pytest.mark.parametrize("wrong", [{"widht": 3}, {"width": 0}, {"width": "wide"}])
+def test_a_wrong_entry_is_refused(wrong: dict[str, Any], lite0: dict[str, Any], refused: Any) -> None:
+    assert "globals.yml" in refused(lite0 | wrong)
+
+
+def test_plain_torch_weights_load_too(
+    tmp_path: Path, tiny: dict[str, Any], tensors: dict[str, torch.Tensor], load: Any
+) -> None:
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    assert load(tiny, tmp_path).width == 64
+
+
+def test_another_width_than_stated_is_refused(folder: Path, tiny: dict[str, Any], refused: Any) -> None:
+    assert "64 features" in refused(tiny | {"width": 1024}, folder)
+
+
+def lacking(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors["norm.weight"]
+
+
+def widened(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["norm.weight"] = torch.zeros(65)
+
+
+def renamed(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["extra"] = tensors.pop("norm.weight")
+
+
+@pytest.mark.parametrize("change", [lacking, widened, renamed])
+def test_weights_of_another_network_are_refused(
+    tmp_path: Path, change: Any, tiny: dict[str, Any], tensors: dict[str, torch.Tensor], refused: Any
+) -> None:
+    change(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert "does not fit test_vit" in refused(tiny, tmp_path)
+
+
+@pytest.mark.parametrize("changed", [{"architecture": "no_such_net"}, {"init": {"no_such_argument": 1}}])
+def test_an_architecture_that_cannot_be_built_is_refused(
+    folder: Path, changed: dict[str, Any], tiny: dict[str, Any], refused: Any
+) -> None:
+    assert "does not fit" in refused(tiny | changed, folder)
+
+
+class Trap:
+    """Writes a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.path,)  # type: ignore[return-value]
+
+
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path, tiny: dict[str, Any], refused: Any) -> None:
+    sprung = tmp_path / "sprung"
+    torch.save({"norm.weight": Trap(sprung)}, tmp_path / "pytorch_model.bin")
+    assert "more than tensors" in refused(tiny, tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(sprung), protocol=2))
+    assert "Found: " in refused(tiny, tmp_path)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("content", [b"", b"no weights" * 50])
+def test_damaged_weights_are_refused(
+    tmp_path: Path, name: str, content: bytes, tiny: dict[str, Any], refused: Any
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert name in refused(tiny, tmp_path)
+
+
+@pytest.mark.parametrize("naming", ["timm", "in_order", "dinov2"])
+@pytest.mark.parametrize("content", [[1], {"a": {"b": torch.zeros(1)}}, torch.zeros(1)])
+def test_a_file_without_a_table_of_tensors_is_refused(
+    tmp_path: Path, naming: str, content: object, tiny: dict[str, Any], refused: Any
+) -> None:
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    assert "no table of tensors" in refused(tiny | {"naming": naming}, tmp_path)
+
+
+def test_a_fault_of_the_program_is_not_blamed_on_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tiny: dict[str, Any], load: Any
+) -> None:
+    monkeypatch.delattr(timm, "create_model")
+    with pytest.raises(DatasetError) as caught:
+        load(tiny, folder)
+    assert InputError.within(caught.value) is None
+    assert isinstance(caught.value.__cause__, AttributeError)
