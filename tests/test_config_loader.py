@@ -109,6 +109,14 @@ def test_a_name_in_globals_is_taken_as_written(conf: Path, text: str, env: str) 
     assert found == {"section": text, "other_sections": [text, "A"], "image": None, "seed": 11, "bin_um": "016"}
 
 
+def test_paths_of_any_entry_start_at_the_root(conf: Path) -> None:
+    (conf / "base/catalog.yml").write_text("a: {filepath: raw, labels: raw/layers.tsv, inner: {image: ~/x.tif}}")
+    root, home = conf.parent, Path("~").expanduser()
+    assert load(conf, "catalog")["a"] == {
+        "filepath": str(root / "raw"), "labels": str(root / "raw/layers.tsv"), "inner": {"image": str(home / "x.tif")}
+    }  # fmt: skip
+
+
 def test_the_catalog_uses_the_name_as_written(conf: Path) -> None:
     (conf / "base/globals.yml").write_text("section: 1_1\nother_sections: 151674")
     (conf / "base/catalog.yml").write_text(
@@ -272,7 +280,6 @@ def entries(project: Path, **params: str) -> dict[str, Any]:
 def test_relative_paths_start_at_the_root(project: Path) -> None:
     found = entries(project, raw_root="raw", image="../x.tif", backbone_source="weights", section="A")
     assert found["raw_section"]["filepath"] == str(project / "raw")
-    assert found["raw_section"]["labels"] == str(project / "raw/barcode_level_layer_map.tsv")
     assert found["slide"]["image"] == str(project / "../x.tif")
     assert found["other_sections"]["features"] == str(project / "data/04_feature")
     assert found["backbone"]["source"] == str(project / "weights")
@@ -282,7 +289,6 @@ def test_the_home_folder_is_found_everywhere(project: Path, elsewhere: Path) -> 
     home = str(elsewhere / "home")
     found = entries(project, raw_root="~/raw", image="~/x.tif", backbone_source="~/weights", backbone="~/model")
     assert found["raw_section"]["filepath"] == f"{home}/raw"
-    assert found["raw_section"]["labels"] == f"{home}/raw/barcode_level_layer_map.tsv"
     assert found["slide"]["image"] == f"{home}/x.tif"
     assert found["backbone"]["source"] == f"{home}/weights"
     assert found["backbone"]["name"] == f"{home}/model"
