@@ -82,13 +82,13 @@ def test_the_released_network_is_refused() -> None:
         spots(dense=True, model="released")
 
 
-@pytest.mark.parametrize(("tile_um", "is_told"), [(112.0, False), (115.0, False), (224.0, True)])
-def test_another_scale_than_the_backbones_is_told(
-    tile_um: float, is_told: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("tile_um", "is_warned_of"), [(112.0, False), (115.0, False), (224.0, True)])
+def test_another_scale_than_the_backbones_is_warned_of(
+    tile_um: float, is_warned_of: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         spots(dense=False, tile_um=tile_um)
-    assert ("trained at 0.5 um/px" in caplog.text) == is_told
+    assert ("trained at 0.5 um/px" in caplog.text) == is_warned_of
 
 
 def test_a_backbone_without_a_map_is_refused() -> None:

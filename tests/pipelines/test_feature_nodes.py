@@ -1,4 +1,4 @@
-"""What the nodes of feature extraction ask for, and what makes stored features stale."""
+"""What the nodes of feature extraction compute, and what makes stored features stale."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def test_another_tissue_changes_stains_and_nothing_else() -> None:
     assert spots(tissue=other, stain="macenko")[0].key != spots(stain="macenko")[0].key
 
 
-def test_stains_change_features_and_can_be_told_from_unchanged_ones() -> None:
+def test_stains_change_features_and_differ_from_unchanged_ones_in_the_view() -> None:
     plain, common = join_blocks(spots()), join_blocks(spots(stain="macenko"))
     assert plain.ids == common.ids
     assert np.abs(plain.windows - common.windows).max() > 0.05
     assert plain.key.view != common.key.view
 
 
-def test_only_missing_blocks_are_computed_and_progress_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_missing_blocks_are_computed_and_progress_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     first, second = spots()
     with caplog.at_level(logging.INFO):
         (missing,) = spots(stored=[StoredBlock(first.key, first.start)])
