@@ -1,20 +1,33 @@
-"""A small project of its own: the sources, a tiny simulated section and a tiny backbone, in a temporary folder."""
+"""A small project of its own: a tiny simulated section and a tiny backbone in a temporary folder, run once."""
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-SIMULATION = {"seed": 3, "width_um": 1000.0, "height_um": 1000.0, "mpp": 0.8, "n_genes": 300}
-PARAMETERS = {"panel": {"n_genes": 60}, "fit": {"epochs": 3}, "report": {"n_genes": 2}}
+SIMULATION = {"seed": 3, "width_um": 900.0, "height_um": 900.0, "mpp": 0.8, "n_genes": 300}
+PARAMETERS = {
+    "panel": {"n_genes": 60},
+    "split": {"n_folds": 3},
+    "fit": {"epochs": 1},
+    "report": {"n_genes": 2},
+    "compute": {"precision": "float32"},  # bf16 is five times slower for a network this small
+}
+BACKBONE = {"architecture": "test_vit", "init": {"img_size": 224, "patch_size": 32}, "width": 64}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -29,7 +42,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backbone")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = timm.create_model("test_vit", pretrained=False, num_classes=0, img_size=224)
+        network = timm.create_model(BACKBONE["architecture"], pretrained=False, num_classes=0, **BACKBONE["init"])
     save_file(network.state_dict(), folder / "model.safetensors")
     return folder
 
@@ -42,38 +55,103 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Pat
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "conf", folder / "conf", ignore=shutil.ignore_patterns("credentials*"))
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    backbone = {
-        "source": str(tiny_weights),
-        "architecture": "test_vit",
-        "init": {"img_size": 224},
-        "width": 64,
-    }
     backbones = yaml.safe_load((ROOT / "conf/base/globals.yml").read_text())["backbones"]
-    settings = {"simulation": SIMULATION, "backbone": "tiny", "backbones": {**backbones, "tiny": backbone}}
+    backbones["tiny"] = {"source": str(tiny_weights), **BACKBONE}
     tiny = folder / "conf" / "tiny"
     tiny.mkdir()
-    (tiny / "globals.yml").write_text(yaml.safe_dump(settings))
+    (tiny / "globals.yml").write_text(
+        yaml.safe_dump({"simulation": SIMULATION, "backbone": "tiny", "backbones": backbones})
+    )
     (tiny / "parameters.yml").write_text(yaml.safe_dump(PARAMETERS))
     return folder
 
 
 @pytest.fixture(scope="session")
-def kedro(project: Path) -> Run:
-    """Return a function that runs `kedro` in the small project's environment, offline and on one thread."""
+def kedro_process(project: Path) -> Run:
+    """Return a function that runs `kedro` as a process of its own, offline and on one thread."""
 
-    def run(*words: str, env: str = "tiny", **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(*words: str, env: str = "tiny", folder: Path = project) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "kedro", *words]
-        environment = {**os.environ, "KEDRO_ENV": env, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **variables}
+        environment = {**os.environ, **OFFLINE, "KEDRO_ENV": env}
         return subprocess.run(
-            command, cwd=project, env=environment, capture_output=True, text=True, timeout=600, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
 
     return run
 
 
 @pytest.fixture(scope="session")
-def first_run(kedro: Run) -> subprocess.CompletedProcess[str]:
-    """Run everything once; what it wrote lies in the small project."""
-    done = kedro("run")
+def kedro(project: Path) -> Run:
+    """Return a function that runs `kedro` in this process, which has imported everything already."""
+
+    def run(*words: str, env: str = "tiny", folder: Path = project) -> subprocess.CompletedProcess[str]:
+        from kedro.framework.cli.cli import KedroCLI
+
+        code: int | str | None = 0
+        out, err = io.StringIO(), io.StringIO()
+        with _restored(), redirect_stdout(out), redirect_stderr(err):
+            os.chdir(folder)
+            os.environ.update(OFFLINE, KEDRO_ENV=env)
+            try:
+                KedroCLI(folder).main(list(words), prog_name="kedro")
+            except SystemExit as ended:
+                code = ended.code
+            except Exception:
+                traceback.print_exc()
+                code = 1
+        assert code is None or isinstance(code, int)
+        return subprocess.CompletedProcess(words, code or 0, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Put back what a run changes in its process: folder, environment, import path, loggers and threads."""
+    import torch
+    from huggingface_hub import constants
+    from threadpoolctl import threadpool_limits
+
+    loggers = [logging.getLogger(name) for name in ("", "kedro", "kedro.runner", "spamcaf")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    folder, threads = Path.cwd(), torch.get_num_threads()
+    try:
+        with (
+            mock.patch.dict(os.environ),
+            mock.patch.object(sys, "path", sys.path[:]),
+            mock.patch.object(constants, "HF_HUB_OFFLINE", True),
+            threadpool_limits(1),
+        ):
+            torch.set_num_threads(1)
+            yield
+    finally:
+        os.chdir(folder)
+        torch.set_num_threads(threads)
+        for logger, level, handlers in before:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def first_run(kedro_process: Run) -> subprocess.CompletedProcess[str]:
+    """Run everything once, as a process; what it wrote lies in the small project, and tests only read it."""
+    done = kedro_process("run")
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+@pytest.fixture(scope="session")
+def copy_finished(first_run: subprocess.CompletedProcess[str], project: Path) -> Callable[[Path], Path]:
+    """Return a function that copies the project and all that the first run wrote, to change at will."""
+
+    def copy(folder: Path) -> Path:
+        # the sources are installed, Kedro only looks for their folder
+        return Path(shutil.copytree(project, folder, ignore=shutil.ignore_patterns("spamcaf", ".viz")))
+
+    return copy
+
+
+@pytest.fixture
+def finished(copy_finished: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """Return a copy of the project and all that the first run wrote, for one test."""
+    return copy_finished(tmp_path / "finished")

@@ -33,7 +33,8 @@ if __name__ == "__main__":
     slide = Slide(ArrayPixels(np.zeros((600, 600, 3), np.uint8), "f"), "s")
     xy = np.random.default_rng(0).uniform(0, 600, (400, 2))
     ids = [str(i) for i in range(400)]
-    job = EmbeddingJob(slide, WindowGeometry.of(TileSettings(), 4.0), ids, xy, FeatureKey("s", "b", "v", "i", 84, block=20))
+    key = FeatureKey("s", "b", "v", "i", 84, block=20)
+    job = EmbeddingJob(slide, WindowGeometry.of(TileSettings(), 4.0), ids, xy, key)
     cpu = torch.device("cpu")
     for block in embed_sites(job, backbone, Workers((cpu, cpu), torch.float32, 9, 0), set()):
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
