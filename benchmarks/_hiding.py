@@ -51,7 +51,8 @@ class Hiding:
     def ceiling(self) -> float:
         """Return the mean noise ceiling of the panel on the hidden spots."""
         counts, depth = self.section.counts(self.genes, self.hidden), self.held_out().depth
-        return float(summarise_ceiling(noise_ceiling(counts, depth, self.genes, SEED))["pcc_mean"])
+        mean = summarise_ceiling(noise_ceiling(counts, depth, self.genes, SEED))["pcc_mean"]
+        return float("nan") if mean is None else float(mean)
 
 
 def centred(measured: Measured) -> Measured:

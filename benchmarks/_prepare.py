@@ -70,18 +70,23 @@ def simulate_section(
 ) -> Section:
     """Return the simulated section, and samples of its 4 x and 16 x grid with the truth there."""
     tiles = TileSettings(dense=is_dense)
-    given = {"simulation": settings.model_dump()}
+    simulation = settings.model_dump()
 
     def prepare() -> Section:
-        slide = SectionSlideDataset(source="simulated", **given).load()
-        raw = SectionDataset(source="simulated", **given).load()
+        slide = SectionSlideDataset(source="simulated", simulation=simulation).load()
+        raw = SectionDataset(source="simulated", simulation=simulation).load()
         checked, _ = ingestion.check_section(raw, slide, SectionSettings(), TissueSettings())
         tissue = ingestion.find_tissue(checked, slide, TissueSettings())
         seen = _embed(checked, slide, tissue, backbone, tiles, Model.SPAMCAF)
         grids = [_grid(checked, slide, tissue, backbone, tiles, settings, k) for k in SUBDIVISIONS]
         return Section("simulated", checked, seen, tuple(grids))
 
-    what = {**given, "backbone": backbone.identity.key, "tiles": tiles.model_dump(), "sites": SITES_PER_GRID}
+    what = {
+        "simulation": simulation,
+        "backbone": backbone.identity.key,
+        "tiles": tiles.model_dump(),
+        "sites": SITES_PER_GRID,
+    }
     file = f"simulated_{settings.width_um:.0f}um{'_dense' if is_dense else ''}"
     return replace(_kept(cache, file, what, prepare), name="simulated")
 
@@ -122,6 +127,7 @@ def _grid(
     xy_px = chosen[[X_PX, Y_PX]].to_numpy(np.float64)
     xy_um = xy_px * mpp_of(section)
     truth = TruthDataset(source="simulated", simulation=settings.model_dump()).load()
+    assert truth is not None
     known = truth.true_expression(xy_um)[:, truth.genes.index.get_indexer(section.var_names)]
     geometry = WindowGeometry.of(tiles, mpp_of(section))
     seen = _seen(list(blocks), chosen[SITE_ID].tolist(), xy_px, slide, geometry)

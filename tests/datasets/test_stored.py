@@ -30,13 +30,7 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel
 
 import spamcaf.errors
-from spamcaf.datasets.stored import (
-    AnnDataDataset,
-    AtomicDataset,
-    SpatialDataDataset,
-    StoredDataset,
-    TissueDataset,
-)
+from spamcaf.datasets.stored import AnnDataDataset, AtomicDataset, SpatialDataDataset, StoredDataset, TissueDataset
 from spamcaf.errors import InputError
 from spamcaf.histology.tissue import Tissue
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from spamcaf.download import archive
+from spamcaf.download import fetch
 from spamcaf.download.fetch import RemoteFiles, Status
 from spamcaf.errors import InputError
 
@@ -117,7 +117,7 @@ def test_permissions_of_an_archive_are_not_taken_over(tmp_path: Path) -> None:
     info = tarfile.TarInfo("tool")
     info.mode = 0o4777
     (tmp_path / "a").write_bytes(tar({}, info))
-    archive.unpack(tmp_path / "a", "tar")
+    fetch.unpack(tmp_path / "a", "tar")
     assert (tmp_path / "tool").stat().st_mode & 0o7022 == 0
 
 
@@ -144,7 +144,7 @@ BROKEN = {
 def test_a_broken_archive_is_an_input_error(tmp_path: Path, case: str, kind: str) -> None:
     (tmp_path / "a").write_bytes(BROKEN[case])
     with pytest.raises(InputError, match="cannot be unpacked"):
-        archive.unpack(tmp_path / "a", kind)
+        fetch.unpack(tmp_path / "a", kind)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
@@ -158,5 +158,5 @@ def test_what_a_killed_run_left_is_cleaned_up(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(tar(GOOD))
     (tmp_path / ".a.unpacking").mkdir()
     (tmp_path / ".a.unpacking" / "half").write_bytes(b"x")
-    archive.unpack(tmp_path / "a", "tar")
+    fetch.unpack(tmp_path / "a", "tar")
     assert everything(tmp_path).keys() == {"a", *GOOD}

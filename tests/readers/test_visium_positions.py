@@ -14,8 +14,8 @@ import pytest
 from pyarrow import parquet
 
 from spamcaf.errors import InputError
+from spamcaf.readers.visium import read_positions
 from spamcaf.readers.visium_files import Sample
-from spamcaf.readers.visium_positions import read_positions
 
 COLUMNS = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
 BARCODES = ["ACGTACGTACGTACGT-1", "CCGTACGTACGTACGT-1", "GCGTACGTACGTACGT-1", "TCGTACGTACGTACGT-1"]

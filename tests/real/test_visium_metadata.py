@@ -13,9 +13,8 @@ from spamcaf.parameters import SectionSettings
 from spamcaf.readers import visium_hd
 from spamcaf.readers.anndata_parts import bin_facts
 from spamcaf.readers.files import SectionQuery
-from spamcaf.readers.visium import read_scalefactors, read_thumbnails
+from spamcaf.readers.visium import read_positions, read_scalefactors, read_thumbnails
 from spamcaf.readers.visium_files import Sample
-from spamcaf.readers.visium_positions import read_positions
 from spamcaf.sections.lattice import fit_lattice
 from spamcaf.sections.scale import resolve_scale
 

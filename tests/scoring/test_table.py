@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spamcaf.scoring.table import format_table
+from spamcaf.scoring.scores import format_table
 
 
 def test_rows_are_sorted_by_mean_pcc(scored) -> None:

@@ -22,7 +22,7 @@ from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.slides import openslide, tiff, whole
 from spamcaf.slides.chunks import ChunkedPixels, MappedPixels
 from spamcaf.slides.open import open_slide
-from spamcaf.slides.orientation import TURNS, TurnedPixels, exif_orientation
+from spamcaf.slides.rgb import TURNS, TurnedPixels, exif_orientation
 
 Rgb = NDArray[np.uint8]
 Write = Callable[[Path, Rgb, int], object]

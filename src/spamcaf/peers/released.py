@@ -23,15 +23,7 @@ from spamcaf.compute import Machine, computing, seeded
 from spamcaf.errors import InputError
 from spamcaf.model.data import TrainingSection
 from spamcaf.model.fitted import check_tensors, require_format, require_n_features
-from spamcaf.model.training import (
-    Checkpoint,
-    Checkpoints,
-    LogRows,
-    Tensors,
-    input_fingerprint,
-    load_weights,
-    take_step,
-)
+from spamcaf.model.training import Checkpoint, Checkpoints, LogRows, Tensors, input_fingerprint, load_weights, take_step
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
 from spamcaf.sections.sites import CHUNK, Sites, SiteSource, iter_chunks
 

@@ -10,8 +10,7 @@ from spamcaf.errors import InputError
 from spamcaf.histology.slide import Pixels, Slide
 from spamcaf.slides import openslide, tiff, whole
 from spamcaf.slides.chunks import ChunkedPixels
-from spamcaf.slides.orientation import TurnedPixels
-from spamcaf.slides.rgb import FilePixels, Opened, damaged
+from spamcaf.slides.rgb import FilePixels, Opened, TurnedPixels, damaged
 
 logger = logging.getLogger(__name__)
 

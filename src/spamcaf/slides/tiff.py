@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.slides.chunks import CACHE_BYTES, STRIP_CACHE_BYTES, ChunkedPixels, Grid, MappedPixels, Plane, spool
-from spamcaf.slides.orientation import ORIENTATION, turn_of, upright
 from spamcaf.slides.rgb import (
     N_RGB,
+    ORIENTATION,
     Alpha,
     FilePixels,
     Opened,
@@ -23,6 +23,8 @@ from spamcaf.slides.rgb import (
     damaged,
     decoding,
     not_h_and_e,
+    turn_of,
+    upright,
 )
 
 if TYPE_CHECKING:

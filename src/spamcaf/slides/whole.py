@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from spamcaf.slides import rgb
 from spamcaf.slides.chunks import spool
-from spamcaf.slides.orientation import EXIF_BEGIN, exif_orientation, upright
-from spamcaf.slides.rgb import N_RGB, Alpha, Opened, PixelArray
+from spamcaf.slides.rgb import EXIF_BEGIN, N_RGB, Alpha, Opened, PixelArray, exif_orientation, upright
 
 JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 JPEG_END, JPEG_TAIL = b"\xff\xd9", 1024

@@ -90,8 +90,7 @@ def score_predictions(
     seed: int,
 ) -> tuple[DataFrame, dict[str, Any]]:
     """Score every predictor on the hidden spots; print the table."""
-    from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores
-    from spamcaf.scoring.table import format_table
+    from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores, format_table
 
     hidden = barcodes_of(spot_split, Part.HIDDEN)
     _require_same_spots(hidden, recovered, baseline_predictions)
@@ -107,9 +106,7 @@ def score_predictions(
     name = str(expression.uns[SECTION_METADATA][SectionField.NAME])
     n_train, n_buffer = (len(barcodes_of(spot_split, part)) for part in (Part.TRAIN, Part.BUFFER))
     others = tuple(_record(recovered)["other_sections"])
-    setting = Setting(
-        name, _model(recovered), settings.protocol, n_train, n_buffer, others, _lattice(expression), seed
-    )
+    setting = Setting(name, _model(recovered), settings.protocol, n_train, n_buffer, others, _lattice(expression), seed)
     scores, gene_scores = build_scores(setting, hidden_spots, predictions, recovered.layers.get(SD))
     if super_resolution_scores:
         scores["super_resolution"] = super_resolution_scores
