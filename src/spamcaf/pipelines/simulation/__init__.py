@@ -1,4 +1,4 @@
-"""Writing the simulated section as Space Ranger would: `kedro run --pipeline simulation` shows the layout of real ones."""
+"""Writing the simulated section as Space Ranger would: `kedro run --pipeline simulation` shows how real ones lie."""
 
 from __future__ import annotations
 
