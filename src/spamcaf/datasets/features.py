@@ -203,6 +203,7 @@ def _arrays(block: Features) -> dict[str, NDArray[Any]]:
 def _create(folder: Path, block: Features) -> _Group:
     """Make an empty group for the whole that `block` belongs to."""
     import zarr
+    from zarr.codecs import Crc32cCodec
 
     with replacing(folder) as temporary:
         group = zarr.create_group(temporary, attributes={"key": asdict(block.key)})
@@ -212,7 +213,7 @@ def _create(folder: Path, block: Features) -> _Group:
                 shape=(block.n_total, *values.shape[1:]),
                 chunks=(block.key.block, *values.shape[1:]),
                 dtype=str if name == IDS else values.dtype,
-                compressors=zarr.codecs.Crc32cCodec(),
+                compressors=Crc32cCodec(),
                 chunk_key_encoding={"name": "default", "separator": "."},
             )
     return cast("_Group", _open(folder))
@@ -225,11 +226,11 @@ def _open(folder: Path) -> _Group | None:
     if not folder.is_dir():
         return None
     try:
-        group = zarr.open_group(folder, mode="r+")
-        key = FeatureKey(**group.attrs["key"])  # type: ignore[arg-type]
+        group: Any = zarr.open_group(folder, mode="r+")
+        key = FeatureKey(**group.attrs["key"])
         names = [path.name for path in folder.iterdir() if path.is_dir()]
         # without this setting Zarr leaves out a block of zeros
-        arrays: dict[str, Any] = {name: group[name].with_config({"write_empty_chunks": True}) for name in names}
+        arrays = {name: group[name].with_config({"write_empty_chunks": True}) for name in names}
         n_total = arrays[IDS].shape[0]
         expected = [(key.block, n_total, *array.chunks[1:]) for array in arrays.values()]
         is_sound = [(array.chunks[0], *array.shape) for array in arrays.values()] == expected

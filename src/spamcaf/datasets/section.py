@@ -80,7 +80,7 @@ class _RawDataset(ReadOnlyDataset):
         super().__init__(filepath=filepath, metadata=metadata)
         self._source, self._section = source, str(section)
         self._query = SectionQuery(Path(filepath), str(section), Path(image) if image else None, _whole(bin_um))
-        self._labels = Path(labels or Path(filepath, label_table)) if labels or label_table else None
+        self._labels = Path(labels) if labels else Path(filepath, label_table) if label_table else None
         self._settings = SimulationSettings.model_validate(dict(simulation or {})) if source == SIMULATED else None
 
     def _tissue(self) -> SimulatedTissue | None:
