@@ -51,17 +51,9 @@ class Embedder:
         self.batch = min(batch, CPU_TILES) if device.type == "cpu" else batch
 
     def embed(self, tiles: NDArray[np.uint8]) -> Tensor:
-        """Compute the features of tiles, (tile, 224, 224, 3) RGB uint8.
+        """Return (tile, feature) float32 on the device for (tile, 224, 224, 3) RGB uint8; a GPU may still be computing.
 
-        Returns
-        -------
-        Tensor
-            (tile, feature) float32 on the device; on a GPU the computation may still run.
-
-        Raises
-        ------
-        InputError
-            Where a GPU has no room for a single tile, or torch cannot compile the network.
+        Raises InputError where a GPU has no room for a single tile, or torch cannot compile the network.
         """
         done: list[Tensor] = []
         start = 0

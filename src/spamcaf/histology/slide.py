@@ -166,12 +166,9 @@ class Slide:
         return self.pixels.fingerprint
 
     def read(self, x0: int, y0: int, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
-        """Read the window with its upper left corner at pixel (x0, y0); what lies outside the image is white.
+        """Return the window from pixel (x0, y0) on, (row, column, 3) RGB uint8, and how many pixels of it are padding.
 
-        Returns
-        -------
-        window, n_padded
-            (row, column, 3) RGB uint8, and how many of its pixels lie outside the image.
+        Padding is what lies outside the image; it is white.
         """
         rows, columns = self.shape
         left, top = max(x0, 0), max(y0, 0)
