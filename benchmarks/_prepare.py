@@ -15,7 +15,7 @@ from _section import Grid, Section, Seen
 from numpy.typing import NDArray
 
 from spamcaf import __version__
-from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.datasets.section import SectionDataset, SectionSlideDataset, TruthDataset
 from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.features import Features, join_blocks

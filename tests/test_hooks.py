@@ -11,7 +11,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 
 from spamcaf.backbones.weights import Weights
-from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.datasets.section import SectionDataset
 from spamcaf.datasets.stored import AtomicDataset
 from spamcaf.errors import InputError

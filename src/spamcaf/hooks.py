@@ -52,7 +52,7 @@ class SettingsGuard:
         if BACKBONE not in inputs or (run_params.get("only_missing_outputs") and _is_embedded(pipeline, catalog)):
             return
         from spamcaf.backbones.weights import TIMEOUT_S
-        from spamcaf.datasets.backbone import BackboneDataset
+        from spamcaf.datasets.inputs import BackboneDataset
 
         backbone = catalog.get(BACKBONE)
         if not isinstance(backbone, BackboneDataset):

@@ -12,7 +12,7 @@ import torch
 from kedro.io import DatasetError
 from safetensors.torch import save_file
 
-from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone
 

@@ -15,7 +15,7 @@ from kedro.io import DatasetError
 from safetensors.torch import save_file
 
 from spamcaf.backbones.load import BackboneSpec, build, create, from_dinov2, require_width
-from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.errors import InputError
 
 GLOBALS = Path(__file__).parents[2] / "conf" / "base" / "globals.yml"

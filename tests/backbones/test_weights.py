@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from spamcaf.backbones.weights import Weights
-from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone
 

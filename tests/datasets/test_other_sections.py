@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spamcaf.datasets.other_sections import OtherSectionsDataset
+from spamcaf.datasets.inputs import OtherSectionsDataset
 from spamcaf.errors import InputError
 
 

@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from spamcaf.datasets.other_sections import OtherSections
+from spamcaf.datasets.inputs import OtherSections
 from spamcaf.doctor.check import RunRequest
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.parameters import RunSettings

@@ -12,7 +12,7 @@ import click
 import pytest
 from kedro.config import MissingConfigException
 
-from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.doctor import doctor, machine
 from spamcaf.doctor.check import Check, RunRequest, Status
 from spamcaf.errors import InputError

@@ -12,7 +12,7 @@ from kedro.io import MemoryDataset
 from numpy.typing import NDArray
 
 from spamcaf.backbones.weights import Weights
-from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.doctor.check import Check, RunRequest, Status
 from spamcaf.doctor.inputs import check_backbone, check_inputs, is_non_commercial, read_spec
 from spamcaf.errors import InputError

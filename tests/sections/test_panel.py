@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from scipy.sparse import csr_array, csr_matrix
 from scipy.spatial import cKDTree
 
-from spamcaf.datasets.other_sections import OtherSections
+from spamcaf.datasets.inputs import OtherSections
 from spamcaf.datasets.stored import AtomicDataset
 from spamcaf.errors import InputError
 from spamcaf.parameters import PanelSettings, SplitSettings, TileSettings

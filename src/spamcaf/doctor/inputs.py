@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from spamcaf.backbones.weights import TIMEOUT_S
-from spamcaf.datasets.backbone import BackboneDataset
+from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.doctor.check import Check, Finding, run_check, skip_check
 from spamcaf.doctor.machine import Inputs
 from spamcaf.histology.slide import ArrayPixels, Slide

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from spamcaf.datasets.other_sections import OtherSections
+    from spamcaf.datasets.inputs import OtherSections
     from spamcaf.histology.features import FeatureKey
     from spamcaf.histology.tissue import Tissue
     from spamcaf.model.predict import Predicted

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from spatialdata import SpatialData
 
-    from spamcaf.datasets.other_sections import OtherSections
+    from spamcaf.datasets.inputs import OtherSections
     from spamcaf.download.fetch import RemoteFiles
     from spamcaf.histology.backbone import Backbone
     from spamcaf.model.training import Checkpoints

@@ -1,0 +1,210 @@
+"""What a run reads and never writes: the backbone, published files, and the stored results of other sections."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spamcaf.backbones.load import BackboneSpec, build, find_entry
+from spamcaf.backbones.weights import Weights, find_weights, hub_revision, probe_weights
+from spamcaf.datasets.features import FeaturesDataset
+from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, validated
+from spamcaf.download.fetch import RemoteFiles
+from spamcaf.download.spec import FileSpec
+from spamcaf.errors import InputError, is_section_name
+from spamcaf.histology.backbone import Backbone, BackboneIdentity
+from spamcaf.provenance import configuration_hash
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from spamcaf.histology.features import Features
+
+
+class BackboneDataset(ReadOnlyDataset):
+    """Load a backbone; weights are loaded strictly and never unpickled.
+
+    Parameters
+    ----------
+    name
+        An entry of `backbones`, a timm model, or a folder with timm's config.json.
+    backbones
+        Entries by name, each a `BackboneSpec`.
+    source
+        Replaces the entry's own source, for weights in a local folder.
+    credentials
+        `{token: ...}` of the hub; without it, the hub's own login.
+    metadata
+        For Kedro-Viz.
+    """
+
+    instead = "Backbones are read-only."
+    shown = ("name", "source")
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        backbones: dict[str, dict[str, Any]],
+        source: str | None = None,
+        credentials: dict[str, str] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=source or "", metadata=metadata)
+        self._name, self._backbones, self._source = str(name), backbones, source
+        self._token = (credentials or {}).get("token")
+
+    def load(self) -> Backbone:
+        spec = self.spec()
+        source = self._source or spec.source
+        path = find_weights(source, self._token)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if spec.sha256 and sha256 != spec.sha256:
+            raise InputError(
+                f"{path} with sha256 {sha256[:12]}...",
+                f"{spec.sha256[:12]}..., the weights that the entry '{self._name}' pins.",
+                "Fetch the file again, or change the entry in globals.yml if you trust this one.",
+            )
+        configuration, revision = configuration_hash(spec), hub_revision(path)
+        identity = BackboneIdentity(
+            self._name, source, sha256, configuration, spec.width, spec.licence, revision, spec.mpp
+        )
+        return Backbone(build(spec, path), spec.mean, spec.std, identity)
+
+    def probe(self, timeout_s: float) -> Weights:
+        """Return where the weights are, without loading or downloading; raise the InputError that a load would raise.
+
+        Content is not read: damaged weights are found when they are loaded.
+        """
+        spec = self.spec()  # also where its source is replaced: a load would raise its errors too
+        return probe_weights(self._source or spec.source, self._token, timeout_s)
+
+    def spec(self) -> BackboneSpec:
+        """Return the entry of the backbone's name; raise InputError when there is none or it is wrong."""
+        return validated(BackboneSpec, find_entry(self._name, self._backbones), f"'{self._name}' of `backbones`")
+
+
+class RemoteFilesDataset(ReadOnlyDataset):
+    """Load a lazy handle on the files that a data set publishes for one section; read-only.
+
+    Parameters
+    ----------
+    filepath
+        Folder where the files belong (raw_root).
+    section
+        Name of the section.
+    files
+        The list `downloads` of globals.yml; each entry is a `spamcaf.download.spec.FileSpec`. Loading fetches nothing.
+    metadata
+        For Kedro-Viz.
+    """
+
+    instead = "Published files are read-only."
+    shown = ("filepath", "section")
+
+    def __init__(
+        self, *, filepath: str, section: str | int, files: list[dict[str, Any]], metadata: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._section, self._entries = str(section), files
+
+    def load(self) -> RemoteFiles:
+        if not self._entries:
+            raise InputError(
+                "nothing to download in this environment.",
+                "an environment whose globals.yml has a list `downloads`.",
+                "Name one with --env: dlpfc, mouse_brain, bc1, bc2 or her2st.",
+            )
+        if not isinstance(self._entries, list):
+            raise InputError(f"downloads = {self._entries!r}.", "a list of files.", "Correct it in globals.yml.")
+        specs = [validated(FileSpec, entry, f"{i} of `downloads`") for i, entry in enumerate(self._entries, start=1)]
+        known: frozenset[str] = frozenset().union(*(spec.known for spec in specs))
+        if known and self._section not in known:
+            raise InputError(
+                f"no section '{self._section}' in this data set.",
+                f"one of {', '.join(sorted(known))}.",
+                "Choose one: --params section=<name>.",
+            )
+        files = [spec.of(self._section) for spec in specs]
+        return RemoteFiles(self._filepath, self._section, tuple(file for file in files if file is not None))
+
+    def _exists(self) -> bool:
+        return bool(self._entries)
+
+
+@dataclass(frozen=True)
+class OtherSections:
+    """Sections by name, whose ingestion and feature extraction are stored; nothing is read before it is used."""
+
+    names: tuple[str, ...]
+    intermediate: Path
+    feature: Path
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sections(self) -> list[AnnData]:
+        """Return the checked sections, with the raw counts of all their spots."""
+        return [AnnDataDataset(filepath=str(path)).load() for path in self._stored(self.intermediate, "section.h5ad")]
+
+    def features(self) -> list[Features]:
+        """Return the features of their spots."""
+        return [FeaturesDataset(filepath=str(path)).load() for path in self._stored(self.feature, "spot_features")]
+
+    def _stored(self, root: Path, what: str) -> list[Path]:
+        for name in self.names:
+            if not (root / name / what).exists():
+                raise InputError(
+                    f"no {what} of the other section '{name}' in {root}.",
+                    "its ingestion and feature extraction, run before with the same backbone.",
+                    f"kedro run --pipelines ingestion,feature_extraction --params section={name}, with this "
+                    "environment.",
+                )
+        return [root / name / what for name in self.names]
+
+
+class OtherSectionsDataset(ReadOnlyDataset):
+    """Name the sections to learn from beside the section of the run; read-only.
+
+    Parameters
+    ----------
+    filepath, features
+        The layers of sections and of features, which hold a folder per section.
+    names
+        A list, or a text with `+` between the names, as a command line gives it: C3+C4.
+    section
+        The section of the run.
+    metadata
+        For Kedro-Viz.
+    """
+
+    instead = "Other sections are read-only: run the pipelines for each of them."
+    shown = ("names", "filepath")
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        features: str,
+        names: list[str] | str | int | None,
+        section: str | int,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._features, self._section = Path(features), str(section)
+        listed = names if isinstance(names, list | tuple) else re.split(r"[+\s]+", "" if names is None else str(names))
+        self._names = tuple(str(name) for name in listed if name != "")
+
+    def load(self) -> OtherSections:
+        for name in self._names:
+            if not is_section_name(name) or name == self._section or self._names.count(name) > 1:
+                raise InputError(
+                    f"'{name}' among other_sections of section '{self._section}'.",
+                    "other sections, each once.",
+                    "Separate names by +: --params other_sections=C3+C4.",
+                )
+        return OtherSections(self._names, self._filepath, self._features)
