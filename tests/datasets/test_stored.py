@@ -313,6 +313,7 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     assert dataset.load() == {"z": 0.5, "pcc": [None, None], "unit": "µm"}
     text = (tmp_path / "scores.json").read_text(encoding="utf-8")
     assert text.startswith('{\n  "z": 0.5')
+    assert text.endswith("\n}\n")
     assert "µm" in text
     assert json.loads(dataset.preview()) == dataset.load()
 

@@ -200,6 +200,9 @@ class AtomicDataset(StoredDataset[Any, Any]):
         from spamcaf.provenance import plain
 
         self._at(path).save(plain(data) if self._type == JSON else data)
+        if self._type == JSON:  # a text file ends with a newline
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write("\n")
 
     @property
     def preview(self) -> Callable[..., Any]:
