@@ -361,7 +361,7 @@ def test_a_store_of_version_0_1_is_computed_again_and_replaced(
 def test_no_changed_byte_of_a_description_is_taken_for_sound(
     store: FeaturesDataset, stored: StoredBlocksDataset, tmp_path: Path, name: str
 ) -> None:
-    """What the description says after a changed byte is the same, or the store is computed again."""
+    """The description after a changed byte is equal, or the store is computed again."""
     for block in blocks():
         store.save(block)
     path = tmp_path / "features" / folder_of(KEY) / name
@@ -394,7 +394,7 @@ def test_what_a_kill_leaves_beside_a_chunk_is_removed(store: FeaturesDataset, tm
 
 
 def test_a_block_of_zeros_is_stored_too(store: FeaturesDataset) -> None:
-    """Zarr leaves out a chunk that equals its fill value unless told to write it."""
+    """Zarr leaves out a chunk that equals its fill value by default."""
     for block in blocks():
         store.save(replace(block, windows=block.windows * 0, n_px_padded=block.n_px_padded * 0))
     assert not np.asarray(store.load().windows).any()

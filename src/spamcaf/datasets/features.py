@@ -108,7 +108,7 @@ class FeaturesDataset(PathDataset[Features, Features]):
 
     Every block is verified when the whole is loaded. Saving a block of a new key begins a new group; older keys are
     removed once the new one is complete, so that a run that fails half-way leaves what there was: the old settings get
-    it back. Until then nothing is loaded, since what follows would take the old features for those asked for last. A
+    it back. Until then nothing is loaded, since what follows would take the old features for the new ones. A
     block without sites only marks which key is in use.
     """
 
