@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from spamcaf.datasets.inputs import RemoteFilesDataset
+from spamcaf.datasets.remote_files import RemoteFilesDataset
 from spamcaf.download import fetch
 from spamcaf.download.fetch import RemoteFiles
 

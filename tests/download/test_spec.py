@@ -10,7 +10,7 @@ import pytest
 import yaml
 from kedro.io import DatasetError
 
-from spamcaf.datasets.inputs import RemoteFilesDataset
+from spamcaf.datasets.remote_files import RemoteFilesDataset
 from spamcaf.download.fetch import RemoteFiles, Status
 from spamcaf.download.spec import FileSpec
 from spamcaf.errors import InputError

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from spamcaf.datasets.inputs import RemoteFilesDataset
+from spamcaf.datasets.remote_files import RemoteFilesDataset
 from spamcaf.download import fetch
 from spamcaf.errors import InputError
 from spamcaf.pipelines.download.nodes import fetch_raw_files, require_all_files
@@ -111,7 +111,7 @@ def test_every_missing_file_is_listed_with_its_place(tmp_path: Path, published: 
 
 def test_importing_costs_nothing() -> None:
     code = (
-        "import sys, spamcaf.pipelines.download.nodes, spamcaf.datasets.inputs\n"
+        "import sys, spamcaf.pipelines.download.nodes, spamcaf.datasets.remote_files\n"
         "print([name for name in ('pooch', 'requests', 'tqdm', 'numpy', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

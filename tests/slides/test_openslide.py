@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.slides import openslide
+from spamcaf.slides import open
 from spamcaf.slides.open import open_slide
 
 TILED = {"photometric": "rgb", "tile": (64, 64)}
@@ -19,7 +19,7 @@ TILED = {"photometric": "rgb", "tile": (64, 64)}
 
 @pytest.fixture
 def _no_openslide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openslide, "is_installed", lambda: False)
+    monkeypatch.setattr(open, "is_installed", lambda: False)
 
 
 def write_svs(path: Path, image: NDArray[np.uint8]) -> None:

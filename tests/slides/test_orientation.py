@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import ArrayPixels, Slide
-from spamcaf.slides import openslide, tiff, whole
+from spamcaf.slides import open, tiff, whole
 from spamcaf.slides.chunks import ChunkedPixels, MappedPixels
 from spamcaf.slides.open import open_slide
 from spamcaf.slides.rgb import TURNS, TurnedPixels, exif_orientation
@@ -229,7 +229,7 @@ def test_a_coding_that_only_openslide_may_know_is_not_given_to_it_when_turned(
     def refuse(path: Path, vendor: str) -> None:
         raise InputError(f"OpenSlide was tried for {path.name}.", "nothing.", "None.")
 
-    monkeypatch.setattr(openslide, "open_scanned", refuse)
+    monkeypatch.setattr(open, "open_scanned", refuse)
     for tag, message in ((1, "OpenSlide was tried"), (6, "in a coding that is not read")):
         write_tiff(tmp_path / "a", image, tag, **TILED, compression="zlib")
         with tifffile.TiffFile(tmp_path / "a", mode="r+b") as file:

@@ -1,4 +1,4 @@
-"""What a run reads and never writes: the backbone, published files, and the stored results of other sections."""
+"""What a run reads and never writes: the backbone, and the stored results of other sections."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from spamcaf.backbones.load import BackboneSpec, build, find_entry
 from spamcaf.backbones.weights import Weights, find_weights, hub_revision, probe_weights
 from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, validated
-from spamcaf.download.fetch import RemoteFiles
-from spamcaf.download.spec import FileSpec
 from spamcaf.errors import InputError, is_section_name
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.provenance import configuration_hash
@@ -86,54 +84,6 @@ class BackboneDataset(ReadOnlyDataset):
     def spec(self) -> BackboneSpec:
         """Return the entry of the backbone's name; raise InputError when there is none or it is wrong."""
         return validated(BackboneSpec, find_entry(self._name, self._backbones), f"'{self._name}' of `backbones`")
-
-
-class RemoteFilesDataset(ReadOnlyDataset):
-    """Load a lazy handle on the files that a data set publishes for one section; read-only.
-
-    Parameters
-    ----------
-    filepath
-        Folder where the files belong (raw_root).
-    section
-        Name of the section.
-    files
-        The list `downloads` of globals.yml; each entry is a `spamcaf.download.spec.FileSpec`. Loading fetches nothing.
-    metadata
-        For Kedro-Viz.
-    """
-
-    instead = "Published files are read-only."
-    shown = ("filepath", "section")
-
-    def __init__(
-        self, *, filepath: str, section: str | int, files: list[dict[str, Any]], metadata: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(filepath=filepath, metadata=metadata)
-        self._section, self._entries = str(section), files
-
-    def load(self) -> RemoteFiles:
-        if not self._entries:
-            raise InputError(
-                "nothing to download in this environment.",
-                "an environment whose globals.yml has a list `downloads`.",
-                "Name one with --env: dlpfc, mouse_brain, bc1, bc2 or her2st.",
-            )
-        if not isinstance(self._entries, list):
-            raise InputError(f"downloads = {self._entries!r}.", "a list of files.", "Correct it in globals.yml.")
-        specs = [validated(FileSpec, entry, f"{i} of `downloads`") for i, entry in enumerate(self._entries, start=1)]
-        known: frozenset[str] = frozenset().union(*(spec.known for spec in specs))
-        if known and self._section not in known:
-            raise InputError(
-                f"no section '{self._section}' in this data set.",
-                f"one of {', '.join(sorted(known))}.",
-                "Choose one: --params section=<name>.",
-            )
-        files = [spec.of(self._section) for spec in specs]
-        return RemoteFiles(self._filepath, self._section, tuple(file for file in files if file is not None))
-
-    def _exists(self) -> bool:
-        return bool(self._entries)
 
 
 @dataclass(frozen=True)

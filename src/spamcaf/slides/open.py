@@ -1,16 +1,109 @@
-"""Opening the full-resolution image of a section as a lazy slide: the reader is chosen by content."""
+"""Opening the full-resolution image of a section as a lazy slide: the reader is chosen by content.
+
+Scanner formats (svs, ndpi, scn, mrxs, vms, bif, Philips and others) are read through OpenSlide.
+"""
 
 from __future__ import annotations
 
 import logging
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import Pixels, Slide
-from spamcaf.slides import openslide, tiff, whole
+from spamcaf.slides import tiff, whole
 from spamcaf.slides.chunks import ChunkedPixels
-from spamcaf.slides.rgb import FilePixels, Opened, TurnedPixels, damaged
+from spamcaf.slides.rgb import Alpha, Conversion, FilePixels, Opened, TurnedPixels, damaged, fingerprint_of
+from spamcaf.slides.tiff import plausible_mpp
+
+GENERIC = "generic-tiff"
+OVER_WHITE = Conversion(Alpha.STRAIGHT)
+CACHE_BYTES = 128 << 20
+
+
+class MissingLibraryError(InputError):
+    """OpenSlide is needed and not installed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path.name} of a scanner, and no OpenSlide to read it.",
+            "the OpenSlide library.",
+            "Install it: pip install openslide-python openslide-bin.",
+        )
+
+
+def is_installed() -> bool:
+    """Tell whether OpenSlide can be used here."""
+    try:
+        import openslide  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def vendor_of(path: Path) -> str | None:
+    """Return the scanner format of a file by its content (`generic-tiff` for tiled ones of no vendor), or None."""
+    if not is_installed():
+        return None
+    import openslide
+
+    vendor: str | None = openslide.OpenSlide.detect_format(path)
+    return vendor
+
+
+def open_scanned(path: Path, vendor: str) -> Opened:
+    """Open the full resolution of a scanned slide; raise InputError when OpenSlide cannot."""
+    import openslide
+
+    try:
+        handle = openslide.OpenSlide(path)
+        handle.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+    except openslide.OpenSlideError as error:
+        raise damaged(path, error) from error
+    mpp = plausible_mpp(_number(handle, "openslide.mpp-x"), _number(handle, "openslide.mpp-y"))
+    return Opened(ScannedPixels(path, handle), f"OpenSlide ({vendor})", (), mpp)
+
+
+@dataclass(frozen=True)
+class ScannedPixels:
+    """The first level of a scanned slide. OpenSlide reads from several threads at once."""
+
+    path: Path
+    handle: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        columns, rows = self.handle.dimensions
+        return rows, columns
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The file's, and OpenSlide's own: a slide may be a folder beside the file."""
+        return f"{fingerprint_of(self.path)}-{self.handle.properties.get('openslide.quickhash-1', '')[:16]}"
+
+    def crop(self, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Return the window; what was not scanned is white."""
+        import openslide
+
+        try:
+            window = np.asarray(self.handle.read_region((x0, y0), 0, (width, height)))
+        except openslide.OpenSlideError as error:
+            raise damaged(self.path, f"near pixel ({x0}, {y0}): {error}") from error
+        return OVER_WHITE.to_rgb(window)
+
+
+def _number(handle: Any, key: str) -> float | None:  # noqa: ANN401  openslide is imported where it is used
+    try:
+        return float(handle.properties[key])
+    except (KeyError, ValueError):
+        return None
+
 
 logger = logging.getLogger(__name__)
 
@@ -57,21 +150,21 @@ def _is_striped(pixels: Pixels) -> bool:
 
 
 def _open(path: Path) -> Opened:
-    vendor = openslide.vendor_of(path)
+    vendor = vendor_of(path)
     with path.open("rb") as file:
         head = file.read(16)
     is_tiff = head.startswith(tiff.MAGIC)
-    if vendor not in {None, openslide.GENERIC}:
+    if vendor not in {None, GENERIC}:
         if is_tiff:
             tiff.require_first_page(path, is_ndpi=vendor == "hamamatsu")
-        return openslide.open_scanned(path, str(vendor))
+        return open_scanned(path, str(vendor))
     if is_tiff:
         return _open_tiff(path, vendor)
     if head.startswith(whole.PNG_MAGIC):
         return whole.open_png(path)
     # a slide of a scanner that OpenSlide, if it is installed at all, did not recognise
-    if path.suffix.lower() in SCANNER_SUFFIXES and not openslide.is_installed():
-        raise openslide.MissingLibraryError(path)
+    if path.suffix.lower() in SCANNER_SUFFIXES and not is_installed():
+        raise MissingLibraryError(path)
     if path.suffix.lower() in IN_A_FOLDER:
         raise damaged(path, "OpenSlide does not find the files that belong to it in the folder beside it")
     if head.startswith(whole.JPEG_MAGIC):
@@ -84,11 +177,11 @@ def _open(path: Path) -> Opened:
 
 
 def _open_tiff(path: Path, vendor: str | None) -> Opened:
-    if not openslide.is_installed() and tiff.is_of_scanner(path):
-        raise openslide.MissingLibraryError(path)
+    if not is_installed() and tiff.is_of_scanner(path):
+        raise MissingLibraryError(path)
     try:
         return tiff.open_tiff(path)
     except tiff.UndecodableError:
         if vendor is None:
             raise
-        return openslide.open_scanned(path, vendor)
+        return open_scanned(path, vendor)
