@@ -44,7 +44,7 @@ def stacking_weights(truth: Float64, gp: Float64, network: Float64, folds: NDArr
         True scores, and the two predictions out of fold.
     folds : (spot,) int
     """
-    # Centred within each fold: each has a network of its own, whose offset is no merit of either model.
+    # Centred within each fold: each has a network of its own, whose offset should not count.
     error = _centred_within(truth - gp, folds)
     change = _centred_within(network - gp, folds)
     prior = np.square(error).mean(axis=0) / PRIOR_SD**2

@@ -1,6 +1,6 @@
 """Training of the networks, one per cross-validation fold: losses, schedule, data of a fold, loop, and resuming.
 
-A fold's network learns the program scores of the spots outside the fold and is then asked for those in it. A finished
+A fold's network learns the program scores of the spots outside the fold and then predicts those in it. A finished
 fold is stored, so that a killed fit goes on with the next one.
 
 The losses are taken on program scores, not on genes: the decoder is linear with fixed orthonormal loadings, so the

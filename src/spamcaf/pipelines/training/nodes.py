@@ -130,7 +130,7 @@ def _only(target_section: TrainingSection | None, others: list[TrainingSection])
     if target_section is None or others:
         raise InputError(
             "fit.model=released with other sections, or without a visible spot.",
-            "one section: the released network knows no other.",
+            "one section: the released network is fitted to a single one.",
             "Leave other_sections out, or fit spamcaf.",
         )
     return target_section
