@@ -86,6 +86,7 @@ def kedro(project: Path) -> Run:
 
     def run(*words: str, env: str = "tiny", folder: Path = project) -> subprocess.CompletedProcess[str]:
         from kedro.framework.cli.cli import KedroCLI
+        from kedro.framework.project import configure_logging
 
         code: int | str | None = 0
         out, err = io.StringIO(), io.StringIO()
@@ -93,7 +94,9 @@ def kedro(project: Path) -> Run:
             os.chdir(folder)
             os.environ.update(OFFLINE, KEDRO_ENV=env)
             try:
-                KedroCLI(folder).main(list(words), prog_name="kedro")
+                command = KedroCLI(folder)
+                configure_logging(yaml.safe_load((folder / "conf/logging.yml").read_text()))  # to the new stdout
+                command.main(list(words), prog_name="kedro")
             except SystemExit as ended:
                 code = ended.code
             except Exception:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,21 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def run(script: str, *arguments: str) -> str:
-    command = [sys.executable, str(BENCHMARKS / script), "--quick", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def run(_importable: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs a script on tiny arrays in this process, and returns what it prints."""
+
+    def run(script: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [script, "--quick", *arguments])
+        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 def rows(text: str, title: str) -> dict[str, list[float]]:
@@ -32,7 +43,7 @@ def rows(text: str, title: str) -> dict[str, list[float]]:
     return found
 
 
-def test_accuracy_prints_every_table() -> None:
+def test_accuracy_prints_every_table(run: Callable[..., str]) -> None:
     text = run("accuracy.py", "--sections", "A", "B", "--masks", "1")
     baselines = {"gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs"}
     for title in ("random, one", "random, visible", "block, halves", "block, quadrants"):
@@ -47,18 +58,13 @@ def test_accuracy_prints_every_table() -> None:
     assert "spamcaf / best baseline" in text
 
 
-def test_training_prints_time_and_growth() -> None:
+def test_training_prints_time_and_growth(run: Callable[..., str]) -> None:
     text = run("training.py", "--score-epochs", "1", "--threads", "1")
     time = rows(text, "Training")
     fit_s, _, whole_s, *_ = time["released, 1 epochs, 1 thread"]
     assert whole_s == pytest.approx(1000 * fit_s, abs=51)  # printed with one decimal
     growth = rows(text.replace("| - ", "| 0 ").replace("nan", "0"), "Growth")
     assert all(values[0] > 0 for name, values in growth.items() if name.isdigit())
-
-
-@pytest.fixture
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 @pytest.mark.usefixtures("_importable")

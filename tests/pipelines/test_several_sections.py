@@ -41,7 +41,8 @@ def folder(copy_finished: Callable[[Path], Path], raw_root: Path, tmp_path_facto
     shutil.copytree(folder / "conf/own", env)
     globals_ = yaml.safe_load((tiny / "globals.yml").read_text())
     backbone = {key: globals_[key] for key in ("backbone", "backbones")}
-    (env / "globals.yml").write_text(yaml.safe_dump({"section": "S1", "raw_root": str(raw_root), **backbone}))
+    section = {"section": "S1", "raw_root": str(raw_root), "source": "files"}
+    (env / "globals.yml").write_text(yaml.safe_dump({**section, **backbone}))
     shutil.copy(tiny / "parameters.yml", env / "parameters.yml")
     return folder
 
