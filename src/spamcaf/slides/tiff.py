@@ -11,21 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError, is_fault_of_ours
+from spamcaf.slides import rgb
 from spamcaf.slides.chunks import CACHE_BYTES, STRIP_CACHE_BYTES, ChunkedPixels, Grid, MappedPixels, Plane, spool
-from spamcaf.slides.rgb import (
-    N_RGB,
-    ORIENTATION,
-    Alpha,
-    FilePixels,
-    Opened,
-    PixelArray,
-    conversion_of,
-    damaged,
-    decoding,
-    not_h_and_e,
-    turn_of,
-    upright,
-)
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
@@ -44,7 +31,7 @@ N_RGBA = 4
 MINISBLACK, RGB, YCBCR = 1, 2, 6
 REFUSED = {0: "grayscale", 3: "a palette image", 4: "a mask", 5: "a CMYK image"}
 DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
-ALPHAS = {1: Alpha.PREMULTIPLIED, 2: Alpha.STRAIGHT}
+ALPHAS = {1: rgb.Alpha.PREMULTIPLIED, 2: rgb.Alpha.STRAIGHT}
 """Values of the tag ExtraSamples that mean transparency; 0, the third, leaves the meaning open."""
 LARGEST_LISTED = 2**32 - 1
 JPEG = {6, 7, 33007, 34892}
@@ -56,11 +43,11 @@ class UndecodableError(InputError):
     """A TIFF in a coding that tifffile does not know."""
 
 
-def open_tiff(path: Path) -> Opened:
+def open_tiff(path: Path) -> rgb.Opened:
     """Open the largest RGB image of a TIFF; raise InputError when there is none or the file is damaged."""
     import tifffile
 
-    with decoding(path):
+    with rgb.decoding(path):
         with tifffile.TiffFile(path, is_ndpi=False) as tiff:  # by default the suffix decides
             series, notes = _choose_series(path, tiff)
             pixel_array, more = _pixel_array(path, tiff, series)
@@ -68,9 +55,9 @@ def open_tiff(path: Path) -> Opened:
             mpp = _ome_mpp(tiff, page) if tiff.is_ome else _tag_mpp(page)
         extra = next(iter(page.extrasamples), 0) if page.samplesperpixel == N_RGBA else 0
         is_ycbcr = page.photometric == YCBCR and page.compression in CODED_AS_STORED
-        conversion, converted = conversion_of(pixel_array, ALPHAS.get(extra, Alpha.NONE), is_ycbcr)
-        pixels, turned = upright(FilePixels(path, pixel_array, conversion), _orientation(page))
-    return Opened(pixels, "tifffile", (*notes, *turned, *more, *converted), mpp)
+        conversion, converted = rgb.conversion_of(pixel_array, ALPHAS.get(extra, rgb.Alpha.NONE), is_ycbcr)
+        pixels, turned = rgb.upright(rgb.FilePixels(path, pixel_array, conversion), _orientation(page))
+    return rgb.Opened(pixels, "tifffile", (*notes, *turned, *more, *converted), mpp)
 
 
 def is_of_scanner(path: Path) -> bool:
@@ -110,13 +97,13 @@ def _require_whole(path: Path, pages: list[TiffPage]) -> None:
         try:
             offsets, counts = _extents_of(page)
         except OverflowError as error:
-            raise damaged(path, "tiles or strips lie farther than any file reaches") from error
+            raise rgb.damaged(path, "tiles or strips lie farther than any file reaches") from error
         if len(offsets) != len(counts):
-            raise damaged(path, f"{len(offsets)} tiles or strips with {len(counts)} lengths")
+            raise rgb.damaged(path, f"{len(offsets)} tiles or strips with {len(counts)} lengths")
         outside = np.flatnonzero((counts > 0) & ((offsets < HEADER_BYTES) | (offsets + counts > size)))
         if len(outside):
             missing = f"{len(outside)} of {len(counts)} tiles or strips lie beyond its end, from {outside[0]} on"
-            raise damaged(path, f"truncated: {missing}")
+            raise rgb.damaged(path, f"truncated: {missing}")
 
 
 def _extents_of(page: TiffPage) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -171,12 +158,12 @@ def _choose_series(path: Path, tiff: TiffFile) -> tuple[TiffPageSeries, list[str
     """
     series = [s for s in tiff.series if _area(s) > 0]
     if not series:
-        raise damaged(path, "no image in it")
+        raise rgb.damaged(path, "no image in it")
     largest = max(_area(s) for s in series)
     refusals = [(s, _refusal(s)) for s in series if _area(s) == largest]
     images = [s for s, refusal in refusals if refusal is None]
     if not images:
-        raise not_h_and_e(path, str(refusals[0][1]))
+        raise rgb.not_h_and_e(path, str(refusals[0][1]))
     if len(images) > 1:
         raise InputError(
             f"{len(images)} colour images of the same size in {path.name}.",
@@ -223,12 +210,12 @@ def _refusal_of_channels(series: TiffPageSeries, stated: str) -> str | None:
         return "grayscale"
     if n_channels == N_RGBA and n_samples == N_RGBA and page.photometric == RGB and len(page.extrasamples) <= 1:
         return None
-    if n_channels != N_RGB:
+    if n_channels != rgb.N_RGB:
         return f"an image of {n_channels} channels ({stated}), such as fluorescence"
     return None if n_pages in {1, n_channels // n_samples} else f"an image in {n_pages} parts ({stated})"
 
 
-def _pixel_array(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[PixelArray, list[str]]:
+def _pixel_array(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[rgb.PixelArray, list[str]]:
     found = _own_pages(path, tiff, series)
     offset = series.dataoffset
     if offset is not None:
@@ -245,7 +232,7 @@ def _pixel_array(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[Pi
     pixel_array = ChunkedPixels(path, grid, planes, page.decode, np.dtype(series.dtype))
     absent = np.concatenate([plane.counts == 0 for plane in planes])
     if absent.all():
-        raise damaged(path, "none of its tiles was ever written")
+        raise rgb.damaged(path, "none of its tiles was ever written")
     notes = [f"{absent.sum()} of {len(absent)} tiles were never written and are white"] if absent.any() else []
     _probe(path, pixel_array, planes, page)
     if not _is_impractical(pixel_array, page):
@@ -258,10 +245,10 @@ def _own_pages(path: Path, tiff: TiffFile, series: TiffPageSeries) -> list[Any]:
     """Return the pages and frames of an image; raise InputError when it is spread over files, as an OME-TIFF may be."""
     pages: list[Any] = list(series)
     if None in pages:
-        raise damaged(path, "a channel is missing")
+        raise rgb.damaged(path, "a channel is missing")
     for page in pages:
         if page.parent.filehandle.path != tiff.filehandle.path:
-            raise not_h_and_e(path, f"a part of an image whose pixels lie in {page.parent.filehandle.name}")
+            raise rgb.not_h_and_e(path, f"a part of an image whose pixels lie in {page.parent.filehandle.name}")
     return pages
 
 
@@ -273,10 +260,10 @@ def _mapped(path: Path, tiff: TiffFile, series: TiffPageSeries, offset: int) -> 
     # above 4 GiB the listed numbers may have run over
     is_short = sum(page.databytecounts) < page.nbytes <= LARGEST_LISTED
     if offset < HEADER_BYTES or is_short:
-        raise damaged(path, "its pixels were never written, or not all of them")
+        raise rgb.damaged(path, "its pixels were never written, or not all of them")
     missing = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize - path.stat().st_size
     if missing > 0:
-        raise damaged(path, f"truncated: the last {missing} bytes of the pixels lie beyond its end")
+        raise rgb.damaged(path, f"truncated: the last {missing} bytes of the pixels lie beyond its end")
     return MappedPixels(path.open("rb"), offset, dtype, shape, axes)
 
 
@@ -285,7 +272,7 @@ def _planes(path: Path, page: TiffPage, grid: Grid) -> list[Plane]:
     offsets, counts = _extents_of(page)
     n_needed, channels = grid.n_chunks * page.shaped[0], page.shaped[4]
     if len(offsets) != n_needed or len(counts) != len(offsets):
-        raise damaged(path, f"{len(offsets)} tiles or strips are listed and {n_needed} needed")
+        raise rgb.damaged(path, f"{len(offsets)} tiles or strips are listed and {n_needed} needed")
     tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in JPEG else {}
     parts = [slice(start, start + grid.n_chunks) for start in range(0, n_needed, grid.n_chunks)]
     return [Plane(offsets[part], counts[part], part.start, channels, tables) for part in parts]
@@ -305,7 +292,7 @@ def _probe(path: Path, pixel_array: ChunkedPixels, planes: list[Plane], page: Ti
     except InputError as error:
         unknown = isinstance(error.__cause__, (ValueError, NotImplementedError))
         if unknown and not isinstance(error.__cause__, tifffile.TiffFileError):
-            kind = UndecodableError if turn_of(_orientation(page)) is None else InputError
+            kind = UndecodableError if rgb.turn_of(_orientation(page)) is None else InputError
             raise kind(
                 f"{path.name} in a coding that is not read ({error.__cause__}).",
                 "a TIFF that tifffile decodes.",
@@ -319,11 +306,11 @@ def _is_impractical(pixel_array: ChunkedPixels, page: TiffPage) -> bool:
 
     The strips of an image that is turned by a quarter are columns: a band of windows from left to right touches all.
     """
-    turn = turn_of(_orientation(page))
+    turn = rgb.turn_of(_orientation(page))
     is_across = turn is not None and turn.transposes and pixel_array.grid.is_striped
     n_bytes = int(np.prod(pixel_array.shape)) * pixel_array.dtype.itemsize
     return pixel_array.chunk_bytes > CACHE_BYTES or (is_across and n_bytes > STRIP_CACHE_BYTES)
 
 
 def _orientation(page: TiffPage) -> object:
-    return page.tags.valueof(ORIENTATION)
+    return page.tags.valueof(rgb.ORIENTATION)
