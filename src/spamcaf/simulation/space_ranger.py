@@ -28,7 +28,7 @@ _BIGTIFF_BYTES = 2**31
 def write_space_ranger(tissue: SimulatedTissue, folder: Path) -> None:
     """Write counts, spots, scale factors and images into a new folder, whole or not at all.
 
-    Memory stays bounded however large the image is.
+    The image is written tile by tile, so that any size fits into memory.
 
     Parameters
     ----------
