@@ -27,7 +27,11 @@ PARAMETERS = {
     "compute": {"precision": "float32"},  # bf16 is five times slower for a network this small
 }
 BACKBONE = {"architecture": "test_vit", "init": {"img_size": 224, "patch_size": 32}, "width": 64}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
+# One thread, here and in every process that is started: for arrays this small, threads wait longer than they work.
+# It counts where numpy, torch and numba are imported later: pyproject.toml leaves out plugins that import them.
+os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -68,7 +72,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Pat
 
 @pytest.fixture(scope="session")
 def kedro_process(project: Path) -> Run:
-    """Return a function that runs `kedro` as a process of its own, offline and on one thread."""
+    """Return a function that runs `kedro` as a process of its own, offline and, as this one, on one thread."""
 
     def run(*words: str, env: str = "tiny", folder: Path = project) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "kedro", *words]
@@ -110,26 +114,21 @@ def kedro(project: Path) -> Run:
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Put back what a run changes in its process: folder, environment, import path, loggers and threads."""
-    import torch
+    """Put back what a run changes in its process: folder, environment, import path and loggers."""
     from huggingface_hub import constants
-    from threadpoolctl import threadpool_limits
 
     loggers = [logging.getLogger(name) for name in ("", "kedro", "kedro.runner", "spamcaf")]
     before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
-    folder, threads = Path.cwd(), torch.get_num_threads()
+    folder = Path.cwd()
     try:
         with (
             mock.patch.dict(os.environ),
             mock.patch.object(sys, "path", sys.path[:]),
             mock.patch.object(constants, "HF_HUB_OFFLINE", True),
-            threadpool_limits(1),
         ):
-            torch.set_num_threads(1)
             yield
     finally:
         os.chdir(folder)
-        torch.set_num_threads(threads)
         for logger, level, handlers in before:
             logger.setLevel(level)
             logger.handlers[:] = handlers

@@ -1,4 +1,4 @@
-"""The benchmarks run on tiny made-up arrays, and what they print says what was found."""
+"""The benchmarks run on tiny made-up arrays, and print complete tables."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_training_prints_time_and_growth(run: Callable[..., str]) -> None:
 
 
 @pytest.mark.usefixtures("_importable")
-def test_a_loss_is_said() -> None:
+def test_a_loss_is_printed() -> None:
     from _table import Table, versus_best
 
     table = Table("t")

@@ -57,7 +57,7 @@ def test_a_dataset_of_another_type_is_left_alone(tmp_path: Path) -> None:
     start(EMBEDDING, catalog(tmp_path, MemoryDataset(1)))
 
 
-def test_missing_raw_data_are_left_to_be_said_first(tmp_path: Path) -> None:
+def test_missing_raw_data_come_before_a_missing_backbone(tmp_path: Path) -> None:
     datasets = catalog(tmp_path)
     datasets["raw_section"] = SectionDataset(filepath=str(tmp_path), section="nobody")
     start(EMBEDDING, datasets)
@@ -91,9 +91,9 @@ def context(chosen: dict[str, Any], **parameters: object) -> Any:
 @pytest.mark.parametrize("name", ["section", "model"])
 @pytest.mark.parametrize("value", ["../up", "...", "*", "%41", "", "A+B", "x" * 300, "a/b", "1:30"])
 def test_a_name_that_cannot_name_results_is_refused_wherever_it_stands(name: str, value: str) -> None:
-    for asked in (context({name: value}), context({}, **{name: value})):
+    for found in (context({name: value}), context({}, **{name: value})):
         with pytest.raises(InputError, match=f"the {name} name") as caught:
-            SettingsGuard().after_context_created(asked)
+            SettingsGuard().after_context_created(found)
         assert len(str(caught.value)) < 500
 
 
@@ -102,6 +102,6 @@ def test_names_that_look_like_numbers_are_names(value: str) -> None:
     SettingsGuard().after_context_created(context({"section": value}, model=value))
 
 
-def test_an_unknown_setting_is_said_before_a_wrong_name() -> None:
+def test_an_unknown_setting_comes_before_a_wrong_name() -> None:
     with pytest.raises(InputError, match="Did you mean 'split'"):
         SettingsGuard().after_context_created(context({}, section="..", splt={"mask": 1}))

@@ -43,7 +43,7 @@ if __name__ == "__main__":
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process is there and not only waiting to be buried."""
+    """Return whether a process is alive, and not only waiting for its parent to collect it."""
     try:
         return (PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:

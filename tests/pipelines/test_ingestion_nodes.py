@@ -30,7 +30,7 @@ def checked(raw: AnnData, image: NDArray[np.uint8], mpp: float | None = 1.0) -> 
     return check_section(raw, slide, SectionSettings(), TissueSettings())
 
 
-def silent(raw: AnnData) -> AnnData:
+def bare(raw: AnnData) -> AnnData:
     raw = raw.copy()
     raw.obs = raw.obs[["in_tissue"]]
     raw.uns["section"] = {"name": "simulated"}
@@ -49,19 +49,19 @@ def test_the_right_image_passes_and_the_log_holds_the_table(caplog: pytest.LogCa
     assert all(len(line) < 120 for line in table.splitlines())
 
 
-def test_a_source_that_says_nothing_gives_the_same_section() -> None:
+def test_a_source_without_metadata_gives_the_same_section() -> None:
     raw, image = simulated()
     section, report = checked(raw, image)
-    found, found_report = checked(silent(raw), image)
+    found, found_report = checked(bare(raw), image)
     assert found_report["mpp"] == report["mpp"]
     steps = [s.obs[["array_row", "array_col"]].to_numpy() for s in (section, found)]
     assert len(np.unique(steps[0] - steps[1], axis=0)) == 1
 
 
-@pytest.mark.parametrize("says_nothing", [False, True])
-def test_x_and_y_swapped_are_refused(says_nothing: bool) -> None:
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_x_and_y_swapped_are_refused(is_bare: bool) -> None:
     raw, image = simulated()
-    raw = silent(raw) if says_nothing else raw.copy()
+    raw = bare(raw) if is_bare else raw.copy()
     raw.obsm["spatial"] = raw.obsm["spatial"][:, ::-1]
     with pytest.raises(InputError, match="x and y (seem )?swapped"):
         checked(raw, image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -112,8 +111,7 @@ def test_each_pipeline_works_alone_and_computes_the_same(
             np.testing.assert_array_equal(again[tensor], first[tensor], err_msg=tensor)
     for name in ("recovered", "super_resolved"):
         again, first = (anndata.read_h5ad(folder / OUTPUT / f"{name}.h5ad").X for folder in both)
-        # the last bit of matrix products depends on how a process has laid out its memory
-        np.testing.assert_allclose(again, first, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(again, first)
 
 
 def test_a_killed_run_goes_on_where_it_stopped(kedro: Run, finished: Path) -> None:
@@ -124,7 +122,6 @@ def test_a_killed_run_goes_on_where_it_stopped(kedro: Run, finished: Path) -> No
     process = subprocess.Popen(
         [sys.executable, "-m", "kedro", *words, "--env", "tiny"],
         cwd=finished,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -24,7 +24,7 @@ REAL = os.environ.get("SPAMCAF_REAL_DATA")
 ROOT = Path(REAL or ".") / "her2st"
 SECTIONS = {"C2": (187, 15_706), "C3": (180, 15_821), "C4": (184, 15_842)}
 MPP = 200 / 290.7
-"""Spots 290 px apart in x and 291.5 in y, as the spot files say, stand 200 um apart."""
+"""Spots 290 px apart in x and 291.5 in y, by the spot files, are 200 um apart."""
 
 pytestmark = pytest.mark.skipif(not REAL, reason="SPAMCAF_REAL_DATA names no folder of real data")
 
