@@ -64,9 +64,7 @@ def test_nothing_is_written_for_a_refused_section(kedro: Run, project: Path) -> 
 
 
 @pytest.mark.parametrize("choice", ["backbone=uni", "backbone=nobody", "backbone_source=/nowhere"])
-def test_a_missing_backbone_ends_the_run_before_anything_is_computed(
-    kedro: Run, project: Path, choice: str
-) -> None:
+def test_a_missing_backbone_ends_the_run_before_anything_is_computed(kedro: Run, project: Path, choice: str) -> None:
     conf = project / "conf" / "early"
     if not conf.exists():
         shutil.copytree(project / "conf" / "tiny", conf)
