@@ -50,8 +50,7 @@ def slide() -> Slide:
     return Slide(ArrayPixels(image, "ramp"), "ramp")
 
 
-@pytest.fixture
-def section() -> AnnData:
+def make_section() -> AnnData:
     """Return 20 x 9 spots on a hexagonal lattice, without images."""
     row, column = (a.ravel() for a in np.mgrid[:9, :20])
     column = 2 * column + row % 2
@@ -70,8 +69,7 @@ def section() -> AnnData:
     return section
 
 
-@pytest.fixture
-def prediction(section: AnnData, slide: Slide) -> AnnData:
+def make_prediction(section: AnnData, slide: Slide) -> AnnData:
     """Return a prediction whose first gene is x / 1000 and whose second is y / 1000."""
     sites = lay_grid(section, lattice_of(section), SUBDIVIDE)
     mean = np.column_stack([sites["x_px"] / 1000, sites["y_px"] / 1000, np.ones(len(sites))]).astype(np.float32)
@@ -88,6 +86,16 @@ def prediction(section: AnnData, slide: Slide) -> AnnData:
         SUBDIVIDE,
         {"seed": 1},
     )
+
+
+@pytest.fixture
+def section() -> AnnData:
+    return make_section()
+
+
+@pytest.fixture
+def prediction(section: AnnData, slide: Slide) -> AnnData:
+    return make_prediction(section, slide)
 
 
 # --- scanpy and squidpy ---
@@ -163,11 +171,12 @@ LIB = "block_A__1_"
 HIRES = f"{LIB}_downscaled_hires"
 
 
-@pytest.fixture
-def stored(prediction: AnnData, section: AnnData, slide: Slide, tmp_path: Path) -> sd.SpatialData:
-    dataset = SpatialDataDataset(filepath=str(tmp_path / "section.zarr"))
-    dataset.save(to_spatialdata(prediction, section, slide))
-    return sd.read_zarr(tmp_path / "section.zarr")
+@pytest.fixture(scope="module")
+def stored(slide: Slide, tmp_path_factory: pytest.TempPathFactory) -> sd.SpatialData:
+    """Return the prediction as stored; tests only read it."""
+    path, section = tmp_path_factory.mktemp("stored") / "section.zarr", make_section()
+    SpatialDataDataset(filepath=str(path)).save(to_spatialdata(make_prediction(section, slide), section, slide))
+    return sd.read_zarr(path)
 
 
 def test_elements_and_coordinate_systems(stored: sd.SpatialData) -> None:

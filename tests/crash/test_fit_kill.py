@@ -39,7 +39,7 @@ def fit(store):
     expression = np.log1p(rng.poisson(rate)).astype(np.float32)
     measured = Measured(Sites(xy_um, windows[:, 4], windows), expression, np.full(120, 5000.0))
     section = TrainingSection(measured, np.arange(120) % 3)
-    settings = FitSettings(epochs=20, batch=32, n_programs=4)
+    settings = FitSettings(epochs=10, batch=32, n_programs=4)
     network = NetworkSettings(width=16, heads=2, image_components=8)
     compute = ComputeSettings(device="cpu", threads=1)
     model = fit_spamcaf(section, [], 100.0, settings, network, compute, 0, CheckpointFolder(folder / store)).model
