@@ -1,8 +1,9 @@
-"""One command does everything, and each pipeline works alone on what others stored."""
+"""One command does everything, each pipeline works alone on what others stored, and the notebook reads it."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anndata
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from nbclient import NotebookClient
 
 from spamcaf.datasets.model import read_tensors
 from spamcaf.names import Model
@@ -25,6 +28,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 REPORTING = "data/08_reporting/simulated"
 OUTPUT = "data/07_model_output/simulated"
 MODELS = {"spamcaf", "program_gp", "gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs"}
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 METRICS = {"pcc_mean", "pcc_median", "pcc_top50", "spearman_mean", "mse", "mae"}
 
 pytestmark = pytest.mark.usefixtures("first_run")
@@ -91,6 +95,14 @@ def test_every_result_is_there(project: Path) -> None:
     detection = json.loads((project / OUTPUT / "super_resolved.geojson").read_text())["features"][0]
     assert len(detection["properties"]["measurements"]) == 2  # the environment's report.n_genes
     assert not list((project / "data").rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(project: Path, path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(project)}})
+    client.execute(env={**os.environ, "KEDRO_ENV": "tiny"})
+    assert not any(cell.get("outputs") for cell in nbformat.read(path, as_version=4).cells)
 
 
 def test_each_pipeline_works_alone_and_computes_the_same(
