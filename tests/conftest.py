@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-SIMULATION = {"seed": 3, "width_um": 900.0, "height_um": 900.0, "mpp": 0.8, "n_genes": 300}
+SIMULATION = {"seed": 3, "width_um": 800.0, "height_um": 800.0, "mpp": 2.0, "n_genes": 300}
 PARAMETERS = {
     "panel": {"n_genes": 60},
     "split": {"n_folds": 3},
@@ -26,7 +26,7 @@ PARAMETERS = {
     "report": {"n_genes": 2},
     "compute": {"precision": "float32"},  # bf16 is five times slower for a network this small
 }
-BACKBONE = {"architecture": "test_vit", "init": {"img_size": 224, "patch_size": 32}, "width": 64}
+BACKBONE = {"architecture": "test_vit", "init": {"img_size": 224, "patch_size": 56}, "width": 64}
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 # One thread, here and in every process that is started: for arrays this small, threads wait longer than they work.

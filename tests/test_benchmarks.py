@@ -112,7 +112,7 @@ def test_a_prepared_section_holds_each_sites_own_features(tmp_path: Path, is_den
 
     identity = BackboneIdentity("mean", "here", "0" * 64, "c", 3, "none")
     backbone = Backbone(MeanColour(), (0.0,) * 3, (1 / 255,) * 3, identity)
-    settings = SimulationSettings(width_um=500, height_um=500, n_genes=100)
+    settings = SimulationSettings(width_um=500, height_um=500, mpp=1.5, n_genes=100)
     section = simulate_section(settings, backbone, tmp_path, is_dense=is_dense)
     again = simulate_section(settings, backbone, tmp_path, is_dense=is_dense)
     assert len(section.grids) == 2 and [grid.factor for grid in section.grids] == [4, 16]

@@ -21,7 +21,8 @@ SCRIPT = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 
-import numpy as np, safetensors.numpy, torch  # once, before the forks
+import numpy as np
+import safetensors.numpy, sklearn.decomposition, torch._dynamo  # once, not in every fork
 
 from spamcaf.datasets.model import CheckpointFolder, write_tensors
 from spamcaf.model.data import TrainingSection

@@ -26,7 +26,7 @@ def raw_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with three sections of one simulated tissue, and the images of two that were not measured."""
     root = tmp_path_factory.mktemp("several")
     for seed, name in enumerate(NAMES, start=11):
-        settings = SimulationSettings(seed=seed, width_um=700.0, height_um=700.0, mpp=0.8, n_genes=300)
+        settings = SimulationSettings(seed=seed, width_um=700.0, height_um=700.0, mpp=2.0, n_genes=300)
         write_space_ranger(SimulatedTissue(settings), root / name)
     for name in ("unseen", "bare"):
         shutil.copy(root / "S3" / IMAGE, root / f"{name}.tif")

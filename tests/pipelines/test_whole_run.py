@@ -173,7 +173,7 @@ def test_the_simulated_section_reads_back_as_an_own_section(kedro: Run, finished
     assert own.returncode == 0, own.stdout + own.stderr
     report = json.loads((finished / REPORTING / "section_report.json").read_text())
     assert report["n_genes"] == 300
-    assert report["mpp"] == pytest.approx(0.8, rel=0.01)
+    assert report["mpp"] == pytest.approx(2.0, rel=0.01)
 
 
 def test_models_have_names() -> None:
