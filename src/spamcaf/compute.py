@@ -53,13 +53,10 @@ def computing(compute: ComputeSettings) -> Iterator[Machine]:
 
     device = choose_device(compute)
     use_bf16 = compute.precision == "bf16" or (compute.precision == "auto" and _has_bf16_cores(device))
-    threads = torch.get_num_threads()
-    if compute.threads:
-        torch.set_num_threads(compute.threads)
-    try:
+    with threads_kept():
+        if compute.threads:
+            torch.set_num_threads(compute.threads)
         yield Machine(device, use_bf16)
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -84,3 +81,19 @@ def choose_precision(compute: ComputeSettings, device: torch.device) -> torch.dt
         return torch.bfloat16 if compute.precision == "bf16" else torch.float32
     is_native = _has_bf16_cores(device) or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
     return torch.bfloat16 if is_native else torch.float32
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Put torch's CPU threads back afterwards, which a library inside may change for the whole process.
+
+    numba does: where it starts its OpenMP threads it sets their number to all cores, whatever OMP_NUM_THREADS is. That
+    slows a busy machine down, and sums of later steps differ in their last bits.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -55,13 +55,13 @@ def downloads(port: int) -> list[dict[str, Any]]:
 
 
 def test_a_run_fetches_what_is_missing_and_tells_its_size(
-    kedro_process: Run, project: Path, tmp_path: Path, published: ThreadingHTTPServer
+    kedro: Run, project: Path, tmp_path: Path, published: ThreadingHTTPServer
 ) -> None:
     conf = project / "conf" / "published"
     conf.mkdir(exist_ok=True)
     settings = {"section": "S1", "raw_root": str(tmp_path / "raw"), "downloads": downloads(published.server_port)}
     (conf / "globals.yml").write_text(yaml.safe_dump(settings))
-    done = kedro_process("run", "--pipeline", "download", env="published")
+    done = kedro("run", "--pipeline", "download", env="published")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "section S1: 2 of 2 files to fetch, 4 B and 1 of unknown size" in done.stdout
     assert "(404)" in done.stdout
@@ -74,7 +74,7 @@ def test_a_run_fetches_what_is_missing_and_tells_its_size(
     (tmp_path / "raw/labels.tsv").unlink()
     published.shutdown()
     published.server_close()
-    done = kedro_process("run", "--pipeline", "download", env="published")
+    done = kedro("run", "--pipeline", "download", env="published")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert "Error: Found: 1 of the 2 files of section S1" in done.stderr

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -457,3 +460,33 @@ def test_the_section_stays_as_it_was(small: AnnData) -> None:
     normalise_expression(small, pd.DataFrame({"gene": GENES}))
     np.testing.assert_array_equal(small.X.toarray(), before.X.toarray())
     assert list(small.obs) == list(before.obs)
+
+
+@pytest.mark.parametrize("first", ["import torch", "pass"])
+def test_choosing_by_variability_leaves_the_threads_of_the_process_alone(first: str) -> None:
+    """numba sets them to all cores, where no variable of its own says otherwise."""
+    code = f"""
+{first}
+import numpy as np
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+from spamcaf.parameters import PanelSettings
+from spamcaf.sections.panel import choose_gene_panel
+
+rng = np.random.default_rng(0)
+section = AnnData(csr_matrix(rng.poisson(rng.gamma(1, 2, (200, 400))).astype(np.int32)))
+section.var["gene_ids"] = section.var_names
+choose_gene_panel(section, PanelSettings(n_genes=50))
+import torch
+
+print(torch.get_num_threads())
+"""
+    variables = {name: value for name, value in os.environ.items() if name != "NUMBA_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**variables, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["1"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spamcaf.compute import threads_kept
 from spamcaf.errors import InputError
 from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.sections.gene_names import closest, find_genes, named
@@ -180,9 +181,10 @@ def _most_variable(candidates: AnnData, n_genes: int) -> list[str]:
 
     for span in _SPANS if candidates.n_vars >= _FEWEST_TREND_GENES else ():
         try:
-            scored = sc.pp.highly_variable_genes(
-                candidates, flavor="seurat_v3", n_top_genes=n_genes, span=span, inplace=False
-            )
+            with threads_kept():  # scanpy computes with numba
+                scored = sc.pp.highly_variable_genes(
+                    candidates, flavor="seurat_v3", n_top_genes=n_genes, span=span, inplace=False
+                )
         except ValueError as error:  # how loess reports a singular fit
             logger.debug("seurat_v3 with a span of %.1f: %s", span, error)
             continue
