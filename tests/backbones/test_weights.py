@@ -177,16 +177,18 @@ def test_a_hub_that_is_down_is_requested_once_and_nothing_is_printed(
     assert "".join(capfd.readouterr()) == ""
 
 
-def test_weights_of_the_second_name_need_no_hub_that_answers(
-    hub: Hub,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    tensors: dict[str, torch.Tensor],
-) -> None:
+@pytest.fixture
+def hub_of_torch_files(hub: Hub, tmp_path: Path, tensors: dict[str, torch.Tensor]) -> Hub:
+    """Return the hub with the same weights as pytorch_model.bin alone."""
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    hub.weights, hub.absent = (tmp_path / "pytorch_model.bin").read_bytes(), "model.safetensors"
+    return hub
 
-    as_torch = tmp_path_factory.mktemp("torch") / "pytorch_model.bin"
-    torch.save(tensors, as_torch)
-    hub.weights, hub.absent = as_torch.read_bytes(), "model.safetensors"
+
+def test_weights_of_the_second_name_need_no_hub_that_answers(
+    hub_of_torch_files: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = hub_of_torch_files
     fetched = from_hub().identity
     hub.status = 503
     hub.requests.clear()
@@ -204,16 +206,9 @@ def test_offline_the_message_names_where_to_put_the_file(
 
 
 def test_weights_of_the_second_name_are_used_offline_too(
-    hub: Hub,
-    folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    tensors: dict[str, torch.Tensor],
+    hub_of_torch_files: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
-    as_torch = tmp_path_factory.mktemp("torch") / "pytorch_model.bin"
-    torch.save(tensors, as_torch)
-    hub.weights, hub.absent = as_torch.read_bytes(), "model.safetensors"
+    hub = hub_of_torch_files
     fetched = from_hub().identity
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     hub.tokens.clear()
