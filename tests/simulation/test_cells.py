@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spamcaf.simulation.cells import Scatter, hashed_uniform
+from spamcaf.simulation.cells import Scatter
 
 
 def test_hashed_numbers_are_uniform_and_independent_of_their_neighbours() -> None:
     column, row = np.meshgrid(np.arange(-60, 60), np.arange(-60, 60))
-    draws = hashed_uniform(5, column, row, 2)
+    draws = Scatter(5, 1.0, 0.0).uniform(column, row, 2)
     assert np.abs(np.histogram(draws, 10, (0, 1))[0] / draws.size - 0.1).max() < 0.01
-    other = [draws[:, 1:].ravel(), draws.T[:, 1:].ravel(), hashed_uniform(5, column, row, 3)[:, 1:].ravel()]
+    other = [draws[:, 1:].ravel(), draws.T[:, 1:].ravel(), Scatter(5, 1.0, 0.0).uniform(column, row, 3)[:, 1:].ravel()]
     assert all(abs(np.corrcoef(draws[:, :-1].ravel(), o)[0, 1]) < 0.05 for o in (other[0], other[2]))
     assert abs(np.corrcoef(draws[:-1].T.ravel(), other[1])[0, 1]) < 0.05
 

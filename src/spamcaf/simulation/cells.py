@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,6 @@ def _mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
-
-
-def hashed_uniform(key: int, column: Ints, row: Ints, channel: int) -> Floats:
-    """Return numbers in [0, 1) that depend on the key, the integer cell and the channel, and on nothing else."""
-    start = _mixed(np.full(1, key * 64 + channel + 1, dtype=np.uint64))
-    hashed = _mixed(_mixed(start + column.astype(np.uint64)) + row.astype(np.uint64))
-    return (hashed >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 @dataclass(frozen=True)
@@ -51,8 +45,10 @@ class Scatter:
     jitter: float
 
     def uniform(self, column: Ints, row: Ints, channel: int) -> Floats:
-        """Return numbers in [0, 1) of the points of these cells; channels 0 and 1 are those of their coordinates."""
-        return hashed_uniform(self.key, column, row, channel)
+        """Return numbers in [0, 1) that depend on the key, the cell and the channel alone; 0 and 1 place the points."""
+        start = _mixed(np.full(1, self.key * 64 + channel + 1, dtype=np.uint64))
+        hashed = _mixed(_mixed(start + column.astype(np.uint64)) + row.astype(np.uint64))
+        return (hashed >> np.uint64(11)).astype(np.float64) / 2.0**53
 
     def points(self, column: Ints, row: Ints) -> tuple[Floats, Floats]:
         """Return x and y, micrometres, of the points of these cells."""
@@ -72,13 +68,12 @@ class Scatter:
         first, second = np.full(shape, np.inf, np.float32), np.full(shape, np.inf, np.float32)
         best = np.zeros(shape, dtype=np.int64)
         own = (row - top) * n_columns + (column - left)
-        for step in (-1, 0, 1):
-            for side in (-1, 0, 1):
-                cell = own + (step * n_columns + side)
-                distance = np.square(x - px[cell]) + np.square(y - py[cell])
-                second = np.minimum(second, np.maximum(first, distance))
-                best = np.where(distance < first, cell, best)
-                first = np.minimum(first, distance)
+        for step, side in product((-1, 0, 1), repeat=2):
+            cell = own + (step * n_columns + side)
+            distance = np.square(x - px[cell]) + np.square(y - py[cell])
+            second = np.minimum(second, np.maximum(first, distance))
+            best = np.where(distance < first, cell, best)
+            first = np.minimum(first, distance)
         dx, dy = x - px[best], y - py[best]
         return Nearest(dx, dy, np.sqrt(first), np.sqrt(second), best % n_columns + left, best // n_columns + top)
 
@@ -105,10 +100,7 @@ class CavityMap:
         self._ducts = Scatter(key + 1, 82.0, 0.20)
 
     def at(self, x: Floats, y: Floats, membership: Floats, edge_um: float) -> Cavities:
-        """Return what is there, given the domains' `membership` (domain, ...).
-
-        `edge_um` is the width over which an edge fades, about a pixel.
-        """
+        """Return what is there, given the domains' `membership` (domain, ...); edges fade over `edge_um`."""
         adipose, gland = membership[ADIPOSE], membership[GLAND]
         clear = wall = angle = np.zeros(adipose.shape, np.float32)
         in_fat, in_gland = ramp(adipose - 0.55, 0.3), ramp(gland - 0.5, 0.2)
@@ -125,9 +117,9 @@ class CavityMap:
     def _ducts_at(self, x: Floats, y: Floats, edge_um: float) -> tuple[Floats, Floats, Floats]:
         near = self._ducts.nearest(x, y)
         angle = np.arctan2(near.dy, near.dx)
-        phase = 2 * np.pi * self._ducts.uniform(near.column, near.row, 2).astype(np.float32)
-        radius = 6 + 13 * self._ducts.uniform(near.column, near.row, 3).astype(np.float32)
-        radius *= 1 + 0.18 * np.cos(2 * angle + phase) + 0.08 * np.cos(5 * angle - phase)
+        turn, size = (self._ducts.uniform(near.column, near.row, channel).astype(np.float32) for channel in (2, 3))
+        phase = 2 * np.pi * turn
+        radius = (6 + 13 * size) * (1 + 0.18 * np.cos(2 * angle + phase) + 0.08 * np.cos(5 * angle - phase))
         beyond = near.first - radius
         wall = ramp(beyond, edge_um) * ramp(_WALL_UM - beyond, max(edge_um, 2.0))
         return ramp(-beyond, edge_um), wall, angle

@@ -14,21 +14,23 @@ from scipy import sparse
 from spamcaf.names import GENE_IDS
 from spamcaf.parameters import SimulationSettings
 from spamcaf.sections.panel import TARGET_SUM
-from spamcaf.simulation.tissue_map import DOMAINS, N_HIDDEN, Floats, Stream, TissueMap, domain_values, generator
+from spamcaf.sections.scale import SPOT_UM
+from spamcaf.simulation.tissue_map import COUNTS, DOMAINS, N_HIDDEN, Floats, TissueMap, domain_values, generator
 
 _BIOLOGY = 20240  # seed of the genes: the same in every simulated section, so that one can be predicted from another
 _DRIVER = "driver"
 SHARES = {"visible": 0.22, "hidden": 0.15, "both": 0.13, "flat": 0.47, "silent": 0.03}
 """Share of the genes by driver: what the image shows, hidden fields, both, nothing; silent ones are not expressed."""
-_DOMAIN_MARKERS = {
+_MARKERS = {
     "tumour": "ERBB2 KRT19 EPCAM KRT8 KRT18 MUC1 CDH1 GATA3 CLDN4 AGR2",
     "stroma": "COL1A1 COL3A1 COL1A2 DCN LUM FN1 POSTN SPARC COL6A1 FBN1",
     "adipose": "PLIN1 ADIPOQ FABP4 LEP PLIN4 CIDEC LPL G0S2",
     "lymphoid": "PTPRC CD3E MS4A1 CD79A IL7R CXCL13 CCL19 CD2 TRAC LTB",
     "gland": "KRT5 KRT14 KRT17 SCGB2A2 LTF PIGR ELF5 MYLK",
+    "hidden": "MT-CO1 MT-CO2 MT-CO3 MT-ND1 MT-ND4 MT-CYB MT-ATP6 VEGFA CA9 ISG15 MX1 IFI6 FOS JUN EGR1",
+    "flat": "RPLP0 RPS6 RPL13 RPS18 RPL10 RPS27 RPL41 RPS2 ACTB GAPDH EEF1A1 TPT1",
 }
-_HIDDEN_MARKERS = "MT-CO1 MT-CO2 MT-CO3 MT-ND1 MT-ND4 MT-CYB MT-ATP6 VEGFA CA9 ISG15 MX1 IFI6 FOS JUN EGR1"
-_FLAT_MARKERS = "RPLP0 RPS6 RPL13 RPS18 RPL10 RPS27 RPL41 RPS2 ACTB GAPDH EEF1A1 TPT1"
+"""Known genes by what drives them, a domain being visible."""
 _ABUNDANT = ("MT-", "RP", "ACTB", "GAPDH", "EEF1A1", "TPT1")
 N_VISIBLE = len(DOMAINS) + 3  # memberships, cellularity, grade, gradient
 _STRONG = 1.7
@@ -68,12 +70,11 @@ def simulated_genes(n_genes: int) -> Genes:
 
 def _markers() -> list[tuple[str, str, int | None]]:
     """Return (symbol, driver, domain or None), the kinds taking turns so that a short list holds all of them."""
-    kinds: list[list[tuple[str, str, int | None]]] = [
-        [(symbol, "visible", index) for symbol in _DOMAIN_MARKERS[domain.name].split()]
-        for index, domain in enumerate(DOMAINS)
+    index = {domain.name: i for i, domain in enumerate(DOMAINS)}
+    kinds = [
+        [(symbol, "visible" if kind in index else kind, index.get(kind)) for symbol in symbols.split()]
+        for kind, symbols in _MARKERS.items()
     ]
-    kinds.append([(symbol, "hidden", None) for symbol in _HIDDEN_MARKERS.split()])
-    kinds.append([(symbol, "flat", None) for symbol in _FLAT_MARKERS.split()])
     return [marker for marker in chain.from_iterable(zip_longest(*kinds)) if marker is not None]
 
 
@@ -98,18 +99,17 @@ def _abundance(symbols: list[str], n_known: int, rng: np.random.Generator) -> ND
     """Return log-normal abundances over about four decades; markers well expressed, housekeeping genes most."""
     logs = rng.normal(-0.3, 2.2, len(symbols))
     logs[:n_known] = rng.normal(2.2, 0.9, n_known)
-    is_abundant = np.array([symbol.startswith(_ABUNDANT) for symbol in symbols])
     logs = np.minimum(logs, 6.2)
-    logs[is_abundant] = rng.normal(7.3, 0.4, is_abundant.sum())
+    is_abundant = [symbol.startswith(_ABUNDANT) for symbol in symbols]
+    logs[is_abundant] = rng.normal(7.3, 0.4, sum(is_abundant))
     return np.exp(logs)
 
 
 class Expression:
     """Expected expression at any coordinates of a tissue, and counts drawn from it."""
 
-    def __init__(self, settings: SimulationSettings, tissue: TissueMap, genes: Genes, spot_um: float) -> None:
+    def __init__(self, settings: SimulationSettings, tissue: TissueMap, genes: Genes) -> None:
         self._settings, self._tissue, self._genes = settings, tissue, genes
-        self._radius = spot_um / 2
         with np.errstate(divide="ignore"):  # silent genes: exp(-inf) is the zero meant
             self._log_abundance = np.log(genes.abundance).astype(np.float32)
 
@@ -122,7 +122,7 @@ class Expression:
 
     def counts(self, xy_um: Floats) -> sparse.csr_matrix:
         """Return (spot, gene) int32 counts: negative binomial around the truth, depths log-normal around content."""
-        rng = generator(self._settings, Stream.COUNTS)
+        rng = generator(self._settings, COUNTS)
         content = np.concatenate([content for _, _, content in self._expected(xy_um)])
         depth = content * rng.lognormal(0, _DEPTH_SPREAD, len(content))
         depth *= self._settings.median_umi / np.median(depth)
@@ -136,11 +136,9 @@ class Expression:
     def _expected(self, xy_um: Floats) -> Iterator[tuple[slice, Floats, Floats]]:
         """Yield parts of the sites, each gene's share of their RNA (site, gene) and their RNA content (site,)."""
         for start in range(0, len(xy_um), _CHUNK):
-            part = slice(start, min(start + _CHUNK, len(xy_um)))
-            nodes = (np.asarray(xy_um, np.float64)[part, None] + self._radius * _DISC).reshape(
-                -1, 2
-            )  # (site x node, 2)
-            latents, rna = self._latents(nodes[:, 0], nodes[:, 1])
+            part = slice(start, start + _CHUNK)
+            nodes = np.asarray(xy_um, np.float64)[part, None] + SPOT_UM / 2 * _DISC  # (site, node, 2)
+            latents, rna = self._latents(*nodes.reshape(-1, 2).T)
             rna = rna.reshape(-1, len(_DISC)) * _DISC_WEIGHT
             rates = np.exp(latents.astype(np.float32) @ self._genes.effects.astype(np.float32) + self._log_abundance)
             rates /= rates.sum(axis=1, keepdims=True)

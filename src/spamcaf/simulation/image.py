@@ -12,7 +12,7 @@ from scipy import ndimage, sparse
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
 from spamcaf.simulation.cells import Cavities, CavityMap, Nuclei, NucleusMap, ramp
-from spamcaf.simulation.tissue_map import Floats, Stream, TissueMap, VisibleFields, domain_values, generator
+from spamcaf.simulation.tissue_map import TEXTURE, Floats, TissueMap, domain_values, generator
 
 BLOCK = 256
 """Pixels are computed in whole blocks of a fixed lattice, so that any window equals the crop of the whole, exactly."""
@@ -39,8 +39,7 @@ class _Texture:
 
     def on_grid(self, u: Floats, v: Floats) -> Floats:
         """Return the noise on the open grid `u` (1, column), `v` (row, 1), in units."""
-        rows = self._mixed(self._table, v[:, 0])
-        return self._mixed(rows.T, u[0]).T
+        return self._mixed(self._mixed(self._table, v[:, 0]).T, u[0]).T
 
     @staticmethod
     def _mixed(table: Floats, position: Floats) -> Floats:
@@ -120,7 +119,7 @@ class TissueImage:
         self._tissue, self._mpp = tissue, settings.mpp
         self._block = lru_cache(_CACHED_BLOCKS)(self._computed)
         self.height, self.width = (max(1, round(s / settings.mpp)) for s in (settings.height_um, settings.width_um))
-        rng = generator(settings, Stream.TEXTURE)
+        rng = generator(settings, TEXTURE)
         self._texture = _Texture(rng)
         cavity_key, loose_key, crowded_key = (int(key) for key in rng.integers(1, 2**40, 3))
         self._cavities = CavityMap(cavity_key)
@@ -130,10 +129,7 @@ class TissueImage:
         ]
 
     def render(self, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return the window (row, column, RGB) whose top left pixel is (x0, y0).
-
-        Raises InputError where it leaves the image.
-        """
+        """Return the window (row, column, RGB) from pixel (x0, y0) on; raise InputError where it leaves the image."""
         if min(x0, y0) < 0 or min(width, height) < 1 or x0 + width > self.width or y0 + height > self.height:
             raise InputError(
                 f"a window of {width} x {height} px at ({x0}, {y0}).",
@@ -156,7 +152,7 @@ class TissueImage:
         if depth.max() >= 0:
             visible = self._tissue.visible(x, y)
             cavities = self._cavities.at(x, y, visible.membership, max(1.2, self._mpp))
-            eosin, haematoxylin = self._between_nuclei(x, y, visible, cavities)
+            eosin, haematoxylin = self._between_nuclei(x, y, visible.membership, cavities)
             chromatin = 1 + 0.13 * self._texture.on_grid(x / 1.1 + 40, y / 1.1 + 80)
             nuclei = self._painted_nuclei(columns, rows) * chromatin
             haematoxylin = np.maximum(haematoxylin, nuclei) + 0.15 * haematoxylin
@@ -169,14 +165,11 @@ class TissueImage:
         light = np.float32(_GLASS) * np.exp(-density) + 1.3 * self._texture.pixel_noise(columns, rows)[..., None]
         return np.clip(np.rint(light), 0, 255).astype(np.uint8)
 
-    def _between_nuclei(
-        self, x: Floats, y: Floats, visible: VisibleFields, cavities: Cavities
-    ) -> tuple[Floats, Floats]:
-        weights = visible.membership.astype(np.float32)
-        eosin, haematoxylin, fibres, grain = (
-            np.einsum("d,drc->rc", domain_values(field).astype(np.float32), weights)
-            for field in ("eosin", "haematoxylin", "fibres", "grain")
-        )
+    def _between_nuclei(self, x: Floats, y: Floats, share: Floats, cavities: Cavities) -> tuple[Floats, Floats]:
+        """Return the optical densities of eosin and hematoxylin, given the domains' `share` (domain, ...)."""
+        values = (domain_values(field).astype(np.float32) for field in ("eosin", "haematoxylin", "fibres", "grain"))
+        weights = share.astype(np.float32)
+        eosin, haematoxylin, fibres, grain = (np.einsum("d,drc->rc", value, weights) for value in values)
         solid, wall = 1 - cavities.clear, cavities.wall
         fibres = fibres * (1 - wall)
         eosin = eosin * (1 - wall) + 0.36 * wall
@@ -185,15 +178,14 @@ class TissueImage:
         across, along = self._tissue.fibre_coordinates(x, y)
         thick = self._texture.at(across / 5.5, along / 60)
         thin = self._texture.at(across / 2.0 + 91.3, along / 34 + 17.7)
-        streaks = 0.75 * thick + 0.55 * thin
-        eosin = eosin * np.maximum(1 + fibres * streaks + grain * (0.6 * coarse + 0.5 * fine), 0.12)
+        eosin = eosin * np.maximum(
+            1 + fibres * (0.75 * thick + 0.55 * thin) + grain * (0.6 * coarse + 0.5 * fine), 0.12
+        )
         haematoxylin = haematoxylin * np.maximum(1 + 0.35 * coarse + 0.25 * fine, 0)
         return eosin * solid, haematoxylin * solid
 
     def _painted_nuclei(self, columns: range, rows: range) -> Floats:
-        left, right = (c * self._mpp + s for c, s in ((columns.start, -_REACH_UM), (columns.stop, _REACH_UM)))
-        top, bottom = (r * self._mpp + s for r, s in ((rows.start, -_REACH_UM), (rows.stop, _REACH_UM)))
-        layers = [
-            _painted(nuclei.within(left, top, right, bottom), columns, rows, self._mpp) for nuclei in self._nuclei
-        ]
-        return np.maximum(*layers)
+        left, top = (pixels.start * self._mpp - _REACH_UM for pixels in (columns, rows))
+        right, bottom = (pixels.stop * self._mpp + _REACH_UM for pixels in (columns, rows))
+        around = (nuclei.within(left, top, right, bottom) for nuclei in self._nuclei)
+        return np.maximum(*(_painted(nuclei, columns, rows, self._mpp) for nuclei in around))

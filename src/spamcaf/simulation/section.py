@@ -16,14 +16,13 @@ from spamcaf.parameters import SimulationSettings
 from spamcaf.sections.scale import FIDUCIAL_UM, PITCH_UM, SPOT_UM, STATED_SPOT_UM
 from spamcaf.simulation.counts import Expression, simulated_genes
 from spamcaf.simulation.image import BLOCK, TissueImage, shrunk
-from spamcaf.simulation.tissue_map import DOMAINS, Stream, TissueMap, generator
+from spamcaf.simulation.tissue_map import BARCODES, DOMAINS, TissueMap, generator
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _TURN_DEGREES = 1.0  # rotation of the lattice against the image
 _LIBRARY = "simulated"
-_DOMAIN = "domain"
 _ON_GLASS = -1
 _HIRES_PX, _LOWRES_PX = 2000, 600
 
@@ -55,7 +54,7 @@ def visium_spots(settings: SimulationSettings) -> tuple[pd.DataFrame, NDArray[np
 
 def _barcodes(n: int, settings: SimulationSettings) -> list[str]:
     """Return unique barcodes of 16 letters, in no order."""
-    rng = generator(settings, Stream.BARCODES)
+    rng = generator(settings, BARCODES)
     codes = np.zeros(0, dtype=np.int64)
     while len(codes) < n:
         codes = np.unique(np.append(codes, rng.integers(0, 4**16, n)))
@@ -68,18 +67,13 @@ class SimulatedTissue:
     """A section known everywhere: its image, its counts, and the truth behind them. Nothing touches a file.
 
     Coordinates are (x, y) in micrometres from the image's top left corner; pixel = micrometres / mpp.
-
-    Parameters
-    ----------
-    settings : seed, size, micrometres per pixel, number of genes and median depth
     """
 
     def __init__(self, settings: SimulationSettings) -> None:
         self.settings = settings
-        self._genes = simulated_genes(settings.n_genes)
-        self._tissue = TissueMap(settings)
+        self._genes, self._tissue = simulated_genes(settings.n_genes), TissueMap(settings)
         self._image = TissueImage(settings, self._tissue)
-        self._expression = Expression(settings, self._tissue, self._genes, SPOT_UM)
+        self._expression = Expression(settings, self._tissue, self._genes)
 
     @property
     def genes(self) -> pd.DataFrame:
@@ -92,10 +86,7 @@ class SimulatedTissue:
         return self._image.height, self._image.width, 3
 
     def render(self, x0: int, y0: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return a window of the image, (row, column, RGB), equal to that crop of the whole.
-
-        Raises InputError where the window leaves the image.
-        """
+        """Return a window, (row, column, RGB), a crop of the whole; raise InputError where it leaves the image."""
         return self._image.render(x0, y0, width, height)
 
     def strips(self, rows: int) -> Iterator[NDArray[np.uint8]]:
@@ -127,21 +118,18 @@ class SimulatedTissue:
         return spots
 
     def section(self) -> AnnData:
-        """Measure the section.
+        """Measure the spots under tissue, sorted by barcode.
 
-        Returns
-        -------
-        AnnData of the spots under tissue, sorted by barcode: X CSR int32 counts, `obs["domain"]` the true domain,
-            `var["driver"]` what drives each gene, and coordinates, thumbnails and metadata as readers return them
+        X is CSR int32 counts, `obs["domain"]` the true domain, `var["driver"]` what drives each gene; coordinates,
+        thumbnails and metadata are as readers return them.
         """
         from anndata import AnnData
 
-        spots = self.positions
-        spots = spots[spots[Position.IN_TISSUE] == 1].sort_index()
+        spots = self.positions[self.positions[Position.IN_TISSUE] == 1].sort_index()
         xy_px = spots[[Position.PXL_COL, Position.PXL_ROW]].to_numpy(np.float64)
         xy_um = xy_px * self.settings.mpp
         obs = spots[[Position.IN_TISSUE, Position.ARRAY_ROW, Position.ARRAY_COL]].copy()
-        obs[_DOMAIN] = pd.Categorical.from_codes(self.domain(xy_um), [domain.name for domain in DOMAINS])
+        obs["domain"] = pd.Categorical.from_codes(self.domain(xy_um), [domain.name for domain in DOMAINS])
         section = AnnData(self._expression.counts(xy_um), obs=obs, var=self.genes, obsm={SPATIAL: xy_px})
         section.obs_names.name = None
         section.uns[SECTION_METADATA] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Self
 
 import numpy as np
@@ -14,22 +13,18 @@ from spamcaf.parameters import SimulationSettings
 Floats = NDArray[np.floating]
 
 N_HIDDEN = 6
+_N_TERMS = 48  # plane waves of a field
 _TISSUE_SHARE = 0.80
 _BORDER_SHARPNESS = 10.0  # makes the transition between two domains about 12 um wide
 
 
-class Stream(IntEnum):
-    """Independent random streams of one seed, so that changing one thing leaves the others alone."""
-
-    TISSUE_MAP = 0
-    TEXTURE = 1
-    COUNTS = 2
-    BARCODES = 3
+TISSUE_MAP, TEXTURE, COUNTS, BARCODES = range(4)
+"""Independent random streams of one seed, so that changing one thing leaves the others alone."""
 
 
-def generator(settings: SimulationSettings, stream: Stream) -> np.random.Generator:
+def generator(settings: SimulationSettings, stream: int) -> np.random.Generator:
     """Return the generator of one stream."""
-    return np.random.default_rng([settings.seed, int(stream)])
+    return np.random.default_rng([settings.seed, stream])
 
 
 @dataclass(frozen=True)
@@ -74,14 +69,13 @@ class FourierFields:
     phase: NDArray[np.float64]  # (field, term), radians
 
     @classmethod
-    def draw(
-        cls, rng: np.random.Generator, n_fields: int, shortest_um: float, longest_um: float, n_terms: int = 48
-    ) -> Self:
+    def draw(cls, rng: np.random.Generator, n_fields: int, shortest_um: float, longest_um: float) -> Self:
         """Draw fields whose wavelengths are log-uniform between two bounds, in all directions."""
-        length = np.exp(rng.uniform(np.log(shortest_um), np.log(longest_um), (n_fields, n_terms)))
-        angle = rng.uniform(0, 2 * np.pi, (n_fields, n_terms))
+        size = n_fields, _N_TERMS
+        length = np.exp(rng.uniform(np.log(shortest_um), np.log(longest_um), size))
+        angle = rng.uniform(0, 2 * np.pi, size)
         wave = 2 * np.pi / length[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        return cls(wave, rng.uniform(0, 2 * np.pi, (n_fields, n_terms)))
+        return cls(wave, rng.uniform(0, 2 * np.pi, size))
 
     def __call__(self, x: Floats, y: Floats) -> Floats:
         """Return (field, ...) values at `x`, `y` in micrometres: points (site,), or an open grid (1, column), (row, 1).
@@ -114,7 +108,7 @@ class TissueMap:
     """A tissue section known everywhere. All methods take `x` and `y` as `FourierFields` does, in micrometres."""
 
     def __init__(self, settings: SimulationSettings) -> None:
-        rng = generator(settings, Stream.TISSUE_MAP)
+        rng = generator(settings, TISSUE_MAP)
         self._width, self._height = settings.width_um, settings.height_um
         side = min(self._width, self._height)
         self._outline = FourierFields.draw(rng, 1, 0.25 * side, 0.7 * side)
