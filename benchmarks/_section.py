@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.histology.features import Features
+from spamcaf.histology.tiles import CENTRE
 from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.sections.panel import COUNTS, DEPTH, normalise_expression
 from spamcaf.sections.sites import Measured, Sites
@@ -31,9 +31,7 @@ class Seen:
     def sites(self, xy_um: NDArray[np.float64], rows: Rows = ALL) -> Sites:
         """Return the sites `rows` as every predictor takes them."""
         windows = self.windows[rows]
-        return Sites(
-            xy_um[rows], Features.target_of(windows), windows, None if self.whole is None else self.whole[rows]
-        )
+        return Sites(xy_um[rows], windows[:, CENTRE], windows, None if self.whole is None else self.whole[rows])
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,6 @@ def test_blocks_join_by_start_in_any_order() -> None:
     assert whole.ids == ("a", "b", "c", "d", "e")
     np.testing.assert_array_equal(whole.windows.ravel(), np.arange(5 * 36))
     np.testing.assert_array_equal(whole.n_px_padded, np.arange(5))
-    np.testing.assert_array_equal(Features.target_of(whole.windows), whole.windows[:, 4])
 
 
 def test_places_are_compared_not_names_alone() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice, product
 
 import numpy as np
 import torch
@@ -78,17 +79,15 @@ class FeatureGrid:
         # how many windows touch each tile: +1 and -1 at the corners of each rectangle, summed along both axes, take one
         # step per site where filling rectangles would take one per tile of each
         count = np.zeros(after.max(axis=0) - origin + 1, np.int64)
-        for rows, row_sign in ((first, 1), (after, -1)):
-            for columns, column_sign in ((first, 1), (after, -1)):
-                np.add.at(count, (rows[:, 0] - origin[0], columns[:, 1] - origin[1]), row_sign * column_sign)
+        for (rows, row_sign), (columns, column_sign) in product(((first, 1), (after, -1)), repeat=2):
+            np.add.at(count, (rows[:, 0] - origin[0], columns[:, 1] - origin[1]), row_sign * column_sign)
         return np.argwhere(count.cumsum(axis=0).cumsum(axis=1) > 0) + origin
 
 
 class Band:
-    """One strip of the map as prefix sums from the left.
+    """One strip of the map as prefix sums from the left; `row0` and `column0` count features from the slide's corner.
 
-    Made of (row, 1 + column, feature) float32 whose first column is zero, and which is overwritten; it begins at row
-    `row0` and column `column0`, in features from the slide's corner.
+    Made of (row, 1 + column, feature) float32 whose first column is zero, and which is overwritten.
     """
 
     def __init__(self, features: NDArray[np.float32], row0: int, column0: int) -> None:
@@ -182,8 +181,7 @@ def embed_densely(
         windows = np.empty((len(rows), N_TILES, embedder.width), np.float32)
         for i, row in enumerate(rows):
             windows[i] = bands.pool(job.corners[row])
-        ids = tuple(job.ids[row] for row in rows)
-        yield Features(ids, windows, job.n_padded[rows], job.key, len(job.ids), start)
+        yield Features(job.ids_at(start), windows, job.n_padded[rows], job.key, len(job.ids), start)
 
 
 class _Bands:
@@ -198,8 +196,8 @@ class _Bands:
         tiles = self._grid.tiles(job.corners)
         self._columns = {int(row): tiles[tiles[:, 0] == row, 1].tolist() for row in np.unique(tiles[:, 0])}
         self._extent = (int(tiles[:, 1].min()), int(tiles[:, 1].max())) if len(tiles) else (0, 0)
-        corners = [job.corners[job.rows(start)] for start in starts]
-        needed = np.unique(self._grid.tiles(np.concatenate(corners))[:, 0]).tolist() if corners else []
+        corners = np.concatenate([job.corners[job.rows(start)] for start in starts])
+        needed = np.unique(self._grid.tiles(corners)[:, 0]).tolist()
         self._rows = iter(needed)
         ahead = (boxes for row in needed for boxes in self._boxes(row))
         self._tiles = prefetch_tiles(job.slide, ahead, job.stain, threads)
@@ -245,8 +243,8 @@ class _Bands:
         # tiles that no site touches stay zero: nothing is read of them
         features = np.zeros((grid.side, grid.at(right) + grid.side - begin + 1, self._embedder.width), np.float32)
         columns = iter(self._columns[row])
-        for _ in range(0, len(self._columns[row]), self._batch):
-            for tile in self._embedder.embed(next(self._tiles).tiles).cpu().numpy():
+        for batch in islice(self._tiles, -(-len(self._columns[row]) // self._batch)):
+            for tile in self._embedder.embed(batch.tiles).cpu().numpy():
                 at = grid.at(next(columns)) - begin + 1
                 features[:, at : at + grid.side] += tile
         return features

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import cast
 
 import numpy as np
@@ -35,19 +36,16 @@ class Embedder:
     def __init__(
         self, backbone: Backbone, device: torch.device, dtype: torch.dtype, batch: int, *, is_compiled: bool = False
     ) -> None:
+        self._name, self._dtype, self._is_compiled = backbone.identity.name, dtype, is_compiled
         try:
             network = backbone.network.to(device).to(memory_format=torch.channels_last)
         except torch.cuda.OutOfMemoryError as error:
-            raise _too_large(backbone.identity.name) from error
-        self._name = backbone.identity.name
+            raise self._too_large() from error
         self._network = cast(nn.Module, torch.compile(network, dynamic=False)) if is_compiled else network
-        self._is_compiled = is_compiled
         # a whole line of pixels each: along three channels alone the arithmetic took 15 times as long on a CPU
-        self._mean = torch.tensor(backbone.mean, device=device).repeat(TILE_PX) * 255
-        self._std = torch.tensor(backbone.std, device=device).repeat(TILE_PX) * 255
-        self._dtype = dtype
-        self.device = device
-        self.width = backbone.width
+        channels = backbone.mean, backbone.std
+        self._mean, self._std = (torch.tensor(each, device=device).repeat(TILE_PX) * 255 for each in channels)
+        self.device, self.width = device, backbone.width
         self.batch = min(batch, CPU_TILES) if device.type == "cpu" else batch
 
     def embed(self, tiles: NDArray[np.uint8]) -> Tensor:
@@ -56,14 +54,13 @@ class Embedder:
         Raises InputError where a GPU has no room for a single tile, or torch cannot compile the network.
         """
         done: list[Tensor] = []
-        start = 0
-        while start < len(tiles):
+        while len(tiles):
             try:
-                done.append(self._forward(tiles[start : start + self.batch]))
-                start += len(tiles[start : start + self.batch])
+                done.append(self._forward(tiles[: self.batch]))
+                tiles = tiles[self.batch :]
             except torch.cuda.OutOfMemoryError:
                 if self.batch == 1:
-                    raise _too_large(self._name) from None
+                    raise self._too_large() from None
                 torch.cuda.empty_cache()
                 self.batch //= 2
                 logger.warning("GPU memory ran out: going on with %d tiles at a time", self.batch)
@@ -76,8 +73,6 @@ class Embedder:
         return torch.cat(done)
 
     def _forward(self, tiles: NDArray[np.uint8]) -> Tensor:
-        import torch
-
         lines = torch.from_numpy(tiles).flatten(2)
         if self._is_compiled:  # for one shape alone: a smaller batch is filled up
             lines = nn.functional.pad(lines, (0, 0, 0, 0, 0, self.batch - len(tiles)))
@@ -95,13 +90,12 @@ class Embedder:
             output: Tensor = self._network(pixels)
         return output[: len(tiles)].float()
 
-
-def _too_large(name: str) -> InputError:
-    return InputError(
-        f"too little free GPU memory for {name}.",
-        "room for the network and a tile.",
-        "Free the GPU, or take the CPU (--params compute.device=cpu) or a smaller backbone.",
-    )
+    def _too_large(self) -> InputError:
+        return InputError(
+            f"too little free GPU memory for {self._name}.",
+            "room for the network and a tile.",
+            "Free the GPU, or take the CPU (--params compute.device=cpu) or a smaller backbone.",
+        )
 
 
 def _compile_error() -> type[Exception]:
@@ -135,6 +129,10 @@ class EmbeddingJob:
         """Return the sites of the block at `start`."""
         return self.order[start : start + self.key.block]
 
+    def ids_at(self, start: int) -> tuple[str, ...]:
+        """Return the names of the sites of the block at `start`."""
+        return tuple(self.ids[row] for row in self.rows(start))
+
     def boxes(self, start: int) -> NDArray[np.int64]:
         """Return x, y and width of the squares to read for each site of a block, (site, 9 or 10, 3)."""
         xy_px = self.xy_px[self.rows(start)]
@@ -147,14 +145,13 @@ def embed_blocks(job: EmbeddingJob, embedder: Embedder, starts: Sequence[int], t
 
     Neighbouring sites of a lattice share tiles: each distinct box of a block is computed once.
     """
-    batch = embedder.batch
+    batch = embedder.batch  # fewer tiles may pass once GPU memory has run out: blocks stay as they were cut
     ahead = (boxes for start in starts for boxes in _batches(job, start, batch)[0])
     tiles = prefetch_tiles(job.slide, ahead, job.stain, threads)
     for start in starts:
         batches, which = _batches(job, start, batch)
         outputs, n_padded = [torch.empty(0, embedder.width)], [np.empty(0, np.int64)]
-        for _ in batches:
-            ready = next(tiles)
+        for ready in islice(tiles, len(batches)):
             outputs.append(embedder.embed(ready.tiles))
             n_padded.append(ready.n_padded)
         # a GPU is waited for once in a block
@@ -162,8 +159,7 @@ def embed_blocks(job: EmbeddingJob, embedder: Embedder, starts: Sequence[int], t
         n_px_padded = np.concatenate(n_padded)[which][:, :N_TILES].sum(axis=1)
         windows = np.ascontiguousarray(features[:, :N_TILES])
         whole = np.ascontiguousarray(features[:, N_TILES]) if job.with_whole else None
-        ids = tuple(job.ids[row] for row in job.rows(start))
-        yield Features(ids, windows, n_px_padded, job.key, len(job.ids), start, whole)
+        yield Features(job.ids_at(start), windows, n_px_padded, job.key, len(job.ids), start, whole)
 
 
 def _batches(job: EmbeddingJob, start: int, batch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.intp]]:

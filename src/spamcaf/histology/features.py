@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from spamcaf import __version__
 from spamcaf.errors import InputError
-from spamcaf.histology.tiles import CENTRE
 
 if TYPE_CHECKING:
     from spamcaf.histology.backbone import BackboneIdentity
@@ -25,33 +23,15 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What features depend on; those of equal keys are interchangeable, up to the rounding of another device.
+    """What features depend on; those of equal keys are interchangeable, up to the rounding of another device."""
 
-    Parameters
-    ----------
-    slide
-        Fingerprint of its pixels, and of its stains where they are normalised.
-    backbone
-        Name, weights and configuration of the backbone.
-    view
-        Width of the tiles and precision of the computation, as JSON; comparable between sections.
-    sites
-        Hash of the site ids and their pixel coordinates.
-    window_px
-        Width of a window of 3 x 3 tiles in full-resolution pixels.
-    block
-        Sites in a block: only blocks of one size make a whole.
-    version
-        This package's version.
-    """
-
-    slide: str
-    backbone: str
-    view: str
-    sites: str
-    window_px: int
-    block: int = BLOCK
-    version: str = __version__
+    slide: str  # fingerprint of its pixels, and of its stains where they are normalised
+    backbone: str  # name, weights and configuration
+    view: str  # width of the tiles and precision of the computation, as JSON; comparable between sections
+    sites: str  # hash of the site ids and their pixel coordinates
+    window_px: int  # width of a window of 3 x 3 tiles, full-resolution pixels
+    block: int = BLOCK  # sites in a block: only blocks of one size make a whole
+    version: str = __version__  # this package's
 
     @classmethod
     def of(
@@ -100,37 +80,15 @@ class Features:
 
     Loaded from a store, `windows` and `whole` stay on disk: an index such as `windows[rows]` reads those rows alone,
     np.asarray reads them all.
-
-    Parameters
-    ----------
-    ids
-        Names of the sites.
-    windows
-        (site, 9, feature) float32, the 3 x 3 tiles row by row.
-    n_px_padded
-        (site,) int64, pixels of a window that lie outside the image.
-    key
-        Key of the whole, also in a block of it.
-    n_total
-        Sites of the whole.
-    start
-        Site of the whole at which this block starts.
-    whole
-        (site, feature) float32, of the window shrunk to one tile; None unless it was requested.
     """
 
     ids: tuple[str, ...]
-    windows: NDArray[np.float32]
-    n_px_padded: NDArray[np.int64]
-    key: FeatureKey
-    n_total: int
-    start: int = 0
-    whole: NDArray[np.float32] | None = None
-
-    @staticmethod
-    def target_of(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (site, feature), the tile at the site itself, of (site, 9, feature)."""
-        return windows[:, CENTRE]
+    windows: NDArray[np.float32]  # (site, 9, feature), the 3 x 3 tiles row by row
+    n_px_padded: NDArray[np.int64]  # (site,), pixels of a window that lie outside the image
+    key: FeatureKey  # of the whole, also in a block of it
+    n_total: int  # sites of the whole
+    start: int = 0  # site of the whole at which this block starts
+    whole: NDArray[np.float32] | None = None  # (site, feature), of the window shrunk to one tile, where requested
 
     def require_sites(self, ids: list[str], xy_px: NDArray[np.float64]) -> None:
         """Raise InputError unless these are the features of `ids` at `xy_px`; a name may be of another place by now."""
@@ -143,7 +101,7 @@ class Features:
 
     def rows(self, ids: list[str]) -> NDArray[np.intp]:
         """Return the rows of `ids`; raise InputError when one has no features."""
-        index = self._index
+        index = {name: i for i, name in enumerate(self.ids)}
         missing = [name for name in ids if name not in index]
         if missing:
             raise InputError(
@@ -152,10 +110,6 @@ class Features:
                 "Run the pipeline feature_extraction again for this section.",
             )
         return np.array([index[name] for name in ids], np.intp)
-
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.ids)}
 
 
 def join_blocks(blocks: list[Features]) -> Features:

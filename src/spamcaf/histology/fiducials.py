@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,19 +45,7 @@ def find_frames(thumbnail: NDArray[np.uint8], um_per_px: float) -> NDArray[np.fl
     """Find the fiducial frames that an image shows; several of one slide have one turn and stretch.
 
     The known pattern of dots is correlated with the image at every pixel by Fourier transform, for each turn and
-    stretch: the mean contrast of the dots less that of the gaps between them.
-
-    Parameters
-    ----------
-    thumbnail
-        (row, column, 3) uint8.
-    um_per_px
-        Micrometres along the side of one of its pixels.
-
-    Returns
-    -------
-    corners
-        (frame, 4, 2), the corners (x, y) of the inside of each frame, thumbnail pixels; None where there is no frame.
+    stretch. Returns the corners (x, y) of the inside of each frame, (frame, 4, 2), thumbnail pixels; None without one.
     """
     from scipy.fft import next_fast_len, rfft2
 
@@ -64,13 +54,12 @@ def find_frames(thumbnail: NDArray[np.uint8], um_per_px: float) -> NDArray[np.fl
     size = [next_fast_len(n + round(1.3 * max(ARRAY_UM) / WORKING_UM)) for n in contrast.shape]
     spectrum = rfft2(contrast, size)
     best, best_score = None, LEAST_SCORE
-    for degrees in TURNS_DEG:
+    for degrees, stretch in product(TURNS_DEG, STRETCHES):
         cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-        for stretch in STRETCHES:
-            to_px = np.array([[cos, sin], [-sin, cos]]) * stretch / WORKING_UM
-            scores = _scores(spectrum, size, to_px)
-            if scores.max() >= best_score:
-                best, best_score = (to_px, scores), float(scores.max())
+        to_px = np.array([[cos, sin], [-sin, cos]]) * stretch / WORKING_UM
+        scores = _scores(spectrum, size, to_px)
+        if scores.max() >= best_score:
+            best, best_score = (to_px, scores), float(scores.max())
     if best is None:
         return None
     to_px, scores = best
@@ -84,8 +73,7 @@ def inside_frames(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArr
     """Return which pixels of a thumbnail of `shape` (rows, columns) lie inside one of the frames of `find_frames`."""
     from skimage.draw import polygon2mask
 
-    inside: NDArray[np.bool_] = np.any([polygon2mask(shape, frame[:, ::-1]) for frame in corners], axis=0)
-    return inside
+    return np.any([polygon2mask(shape, frame[:, ::-1]) for frame in corners], axis=0)
 
 
 def _dot_contrast(thumbnail: NDArray[np.uint8], um_per_px: float) -> NDArray[np.float32]:
@@ -96,11 +84,9 @@ def _dot_contrast(thumbnail: NDArray[np.uint8], um_per_px: float) -> NDArray[np.
     gray = Image.fromarray(thumbnail).convert("L")
     shrink = um_per_px / WORKING_UM
     gray = gray.resize((max(round(gray.width * shrink), 1), max(round(gray.height * shrink), 1)), Image.Resampling.BOX)
-    values = np.asarray(gray, np.float32)
     radius = DOT_UM / 2 / WORKING_UM
-    darker = gaussian_filter(values, radius, mode="nearest") - gaussian_filter(values, radius / 2, mode="nearest")
-    contrast: NDArray[np.float32] = np.tanh(darker / CLEAR_CONTRAST)
-    return contrast
+    wide, narrow = (gaussian_filter(np.asarray(gray, np.float32), r, mode="nearest") for r in (radius, radius / 2))
+    return np.tanh((wide - narrow) / CLEAR_CONTRAST)
 
 
 def _pattern() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -122,8 +108,7 @@ def _scores(spectrum: NDArray[np.complex64], size: list[int], to_px: NDArray[np.
     for points, weight in zip(_pattern(), (1, -1), strict=True):
         column, row = np.rint(points @ to_px).astype(int).T
         np.add.at(template, (row % size[0], column % size[1]), weight / len(points))
-    scores: NDArray[np.float32] = irfft2(spectrum * np.conj(rfft2(template)), size)
-    return scores
+    return irfft2(spectrum * np.conj(rfft2(template)), size)
 
 
 def _peaks(scores: NDArray[np.float32], apart: float) -> NDArray[np.float64]:

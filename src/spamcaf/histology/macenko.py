@@ -5,8 +5,8 @@ vectors of its stains, each times the stain's concentration. All stained pixels 
 vectors, between them, and the vectors are the extreme directions in that plane. Concentrations in a slide's own vectors
 are scaled to a common range and multiplied with common vectors.
 
-Not a library's: those of the field estimate the vectors of every image that they get, so tile by tile. A tile of one
-stain, or of none, has no two to find, and differences between tiles would be removed; here a slide has one map.
+Not a library's: those of the field fit every tile by itself. A tile of one stain has no two to find, and differences
+between tiles would be removed; here a slide has one map.
 """
 
 from __future__ import annotations
@@ -82,12 +82,10 @@ class Macenko:
 def _stain_vectors(density: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the vectors of hematoxylin and eosin, (2, 3), of optical densities, (pixel, 3)."""
     # the plane that holds most of the variance is that of the two eigenvectors with the largest eigenvalues
-    _, vectors = np.linalg.eigh(np.cov(density.T))
-    plane = vectors[:, [2, 1]]
+    plane = np.linalg.eigh(np.cov(density.T))[1][:, [2, 1]]
     plane = plane * np.where(plane[0] < 0, -1, 1)
     along, across = (density @ plane).T
     # mixtures lie between the pure stains, so these have the extreme angles in the plane
     extremes = np.percentile(np.arctan2(across, along), [EXTREME, 100 - EXTREME])
     stains = np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane.T
-    # hematoxylin absorbs the more of the red
-    return stains[np.argsort(-stains[:, 0])]
+    return stains[np.argsort(-stains[:, 0])]  # hematoxylin absorbs the more of the red

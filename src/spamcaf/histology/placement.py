@@ -87,7 +87,7 @@ def require_on_tissue(
     image: str = "the image",
     trust: bool = False,
 ) -> float:
-    """Check that an image is that of the spots.
+    """Check that an image is that of the spots, and return the share of them that lies on tissue.
 
     Parameters
     ----------
@@ -95,20 +95,12 @@ def require_on_tissue(
         What the image shows, found without the spots.
     xy_px
         (spot, 2), the spots under tissue, full-resolution pixels.
-    lattice
-        The lattice that they lie on.
     off_px
-        (spot, 2), the spots off the tissue by the source; without them, the empty lattice points around the spots are
-        taken.
+        (spot, 2), those off the tissue by the source; without, the empty lattice points around the spots are taken.
     image
         Name of the image file, for messages.
     trust
         Warn instead of raising.
-
-    Returns
-    -------
-    float
-        Share of the spots that lie on tissue.
 
     Raises
     ------
@@ -121,9 +113,9 @@ def require_on_tissue(
         return fit.share
     better = [found for found in (_other_orientation(fit, image), _other_scale(fit, image)) if found is not None]
     problem = max(better, key=lambda found: found[0])[1] if better else _other_section(fit, image)
-    if problem is not None and not trust:
-        raise problem
     if problem is not None:
+        if not trust:
+            raise problem
         logger.warning("trusted all the same (section_checks.trust_image): %s", problem)
     elif fit.shifted - fit.agreement > fit.chance:
         logger.warning(
@@ -137,16 +129,9 @@ def require_on_tissue(
 def warn_of_other_image(
     thumbnail: NDArray[np.uint8], own: Mapping[str, NDArray[np.uint8]], image: str = "the image"
 ) -> None:
-    """Warn where the image differs from the small images that came with the spots.
+    """Warn where the image, shrunk, differs from the small ones that came with the spots, by name (hires, lowres).
 
-    Parameters
-    ----------
-    thumbnail
-        (row, column, 3) uint8, the full-resolution image shrunk.
-    own
-        The small images of the section by name (hires, lowres), (row, column, 3) uint8.
-    image
-        Name of the image file, for the message.
+    All are (row, column, 3); `image` names the file in the message.
     """
     for name, small in own.items():
         ours, theirs = (_brightness(each) for each in (thumbnail, small))
@@ -195,7 +180,7 @@ def _other_orientation(fit: _Fit, image: str) -> tuple[float, InputError] | None
         name: (fit.agreement_at(fit.points_px @ turn + shift), float(fit.tissue.holds(fit.xy_px @ turn + shift).mean()))
         for name, (turn, shift) in orientations(fit.xy_px, size_px).items()
     }
-    name = max(found, key=lambda key: found[key])
+    name = max(found, key=found.__getitem__)
     agreement, share = found[name]
     gain = agreement - fit.agreement
     matches = agreement > MATCH and gain > MATCH_GAIN
@@ -217,8 +202,8 @@ def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
     if fit.agreement > GOOD:
         return None
     agreements = np.array([fit.agreement_at(fit.points_px * scale) for scale in SCALES])
-    agreement = float(agreements.max())
     best = int(agreements.argmax())
+    agreement = float(agreements[best])
     n_equal = int(np.argmin(np.append(agreements[best:], -1) == agreement))
     scale = float(SCALES[best + (n_equal - 1) // 2])  # neighbouring factors fit a coarse mask equally well
     share = float(fit.tissue.holds(fit.points_px[fit.has_spot] * scale).mean())
@@ -237,10 +222,9 @@ def _other_scale(fit: _Fit, image: str) -> tuple[float, InputError] | None:
 def _other_section(fit: _Fit, image: str) -> InputError | None:
     """Return the error where too few spots lie on tissue, or where a shift of the image would fit better."""
     gain = fit.shifted - fit.agreement
-    is_poor = fit.is_by_spots and fit.agreement < FAIR and gain > fit.chance
-    is_hopeless = fit.is_by_spots and fit.agreement < HOPELESS
-    is_shifted = (fit.share < SAFE_SHARE and gain > CLEAR_GAIN) or (fit.is_by_spots and gain > SHIFT_GAIN + fit.chance)
-    if not (fit.share < LOWEST_SHARE or is_poor or is_hopeless or is_shifted):
+    is_poor = (fit.agreement < FAIR and gain > fit.chance) or fit.agreement < HOPELESS or gain > SHIFT_GAIN + fit.chance
+    is_off = fit.share < LOWEST_SHARE or (fit.share < SAFE_SHARE and gain > CLEAR_GAIN)
+    if not (is_off or (fit.is_by_spots and is_poor)):
         return None
     dx, dy = fit.shift_px
     return InputError(
@@ -253,7 +237,7 @@ def _other_section(fit: _Fit, image: str) -> InputError | None:
 
 
 class _Fit:
-    """Fit of spots and tissue: points with a spot, and without one, against the tissue mask.
+    """Fit of points with a spot, and without one, to the tissue mask.
 
     Without a spot are the spots off the tissue or, where too few are known, the empty lattice points around the spots.
     """

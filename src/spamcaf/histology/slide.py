@@ -39,19 +39,11 @@ STRIP_PX = 1 << 24
 
 
 def require_h_and_e(thumbnail: NDArray[np.uint8]) -> None:
-    """Refuse an image that cannot be stained tissue seen in bright light; what passes need not be H&E.
+    """Raise InputError for an image, (row, column, 3), that cannot be stained tissue seen in bright light.
 
-    Parameters
-    ----------
-    thumbnail
-        (row, column, 3) RGB uint8.
-
-    Raises
-    ------
-    InputError
-        For an image of one colour, without colour, inverted, or on black ground as fluorescence is.
+    It is of one colour, without colour, inverted, or on black ground as fluorescence is. What passes need not be H&E.
     """
-    if all(np.ptp(thumbnail[..., channel]) == 0 for channel in range(3)):
+    if not np.ptp(thumbnail, axis=(0, 1)).any():
         raise InputError("an image of one colour.", "stained tissue on glass.", "Check that this is the H&E image.")
     black_share = float((thumbnail.max(axis=2) < BLACK).mean())
     if black_share > BLACK_SHARE and _lit_share(thumbnail) < LIT_SHARE:
@@ -101,7 +93,7 @@ def _is_inverted(thumbnail: NDArray[np.uint8]) -> bool:
 
 
 class Pixels(Protocol):
-    """Source of a slide's pixels: a file read lazily, an array, or a simulation."""
+    """Source of a slide's pixels: a file read lazily, or an array."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -166,14 +158,11 @@ class Slide:
         return self.pixels.fingerprint
 
     def read(self, x0: int, y0: int, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
-        """Return the window from pixel (x0, y0) on, (row, column, 3) RGB uint8, and how many pixels of it are padding.
-
-        Padding is what lies outside the image; it is white.
-        """
+        """Return the window from pixel (x0, y0) on, (row, column, 3), and how many of its pixels are outside: white."""
         rows, columns = self.shape
         left, top = max(x0, 0), max(y0, 0)
         right, bottom = min(x0 + width, columns), min(y0 + height, rows)
-        if left == x0 and top == y0 and right == x0 + width and bottom == y0 + height:
+        if (left, top, right, bottom) == (x0, y0, x0 + width, y0 + height):
             return self.pixels.crop(x0, y0, width, height), 0
         window = np.full((height, width, 3), GLASS, np.uint8)
         if right <= left or bottom <= top:
@@ -189,8 +178,7 @@ class Slide:
         rows, columns = self.shape
         height, width = max(round(rows / px_per_thumbnail_px), 1), max(round(columns / px_per_thumbnail_px), 1)
         out = np.empty((height, width, 3), np.uint8)
-        strip = min(strip, max(STRIP_PX // columns, 1))
-        step = max(int(strip / px_per_thumbnail_px), 1)
+        step = max(int(min(strip, max(STRIP_PX // columns, 1)) / px_per_thumbnail_px), 1)
         for top in range(0, height, step):
             bottom = min(top + step, height)
             y0, y1 = round(top * rows / height), round(bottom * rows / height)

@@ -59,23 +59,15 @@ class Tissue:
     def marked_by_spots(
         self, on_tissue_px: NDArray[np.float64], off_tissue_px: NDArray[np.float64], pitch_px: float
     ) -> Tissue:
-        """Combine the tissue of the image with that of the spots.
+        """Combine the tissue of the image with that of the spots, (spot, 2), under tissue and beside it.
 
         The cells of spots under tissue are tissue and those of spots off the tissue are glass, but for the rim between
-        the two kinds and the outline of the section, where the image decides.
-
-        Parameters
-        ----------
-        on_tissue_px, off_tissue_px
-            (spot, 2), the spots under tissue and those beside it, full-resolution pixels; the second may be empty.
-        pitch_px
-            Distance of neighbouring spots, full-resolution pixels.
+        the two kinds and the outline of the section, where the image decides. There may be none off the tissue.
         """
         from scipy.ndimage import distance_transform_edt
 
         pitch = pitch_px / self.px_per_mask_px
-        to_tissue = self._distance_to(on_tissue_px, pitch)
-        to_glass = self._distance_to(off_tissue_px, pitch)
+        to_tissue, to_glass = (self._distance_to(xy_px, pitch) for xy_px in (on_tissue_px, off_tissue_px))
         cells = (to_tissue <= CELL) & (to_tissue <= to_glass)
         # eroded by the rim: what is enclosed by spots under tissue stays whole, its outline is left to the image
         to_rim = distance_transform_edt(np.pad(cells, 1, mode="edge"))[1:-1, 1:-1] / pitch
@@ -113,26 +105,8 @@ def find_tissue(slide: Slide, mpp: float, settings: TissueSettings) -> Tissue:
     differs from glass and, on images in which colours pass gradually into that of glass, where it is rough too: eosin
     that has run out over the glass is smooth. Both thresholds are Otsu's on a logarithmic scale, so that pale tissue
     stays beside dark tissue. Small pieces and holes are removed. On a slide with the fiducial frame of a Visium array,
-    tissue under and beyond the frame is left out unless `settings.inside_frame` is false.
-
-    Parameters
-    ----------
-    slide
-        The full-resolution image.
-    mpp
-        Micrometres per full-resolution pixel.
-    settings
-        Resolution of the mask, and the least area of pieces and holes.
-
-    Returns
-    -------
-    Tissue
-        Where there is tissue: everywhere if the image shows no glass.
-
-    Raises
-    ------
-    InputError
-        When nothing on the slide is stained, see `require_h_and_e`.
+    tissue under and beyond the frame is left out unless `settings.inside_frame` is false. Where no glass is, all is
+    tissue; InputError where nothing is stained, see `require_h_and_e`.
     """
     from skimage import morphology
 
@@ -215,27 +189,23 @@ def _glass_colour(lab: NDArray[np.float32], texture: NDArray[np.float32]) -> NDA
     lightness = smooth[first[common], 0]
     # colours as light as the lightest are chosen among by how common they are: noise spreads glass over several bins
     among = common[lightness > lightness.max() - 2 * GLASS_BIN]
-    chosen = among[count[among].argmax()]
-    glass: NDArray[np.float32] = np.median(smooth[which.ravel() == chosen], axis=0)
-    return glass
+    return np.median(smooth[which.ravel() == among[count[among].argmax()]], axis=0)
 
 
 def _difference_from(glass: NDArray[np.float32], lab: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return how far the colour of every pixel is from `glass`, CIELAB units, lightness counting less than hue."""
     from scipy.ndimage import gaussian_filter
 
-    weights = (LIGHTNESS_WEIGHT, 1.0, 1.0)
     squared = np.zeros(lab.shape[:2], np.float32)
-    for channel, centre, weight in zip(np.moveaxis(lab, 2, 0), glass, weights, strict=True):
+    for channel, centre, weight in zip(np.moveaxis(lab, 2, 0), glass, (LIGHTNESS_WEIGHT, 1.0, 1.0), strict=True):
         squared += (weight * (gaussian_filter(channel, COLOUR_PX) - centre)) ** 2
     return np.sqrt(squared)
 
 
 def _split(values: NDArray[np.float32], is_scanned: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float, float]:
-    """Split values in two by Otsu's threshold on their logarithms.
+    """Split values by Otsu's threshold on their logarithms: which lie above, ratio of the two medians, and the valley.
 
-    Returns which values lie above the threshold, their median over that of the others, and how many values lie near
-    the threshold, as a share of the smaller part (the depth of the valley between the two).
+    The valley is how many values lie near the threshold, as a share of the smaller part.
     """
     from skimage import filters
 

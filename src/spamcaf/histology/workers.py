@@ -9,6 +9,8 @@ import pickle
 import queue
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from threading import Thread
 from typing import Any
 
@@ -46,44 +48,25 @@ class Workers:
     @classmethod
     def of(cls, device: torch.device, dtype: torch.dtype, batch: int, *, is_compiled: bool = False) -> Workers:
         """Return all visible GPUs, if `device` is one, with threads that read; else the CPU."""
-        if device.type != "cuda":
-            threads = min(torch.get_num_threads() // CORES_PER_READER, MAX_THREADS)
-            return cls((device,), dtype, batch, threads, is_compiled)
-        devices = tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
-        threads = max(min((os.cpu_count() or 1) // len(devices), MAX_THREADS), 1)
-        return cls(devices, dtype, batch, threads, is_compiled)
+        devices: tuple[torch.device, ...] = (device,)
+        threads = torch.get_num_threads() // CORES_PER_READER
+        if device.type == "cuda":
+            devices = tuple(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
+            threads = max((os.cpu_count() or 1) // len(devices), 1)
+        return cls(devices, dtype, batch, min(threads, MAX_THREADS), is_compiled)
 
 
 def embed_sites(job: EmbeddingJob, backbone: Backbone, workers: Workers, done: set[int]) -> Iterator[Features]:
-    """Compute the features of a job in blocks, and log the progress.
+    """Yield the features of a job in blocks, but for those whose starts are `done`, and log the progress.
 
-    Parameters
-    ----------
-    job
-        Sites, and how their features are computed.
-    backbone
-        The feature extractor.
-    workers
-        Devices and threads; with one device blocks come in order.
-    done
-        Starts of blocks that are stored already and are left out.
-
-    Yields
-    ------
-    Features
-        One block. Where nothing is missing, a block without sites tells a store which key is in use.
-
-    Raises
-    ------
-    InputError
-        Where a process ended before its work was done, and whatever error a process met.
+    With one device blocks come in order. Where nothing is missing, a block without sites tells a store which key is in
+    use. Raises InputError where a process ended before its work was done, and whatever error a process met.
     """
     missing = [start for start in job.starts() if start not in done]
     if not missing or not job.ids:
-        width = backbone.width
-        windows, whole = np.empty((0, N_TILES, width), np.float32), np.empty((0, width), np.float32)
-        n_padded = np.empty(0, np.int64)
-        yield Features((), windows, n_padded, job.key, len(job.ids), 0, whole if job.with_whole else None)
+        windows = np.empty((0, N_TILES, backbone.width), np.float32)
+        whole = windows[:, 0] if job.with_whole else None
+        yield Features((), windows, np.empty(0, np.int64), job.key, len(job.ids), 0, whole)
         return
     n = min(len(workers.devices), len(missing)) if job.slide.is_portable else 1
     logger.info("%d blocks on %s", len(missing), ", ".join(map(str, workers.devices[:n])))
@@ -100,8 +83,7 @@ def _computed(job: EmbeddingJob, backbone: Backbone, workers: Workers, i: int, s
     """Return the blocks at `starts` as device `i` computes them."""
     how = (backbone, workers.devices[i], workers.dtype, workers.batch)
     if isinstance(job, DenseEmbeddingJob):
-        dense = DenseEmbedder(*how, is_compiled=workers.is_compiled)
-        return embed_densely(job, dense, starts, workers.threads)
+        return embed_densely(job, DenseEmbedder(*how, is_compiled=workers.is_compiled), starts, workers.threads)
     return embed_blocks(job, Embedder(*how, is_compiled=workers.is_compiled), starts, workers.threads)
 
 
@@ -109,7 +91,7 @@ def _shared(job: EmbeddingJob, backbone: Backbone, workers: Workers, parts: list
     """Yield the blocks of all parts as they come; a worker's error is raised here."""
     # spawned: CUDA does not survive a fork. Weights as bytes: torch's shared memory is 64 MB in many containers
     context = multiprocessing.get_context("spawn")
-    results: Any = context.Queue(2 * len(parts))
+    results: Queue[Any] = context.Queue(2 * len(parts))
     weights = pickle.dumps(backbone)
     cpu_threads = max(torch.get_num_threads() // len(parts), 1)
     processes = [
@@ -127,7 +109,7 @@ def _shared(job: EmbeddingJob, backbone: Backbone, workers: Workers, parts: list
                 process.join()
 
 
-def _received(results: Any, processes: Sequence[Any]) -> Iterator[Features]:  # noqa: ANN401  multiprocessing's own
+def _received(results: Queue[Any], processes: Sequence[BaseProcess]) -> Iterator[Features]:
     n_running = len(processes)
     while n_running:
         # read before the queue: what a worker sent before it ended is there by then
@@ -157,7 +139,7 @@ def _work(
     i: int,
     cpu_threads: int,
     starts: list[int],
-    results: Any,  # noqa: ANN401  multiprocessing's own
+    results: Queue[Any],
 ) -> None:
     """Compute one part in a process of its own."""
     torch.set_num_threads(cpu_threads)
@@ -182,6 +164,6 @@ def _end_with_the_parent() -> None:
 def _sendable(error: Exception) -> Exception:
     """Return the error, or its text where it cannot be pickled."""
     try:
-        return pickle.loads(pickle.dumps(error))  # type: ignore[no-any-return]  # noqa: S301
+        return pickle.loads(pickle.dumps(error))  # noqa: S301
     except Exception:  # pickle raises errors of many types
         return RuntimeError(f"{type(error).__name__}: {error}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
+from spamcaf.histology.tiles import CENTRE
 from spamcaf.names import SECTION_METADATA, SPATIAL, Model, Obs, SectionField
 from spamcaf.reporting.prediction import build_prediction
 from spamcaf.sections.gene_names import own_names
@@ -59,7 +60,7 @@ class StoredSites:
         windows = self._taken([features.windows for features in self.stores], index)
         whole = [features.whole for features in self.stores if features.whole is not None]
         shrunk = self._taken(whole, index) if len(whole) == len(self.stores) else None
-        return Sites(self.xy_um[index], Features.target_of(windows), windows, shrunk)
+        return Sites(self.xy_um[index], windows[:, CENTRE], windows, shrunk)
 
     @property
     def n_px_padded(self) -> NDArray[np.int64]:
