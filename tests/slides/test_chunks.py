@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imagecodecs
@@ -178,7 +179,7 @@ def test_too_little_room_is_reported_before_anything_is_decoded(
     tmp_path: Path, image: Rgb, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a", image)
-    monkeypatch.setattr(chunks, "_free", lambda folder: 1000)
+    monkeypatch.setattr(chunks, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(InputError, match="Set TMPDIR"):
         open_slide(tmp_path / "a")
 

@@ -120,7 +120,7 @@ def _output_shape(network: nn.Module) -> tuple[int, ...]:
 def _of_folder(folder: Path) -> dict[str, Any] | None:
     """Read `config.json` as timm writes it beside the weights of a model on the hub."""
     places = (place / "config.json" for place in (folder, *snapshots(folder)))
-    path = next((place for place in places if os.path.isfile(place)), None)
+    path = next(filter(os.path.isfile, places), None)
     if path is None:
         return None
     try:
@@ -156,24 +156,10 @@ MISFITS = (RuntimeError, ValueError, OSError, KeyError, AttributeError, TypeErro
 
 
 def build(spec: BackboneSpec, path: Path) -> nn.Module:
-    """Build the network of an entry and load its weights.
+    """Build the network of an entry with the weights of a file: frozen, in evaluation mode, float32.
 
-    Parameters
-    ----------
-    spec
-        The entry.
-    path
-        File of weights, safetensors or torch's format; of the latter tensors alone are read.
-
-    Returns
-    -------
-    nn.Module
-        Frozen, in evaluation mode: (tile, 3, 224, 224) to (tile, `spec.width`), float32.
-
-    Raises
-    ------
-    InputError
-        When the weights do not fit the architecture, or the file is damaged or holds more than tensors.
+    It takes (tile, 3, 224, 224) to (tile, `spec.width`). Raises InputError where the weights do not fit the
+    architecture, or the file, safetensors or torch's, is damaged or holds more than tensors.
     """
     try:
         tensors = _read_tensors(path)
@@ -204,7 +190,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load_file(path)
     # weights_only: a pickle that holds anything but tensors is refused, there is no fallback
-    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError("no table of tensors by name, as state_dict() gives it")
     return tensors
@@ -216,15 +202,14 @@ def create(spec: BackboneSpec, **more: Any) -> nn.Module:  # noqa: ANN401  timm'
 
     layers = {"SwiGLUPacked": timm.layers.SwiGLUPacked, "SiLU": torch.nn.SiLU}
     init = dict(spec.init)
-    for name, value in init.items():
-        if str(name).endswith("_layer"):  # YAML gives the name of a layer's class
+    for name, value in spec.init.items():
+        if name.endswith("_layer"):  # YAML gives the name of a layer's class
             if value not in layers:
                 raise ValueError(f"layer {value} is none of {', '.join(layers)}")
             init[name] = layers[value]
     # an order of tensors is that of the whole file, its classifier included
     classes = {} if spec.naming in {"in_order", "timm_pretrained"} else {"num_classes": 0}
-    network: nn.Module = timm.create_model(spec.architecture, **{"pretrained": False, **classes, **init, **more})
-    return network
+    return timm.create_model(spec.architecture, **{"pretrained": False, **classes, **init, **more})
 
 
 def _pooled(spec: BackboneSpec, network: nn.Module) -> nn.Module:
@@ -286,7 +271,7 @@ def from_dinov2(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
     The mask token, used in training alone, is dropped. Raise KeyError when a block lacks its query, key or value.
     """
-    renamed: dict[str, Tensor] = {}
+    renamed = {}
     for name, tensor in tensors.items():
         if name == "embeddings.mask_token" or re.search(r"\.attention\.attention\.(key|value)\.", name):
             continue

@@ -156,7 +156,7 @@ def _no_file(repository: _Repository) -> InputError:
 
 def _status(error: BaseException | None) -> int | None:
     """Return the HTTP status behind `error`: the hub's client wraps a refusal as a file that it could not find."""
-    status: int | None = None
+    status = None
     while error is not None and status is None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         error = error.__cause__
@@ -200,9 +200,7 @@ def _local(source: str) -> Path:
     folder = Path(os.path.expanduser(source))
     if os.path.isfile(folder):
         return folder
-    if own := _weights_in([folder]):
-        return own[0]
-    kept = _weights_in(snapshots(folder))
+    kept = _weights_in([folder]) or _weights_in(snapshots(folder))
     if len(kept) > 1 and _main_commit(folder) != kept[0].parent.name:
         raise InputError(
             f"weights of {len(kept)} commits in {folder}: {', '.join(path.parent.name for path in kept)}.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import tempfile
 import threading
 import weakref
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -36,18 +36,9 @@ class MappedPixels:
     def __init__(self, file: BinaryIO, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...], axes: str) -> None:
         self._file, self._offset, self._stored, self._stored_shape = file, offset, dtype, shape
         self._order = tuple(axes.index(axis) for axis in "YXS")
+        rows, columns, channels = (shape[i] for i in self._order)
+        self.shape, self.dtype = (rows, columns, channels), dtype.newbyteorder("=")
         weakref.finalize(self, file.close)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(rows, columns, channels)."""
-        rows, columns, channels = (self._stored_shape[i] for i in self._order)
-        return rows, columns, channels
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """In the byte order of this machine."""
-        return self._stored.newbyteorder("=")
 
     def read(self, x0: int, y0: int, width: int, height: int) -> NDArray[Any]:
         """Return a copy of the window."""
@@ -71,8 +62,9 @@ def spool(
     except OSError as error:
         file.close()
         folder = tempfile.gettempdir()
+        free = disk_usage(folder).free / GIB
         raise InputError(
-            f"{path.name} needs {n_bytes / GIB:.1f} GiB in {folder}, which has {_free(folder) / GIB:.1f} GiB.",
+            f"{path.name} needs {n_bytes / GIB:.1f} GiB in {folder}, which has {free:.1f} GiB.",
             "room for the decoded image, which cannot be read in windows.",
             "Set TMPDIR to a larger disk, or convert the image to a tiled TIFF.",
         ) from error
@@ -83,15 +75,11 @@ def spool(
 
 def _reserve(file: BinaryIO, n_bytes: int) -> None:
     """Claim the room now: a full disk ends a process that writes to mapped memory without any error."""
-    if n_bytes > _free(tempfile.gettempdir()):
+    if n_bytes > disk_usage(tempfile.gettempdir()).free:
         raise OSError("too little room")
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, n_bytes)
     file.truncate(n_bytes)
-
-
-def _free(folder: str) -> int:
-    return shutil.disk_usage(folder).free
 
 
 @dataclass(frozen=True)
@@ -151,22 +139,14 @@ class ChunkedPixels:
     ) -> None:
         self.grid, self.dtype = grid, dtype
         self._n_planes, self._channels = len(planes), planes[0].channels
+        self.shape = (*grid.shape, self._n_planes * self._channels)
+        self.chunk_bytes = int(np.prod(grid.chunk)) * self._channels * dtype.itemsize  # decoded
         file = path.open("rb", buffering=0)
         weakref.finalize(self, file.close)
         self._locks = [threading.Lock() for _ in range(N_LOCKS)]
         # all chunks are of one size: a bound on their number is a bound on bytes
         n_kept = (STRIP_CACHE_BYTES if grid.is_striped else CACHE_BYTES) // self.chunk_bytes
         self._decoded = lru_cache(max(n_kept, 1))(_Decoder(path, file, grid, planes, decode))
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of a decoded chunk."""
-        return int(np.prod(self.grid.chunk)) * self._channels * self.dtype.itemsize
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(rows, columns, channels)."""
-        return *self.grid.shape, self._n_planes * self._channels
 
     def read(self, x0: int, y0: int, width: int, height: int) -> NDArray[Any]:
         """Return the window; chunks that were never written are white."""

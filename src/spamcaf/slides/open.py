@@ -17,24 +17,19 @@ from numpy.typing import NDArray
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import Pixels, Slide
 from spamcaf.slides import tiff, whole
-from spamcaf.slides.chunks import ChunkedPixels
+from spamcaf.slides.chunks import CACHE_BYTES, ChunkedPixels
 from spamcaf.slides.rgb import Alpha, Conversion, FilePixels, Opened, TurnedPixels, damaged, fingerprint_of
 from spamcaf.slides.tiff import plausible_mpp
 
+logger = logging.getLogger(__name__)
+
+SCANNER_SUFFIXES = frozenset({".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide"})
+IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8", ".jpg", ".jpeg", ".png"}) | SCANNER_SUFFIXES
+"""What an image that is read may be called, for those who look for one. The content decides how it is read."""
+IN_A_FOLDER = {".mrxs", ".vms", ".vmu"}
+"""Files whose pixels lie in a folder beside them: alone they are a preview, often a whole JPEG, or an index."""
 GENERIC = "generic-tiff"
 OVER_WHITE = Conversion(Alpha.STRAIGHT)
-CACHE_BYTES = 128 << 20
-
-
-class MissingLibraryError(InputError):
-    """OpenSlide is needed and not installed."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            f"{path.name} of a scanner, and no OpenSlide to read it.",
-            "the OpenSlide library.",
-            "Install it: pip install openslide-python openslide-bin.",
-        )
 
 
 def is_installed() -> bool:
@@ -52,8 +47,7 @@ def vendor_of(path: Path) -> str | None:
         return None
     import openslide
 
-    vendor: str | None = openslide.OpenSlide.detect_format(path)
-    return vendor
+    return openslide.OpenSlide.detect_format(path)
 
 
 def open_scanned(path: Path, vendor: str) -> Opened:
@@ -105,32 +99,10 @@ def _number(handle: Any, key: str) -> float | None:  # noqa: ANN401  openslide i
         return None
 
 
-logger = logging.getLogger(__name__)
-
-SCANNER_SUFFIXES = frozenset({".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide"})
-IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8", ".jpg", ".jpeg", ".png"}) | SCANNER_SUFFIXES
-"""What an image that is read may be called, for those who look for one. The content decides how it is read."""
-IN_A_FOLDER = {".mrxs", ".vms", ".vmu"}
-"""Files whose pixels lie in a folder beside them: alone they are a preview, often a whole JPEG, or an index."""
-
-
 def open_slide(path: Path) -> Slide:
-    """Open an image, lazily where its format allows it, and log which library reads it.
+    """Open a TIFF, JPEG, PNG or scanner's slide, upright, lazily where it can be, and log which library reads it.
 
-    Parameters
-    ----------
-    path
-        A TIFF of any kind, a JPEG, a PNG, or a slide of a scanner that OpenSlide reads.
-
-    Returns
-    -------
-    Slide
-        Upright, RGB uint8; `notes` tells what was chosen or converted.
-
-    Raises
-    ------
-    InputError
-        When the file is missing, damaged, or not an RGB image of 8 or 16 bits.
+    Raises InputError where the file is missing, damaged, or not an RGB image of 8 or 16 bits.
     """
     if not path.is_file():
         raise InputError(f"no image {path}.", "the full-resolution H&E image.", "Check raw_root and the image's name.")
@@ -164,7 +136,7 @@ def _open(path: Path) -> Opened:
         return whole.open_png(path)
     # a slide of a scanner that OpenSlide, if it is installed at all, did not recognise
     if path.suffix.lower() in SCANNER_SUFFIXES and not is_installed():
-        raise MissingLibraryError(path)
+        raise _no_openslide(path)
     if path.suffix.lower() in IN_A_FOLDER:
         raise damaged(path, "OpenSlide does not find the files that belong to it in the folder beside it")
     if head.startswith(whole.JPEG_MAGIC):
@@ -176,9 +148,17 @@ def _open(path: Path) -> Opened:
     )
 
 
+def _no_openslide(path: Path) -> InputError:
+    return InputError(
+        f"{path.name} of a scanner, and no OpenSlide to read it.",
+        "the OpenSlide library.",
+        "Install it: pip install openslide-python openslide-bin.",
+    )
+
+
 def _open_tiff(path: Path, vendor: str | None) -> Opened:
     if not is_installed() and tiff.is_of_scanner(path):
-        raise MissingLibraryError(path)
+        raise _no_openslide(path)
     try:
         return tiff.open_tiff(path)
     except tiff.UndecodableError:

@@ -54,7 +54,7 @@ class Conversion:
             return samples if samples.shape[2] == N_RGB else np.ascontiguousarray(samples[..., :N_RGB])
         height, width = samples.shape[:2]
         rgb = np.empty((height, width, N_RGB), np.uint8)
-        step = max(BLOCK_PX // max(width, 1), 1)
+        step = max(BLOCK_PX // width, 1)
         for top in range(0, height, step):
             rgb[top : top + step] = self._convert(samples[top : top + step])
         return rgb
@@ -88,38 +88,23 @@ class PixelArray(Protocol):
     `read` may be called from several threads at once.
     """
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(rows, columns, channels)."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8 or uint16."""
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
 
     def read(self, x0: int, y0: int, width: int, height: int) -> NDArray[Any]:
         """Return the samples of a window that lies wholly inside the image; raise InputError where it is damaged."""
 
 
-@dataclass(frozen=True)
 class DecodedPixels:
     """An image that is decoded already."""
 
-    samples: NDArray[Any]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(rows, columns, channels)."""
-        rows, columns, channels = self.samples.shape
-        return rows, columns, channels
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """As decoded."""
-        return self.samples.dtype
+    def __init__(self, samples: NDArray[Any]) -> None:
+        rows, columns, channels = samples.shape
+        self._samples, self.shape, self.dtype = samples, (rows, columns, channels), samples.dtype
 
     def read(self, x0: int, y0: int, width: int, height: int) -> NDArray[Any]:
         """Return the window as a view."""
-        return self.samples[y0 : y0 + height, x0 : x0 + width]
+        return self._samples[y0 : y0 + height, x0 : x0 + width]
 
 
 def conversion_of(
@@ -149,8 +134,7 @@ def _brightest(pixel_array: PixelArray) -> NDArray[Any]:
     brightest = np.zeros(channels, pixel_array.dtype)
     for y0 in np.linspace(0, rows - height, SAMPLES_ACROSS).astype(int):
         for x0 in np.linspace(0, columns - width, SAMPLES_ACROSS).astype(int):
-            window = pixel_array.read(int(x0), int(y0), width, height)
-            brightest = np.maximum(brightest, window.max(axis=(0, 1)))
+            brightest = np.maximum(brightest, pixel_array.read(int(x0), int(y0), width, height).max(axis=(0, 1)))
     return brightest
 
 
@@ -247,12 +231,6 @@ class Turn:
     reverses_rows: bool
     reverses_columns: bool
 
-    @property
-    def note(self) -> str:
-        """The turn in words."""
-        is_mirrored = (self.transposes + self.reverses_rows + self.reverses_columns) % 2 == 1
-        return f"turned by its orientation tag {self.tag}{', which mirrors it' if is_mirrored else ''}"
-
 
 _STEPS = {2: (0, 0, 1), 3: (0, 1, 1), 4: (0, 1, 0), 5: (1, 0, 0), 6: (1, 0, 1), 7: (1, 1, 1), 8: (1, 1, 0)}
 TURNS = {tag: Turn(tag, *map(bool, steps)) for tag, steps in _STEPS.items()}
@@ -298,7 +276,9 @@ def upright(pixels: Pixels, tag: object) -> tuple[Pixels, list[str]]:
     """Return an image upright, by the value of its orientation tag (None without one), and notes of what was done."""
     turn = turn_of(tag)
     if turn is not None:
-        return TurnedPixels(pixels, turn), [turn.note]
+        is_mirrored = (turn.transposes + turn.reverses_rows + turn.reverses_columns) % 2 == 1
+        note = f"turned by its orientation tag {tag}{', which mirrors it' if is_mirrored else ''}"
+        return TurnedPixels(pixels, turn), [note]
     if tag is None or tag == AS_STORED:
         return pixels, []
     return pixels, [f"its orientation tag, {tag!s:.20}, is none of 1 to 8 and is ignored"]

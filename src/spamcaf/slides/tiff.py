@@ -124,13 +124,12 @@ def _ome_mpp(tiff: TiffFile, page: TiffPage) -> float | None:
     """Return the scale that all images of this size agree on: images and series need not be in one order."""
     from tifffile import xml2dict
 
-    roots = _elements(xml2dict(tiff.ome_metadata or ""), "OME")
-    pixels = [p for root in roots for image in _elements(root, "Image") for p in _elements(image, "Pixels")]
-    found = {
-        plausible_mpp(_ome_um(p, "PhysicalSizeX"), _ome_um(p, "PhysicalSizeY"))
-        for p in pixels
-        if (p.get("SizeX"), p.get("SizeY")) == (page.imagewidth, page.imagelength)
-    }
+    elements = [xml2dict(tiff.ome_metadata or "")]
+    for name in ("OME", "Image", "Pixels"):
+        elements = [element for parent in elements for element in _elements(parent, name)]
+    size = (page.imagewidth, page.imagelength)
+    same = [pixels for pixels in elements if (pixels.get("SizeX"), pixels.get("SizeY")) == size]
+    found = {plausible_mpp(*(_ome_um(pixels, f"PhysicalSize{axis}") for axis in "XY")) for pixels in same}
     return found.pop() if len(found) == 1 else None
 
 
@@ -223,10 +222,9 @@ def _pixel_array(path: Path, tiff: TiffFile, series: TiffPageSeries) -> tuple[rg
     pages = [page.aspage() if page.is_frame else page for page in found]
     _require_whole(path, pages)
     page = series.keyframe
-    chunk = (page.tilelength, page.tilewidth)
-    if not page.is_tiled:
-        chunk = (min(page.rowsperstrip, page.imagelength), page.imagewidth)
-    grid = Grid((page.imagelength, page.imagewidth), chunk)
+    size = (page.imagelength, page.imagewidth)
+    chunk = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, size[0]), size[1])
+    grid = Grid(size, chunk)
     planes = [plane for page in pages for plane in _planes(path, page, grid)]
     page.init_decode()
     pixel_array = ChunkedPixels(path, grid, planes, page.decode, np.dtype(series.dtype))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,7 @@ EXIF, SCAN = 0xE1, 0xDA
 """JPEG markers of an EXIF block, and of the pixels."""
 
 
-@dataclass(frozen=True)
-class _Header:
+class _Header(NamedTuple):
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
     orientation: object
@@ -52,14 +50,14 @@ def _open(path: Path, reader: str, read_header: Callable[[Path, bytes], _Header]
     with rgb.decoding(path):
         data = path.read_bytes()
         header = read_header(path, data)
-        pixel_array, notes = _decode(path, header, lambda out: decode(data, out=out))
+        pixel_array, notes = _decoded(path, header, lambda out: decode(data, out=out))
     alpha = Alpha.STRAIGHT if header.shape[2] > N_RGB else Alpha.NONE
     conversion, converted = rgb.conversion_of(pixel_array, alpha)
     pixels, turned = upright(rgb.FilePixels(path, pixel_array, conversion), header.orientation)
     return Opened(pixels, reader, (*turned, *notes, *converted))
 
 
-def _decode(path: Path, header: _Header, write: Callable[[NDArray[Any]], object]) -> tuple[PixelArray, list[str]]:
+def _decoded(path: Path, header: _Header, write: Callable[[NDArray[Any]], object]) -> tuple[PixelArray, list[str]]:
     if int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize > IN_MEMORY_BYTES:
         pixel_array, note = spool(path, header.shape, header.dtype, write)
         return pixel_array, [note]
