@@ -60,20 +60,20 @@ def find_entry(name: str, backbones: dict[str, dict[str, Any]]) -> dict[str, Any
         return dict(backbones[name])
     folder = Path(os.path.expanduser(name))
     entry = _of_folder(folder) or _of_timm(name.removeprefix("timm/"))
-    if entry is None and folder.is_absolute():
+    if entry is not None:
+        return entry
+    if folder.is_absolute():
         raise InputError(
             f"no config.json in {folder}{'' if os.path.isdir(folder) else ', which is not there'}.",
             "config.json and weights as timm writes them.",
             "Weights alone go with the name of an entry: --params backbone=<name>,backbone_source=<folder or file>.",
         )
-    if entry is None:
-        raise InputError(
-            f"backbone '{name}'.",
-            f"one of {', '.join(backbones)}.",
-            "Choose one (--params backbone=<name>), name a pretrained timm model (timm/<model>), "
-            "or add an entry to `backbones` in globals.yml.",
-        )
-    return entry
+    raise InputError(
+        f"backbone '{name}'.",
+        f"one of {', '.join(backbones)}.",
+        "Choose one (--params backbone=<name>), name a pretrained timm model (timm/<model>), "
+        "or add an entry to `backbones` in globals.yml.",
+    )
 
 
 def _of_timm(name: str) -> dict[str, Any] | None:

@@ -29,10 +29,7 @@ class BackboneIdentity:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen feature extractor: (tile, 3, 224, 224) RGB in 0..1 -> (tile, feature).
-
-    `mean` and `std` normalise each channel; the network pools its tokens itself.
-    """
+    """A frozen network: (tile, 3, 224, 224) RGB in 0..1, then normalised by `mean` and `std`, -> (tile, feature)."""
 
     network: nn.Module
     mean: tuple[float, float, float]

@@ -119,10 +119,7 @@ class Band:
 
 
 class DenseEmbedder(Embedder):
-    """A backbone on its device that gives the map of its last layer; InputError where it has none.
-
-    `embed` returns (tile, row, column, feature); `side` is its number of rows and columns, `width` its features.
-    """
+    """A backbone whose `embed` gives its last map, (tile, `side`, `side`, `width`); InputError where it has none."""
 
     def __init__(
         self, backbone: Backbone, device: torch.device, dtype: torch.dtype, batch: int, *, is_compiled: bool = False

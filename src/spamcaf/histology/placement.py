@@ -93,19 +93,13 @@ def require_on_tissue(
     ----------
     tissue
         What the image shows, found without the spots.
-    xy_px
-        (spot, 2), the spots under tissue, full-resolution pixels.
-    off_px
-        (spot, 2), those off the tissue by the source; without, the empty lattice points around the spots are taken.
+    xy_px, off_px
+        (spot, 2), full-resolution pixels, the spots under tissue, and those off it by the source; without the latter,
+        the empty lattice points around the spots are taken.
     image
-        Name of the image file, for messages.
+        Name of the file, for messages.
     trust
-        Warn instead of raising.
-
-    Raises
-    ------
-    InputError
-        When the image seems to be another section's, turned, mirrored, or of another scale than the coordinates.
+        Warn where InputError would be raised: for the image of another section, turned, mirrored, or of another scale.
     """
     fit = _Fit(tissue, xy_px, lattice, off_px)
     if int((~tissue.holds(fit.points_px)).sum()) < MIN_OFF_TISSUE and fit.share >= SAFE_SHARE:

@@ -106,10 +106,7 @@ def read_tiles(slide: Slide, boxes: NDArray[np.int64], stain: Stain | None) -> T
 
 
 def reading_order(xy_px: NDArray[np.float64], band_px: int) -> NDArray[np.intp]:
-    """Return the order in which sites, (site, 2), are read: in bands `band_px` high, from left to right in each.
-
-    Neighbouring windows share strips or tiles of the file, which are then still decoded. Equal sites stay in order.
-    """
+    """Return the order of sites, (site, 2), in bands `band_px` high, left to right: windows share what is decoded."""
     return np.lexsort((xy_px[:, 1], xy_px[:, 0], np.floor(xy_px[:, 1] / band_px)))
 
 

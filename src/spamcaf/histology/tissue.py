@@ -203,10 +203,7 @@ def _difference_from(glass: NDArray[np.float32], lab: NDArray[np.float32]) -> ND
 
 
 def _split(values: NDArray[np.float32], is_scanned: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], float, float]:
-    """Split values by Otsu's threshold on their logarithms: which lie above, ratio of the two medians, and the valley.
-
-    The valley is how many values lie near the threshold, as a share of the smaller part.
-    """
+    """Split by Otsu on the logarithms: which lie above, ratio of both medians, depth of the valley between."""
     from skimage import filters
 
     logarithms = np.log(values + FLOOR)

@@ -79,10 +79,7 @@ def shrunk(strips: Iterable[NDArray[np.uint8]], size: tuple[int, int], longest: 
 
 
 def _painted(nuclei: Nuclei, columns: range, rows: range, mpp: float) -> Floats:
-    """Return (row, column) optical density of the nuclei on these pixels; the darkest wins where they overlap.
-
-    Each ellipse fades over about a pixel at its edge, has a dark rim (the nuclear membrane) and a paler inside.
-    """
+    """Return the density of nuclei, (row, column): ellipses with a dark rim, fading over a pixel; the darkest wins."""
     margin = int(np.ceil(_REACH_UM / mpp)) + 1
     canvas = np.zeros((len(rows) + 2 * margin, len(columns) + 2 * margin), dtype=np.float32)
     px, py = nuclei.x / mpp - columns.start + margin, nuclei.y / mpp - rows.start + margin

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any, BinaryIO, cast
@@ -162,31 +163,24 @@ class ChunkedPixels:
 
     def _read_into(self, window: NDArray[Any], x0: int, y0: int) -> None:
         height, width = window.shape[:2]
-        for plane in range(self._n_planes):
+        for plane, index in product(range(self._n_planes), self.grid.touched(x0, y0, width, height)):
+            # threads that need the same chunk wait for the first instead of decoding it again
+            with self._locks[index % N_LOCKS]:
+                chunk = self._decoded(plane, index)
+            x, y = self.grid.corner(index)
+            rows, columns = self.grid.chunk if chunk is None else chunk.shape[:2]
+            left, right = max(x, x0), min(x + columns, x0 + width)
+            top, bottom = max(y, y0), min(y + rows, y0 + height)
+            white = np.iinfo(self.dtype).max
             channels = slice(plane * self._channels, (plane + 1) * self._channels)
-            for index in self.grid.touched(x0, y0, width, height):
-                # threads that need the same chunk wait for the first instead of decoding it again
-                with self._locks[index % N_LOCKS]:
-                    chunk = self._decoded(plane, index)
-                self._paste(chunk, self.grid.corner(index), window[..., channels], (x0, y0))
-
-    def _paste(
-        self, chunk: NDArray[Any] | None, at: tuple[int, int], window: NDArray[Any], origin: tuple[int, int]
-    ) -> None:
-        (x, y), (x0, y0) = at, origin
-        rows, columns = self.grid.chunk if chunk is None else chunk.shape[:2]
-        left, right = max(x, x0), min(x + columns, x0 + window.shape[1])
-        top, bottom = max(y, y0), min(y + rows, y0 + window.shape[0])
-        target = window[top - y0 : bottom - y0, left - x0 : right - x0]
-        target[...] = np.iinfo(self.dtype).max if chunk is None else chunk[top - y : bottom - y, left - x : right - x]
+            window[top - y0 : bottom - y0, left - x0 : right - x0, channels] = (
+                white if chunk is None else chunk[top - y : bottom - y, left - x : right - x]
+            )
 
 
 @dataclass(frozen=True)
 class _Decoder:
-    """Reads and decodes one chunk, None where it was never written.
-
-    Not a method of `ChunkedPixels`: with its cache that would be a cycle, and the file stay open.
-    """
+    """Decodes one chunk, None if never written; as a method its cache would be a cycle that keeps the file open."""
 
     path: Path
     file: BinaryIO

@@ -1,7 +1,4 @@
-"""Opening the full-resolution image of a section as a lazy slide: the reader is chosen by content.
-
-Scanner formats (svs, ndpi, scn, mrxs, vms, bif, Philips and others) are read through OpenSlide.
-"""
+"""Opening the image of a section as a lazy slide, by its content: scanner formats are read through OpenSlide."""
 
 from __future__ import annotations
 

@@ -83,10 +83,7 @@ def _to_8_bits(samples: NDArray[Any], white: int) -> NDArray[np.uint8]:
 
 
 class PixelArray(Protocol):
-    """The samples of an image as the file has them: (row, column, channel), uint8 or uint16.
-
-    `read` may be called from several threads at once.
-    """
+    """The samples of a file, (row, column, channel), uint8 or uint16; `read` may be called from several threads."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
@@ -110,10 +107,7 @@ class DecodedPixels:
 def conversion_of(
     pixel_array: PixelArray, alpha: Alpha = Alpha.NONE, is_ycbcr: bool = False
 ) -> tuple[Conversion, list[str]]:
-    """Return the conversion that an image's samples need, and notes of it.
-
-    The depth of 16-bit samples is measured in windows spread over the image.
-    """
+    """Return the conversion that samples need, and notes of it; the depth of 16-bit ones is measured over the image."""
     notes = [] if alpha is Alpha.NONE else ["transparency laid over white"]
     if alpha is Alpha.NONE and pixel_array.shape[2] > N_RGB:
         notes.append("its fourth channel, whose meaning it does not state, is ignored")

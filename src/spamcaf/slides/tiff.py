@@ -155,11 +155,10 @@ def _choose_series(path: Path, tiff: TiffFile) -> tuple[TiffPageSeries, list[str
 
     Labels and macro images are smaller. A smaller RGB image is never taken in place of a larger one that is not.
     """
-    series = [s for s in tiff.series if _area(s) > 0]
-    if not series:
+    areas = {s: area for s in tiff.series if (area := _size(s, "YX", absent=0)) > 0}
+    if not areas:
         raise rgb.damaged(path, "no image in it")
-    largest = max(_area(s) for s in series)
-    refusals = [(s, _refusal(s)) for s in series if _area(s) == largest]
+    refusals = [(s, _refusal(s)) for s, area in areas.items() if area == max(areas.values())]
     images = [s for s, refusal in refusals if refusal is None]
     if not images:
         raise rgb.not_h_and_e(path, str(refusals[0][1]))
@@ -169,20 +168,16 @@ def _choose_series(path: Path, tiff: TiffFile) -> tuple[TiffPageSeries, list[str
             "one that is the largest.",
             "Export the H&E image alone.",
         )
-    notes = [] if len(series) == 1 else [f"the largest of {len(series)} images"]
+    notes = [] if len(areas) == 1 else [f"the largest of {len(areas)} images"]
     if images[0].keyframe.photometric == MINISBLACK:
         notes.append("its three channels, declared gray, are taken as red, green and blue")
     return images[0], notes
 
 
-def _sizes_of(series: TiffPageSeries) -> dict[str, int]:
-    """Return the lengths of a series' axes, in their order. Axes of length 1 may be left out, save Y and X."""
-    return dict(zip(series.axes, series.shape, strict=True))
-
-
-def _area(series: TiffPageSeries) -> int:
-    sizes = _sizes_of(series)
-    return int(sizes.get("Y", 0)) * int(sizes.get("X", 0))
+def _size(series: TiffPageSeries, axes: str, absent: int) -> int:
+    """Return the product of the lengths of a series' axes; those of length 1 may be left out, save Y and X."""
+    lengths = dict(zip(series.axes, series.shape, strict=True))
+    return math.prod(int(lengths.get(axis, absent)) for axis in axes)
 
 
 def _refusal(series: TiffPageSeries) -> str | None:
@@ -202,9 +197,8 @@ def _refusal(series: TiffPageSeries) -> str | None:
 
 
 def _refusal_of_channels(series: TiffPageSeries, stated: str) -> str | None:
-    page, sizes = series.keyframe, _sizes_of(series)
-    n_samples, n_pages = page.samplesperpixel, len(series)
-    n_channels = int(sizes.get("S", 1)) * int(sizes.get("C", 1))
+    page, n_pages, n_channels = series.keyframe, len(series), _size(series, "SC", absent=1)
+    n_samples = page.samplesperpixel
     if n_channels == 1:
         return "grayscale"
     if n_channels == N_RGBA and n_samples == N_RGBA and page.photometric == RGB and len(page.extrasamples) <= 1:
@@ -277,11 +271,7 @@ def _planes(path: Path, page: TiffPage, grid: Grid) -> list[Plane]:
 
 
 def _probe(path: Path, pixel_array: ChunkedPixels, planes: list[Plane], page: TiffPage) -> None:
-    """Decode one chunk; raise UndecodableError when tifffile does not know the coding.
-
-    For an image that is turned it is no UndecodableError, after which OpenSlide is tried: that turns each tile by
-    itself.
-    """
+    """Decode one chunk; raise UndecodableError for an unknown coding, but not where OpenSlide would turn each tile."""
     import tifffile
 
     x, y = pixel_array.grid.corner(int(np.argmax(planes[0].counts > 0)))
