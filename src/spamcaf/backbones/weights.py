@@ -27,10 +27,7 @@ class Weights:
 
 
 def find_weights(source: str, token: str | None) -> Path:
-    """Return the weight file of a source of `BackboneSpec`, downloaded where needed; raise InputError with the reason.
-
-    `token` is one of the hub; without, the hub's own login counts.
-    """
+    """Return the weight file of a source, downloaded where needed with `token` or the hub's login; or InputError."""
     return _fetch(_repository(source), token) if source.startswith(HUB) else _local(source)
 
 

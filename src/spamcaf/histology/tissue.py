@@ -160,10 +160,7 @@ def _texture_of_sides(
 
 
 def _texture(lab: NDArray[np.float32], within: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the standard deviation of the colours `within` a Gaussian window around every pixel, CIELAB units.
-
-    By normalised convolution: Gaussian means of the colours and of their squares, each over that of the mask.
-    """
+    """Return the standard deviation of colours `within` a Gaussian window, CIELAB units, by normalised convolution."""
     from scipy.ndimage import gaussian_filter
 
     weight = within.astype(np.float32)

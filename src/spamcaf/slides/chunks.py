@@ -52,10 +52,7 @@ class MappedPixels:
 def spool(
     path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], write: Callable[[NDArray[Any]], object]
 ) -> tuple[MappedPixels, str]:
-    """Decode an image once into a temporary file that vanishes with the process; return its pixels, and a note of it.
-
-    `write` fills a (row, column, channel) array.
-    """
+    """Decode an image, by `write`, into a temporary file that ends with the process; return its pixels and a note."""
     n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     file = cast(BinaryIO, tempfile.TemporaryFile(prefix="spamcaf-"))  # noqa: SIM115  closed with the pixels
     try:

@@ -151,10 +151,7 @@ def _tag_mpp(page: TiffPage) -> float | None:
 
 
 def _choose_series(path: Path, tiff: TiffFile) -> tuple[TiffPageSeries, list[str]]:
-    """Return the largest image, first level, and notes of the choice; raise InputError unless it is RGB.
-
-    Labels and macro images are smaller. A smaller RGB image is never taken in place of a larger one that is not.
-    """
+    """Return the largest image, and notes of the choice; a smaller RGB image never stands in for a larger other one."""
     areas = {s: area for s in tiff.series if (area := _size(s, "YX", absent=0)) > 0}
     if not areas:
         raise rgb.damaged(path, "no image in it")
