@@ -114,8 +114,7 @@ class Table:
         if problem is None:
             return Counts(values.astype(np.int32), matrix.var, matrix.where), ""
         if problem == FRACTIONS and recover:
-            log = self.uns.get(LOG1P, {})
-            base = log.get("base") if isinstance(log, Mapping) else None
+            base = as_mapping(self.uns.get(LOG1P)).get("base")
             recovered = recover_counts(values, float(base) if isinstance(base, Real) else None)
             if recovered is not None:
                 return Counts(recovered, matrix.var, f"recovered from {matrix.where}, log1p-normalised"), problem
@@ -218,7 +217,7 @@ def choose_library(
     The record may be empty. Raises InputError listing the libraries where there are several and none is called so.
     """
     expected, next_step = "one section.", "Name the library: --params section=<library>, or write each to its own file."
-    records = {str(k): v for k, v in _mapping(uns.get(SPATIAL)).items() if isinstance(v, Mapping)}
+    records = {str(k): v for k, v in as_mapping(uns.get(SPATIAL)).items() if isinstance(v, Mapping)}
     column = _library_column(obs, records)
     if column is None:
         what = f"libraries in {source}, which no column of obs tells apart"
@@ -248,13 +247,14 @@ def _library_column(obs: pd.DataFrame, records: Mapping[str, Any]) -> str | None
     return max(candidates, key=lambda name: len(values[name]), default=None)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401  whatever a file holds there
+def as_mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401  whatever a file holds there
+    """Return a mapping as it is, and an empty one in place of anything else."""
     return value if isinstance(value, Mapping) else {}
 
 
 def scale_factors(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the scale factors of a library that are numbers above 0."""
-    numbers = {str(key): _number(value) for key, value in _mapping(record.get("scalefactors")).items()}
+    numbers = {str(key): _number(value) for key, value in as_mapping(record.get("scalefactors")).items()}
     return {key: value for key, value in numbers.items() if value is not None}
 
 
@@ -271,7 +271,7 @@ def scale_facts(record: Mapping[str, Any], spots: pd.DataFrame) -> dict[str, Any
 
     Array indices in `spots` tell a Visium section from others; where there are none, Space Ranger's chemistry does.
     """
-    factors, metadata = scale_factors(record), _mapping(record.get("metadata"))
+    factors, metadata = scale_factors(record), as_mapping(record.get("metadata"))
     facts: dict[str, Any] = {}
     if ScaleFactor.BIN in factors or ScaleFactor.MPP in factors:
         facts = bin_facts(factors.get(ScaleFactor.BIN), factors.get(ScaleFactor.MPP))
@@ -307,7 +307,7 @@ def is_visium_array(spots: pd.DataFrame) -> bool:
 
 def library_entry(record: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return images and scale factors as `uns["spatial"][<section>]` of a raw section holds them."""
-    stored = _mapping(record.get("images"))
+    stored = as_mapping(record.get("images"))
     images = {name: thumbnail(stored[name], f"{name} of {source}") for name in THUMBNAILS if name in stored}
     images = {name: image for name, image in images.items() if image is not None}
     return {"images": images, "scalefactors": scale_factors(record)}

@@ -176,8 +176,7 @@ def _choose_region(data: SpatialData, table: AnnData, query: SectionQuery) -> tu
 
 def _regions_of(table: AnnData) -> list[str]:
     """Return the names of the elements that a table annotates."""
-    attributes = table.uns.get(ATTRIBUTES)
-    region: Any = attributes.get("region") or [] if isinstance(attributes, Mapping) else []
+    region = parts.as_mapping(table.uns.get(ATTRIBUTES)).get("region") or []
     return [region] if isinstance(region, str) else [str(name) for name in region]
 
 
@@ -214,10 +213,9 @@ def _is_store(folder: Path) -> bool:
     """Tell whether `folder` is a SpatialData store, by its attributes or, of older versions, by its groups."""
     if not folder.is_dir():
         return False
-    for record in (_record(folder / name) for name in ROOT_FILES):
-        attributes = record.get("attributes", record)
-        if isinstance(attributes, dict) and ATTRIBUTES in attributes:
-            return True
+    records = [_record(folder / name) for name in ROOT_FILES]
+    if any(ATTRIBUTES in parts.as_mapping(record.get("attributes", record)) for record in records):
+        return True
     groups = {p.name for p in folder.iterdir() if p.is_dir()}
     return (folder / ".zgroup").is_file() and "shapes" in groups and groups <= ELEMENTS
 
@@ -258,11 +256,9 @@ def _require_counts(folder: Path) -> None:
     for table in (*folder.glob("tables/*"), folder / "table" / "table"):
         for place in (table / matrix / part for matrix in MATRICES for part in SPARSE):
             if any((place / name).is_file() for name in DESCRIPTIONS):
-                array = zarr.open_array(place, mode="r")
+                array, name = zarr.open_array(place, mode="r"), place.relative_to(folder)
                 if n_missing := array.nchunks - array.nchunks_initialized:
-                    raise ValueError(
-                        f"{n_missing} of {array.nchunks} chunks of {place.relative_to(folder)} are missing"
-                    )
+                    raise ValueError(f"{n_missing} of {array.nchunks} chunks of {name} are missing")
 
 
 @dataclass(frozen=True)
