@@ -233,7 +233,7 @@ def test_the_folder_may_be_named_at_any_depth(outs: Path, depth: int) -> None:
     root = [outs, *outs.parents][depth]
     reader = space_ranger.find(SectionQuery(root, "S1"))
     assert reader is not None
-    assert reader.outs == outs
+    assert reader.path == outs
 
 
 def test_barcodes_without_position_are_counted_and_dropped(outs: Path) -> None:

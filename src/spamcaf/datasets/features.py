@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOWS, WHOLE, N_PADDED, IDS = "windows", "whole", "n_px_padded", "ids"
-VERSION_0_1 = "*/block_*.safetensors"
-"""Files of the feature stores that version 0.1 wrote."""
+VERSION_0_1 = "*/block_*.safetensors"  # files of the feature stores that version 0.1 wrote
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,8 @@ class _Group:
                 raise FileNotFoundError("it is missing")
             return cast("NDArray[Any]", array[number * size : (number + 1) * size])
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}).", "a whole block of features.", "Run feature_extraction again."
-            ) from error
+            found = f"{path} is damaged ({error})."
+            raise InputError(found, "a whole block of features.", "Run feature_extraction again.") from error
 
     def sound_blocks(self) -> Iterator[tuple[int, list[str], NDArray[np.int64]]]:
         """Yield start, ids and padded pixels of the sound blocks, one in memory at a time; log the damaged ones."""
@@ -71,6 +69,10 @@ class _Group:
     def is_whole(self) -> bool:
         """Tell whether every site is there, sound, and once."""
         return len({name for _, ids, _ in self.sound_blocks() for name in ids}) == self.n_total
+
+    def last_written(self) -> int:
+        """Return when a block was written last, nanoseconds."""
+        return max(path.stat().st_mtime_ns for path in (self.folder / IDS).iterdir())
 
 
 class StoredRows:
@@ -113,7 +115,7 @@ class FeaturesDataset(PathDataset[Features, Features]):
     """
 
     def save(self, data: Features) -> None:
-        folder = self._filepath / _name(data.key)
+        folder = self._filepath / f"{data.key.short()}.zarr"
         if data.ids or not data.n_total:
             group = _open(folder) or _create(folder, data)
             for name, values in _arrays(data).items():
@@ -151,7 +153,7 @@ class FeaturesDataset(PathDataset[Features, Features]):
     def _groups(self) -> list[_Group]:
         """Return the groups, that written last at the end: a kill before older keys are removed leaves several."""
         opened = [_open(folder) for folder in self._folders() if folder.name[0] != "." and folder.suffix == ".zarr"]
-        return sorted((group for group in opened if group is not None), key=_last_written)
+        return sorted(filter(None, opened), key=_Group.last_written)
 
     def _exists(self) -> bool:
         groups = self._groups()
@@ -189,10 +191,6 @@ class StoredBlocksDataset(FeaturesDataset):
 
     def _exists(self) -> bool:
         return True
-
-
-def _name(key: FeatureKey) -> str:
-    return f"{key.short()}.zarr"
 
 
 def _arrays(block: Features) -> dict[str, NDArray[Any]]:
@@ -245,7 +243,3 @@ def _open(folder: Path) -> _Group | None:
 def _written(folder: Path) -> set[int]:
     names = [path.name.removeprefix("c.") for path in (folder / IDS).glob("c.*")]
     return {int(name) for name in names if name.isdecimal()}
-
-
-def _last_written(group: _Group) -> int:
-    return max(path.stat().st_mtime_ns for path in (group.folder / IDS).iterdir())

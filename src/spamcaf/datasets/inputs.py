@@ -35,8 +35,6 @@ class BackboneDataset(ReadOnlyDataset):
         Replaces the entry's own source, for weights in a local folder.
     credentials
         `{token: ...}` of the hub; without it, the hub's own login.
-    metadata
-        For Kedro-Viz.
     """
 
     instead = "Backbones are read-only."
@@ -67,10 +65,8 @@ class BackboneDataset(ReadOnlyDataset):
                 f"{spec.sha256[:12]}..., the weights that the entry '{self._name}' pins.",
                 "Fetch the file again, or change the entry in globals.yml if you trust this one.",
             )
-        configuration, revision = configuration_hash(spec), hub_revision(path)
-        identity = BackboneIdentity(
-            self._name, source, sha256, configuration, spec.width, spec.licence, revision, spec.mpp
-        )
+        entry = (self._name, source, sha256, configuration_hash(spec))
+        identity = BackboneIdentity(*entry, spec.width, spec.licence, hub_revision(path), spec.mpp)
         return Backbone(build(spec, path), spec.mean, spec.std, identity)
 
     def probe(self, timeout_s: float) -> Weights:
@@ -108,11 +104,11 @@ class OtherSections:
     def _stored(self, root: Path, what: str) -> list[Path]:
         for name in self.names:
             if not (root / name / what).exists():
+                command = f"kedro run --pipelines ingestion,feature_extraction --params section={name}"
                 raise InputError(
                     f"no {what} of the other section '{name}' in {root}.",
                     "its ingestion and feature extraction, run before with the same backbone.",
-                    f"kedro run --pipelines ingestion,feature_extraction --params section={name}, with this "
-                    "environment.",
+                    f"{command}, with this environment.",
                 )
         return [root / name / what for name in self.names]
 
@@ -128,8 +124,6 @@ class OtherSectionsDataset(ReadOnlyDataset):
         A list, or a text with `+` between the names, as a command line gives it: C3+C4.
     section
         The section of the run.
-    metadata
-        For Kedro-Viz.
     """
 
     instead = "Other sections are read-only: run the pipelines for each of them."

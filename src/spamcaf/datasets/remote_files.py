@@ -11,18 +11,14 @@ from spamcaf.errors import InputError
 
 
 class RemoteFilesDataset(ReadOnlyDataset):
-    """Load a lazy handle on the files that a data set publishes for one section; read-only.
+    """Load a lazy handle on the files that a data set publishes for one section; read-only, and nothing is fetched.
 
     Parameters
     ----------
     filepath
         Folder where the files belong (raw_root).
-    section
-        Name of the section.
     files
-        The list `downloads` of globals.yml; each entry is a `spamcaf.download.spec.FileSpec`. Loading fetches nothing.
-    metadata
-        For Kedro-Viz.
+        The list `downloads` of globals.yml; each entry is a `spamcaf.download.spec.FileSpec`.
     """
 
     instead = "Published files are read-only."
@@ -46,13 +42,10 @@ class RemoteFilesDataset(ReadOnlyDataset):
         specs = [validated(FileSpec, entry, f"{i} of `downloads`") for i, entry in enumerate(self._entries, start=1)]
         known: frozenset[str] = frozenset().union(*(spec.known for spec in specs))
         if known and self._section not in known:
-            raise InputError(
-                f"no section '{self._section}' in this data set.",
-                f"one of {', '.join(sorted(known))}.",
-                "Choose one: --params section=<name>.",
-            )
-        files = [spec.of(self._section) for spec in specs]
-        return RemoteFiles(self._filepath, self._section, tuple(file for file in files if file is not None))
+            found = f"no section '{self._section}' in this data set."
+            raise InputError(found, f"one of {', '.join(sorted(known))}.", "Choose one: --params section=<name>.")
+        files = tuple(filter(None, (spec.of(self._section) for spec in specs)))
+        return RemoteFiles(self._filepath, self._section, files)
 
     def _exists(self) -> bool:
         return bool(self._entries)

@@ -35,29 +35,7 @@ def _simulated_tissue(settings: SimulationSettings) -> SimulatedTissue:
 
 
 class _RawDataset(ReadOnlyDataset):
-    """What the entries of a section share.
-
-    Parameters
-    ----------
-    source
-        `files`, or `simulated` for the tissue that `simulation` describes.
-    filepath
-        A folder that holds one section or several, or a file.
-    section
-        Name of the section.
-    image
-        Path of the full-resolution image, where it lies elsewhere.
-    bin_um
-        Bins of Visium HD in micrometres, where there are several: 16, 016 or square_016um.
-    labels
-        Path of a table of spot labels, see `add_labels`.
-    label_table
-        The same as a path from the folder of the sections.
-    simulation
-        Fields of `SimulationSettings`.
-    metadata
-        For Kedro-Viz.
-    """
+    """What the entries of a section share."""
 
     instead = "Raw data are read-only. Save under another catalog entry."
     shown = ("source", "filepath", "section")
@@ -65,14 +43,14 @@ class _RawDataset(ReadOnlyDataset):
     def __init__(
         self,
         *,
-        source: str = FILES,
-        filepath: str = ".",
+        source: str = FILES,  # or `simulated`: the tissue that `simulation` describes
+        filepath: str = ".",  # a folder that holds one section or several, or a file
         section: str | int = SIMULATED,
-        image: str | None = None,
-        bin_um: str | float | None = None,
-        labels: str | None = None,
-        label_table: str | None = None,
-        simulation: dict[str, Any] | None = None,
+        image: str | None = None,  # of full resolution, where it lies elsewhere
+        bin_um: str | float | None = None,  # of Visium HD, where there are several: 16, 016 or square_016um
+        labels: str | None = None,  # path of a table of spot labels, see `add_labels`
+        label_table: str | None = None,  # the same as a path from the folder of the sections
+        simulation: dict[str, Any] | None = None,  # fields of `SimulationSettings`
         metadata: dict[str, Any] | None = None,
     ) -> None:
         if source not in {FILES, SIMULATED}:
@@ -99,14 +77,13 @@ class SectionDataset(_RawDataset):
 
     def load(self) -> AnnData:
         tissue = self._tissue()
-        if tissue is not None and self._section != SIMULATED:
-            raise InputError(
-                f"no section '{self._section}'.",
-                f"'{SIMULATED}', the only one of this environment.",
-                "Name the environment of your data, for example --env her2st.",
-            )
         if tissue is not None:
-            return tissue.section()
+            if self._section == SIMULATED:
+                return tissue.section()
+            next_step = "Name the environment of your data, for example --env her2st."
+            raise InputError(
+                f"no section '{self._section}'.", f"'{SIMULATED}', the only one of this environment.", next_step
+            )
         reader = find_reader(self._query)
         section = reader.read()
         section.uns[SECTION_METADATA][SectionField.LAYOUT.value] = reader.kind
@@ -138,8 +115,7 @@ class TruthDataset(_RawDataset):
         return True
 
 
-NoTruthDataset = TruthDataset
-"""The name in the catalogs of environments that version 0.1 shipped."""
+NoTruthDataset = TruthDataset  # the name in the catalogs of environments that version 0.1 shipped
 
 
 class SimulatedOutsDataset(ReadOnlyDataset):

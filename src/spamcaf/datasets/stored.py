@@ -28,13 +28,9 @@ Out = TypeVar("Out")
 Model = TypeVar("Model", bound=BaseModel)
 
 PREVIEW_ROWS = 10
-EXACT_BY_DEFAULT = (3, 1)
-"""From this version pandas reads numbers to the last digit, and warns where that is requested."""
-PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-SCALE = "px_per_mask_px"
-"""Text in the PNG of a tissue mask: full-resolution pixels per pixel of the mask."""
-WRITERS = 4
-"""Pieces of an image computed at once: what bounds the memory of a save on machines with many cores."""
+EXACT_BY_DEFAULT = (3, 1)  # from this version pandas reads numbers to the last digit, and warns where that is requested
+SCALE = "px_per_mask_px"  # text in the PNG of a tissue mask: full-resolution pixels per pixel of the mask
+WRITERS = 4  # pieces of an image computed at once: what bounds the memory of a save on machines with many cores
 
 
 def not_stored(path: Path) -> InputError:
@@ -53,11 +49,8 @@ def validated(kind: type[Model], entry: object, what: str) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         place, message = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
-        raise InputError(
-            f"a wrong entry {what}: {place} {message}.".replace(":  ", ": "),
-            "the keys that the shipped entries have.",
-            "Correct it in globals.yml.",
-        ) from error
+        found = f"a wrong entry {what}: {place} {message}.".replace(":  ", ": ")
+        raise InputError(found, "the keys that the shipped entries have.", "Correct it in globals.yml.") from error
 
 
 class PathDataset(AbstractDataset[In, Out]):
@@ -89,21 +82,13 @@ class ReadOnlyDataset(PathDataset[Any, Any]):
 
 
 class StoredDataset(PathDataset[In, Out]):
-    """A result stored in one file or folder.
+    """A result stored in one file or folder, which a subclass reads and writes in `_read` and `_write`.
 
-    A subclass reads and writes it in `_read` and `_write`. A save that fails or is killed leaves the previous result as
-    it was; a load raises InputError when there is no result, or a damaged one.
-
-    Parameters
-    ----------
-    filepath
-        The file or folder.
-    metadata
-        For Kedro-Viz.
+    A save that fails or is killed leaves the previous result as it was; a load raises InputError when there is no
+    result, or a damaged one.
     """
 
-    kind: str
-    """What the path should hold, for the error message."""
+    kind: str  # what the path should hold, for the error message
 
     @abstractmethod
     def _read(self, path: Path) -> Out:
@@ -123,9 +108,8 @@ class StoredDataset(PathDataset[In, Out]):
         except (OSError, KeyError, ValueError, TypeError) as error:
             if is_fault_of_ours(error):
                 raise
-            raise InputError(
-                f"{self._filepath} cannot be read ({error}).", f"{self.kind}.", "Run the pipeline that writes it again."
-            ) from error
+            found = f"{self._filepath} cannot be read ({error})."
+            raise InputError(found, f"{self.kind}.", "Run the pipeline that writes it again.") from error
 
     def save(self, data: In) -> None:
         with replacing(self._filepath) as temporary:
@@ -167,12 +151,8 @@ class AtomicDataset(StoredDataset[Any, Any]):
 
     Parameters
     ----------
-    filepath
-        The file.
     dataset
         Type and arguments, but for the file, as a catalog has them: `{type: pandas.CSVDataset, load_args: {...}}`.
-    metadata
-        For Kedro-Viz.
     """
 
     def __init__(self, *, filepath: str, dataset: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
@@ -188,7 +168,7 @@ class AtomicDataset(StoredDataset[Any, Any]):
     def _read(self, path: Path) -> Any:  # noqa: ANN401  whatever the file holds
         if self._type == FIGURE:  # which Kedro's type cannot load
             image = path.read_bytes()
-            if not (image.startswith(PNG_SIGNATURE) and image.endswith(PNG_END)):
+            if not (image.startswith(b"\x89PNG\r\n\x1a\n") and image.endswith(b"IEND\xaeB`\x82")):
                 raise ValueError("its first or last bytes are not those of a PNG")
             return image
         try:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from spamcaf.download.spec import RemoteFile, require_safe
+from spamcaf.download.spec import RemoteFile, is_safe
 from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.progress import Progress, bytes_in_words
 
@@ -32,22 +32,11 @@ logger = logging.getLogger(__name__)
 
 
 def unpack(archive: Path, kind: str) -> None:
-    """Unpack an archive into its own folder.
+    """Unpack an archive of the kind "tar" (compressed or not) or "zip" into its own folder; what is there is kept.
 
     The content is written to a temporary folder first, so that a kill leaves no half-written file under a final name.
-
-    Parameters
-    ----------
-    archive
-        The archive's path. Files beside it that have the name of a member are kept.
-    kind
-        "tar" (compressed or not) or "zip".
-
-    Raises
-    ------
-    InputError
-        If the archive is damaged, or the disk has no room, or any member is a link, a device, or a path that leads out
-        of the folder; nothing is unpacked then.
+    Raises InputError, and unpacks nothing, if the archive is damaged, or the disk has no room, or any member is a link,
+    a device, or a path that leads out of the folder.
     """
     temporary = archive.with_name(f".{archive.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed run
@@ -58,15 +47,22 @@ def unpack(archive: Path, kind: str) -> None:
                 packed.extractall(temporary, filter="data")
             else:
                 packed.extractall(temporary)  # noqa: S202  members are checked above
-        _move_new(temporary, archive.parent)
+        for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            target = archive.parent / file.relative_to(temporary)
+            if target.exists():
+                logger.info("%s is there already and is kept", target)
+                continue
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # there is no end to the types that libraries raise at broken content
         if is_fault_of_ours(error):
             raise
-        raise InputError(
-            f"{archive} cannot be unpacked ({error}).", f"a whole {kind} archive.", "Move it away and run again."
-        ) from error
+        found = f"{archive} cannot be unpacked ({error})."
+        raise InputError(found, f"a whole {kind} archive.", "Move it away and run again.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -100,18 +96,6 @@ def _require_harmless(packed: tarfile.TarFile | zipfile.ZipFile, archive: Path) 
     require_room(archive.parent, sum(size for _, size, _ in members))
 
 
-def _move_new(temporary: Path, folder: Path) -> None:
-    for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
-        target = folder / file.relative_to(temporary)
-        if target.exists():
-            logger.info("%s is there already and is kept", target)
-            continue
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, target)
-
-
 HEADERS = {"User-Agent": "spamcaf", "Accept-Encoding": "identity"}  # some hosts refuse the name of requests
 TIMEOUT_S = (10, 60)  # to connect, and between two pieces
 PIECE = 1 << 17  # bytes written at a time; what a broken connection loses at most
@@ -136,14 +120,14 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file. `source` is the URL, or where a person finds it; `reason` tells why it failed."""
+    """What became of one file."""
 
     file: str
     status: Status
     bytes: int | None = None
     sha256: str | None = None
-    source: str = ""
-    reason: str = ""
+    source: str = ""  # the URL, or where a person finds it
+    reason: str = ""  # of a failure: what each mirror gave
 
 
 @dataclass(frozen=True)
@@ -182,17 +166,9 @@ class RemoteFiles:
         require_room(self.root, sum(size or 0 for size in file_sizes) - present)
 
     def fetch(self, file: RemoteFile) -> Outcome:
-        """Fetch one of `files` unless it is there, and unpack it.
+        """Fetch one of `files` unless it is there, and unpack it; where it cannot be had, the outcome is FAILED.
 
-        Returns
-        -------
-        Outcome
-            Also where the file cannot be had: then its status is FAILED, and `reason` tells what each mirror gave.
-
-        Raises
-        ------
-        InputError
-            If another file lies in its place, the folder cannot be written, or an archive cannot be unpacked.
+        Raises InputError if another file is in its place, the folder is read-only, or an archive cannot be unpacked.
         """
         if self.is_present(file):
             return self._outcome(file, Status.PRESENT)
@@ -305,14 +281,13 @@ class _Download:
                     self._discard()
                     # two versions may have been put together, if the server's marks do not tell them apart
                     raise _TransferError(f"it gives {wrong[0]} in place of {wrong[1]}", again=origin is not None)
+                return
             except _TransferError as error:
                 failures = 0 if self.size > furthest else failures + 1
                 furthest = max(furthest, self.size)
                 if not error.again or failures >= TRIES:
                     raise
                 time.sleep(BACKOFF_S * 2 ** (failures - 1))
-            else:
-                return
 
     def _origin(self, url: str) -> _Origin | None:
         """Return what the bytes so far are a part of, where `url` can give the rest and a mark shows a changed file."""
@@ -386,11 +361,8 @@ class _Download:
         with self._part.open("rb") as part:
             os.fsync(part.fileno())
         if self._target.exists():
-            raise InputError(
-                f"{self._target} appeared while it was downloaded.",
-                "nobody else to write it.",
-                f"Keep it and delete {self._part.name}, or move it away and run again.",
-            )
+            next_step = f"Keep it and delete {self._part.name}, or move it away and run again."
+            raise InputError(f"{self._target} appeared while it was downloaded.", "nobody else to write it.", next_step)
         os.replace(self._part, self._target)
         self._note.unlink(missing_ok=True)
 
@@ -406,10 +378,8 @@ def _session(file: RemoteFile) -> Session:
     def require_safe_redirect(response: Response, *_: object, **__: object) -> None:
         if response.is_redirect:
             place = urljoin(response.url, response.headers["location"])
-            try:
-                require_safe(place, file.allow_http)
-            except ValueError as error:
-                raise _TransferError(f"it leads to {place}, which is not https") from error
+            if not is_safe(place, file.allow_http):
+                raise _TransferError(f"it leads to {place}, which is not https")
 
     session = requests.Session()
     session.headers.update(HEADERS)

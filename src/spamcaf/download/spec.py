@@ -58,10 +58,12 @@ class FileSpec(BaseModel):
         if uses_name and not (self.names and self.known == frozenset(self.names)):
             raise ValueError("every section of a file with {name} should be one of names")
         for url in self.urls:
-            require_safe(url, self.allow_http)
-        for section in {*self.known, "any"}:
-            for path in (self._fill(self.path, section), *(self._fill(path, section) for path in self.yields)):
-                _require_inside(path)
+            if not is_safe(url, self.allow_http):
+                raise ValueError(f"URLs should begin with https://, found {url!r}")
+        for path in (self._fill(path, name) for name in {*self.known, "any"} for path in (self.path, *self.yields)):
+            parts = PurePosixPath(path).parts
+            if path.startswith("/") or "\\" in path or ":" in path or not parts or ".." in parts:
+                raise ValueError(f"paths should stay inside raw_root, found {path!r}")
         return self
 
     @property
@@ -89,22 +91,12 @@ class FileSpec(BaseModel):
         return text.replace("{section}", section).replace("{name}", self.names.get(section, "{name}"))
 
 
-def require_safe(url: str, allow_http: bool = False) -> None:
-    """Raise ValueError unless `url` is https, http of this machine, or http where `allow_http`."""
+def is_safe(url: str, allow_http: bool = False) -> bool:
+    """Tell whether `url` is https, http of this machine, or http where `allow_http`."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and (allow_http or _is_loopback(host)))):
-        raise ValueError(f"URLs should begin with https://, found {url!r}")
-
-
-def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        is_here = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
-
-
-def _require_inside(path: str) -> None:
-    parts = PurePosixPath(path).parts
-    if path.startswith("/") or "\\" in path or ":" in path or not parts or ".." in parts:
-        raise ValueError(f"paths should stay inside raw_root, found {path!r}")
+        is_here = host == "localhost"
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and (allow_http or is_here)))

@@ -29,19 +29,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COUNTS_LAYER, LOG1P = "counts", "log1p"
-WHOLE = 1e-3
-"""How far a recovered count may be from a whole number, beside the rounding of a float32."""
+LOG1P = "log1p"
+WHOLE = 1e-3  # how far a recovered count may be from a whole number, beside the rounding of a float32
 FLOAT32_ROUNDING = 1e-6
-MAX_RECOVERED = 100_000
-"""Above this a float32 no longer tells neighbouring counts apart."""
+MAX_RECOVERED = 100_000  # above this a float32 no longer tells neighbouring counts apart
 MIN_REPEATS, MIN_REPEATED_SHARE = 2, 0.05
 """How often, and in which share of a spot's non-zero values, the smallest must occur to be taken for a count of 1."""
 MIN_PLAUSIBLE_SPOTS = 0.95
 MAX_TOTAL_DIFFERENCE, MIN_EQUAL_SPOTS, FEWEST_SPOTS = 0.01, 0.95, 10
 """How near to their median the totals of how many spots, of at least so many, must be to look normalised."""
-SELECTED = "highly_variable"
-"""`var` column of scanpy: true for all genes where the others were left out."""
+SELECTED = "highly_variable"  # `var` column of scanpy: true for all genes where the others were left out
 WRITTEN_BY_SPACE_RANGER = (ScaleFactor.HIRES, ScaleFactor.LOWRES, ScaleFactor.FIDUCIAL)
 """Other tools write `spot_diameter_fullres`, too, and what they mean by it is not known."""
 THUMBNAILS = ("hires", "lowres")
@@ -49,7 +46,6 @@ PLACES = (Obs.IN_TISSUE, Obs.ARRAY_ROW, Obs.ARRAY_COL)
 COORDINATE_KEYS = (SPATIAL, "X_spatial")
 PIXEL_COLUMNS = [Position.PXL_COL.value, Position.PXL_ROW.value]  # x, y
 IN_TISSUE = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
-WHITE = 255
 
 
 @dataclass(frozen=True)
@@ -98,9 +94,8 @@ class Table:
             counts, held[matrix.where] = self._counts_in(matrix)
             if counts is not None:
                 return self._of_all_genes(counts)
-        for matrix in sorted(self.matrices, key=lambda matrix: -len(matrix.var)):
-            if held[matrix.where] != FRACTIONS:
-                continue
+        with_fractions = [matrix for matrix in self.matrices if held[matrix.where] == FRACTIONS]
+        for matrix in sorted(with_fractions, key=lambda matrix: -len(matrix.var)):
             counts, held[matrix.where] = self._counts_in(matrix, recover=True)
             if counts is not None:
                 logger.warning("No raw counts in %s: %s. They come out whole.", self.source, counts.origin)
@@ -119,8 +114,7 @@ class Table:
         if problem is None:
             return Counts(values.astype(np.int32), matrix.var, matrix.where), ""
         if problem == FRACTIONS and recover:
-            log = self.uns.get(LOG1P, {})
-            base = log.get("base") if isinstance(log, Mapping) else None
+            base = as_mapping(self.uns.get(LOG1P)).get("base")
             recovered = recover_counts(values, float(base) if isinstance(base, Real) else None)
             if recovered is not None:
                 return Counts(recovered, matrix.var, f"recovered from {matrix.where}, log1p-normalised"), problem
@@ -134,18 +128,16 @@ class Table:
         except (ValueError, TypeError) as error:
             if is_fault_of_ours(error):
                 raise
-            raise InputError(
-                f"{matrix.where} of {self.source} is damaged ({error}).",
-                "a row per spot, a column per gene.",
-                "Write it again.",
-            ) from error
+            found = f"{matrix.where} of {self.source} is damaged ({error})."
+            raise InputError(found, "a row per spot, a column per gene.", "Write it again.") from error
 
     def _of_all_genes(self, chosen: Counts) -> Counts:
         """Return counts that hold those of `chosen` among others; `chosen` where there are none, with a warning."""
         larger = [matrix for matrix in self.matrices if len(matrix.var) > len(chosen.var)]
         for matrix in larger:
-            columns = _columns_of(chosen.var, matrix.var)
-            if columns is None:
+            names = pd.Index(as_texts(matrix.var.index))
+            columns = names.get_indexer(as_texts(chosen.var.index)) if names.is_unique else np.array([-1])
+            if (columns < 0).any():
                 continue
             full, problem = self._counts_in(matrix, recover=True)
             if full is not None and (full.values[:, columns] != chosen.values).nnz == 0:
@@ -157,10 +149,9 @@ class Table:
         is_selection = SELECTED in chosen.var and (as_texts(chosen.var[SELECTED]).str.lower() == "true").all()
         if larger or is_selection:
             more = ", ".join(f"{matrix.where} with {len(matrix.var)} genes holds no such counts" for matrix in larger)
-            logger.warning(
-                "%s of %s has counts of %d chosen genes only%s: the depth of a spot is the sum of these alone",
-                chosen.origin, self.source, len(chosen.var), f" ({more})" if more else "",
-            )  # fmt: skip
+            only = f"{len(chosen.var)} chosen genes only" + f" ({more})" * bool(more)
+            text = "%s of %s has counts of %s: the depth of a spot is the sum of these alone"
+            logger.warning(text, chosen.origin, self.source, only)
         return chosen
 
     def _warn_of_other_values(self, counts: Counts) -> None:
@@ -175,13 +166,6 @@ class Table:
             looks = f"about {np.median(totals):.0f} as the total of nearly every spot: it looks normalised and rounded"
         if looks:
             logger.warning("%s of %s holds %s, not counted", counts.origin, self.source, looks)
-
-
-def _columns_of(some: pd.DataFrame, more: pd.DataFrame) -> NDArray[np.intp] | None:
-    """Return where the genes `some` are among `more`; None where one is not, or is not alone in its name."""
-    names = pd.Index(as_texts(more.index))
-    columns = names.get_indexer(as_texts(some.index)) if names.is_unique else np.array([-1])
-    return None if (columns < 0).any() else columns
 
 
 def recover_counts(values: csr_matrix, log_base: float | None = None) -> csr_matrix | None:
@@ -209,8 +193,8 @@ def recover_counts(values: csr_matrix, log_base: float | None = None) -> csr_mat
 def table_of(data: AnnData, source: str) -> Table:
     """Return the parts of an AnnData in memory."""
     matrices = []
-    if COUNTS_LAYER in data.layers:
-        matrices.append(Matrix(f"layers['{COUNTS_LAYER}']", lambda: data.layers[COUNTS_LAYER], data.var))
+    if "counts" in data.layers:
+        matrices.append(Matrix("layers['counts']", lambda: data.layers["counts"], data.var))
     if data.X is not None:
         matrices.append(Matrix("X", lambda: data.X, data.var))
     if data.raw is not None:
@@ -221,11 +205,8 @@ def table_of(data: AnnData, source: str) -> Table:
 def refuse_prediction(uns: Mapping[str, Any], source: str) -> None:
     """Raise InputError for a file that spamcaf wrote: a prediction is no measurement."""
     if PROVENANCE in uns:
-        raise InputError(
-            f"a prediction of spamcaf in {source}.",
-            "a measured section with raw counts.",
-            "Pass the data that the prediction was made from.",
-        )
+        expected, next_step = "a measured section with raw counts.", "Pass the data that the prediction was made from."
+        raise InputError(f"a prediction of spamcaf in {source}.", expected, next_step)
 
 
 def choose_library(
@@ -236,7 +217,7 @@ def choose_library(
     The record may be empty. Raises InputError listing the libraries where there are several and none is called so.
     """
     expected, next_step = "one section.", "Name the library: --params section=<library>, or write each to its own file."
-    records = {str(k): v for k, v in _mapping(uns.get(SPATIAL)).items() if isinstance(v, Mapping)}
+    records = {str(k): v for k, v in as_mapping(uns.get(SPATIAL)).items() if isinstance(v, Mapping)}
     column = _library_column(obs, records)
     if column is None:
         what = f"libraries in {source}, which no column of obs tells apart"
@@ -248,9 +229,8 @@ def choose_library(
         logger.warning("%d spots of %s are of no library by obs['%s']: left out", (labels == "").sum(), source, column)
     what = f"libraries in {source} by obs['{column}']"
     name = section if section in names else only_one(names, what, expected, next_step)
-    if len(names) == len(records) == 1:
-        return (labels == name).to_numpy(), next(iter(records.values()))
-    return (labels == name).to_numpy(), records.get(name, {})
+    record = next(iter(records.values())) if len(names) == len(records) == 1 else records.get(name, {})
+    return (labels == name).to_numpy(), record
 
 
 def _library_column(obs: pd.DataFrame, records: Mapping[str, Any]) -> str | None:
@@ -267,13 +247,14 @@ def _library_column(obs: pd.DataFrame, records: Mapping[str, Any]) -> str | None
     return max(candidates, key=lambda name: len(values[name]), default=None)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401  whatever a file holds there
+def as_mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401  whatever a file holds there
+    """Return a mapping as it is, and an empty one in place of anything else."""
     return value if isinstance(value, Mapping) else {}
 
 
 def scale_factors(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the scale factors of a library that are numbers above 0."""
-    numbers = {str(key): _number(value) for key, value in _mapping(record.get("scalefactors")).items()}
+    numbers = {str(key): _number(value) for key, value in as_mapping(record.get("scalefactors")).items()}
     return {key: value for key, value in numbers.items() if value is not None}
 
 
@@ -288,10 +269,9 @@ def _number(value: Any) -> float | None:  # noqa: ANN401  whatever a file holds 
 def scale_facts(record: Mapping[str, Any], spots: pd.DataFrame) -> dict[str, Any]:
     """Return lattice, pitch, diameters and micrometres per pixel, each only where the record states it.
 
-    `spots` has the columns of `spot_columns`. Array indices tell a Visium section from others, and where there are
-    none, the chemistry that Space Ranger wrote down.
+    Array indices in `spots` tell a Visium section from others; where there are none, Space Ranger's chemistry does.
     """
-    factors, metadata = scale_factors(record), _mapping(record.get("metadata"))
+    factors, metadata = scale_factors(record), as_mapping(record.get("metadata"))
     facts: dict[str, Any] = {}
     if ScaleFactor.BIN in factors or ScaleFactor.MPP in factors:
         facts = bin_facts(factors.get(ScaleFactor.BIN), factors.get(ScaleFactor.MPP))
@@ -321,16 +301,16 @@ def is_visium_array(spots: pd.DataFrame) -> bool:
     """Tell whether array indices are there and count as Visium's do: columns in half pitches, odd ones in odd rows."""
     if Obs.ARRAY_ROW not in spots:
         return False
-    row, column = spots[Obs.ARRAY_ROW].to_numpy(), spots[Obs.ARRAY_COL].to_numpy()
+    row, column = spots[Obs.ARRAY_ROW], spots[Obs.ARRAY_COL]
     return bool(((row + column) % 2 == 0).all() and (row % 2).any() and not (row % 2).all())
 
 
 def library_entry(record: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return images and scale factors as `uns["spatial"][<section>]` of a raw section holds them."""
-    stored = _mapping(record.get("images"))
+    stored = as_mapping(record.get("images"))
     images = {name: thumbnail(stored[name], f"{name} of {source}") for name in THUMBNAILS if name in stored}
-    kept = {name: image for name, image in images.items() if image is not None}
-    return {"images": kept, "scalefactors": scale_factors(record)}
+    images = {name: image for name, image in images.items() if image is not None}
+    return {"images": images, "scalefactors": scale_factors(record)}
 
 
 def thumbnail(values: Any, what: str) -> NDArray[np.uint8] | None:  # noqa: ANN401  whatever a file holds there
@@ -338,7 +318,7 @@ def thumbnail(values: Any, what: str) -> NDArray[np.uint8] | None:  # noqa: ANN4
     image = np.asarray(values)
     is_rgb = image.ndim == N_RGB and image.shape[2] in (N_RGB, N_RGB + 1) and image.size > 0
     if is_rgb and image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1:
-        image = np.rint(image * WHITE).astype(np.uint8)
+        image = np.rint(image * 255).astype(np.uint8)
     if not is_rgb or image.dtype != np.uint8:
         logger.warning("%s is no RGB image (%s, %s): maps are drawn without it", what, image.shape, image.dtype)
         return None
@@ -348,19 +328,25 @@ def thumbnail(values: Any, what: str) -> NDArray[np.uint8] | None:  # noqa: ANN4
 def spot_columns(obs: pd.DataFrame, source: str) -> pd.DataFrame:
     """Return in_tissue (0 or 1; 1 where `obs` has none), and array_row and array_col where both are whole.
 
-    Names are text, also where the file has numbers. Raises InputError for a barcode that is missing or occurs twice,
-    and for an in_tissue that is neither yes nor no.
+    Raises InputError for a barcode that is missing or occurs twice, and for an in_tissue that is neither yes nor no.
     """
     names = pd.Index(as_texts(obs.index).to_numpy())
     if (names == "").any():
-        raise InputError(
-            f"{(names == '').sum()} of {len(names)} spots without a name in {source}.",
-            "a barcode for each.",
-            "Name every spot, and write the file again.",
-        )
+        found = f"{(names == '').sum()} of {len(names)} spots without a name in {source}."
+        raise InputError(found, "a barcode for each.", "Name every spot, and write the file again.")
     hides = "obs_names_make_unique hides what belongs where"
     require_once(names, "barcode", source, f"Give every spot its own name ({hides}), and write the file again.")
-    columns = pd.DataFrame({Obs.IN_TISSUE.value: _in_tissue(obs, source)}, index=names)
+    columns = pd.DataFrame({Obs.IN_TISSUE.value: 1}, index=names)
+    if Obs.IN_TISSUE in obs:
+        texts = as_texts(obs[Obs.IN_TISSUE]).str.strip().str.lower()
+        values = texts.map(IN_TISSUE)
+        if values.isna().any():
+            raise InputError(
+                f"'{texts[values.isna()].iloc[0]}' as in_tissue of {int(values.isna().sum())} spots of {source}.",
+                "1 or 0, True or False.",
+                "Correct the column, or remove it if all spots are on tissue.",
+            )
+        columns[Obs.IN_TISSUE.value] = values.to_numpy(np.int64)
     indices = [Obs.ARRAY_ROW.value, Obs.ARRAY_COL.value]
     if set(indices) <= set(obs.columns):
         numbers = [pd.to_numeric(obs[name].astype(object), errors="coerce") for name in indices]
@@ -368,20 +354,6 @@ def spot_columns(obs: pd.DataFrame, source: str) -> pd.DataFrame:
         if np.isfinite(index).all() and not (index % 1).any():
             columns[indices] = index.astype(np.int64)
     return columns
-
-
-def _in_tissue(obs: pd.DataFrame, source: str) -> NDArray[np.int64]:
-    if Obs.IN_TISSUE not in obs:
-        return np.ones(len(obs), np.int64)
-    texts = as_texts(obs[Obs.IN_TISSUE]).str.strip().str.lower()
-    values = texts.map(IN_TISSUE)
-    if values.isna().any():
-        raise InputError(
-            f"'{texts[values.isna()].iloc[0]}' as in_tissue of {int(values.isna().sum())} spots of {source}.",
-            "1 or 0, True or False.",
-            "Correct the column, or remove it if all spots are on tissue.",
-        )
-    return values.to_numpy(np.int64)
 
 
 def stated_coordinates(obs: pd.DataFrame, obsm: Mapping[str, Any], source: str) -> NDArray[np.float64]:
@@ -403,9 +375,8 @@ def as_coordinates(values: Any, source: str) -> NDArray[np.float64]:  # noqa: AN
     except (ValueError, TypeError, IndexError) as error:
         if is_fault_of_ours(error):
             raise
-        raise InputError(
-            f"coordinates of {source} that are no numbers ({error}).", "x and y.", "Correct them."
-        ) from error
+        found = f"coordinates of {source} that are no numbers ({error})."
+        raise InputError(found, "x and y.", "Correct them.") from error
     if xy.shape[1] < 2:  # noqa: PLR2004  x and y
         raise InputError(f"one coordinate per spot in {source}.", "two, x and y.", "Correct the coordinates.")
     n_missing = int((~np.isfinite(xy)).any(axis=1).sum())

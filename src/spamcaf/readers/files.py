@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import h5py
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from spamcaf.errors import InputError, first_line, is_fault_of_ours
 from spamcaf.histology.slide import Slide
 from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
-from spamcaf.slides.open import IMAGE_SUFFIXES
+from spamcaf.slides.open import IMAGE_SUFFIXES, open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,24 +42,12 @@ FULL_WORDS, PLAIN_WORDS = ("tissue_image", "full_image"), ("image", "he")
 
 @dataclass(frozen=True)
 class SectionQuery:
-    """Which section to read, and what its files do not state.
+    """Which section to read, and what its files do not state."""
 
-    Attributes
-    ----------
-    root
-        A folder with one section or with several, or a file.
-    section
-        The name of the section.
-    image
-        The full-resolution image, where it lies elsewhere.
-    bin_um
-        Bin size of Visium HD, micrometres.
-    """
-
-    root: Path
+    root: Path  # a folder with one section or with several, or a file
     section: str
-    image: Path | None = None
-    bin_um: int | None = None
+    image: Path | None = None  # of full resolution, where it lies elsewhere
+    bin_um: int | None = None  # of Visium HD
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -67,31 +55,30 @@ class SectionQuery:
         return (self.root / self.section, self.root)
 
 
-class SectionReader(Protocol):
-    """One section in files of a known layout, found but not read yet."""
+@dataclass(frozen=True)
+class SectionReader:
+    """One section in a folder or file of a known layout, found but not read yet."""
 
-    @property
-    def kind(self) -> str:
-        """The name of the layout, for the log and the section report."""
+    path: Path
+    query: SectionQuery
+    kind: ClassVar[str]  # the name of the layout, for the log and the section report
 
     def read(self) -> AnnData:
-        """Read the raw section.
+        """Return the raw section; raise InputError when a file is missing, damaged, or holds anything but raw counts.
 
-        Returns
-        -------
-        AnnData
-            X: raw counts (spot, gene), CSR int32. `obs`: in_tissue, and array_row and array_col where the files state
-            them. `var["gene_ids"]`: an id per gene. `obsm["spatial"]`: (x, y), full-resolution pixels, float64.
-            `uns["section"]`: see `spamcaf.names.SectionField`.
-
-        Raises
-        ------
-        InputError
-            When a file is missing, damaged, or holds anything but raw counts.
+        X: raw counts (spot, gene), CSR int32. `obs`: in_tissue, and array_row and array_col where the files state
+        them. `var["gene_ids"]`: an id per gene. `obsm["spatial"]`: (x, y), full-resolution pixels, float64.
+        `uns["section"]`: see `spamcaf.names.SectionField`.
         """
+        raise NotImplementedError
+
+    def image(self) -> Path:
+        """Return the full-resolution image among the files; raise InputError where there is none, or several."""
+        raise NotImplementedError
 
     def open_slide(self) -> Slide:
-        """Open the full-resolution image, lazily; raise InputError where there is none, or several."""
+        """Open the image that was named, else the one among the files, lazily."""
+        return open_slide(self.query.image or self.image())
 
 
 def make_section(
@@ -142,15 +129,14 @@ def files_in(folder: Path, suffix: str, is_kind: Callable[[Path], bool]) -> list
 
 def find_file(query: SectionQuery, suffix: str, is_kind: Callable[[Path], bool], what: str) -> Path | None:
     """Return `root` itself, `<section><suffix>`, or the only file or store of the kind in a folder; else None."""
-    if is_kind(query.root):
-        path = query.root
-    else:
-        found = next(filter(None, (files_in(folder, suffix, is_kind) for folder in query.folders)), None)
-        if found is None:
-            return None
-        own, next_step = f"{query.section}{suffix}", "Name the section as its file is named: --params section=<name>."
-        of_section = [p for p in found if p.name == own]
-        path = only_one(of_section or found, f"{what} in {found[0].parent}", f"one, or one named {own}.", next_step)
+    found = [query.root] if is_kind(query.root) else []
+    for folder in query.folders:
+        found = found or files_in(folder, suffix, is_kind)
+    if not found:
+        return None
+    own, next_step = f"{query.section}{suffix}", "Name the section as its file is named: --params section=<name>."
+    of_section = [p for p in found if p.name == own]
+    path = only_one(of_section or found, f"{what} in {found[0].parent}", f"one, or one named {own}.", next_step)
     logger.info("section %s is read from %s", query.section, path)
     return path
 
@@ -165,10 +151,8 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     except Exception as error:  # there is no end to the types that libraries raise at broken content
         if is_fault_of_ours(error):
             raise
-        text = first_line(error).rstrip(".")
-        raise InputError(
-            f"{path} cannot be read ({text}).", f"{expected}.", "Fetch or write the file again."
-        ) from error
+        found = f"{path} cannot be read ({first_line(error).rstrip('.')})."
+        raise InputError(found, f"{expected}.", "Fetch or write the file again.") from error
 
 
 def require_once(names: pd.Index, what: str, source: object, next_step: str = "Fetch the file again.") -> None:
@@ -197,17 +181,9 @@ def _as_text(value: Any) -> str:  # noqa: ANN401  whatever a file holds there
 
 
 def refuse_foreign_content(path: Path) -> None:
-    """Check that an HDF5 file takes no content from other files, before anything in it is read.
+    """Raise ValueError for an HDF5 file with links other than hard ones, external storage, or virtual datasets.
 
-    Parameters
-    ----------
-    path
-        The file.
-
-    Raises
-    ------
-    ValueError
-        For a link that is not a hard one, external storage, or a virtual dataset.
+    To be called before anything in it is read: it would be read from other files.
     """
 
     def check(name: str, link: object) -> str | None:
@@ -250,13 +226,13 @@ def image_beside(path: Path, section: str, is_only_file: bool) -> Path:
     """
     folder, names = path.parent, (section, path.stem)
     others = [p.stem for p in folder.iterdir() if p.suffix == path.suffix and p.stem not in names]
-    images = slides_among(all_images(folder))
+    every = all_images(folder)
+    images = slides_among(every)
     found = called([p for p in images if owner(p, names, others)], names) or (images if is_only_file else [])
     if found:
         return only_image(found, f"images that may belong to {path.name}")
-    held = listing(folder, path.stem) + passed_over(all_images(folder), section)
     raise InputError(
-        f"no image of {path.name} in {folder}, which holds {held}.",
+        f"no image of {path.name} in {folder}, which holds {listing(folder, path.stem)}{passed_over(every, section)}.",
         f"the full-resolution H&E image; {TOO_COARSE}.",
         f"Put it there as {path.stem}.tif, or name it: --params image=<file>.",
     )
@@ -314,8 +290,7 @@ def called(own: Collection[Path], names: Sequence[str], free: Collection[Path] =
     """
     stems = {p: image_stem(p) for p in own}
     after = {(p, n): stems[p][len(n) + 1 :].lower() for p in own for n in names if begins_with(stems[p], n)}
-    by_name = (("",), FULL_WORDS, PLAIN_WORDS)
-    rules = [[p for p in own if after.get((p, name)) in words] for words in by_name for name in names]
+    rules = [[p for p in own if after.get((p, name)) in w] for w in (("",), FULL_WORDS, PLAIN_WORDS) for name in names]
     every = sorted((*own, *free))
     rules.append([p for p in every if image_stem(p).lower().endswith(FULL_WORDS)])
     rules.append([p for p in every if p in own or image_stem(p).lower().endswith("image")])

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamcaf.errors import InputError
-from spamcaf.histology.slide import Slide
 from spamcaf.readers import files, h5ad, legacy_st, spatialdata, visium, visium_hd
 from spamcaf.readers.files import SectionQuery, SectionReader
-from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 logger = logging.getLogger(__name__)
-Finder = Callable[[SectionQuery], SectionReader | None]
 
 
-@dataclass(frozen=True)
-class ImageOnlyReader:
+class _ImageOnlyReader(SectionReader):
     """One image."""
 
-    path: Path
-    kind: str = "an image without counts"
+    kind = "an image without counts"
 
     def read(self) -> AnnData:
         """Raise InputError: there is nothing to read."""
@@ -36,27 +30,27 @@ class ImageOnlyReader:
             "Apply the model of a measured one: kedro run --pipeline transfer --params section=<name>,model=<section>.",
         )
 
-    def open_slide(self) -> Slide:
-        """Open the image."""
-        return open_slide(self.path)
+    def image(self) -> Path:
+        """Return it."""
+        return self.path
 
 
-def find_image_only(query: SectionQuery) -> ImageOnlyReader | None:
+def _find_image_only(query: SectionQuery) -> SectionReader | None:
     """Return the image that was named, that is `root`, or that lies there under the section's name.
 
     Raises InputError when several do, or when all that do are images that are never of full resolution.
     """
     if query.image is not None:
-        return ImageOnlyReader(query.image)
+        return _ImageOnlyReader(query.image, query)
     root, names = query.root, (query.section,)
     if root.is_file():
-        return ImageOnlyReader(files.only_image([root], "images")) if files.is_image(root) else None
+        return _ImageOnlyReader(files.only_image([root], "images"), query) if files.is_image(root) else None
     inside = files.all_images(root / query.section)
     beside = [p for p in files.all_images(root) if files.owner(p, names, ())]
     for images in (files.slides_among(inside), files.slides_among(beside)):
         found = files.called([p for p in images if files.owner(p, names, ())], names) or images
         if found:
-            return ImageOnlyReader(files.only_image(found, f"images of section '{query.section}'"))
+            return _ImageOnlyReader(files.only_image(found, f"images of section '{query.section}'"), query)
     if inside or beside:
         why = files.passed_over([*inside, *beside], query.section)
         raise InputError(
@@ -67,36 +61,29 @@ def find_image_only(query: SectionQuery) -> ImageOnlyReader | None:
     return None
 
 
-FINDERS: tuple[tuple[Finder, ...], ...] = (
+FINDERS: tuple[tuple[Callable[[SectionQuery], SectionReader | None], ...], ...] = (
     (visium_hd.find, visium.find, legacy_st.find),  # from an instrument
     (spatialdata.find, h5ad.find),  # from an analysis
-    (find_image_only,),
+    (_find_image_only,),
 )
 """What is looked for, in this order: files that an analysis made often lie beside those it was made from."""
 WITH_BINS = (visium_hd.VisiumHDReader, spatialdata.SpatialDataReader)
 
 
 def find_reader(query: SectionQuery) -> SectionReader:
-    """Find the reader of a section by the files that lie there.
+    """Return the reader of a section by the files that lie there; only what tells the layout is read.
 
-    Parameters
-    ----------
-    query
-        The section, and where it lies.
-
-    Returns
-    -------
-    SectionReader
-        Nothing is read yet but what tells the layout.
-
-    Raises
-    ------
-    InputError
-        When there is no section, naming what is there instead; when there are two; or when the files are broken so that
-        nothing can be found in them.
+    Raises InputError when there is no section, naming what is there instead; when there are two; or when the files are
+    broken so that nothing can be found in them.
     """
     for finders in FINDERS:
-        found = _look(finders, query)
+        found: list[SectionReader] = []
+        errors = []
+        for find in finders:
+            try:
+                found += filter(None, [find(query)])
+            except InputError as error:
+                errors.append(error)
         if len(found) > 1:
             raise InputError(
                 f"section '{query.section}' in {query.root} as {' and as '.join(reader.kind for reader in found)}.",
@@ -108,23 +95,11 @@ def find_reader(query: SectionQuery) -> SectionReader:
             if query.bin_um is not None and not isinstance(found[0], WITH_BINS):
                 logger.warning("bin_um=%d does not apply: %s has no bins to choose from", query.bin_um, found[0].kind)
             return found[0]
+        if errors:
+            raise errors[0]
     raise InputError(
         f"no section '{query.section}' in {query.root}, but {files.listing(query.root)}.",
         "Space Ranger's outs (matrix and spatial/), Visium HD's binned_outputs/, ST-cnts/ and ST-spotfiles/, "
         "a SpatialData .zarr, an .h5ad, or an image alone; in a folder of the section's name, or named by raw_root.",
         "Choose a section that exists, or another folder: --params section=<name>,raw_root=<folder>.",
     )
-
-
-def _look(finders: tuple[Finder, ...], query: SectionQuery) -> list[SectionReader]:
-    """Return what the finders find; raise the first error when they find nothing and one of them knows why."""
-    found, errors = [], []
-    for find in finders:
-        try:
-            found.append(find(query))
-        except InputError as error:
-            errors.append(error)
-    readers = [reader for reader in found if reader is not None]
-    if errors and not readers:
-        raise errors[0]
-    return readers

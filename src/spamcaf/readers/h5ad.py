@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,37 +12,30 @@ import pandas as pd
 from scipy.sparse import csr_matrix, issparse, vstack
 
 from spamcaf.errors import InputError
-from spamcaf.histology.slide import Slide
 from spamcaf.names import PROVENANCE, SPATIAL, SectionField
 from spamcaf.readers import anndata_parts as parts
 from spamcaf.readers import files
-from spamcaf.readers.anndata_parts import COUNTS_LAYER, LOG1P, Matrix, Table, table_of
-from spamcaf.readers.files import SectionQuery, reading
-from spamcaf.slides.open import open_slide
+from spamcaf.readers.files import SectionQuery, SectionReader, reading
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 SUFFIX = ".h5ad"
 EXPECTED = "an AnnData in a whole h5ad file"
-DENSE_BLOCK = 2**24
-"""Values of a dense matrix held at once."""
+DENSE_BLOCK = 2**24  # values of a dense matrix held at once
 
 
-@dataclass(frozen=True)
-class H5adReader:
-    """One section in the h5ad file at `path`, or one library of several in it."""
+class H5adReader(SectionReader):
+    """One section in an h5ad file, or one library of several in it."""
 
-    path: Path
-    query: SectionQuery
-    kind: str = "h5ad"
+    kind = "h5ad"
 
     def read(self) -> AnnData:
-        """Read the raw section, see `SectionReader`; raise InputError."""
+        """Return the raw section, see `SectionReader`."""
         source, name = self.path.name, self.query.section
         with reading(self.path, EXPECTED):
             files.refuse_foreign_content(self.path)
-            table = read_h5ad_table(self.path)
+            table = _read_table(self.path)
         parts.refuse_prediction(table.uns, source)
         rows, record = parts.choose_library(table.obs, table.uns, name, source)
         obs = table.obs[rows]
@@ -57,17 +49,14 @@ class H5adReader:
             section.uns[SPATIAL] = {name: parts.library_entry(record, source)}
         return section
 
-    def open_slide(self) -> Slide:
-        """Open the image that was named, else the one that lies beside the file."""
+    def image(self) -> Path:
+        """Return the image that lies beside the file."""
         is_only_file = len(files.files_in(self.path.parent, SUFFIX, Path.is_file)) == 1
-        return open_slide(self.query.image or files.image_beside(self.path, self.query.section, is_only_file))
+        return files.image_beside(self.path, self.query.section, is_only_file)
 
 
 def find(query: SectionQuery) -> H5adReader | None:
-    """Return the section in `<section>.h5ad`, or in the only h5ad file of the folder, or in the file named.
-
-    Raises InputError when there are several, or when the file is no h5ad by its content.
-    """
+    """Return the section in an h5ad file, see `find_file`; raise InputError when it is none by its content."""
     path = files.find_file(query, SUFFIX, lambda path: path.is_file() and path.suffix.lower() == SUFFIX, "h5ad files")
     if path is None:
         return None
@@ -84,25 +73,22 @@ def find(query: SectionQuery) -> H5adReader | None:
     return H5adReader(path, query)
 
 
-def read_h5ad_table(path: Path) -> Table:
+def _read_table(path: Path) -> parts.Table:
     """Return the parts of an h5ad file; matrices stay on disk until they are needed."""
     import anndata
 
     with h5py.File(path) as file:
         if isinstance(file["obs"], h5py.Dataset) or "raw.X" in file:  # written before anndata 0.7
-            return table_of(anndata.read_h5ad(path), path.name)
+            return parts.table_of(anndata.read_h5ad(path), path.name)
         obs, var = _read_frame(file, "obs"), _read_frame(file, "var")
         obsm = {key: _read(file, f"obsm/{key}") for key in parts.COORDINATE_KEYS if f"obsm/{key}" in file}
         if any(len(coordinates) != len(obs) for coordinates in obsm.values()):
             raise ValueError(f"coordinates of other than its {len(obs)} spots")
         raw_var = _read_frame(file, "raw/var") if "raw/X" in file and "raw/var" in file else None
-        where = [("layers['counts']", f"layers/{COUNTS_LAYER}", var), ("X", "X", var), ("raw.X", "raw/X", raw_var)]
-        matrices = [
-            Matrix(name, partial(_load_matrix, path, key), genes)
-            for name, key, genes in where
-            if genes is not None and key in file
-        ]
-        return Table(path.name, obs, obsm, _read_uns(file), tuple(matrices))
+        places = [("layers['counts']", "layers/counts", var), ("X", "X", var), ("raw.X", "raw/X", raw_var)]
+        stored = [place for place in places if place[1] in file and place[2] is not None]
+        matrices = [parts.Matrix(name, partial(_load_matrix, path, key), genes) for name, key, genes in stored]
+        return parts.Table(path.name, obs, obsm, _read_uns(file), tuple(matrices))
 
 
 def _read(group: h5py.Group, key: str) -> Any:  # noqa: ANN401  an element of any kind
@@ -120,16 +106,14 @@ def _read_frame(file: h5py.File, key: str) -> pd.DataFrame:
 
 def _read_uns(file: h5py.File) -> dict[str, Any]:
     """Return what is used of `uns`: an image of full resolution may lie there, too, and is left on disk."""
-    uns: dict[str, Any] = {key: _read(file, f"uns/{key}") for key in (LOG1P, PROVENANCE) if f"uns/{key}" in file}
+    uns: dict[str, Any] = {key: _read(file, f"uns/{key}") for key in (parts.LOG1P, PROVENANCE) if f"uns/{key}" in file}
     libraries = file.get(f"uns/{SPATIAL}")
-    if not isinstance(libraries, h5py.Group):
-        return uns
-    uns[SPATIAL] = {}
-    for name, group in libraries.items():
+    for name, group in libraries.items() if isinstance(libraries, h5py.Group) else ():
         if isinstance(group, h5py.Group):
             record = {key: _read(group, key) for key in ("metadata", "scalefactors") if key in group}
             images = [key for key in parts.THUMBNAILS if f"images/{key}" in group]
-            uns[SPATIAL][name] = record | {"images": {key: _read(group, f"images/{key}") for key in images}}
+            record["images"] = {key: _read(group, f"images/{key}") for key in images}
+            uns.setdefault(SPATIAL, {})[name] = record
     return uns
 
 

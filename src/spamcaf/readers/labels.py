@@ -17,39 +17,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MISSING = frozenset({"", "na", "nan", "none"})
-"""Cells of spots without a label, in lower case."""
+MISSING = frozenset({"", "na", "nan", "none"})  # cells of spots without a label, in lower case
 COLUMNS: dict[int, list[str]] = {2: [LabelTable.BARCODE, LabelTable.LABEL], 3: list(LabelTable)}
 """Of a table without a header, by their number."""
 
 
 def add_labels(section: AnnData, path: Path, name: str) -> None:
-    """Write the labels in a table into `obs["label"]`, categorical; missing where a spot has none.
+    """Write the labels of a table into `obs["label"]` of `section`, categorical; missing where a spot has none.
 
-    Warns where there is no table.
-
-    Parameters
-    ----------
-    section
-        Changed in place; spots are joined by barcode.
-    path
-        A table separated by tabs or commas, with a header that names barcode, label and perhaps section, or without
-        one: barcode, label or barcode, section, label.
-    name
-        Of a table of several sections, only rows of this one count.
-
-    Raises
-    ------
-    InputError
-        When the table is damaged, or labels no spot.
+    The table at `path` is separated by tabs or commas, with a header that names barcode, label and perhaps section, or
+    without one: barcode, label or barcode, section, label. Of several sections only rows of `name` count. Warns where
+    there is no table; raises InputError when it is damaged, or labels no spot.
     """
     if not path.is_file():
         logger.warning("No labels of section %s: there is no %s", name, path)
         return
-    labels = _of_section(_read(path), name, path).set_index(LabelTable.BARCODE)[LabelTable.LABEL]
+    table = _read(path)
+    if LabelTable.SECTION in table:
+        sections = table[LabelTable.SECTION]
+        if not (sections == name).any():
+            raise InputError(
+                f"no section '{name}' in {path}; there are {named(sections)}.",
+                "labels of this section.",
+                "Choose a section that is there, or remove `labels` from the catalog.",
+            )
+        table = table[sections == name]
+    table = table[~table[LabelTable.LABEL].str.lower().isin(MISSING)]
+    labels = table.set_index(LabelTable.BARCODE)[LabelTable.LABEL]
     require_once(labels.index, "barcode", path, "Remove the wrong row.")
     of_spots = labels.reindex(section.obs_names)
-    n_labelled = int(of_spots.notna().sum())
+    n_labelled = of_spots.notna().sum()
     if n_labelled == 0:
         raise InputError(
             f"no label for any spot: {section.obs_names[0]} in section {name}, "
@@ -58,8 +55,7 @@ def add_labels(section: AnnData, path: Path, name: str) -> None:
             "Check that the table is of this section, and that both have the '-1' at the end of barcodes or none.",
         )
     section.obs[Obs.LABEL] = pd.Categorical(of_spots.to_numpy())
-    n_elsewhere = len(labels) - n_labelled
-    logger.info("%d of %d spots labelled; %d labels of no spot", n_labelled, section.n_obs, n_elsewhere)
+    logger.info("%d of %d spots labelled; %d labels of no spot", n_labelled, section.n_obs, len(labels) - n_labelled)
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -75,22 +71,6 @@ def _read(path: Path) -> pd.DataFrame:
         require_columns(header, COLUMNS[2], str(path))
         return table.iloc[1:].set_axis(header, axis=1)
     if table.shape[1] not in COLUMNS:
-        raise InputError(
-            f"{table.shape[1]} columns without a header in {path}.",
-            "barcode, label or barcode, section, label.",
-            "Add a header line that names them.",
-        )
+        found = f"{table.shape[1]} columns without a header in {path}."
+        raise InputError(found, "barcode, label or barcode, section, label.", "Add a header line that names them.")
     return table.set_axis(COLUMNS[table.shape[1]], axis=1)
-
-
-def _of_section(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
-    if LabelTable.SECTION in table:
-        sections = table[LabelTable.SECTION]
-        if not (sections == name).any():
-            raise InputError(
-                f"no section '{name}' in {path}; there are {named(sections)}.",
-                "labels of this section.",
-                "Choose a section that is there, or remove `labels` from the catalog.",
-            )
-        table = table[sections == name]
-    return table[~table[LabelTable.LABEL].str.lower().isin(MISSING)]

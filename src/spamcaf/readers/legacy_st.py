@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,10 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError, require_columns
-from spamcaf.histology.slide import Slide
 from spamcaf.names import GENE_IDS, LegacyST, Obs, SectionField
 from spamcaf.readers import files
-from spamcaf.readers.files import SectionQuery, only_one, reading, require_once
+from spamcaf.readers.files import SectionQuery, SectionReader, only_one, reading, require_once
 from spamcaf.readers.matrix import counts_problem
-from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,28 +22,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PITCH_UM, SPOT_UM = 200.0, 100.0
-TABLE_SUFFIXES = (".tsv", ".tsv.gz")
 INDICES = [LegacyST.X.value, LegacyST.Y.value]
 PIXELS = [LegacyST.PIXEL_X.value, LegacyST.PIXEL_Y.value]
 OBS = {Obs.IN_TISSUE.value: LegacyST.SELECTED, Obs.ARRAY_ROW.value: LegacyST.Y, Obs.ARRAY_COL.value: LegacyST.X}
 
 
-@dataclass(frozen=True)
-class LegacySTReader:
+class LegacySTReader(SectionReader):
     """One section of legacy spatial transcriptomics: a square lattice of 100 um spots, 200 um apart.
 
-    `folder` holds `ST-cnts`, `ST-spotfiles` and `ST-imgs`. Rows are joined to spots by their id, `XxY`.
+    Its folder holds `ST-cnts`, `ST-spotfiles` and `ST-imgs`. Rows are joined to spots by their id, `XxY`.
     """
 
-    folder: Path
-    query: SectionQuery
-    kind: str = "legacy ST"
+    kind = "legacy ST"
 
     def read(self) -> AnnData:
-        """Read the section, see `SectionReader`; symbols stand for gene ids, of which the layout has none."""
+        """Return the section, see `SectionReader`; symbols stand for gene ids, of which the layout has none."""
         name = self.query.section
-        counts = read_counts(_table(self.folder, name, LegacyST.COUNTS))
-        spots = read_spots(_table(self.folder, name, LegacyST.SPOTS))
+        counts = read_counts(_table(self.path, name, LegacyST.COUNTS))
+        spots = read_spots(_table(self.path, name, LegacyST.SPOTS))
         kept = counts.index[counts.index.isin(spots.index)]
         if not len(kept):
             raise InputError(
@@ -66,9 +59,16 @@ class LegacySTReader:
             facts | files.lattice_facts("square", PITCH_UM, SPOT_UM),
         )
 
-    def open_slide(self) -> Slide:
-        """Open the full-resolution image, `ST-imgs/<patient>/<section>/*`."""
-        return open_slide(self.query.image or _image(self.folder, self.query.section))
+    def image(self) -> Path:
+        """Return the image, `ST-imgs/<patient>/<section>/*`."""
+        section, folder = self.query.section, self.path / LegacyST.IMAGES
+        images = files.slides_among(sorted(p for p in folder.rglob("*") if files.is_image(p)))
+        own = [p for p in images if section in (files.image_stem(p), p.parent.name)]
+        if not own:
+            names = {p.parent.name if p.parent != folder else files.image_stem(p) for p in images}
+            raise _no_section(section, folder, names)
+        found = [p for p in own if files.image_stem(p) == section] or own
+        return files.only_image(found, f"files of section '{section}' in {folder}")
 
 
 def find(query: SectionQuery) -> LegacySTReader | None:
@@ -88,11 +88,8 @@ def read_counts(path: Path) -> pd.DataFrame:
     texts = [str(column) for column, kind in table.dtypes.items() if kind.kind not in "iuf"]
     problem = f"text in column {texts[0]}" if texts else counts_problem(csr_matrix(table.to_numpy()))
     if problem is not None:
-        raise InputError(
-            f"{path} holds {problem}.",
-            "raw UMI counts, spots in rows and genes in columns.",
-            "Use the count table as published, not a normalised one.",
-        )
+        next_step = "Use the count table as published, not a normalised one."
+        raise InputError(f"{path} holds {problem}.", "raw UMI counts, spots in rows and genes in columns.", next_step)
     # pandas renames the second of two equal columns
     require_once(pd.Index(genes), "gene", path, "Remove the wrong one.")
     require_once(table.index, "spot", path, "Remove the wrong one.")
@@ -113,9 +110,8 @@ def read_spots(path: Path) -> pd.DataFrame:
     if not np.isfinite(spots).all(axis=None):
         raise InputError(f"{path} has spots without pixel coordinates.", "numbers.", "Fetch the spot file again.")
     if (spots[INDICES] % 1).any(axis=None) or not spots[LegacyST.SELECTED].isin((0, 1)).all():
-        raise InputError(
-            f"fractional x or y, or `selected` other than 0 and 1, in {path}.", "array indices.", "Fetch it again."
-        )
+        wrong = f"fractional x or y, or `selected` other than 0 and 1, in {path}."
+        raise InputError(wrong, "array indices.", "Fetch it again.")
     spots = spots.astype(dict.fromkeys(INDICES, np.int64))
     spots.index = spots[LegacyST.X].astype(str) + "x" + spots[LegacyST.Y].astype(str)
     require_once(spots.index, "spot", path, "Remove the wrong one.")
@@ -131,29 +127,14 @@ def _table(root: Path, section: str, part: LegacyST) -> Path:
             f"a folder with {LegacyST.COUNTS}, {LegacyST.SPOTS} and {LegacyST.IMAGES}.",
             "Pass the folder that holds them: --params section=C2,raw_root=<folder>.",
         )
-    paths = [folder / f"{section}{ending}{suffix}" for suffix in TABLE_SUFFIXES]
+    paths = [folder / f"{section}{ending}{suffix}" for suffix in (".tsv", ".tsv.gz")]
     found = [path for path in paths if path.is_file()]
     if not found:
-        raise _no_section(
-            section, folder, {p.name.split(".")[0].removesuffix(ending) for p in folder.glob("[!.]*.tsv*")}
-        )
+        names = {p.name.split(".")[0].removesuffix(ending) for p in folder.glob("[!.]*.tsv*")}
+        raise _no_section(section, folder, names)
     return only_one(found, f"files of section '{section}' in {folder}", "one.", "Move the others away.")
 
 
-def _image(root: Path, section: str) -> Path:
-    folder = root / LegacyST.IMAGES
-    images = files.slides_among(sorted(p for p in folder.rglob("*") if files.is_image(p)))
-    own = [p for p in images if section in (files.image_stem(p), p.parent.name)]
-    if not own:
-        names = {p.parent.name if p.parent != folder else files.image_stem(p) for p in images}
-        raise _no_section(section, folder, names)
-    found = [p for p in own if files.image_stem(p) == section] or own
-    return files.only_image(found, f"files of section '{section}' in {folder}")
-
-
 def _no_section(section: str, folder: Path, names: set[str]) -> InputError:
-    return InputError(
-        f"no section '{section}' in {folder}; there are {files.named(sorted(names)) or 'none'}.",
-        "one file of the section.",
-        "Choose one that exists: --params section=<name>.",
-    )
+    found = f"no section '{section}' in {folder}; there are {files.named(sorted(names)) or 'none'}."
+    return InputError(found, "one file of the section.", "Choose one that exists: --params section=<name>.")

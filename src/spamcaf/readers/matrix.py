@@ -28,8 +28,7 @@ ID_COLUMNS = (GENE_IDS, "gene_id", "ensembl_id", "feature_id")
 SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name", "symbol")
 """Looked at where the index holds Ensembl ids."""
 ENSEMBL = r"ENS[A-Z]*G\d{6,}(\.\d+)?"
-ENSEMBL_SHARE = 0.9
-"""Spike-ins and transgenes have other ids."""
+ENSEMBL_SHARE = 0.9  # spike-ins and transgenes have other ids
 FEATURE_TYPES = "feature_types"
 OF_GENES = frozenset({"geneexpression", "gene", "gex", "rna"})
 UNSTATED = frozenset({"", "nan", "none", "na", "null"})
@@ -115,11 +114,8 @@ def name_genes(var: pd.DataFrame, source: str) -> pd.DataFrame:
         ids = index.where(index != "", symbols)
     symbols = symbols.where(symbols != "", ids)
     if (symbols == "").any():
-        raise InputError(
-            f"{(symbols == '').sum()} of {len(var)} genes without a name in {source}.",
-            "a name or an id for each.",
-            "Name them or leave them out, and write the file again.",
-        )
+        found = f"{(symbols == '').sum()} of {len(var)} genes without a name in {source}."
+        raise InputError(found, "a name or an id for each.", "Name them or leave them out, and write the file again.")
     again = symbols.duplicated()
     names = symbols.where(~again, symbols + "_" + ids)
     twice = names.duplicated() | (again & (symbols == ids))
@@ -214,11 +210,8 @@ def _member(folder: Path, prefix: str, *names: str) -> Path:
     for path in (folder / f"{prefix}{name}{suffix}" for name in names for suffix in (".gz", "")):
         if path.is_file():
             return path
-    raise InputError(
-        f"no {prefix}{names[0]} in {folder}, but {files.listing(folder, prefix)}.",
-        "matrix.mtx, features.tsv and barcodes.tsv, gzipped or not.",
-        "Fetch the whole folder.",
-    )
+    found = f"no {prefix}{names[0]} in {folder}, but {files.listing(folder, prefix)}."
+    raise InputError(found, "matrix.mtx, features.tsv and barcodes.tsv, gzipped or not.", "Fetch the whole folder.")
 
 
 def _features(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from spamcaf.histology.slide import Slide
 from spamcaf.names import SPATIAL, ScaleFactor, SectionField
 from spamcaf.readers import anndata_parts as parts
 from spamcaf.readers import files
-from spamcaf.readers.files import SectionQuery, as_texts, begins_with, only_one, reading
+from spamcaf.readers.files import SectionQuery, SectionReader, as_texts, begins_with, only_one, reading
 from spamcaf.slides.open import open_slide
 from spamcaf.slides.rgb import N_RGB
 
@@ -37,13 +37,10 @@ logger = logging.getLogger(__name__)
 EXPECTED = "a SpatialData with a table that annotates shapes"
 FULL = "full_image"
 COARSE = ("hires_image", "lowres_image", "cytassist_image")
-DEFAULT_TABLE = "table"
 BIN = re.compile(r"square_(\d{3})um")
-REGION, REGION_KEY, INSTANCE_KEY = "region", "region_key", "instance_key"
 ROOT_FILES = ("zarr.json", ".zattrs")
 DESCRIPTIONS = {"zarr.json", ".zarray", ".zmetadata"}
-ATTRIBUTES = "spatialdata_attrs"
-"""Of the store, and of a table: what it annotates."""
+ATTRIBUTES = "spatialdata_attrs"  # of the store, and of a table: what it annotates
 ELEMENTS = {"images", "labels", "points", "shapes", "tables", "table"}
 CODE = '"pickle"'
 SPARSE = ("data", "indices", "indptr")
@@ -53,20 +50,16 @@ AXES = ("x", "y")
 MAX_DISAGREEMENT_PX = 1.0
 THUMBNAILS = {"hires": ScaleFactor.HIRES.value, "lowres": ScaleFactor.LOWRES.value}
 RGB = ("r", "g", "b")
-STAINS = ("dapi", "hoechst")
 MAX_SHEAR, MAX_SHIFT_PX = 1e-3, 1.0
 
 
-@dataclass(frozen=True)
-class SpatialDataReader:
-    """One section in the SpatialData store at `path`, or one region of several in it."""
+class SpatialDataReader(SectionReader):
+    """One section in a SpatialData store, or one region of several in it."""
 
-    path: Path
-    query: SectionQuery
-    kind: str = "SpatialData"
+    kind = "SpatialData"
 
     def read(self) -> AnnData:
-        """Read the raw section, see `SectionReader`; raise InputError.
+        """Return the raw section, see `SectionReader`.
 
         The spots' centres are the shapes that the table annotates, joined by id, in pixels of the full-resolution
         image of the store. Where an image of its own was named, they are in the shapes' own coordinates.
@@ -85,6 +78,7 @@ class SpatialDataReader:
             return _slide_of(data, _choose_image(data, region, self.query.section), self.path)
 
     def _choose(self, data: SpatialData) -> tuple[str, AnnData, str, NDArray[np.bool_]]:
+        """Return the section's table with its name, the name of its shapes, and the table's rows that annotate them."""
         name, table = _choose_table(data, self.query)
         parts.refuse_prediction(table.uns, self.path.name)
         return name, table, *_choose_region(data, table, self.query)
@@ -93,7 +87,7 @@ class SpatialDataReader:
         source, name = self.path.name, self.query.section
         table_name, table, region, rows = self._choose(data)
         shapes, matrix = data.shapes[region], self._matrix(data, region)
-        place = _join(table.obs[rows][table.uns[ATTRIBUTES][INSTANCE_KEY]], shapes, source)
+        place = _join(table.obs[rows][table.uns[ATTRIBUTES]["instance_key"]], shapes, source)
         kept = np.flatnonzero(rows)[place >= 0]
         xy, width = (values[place[place >= 0]] for values in _spots_of(shapes, matrix))
         width_px = float(np.median(width))
@@ -117,6 +111,7 @@ class SpatialDataReader:
         return section
 
     def _matrix(self, data: SpatialData, region: str) -> NDArray[np.float64]:
+        """Return the affine map (3, 3) from the coordinates of the shapes to the pixels of the image."""
         if self.query.image is not None:
             logger.info("the image is %s: coordinates of %s are taken for its pixels", self.query.image, region)
             return np.eye(3)
@@ -125,10 +120,7 @@ class SpatialDataReader:
 
 
 def find(query: SectionQuery) -> SpatialDataReader | None:
-    """Return the section in the store that was named, in `<section>.zarr`, or in the only store of the folder.
-
-    Raises InputError when there are several.
-    """
+    """Return the section in a store, see `find_file`."""
     path = files.find_file(query, ".zarr", _is_store, "SpatialData stores")
     return None if path is None else SpatialDataReader(path, query)
 
@@ -161,23 +153,20 @@ def _choose_table(data: SpatialData, query: SectionQuery) -> tuple[str, AnnData]
     if query.bin_um is not None and any(sizes.values()):
         found = [name for name in tables if sizes[name] == query.bin_um]
         if not found:
-            there = ", ".join(f"{size} um" for size in sizes.values() if size)
-            expected = f"bins of {query.bin_um} um."
-            raise InputError(f"bins of {there} in {data.path}.", expected, "Choose others with bin_um.")
+            there = f"bins of {', '.join(f'{size} um' for size in sizes.values() if size)} in {data.path}."
+            raise InputError(there, f"bins of {query.bin_um} um.", "Choose others with bin_um.")
     own = [n for n in found if any(begins_with(x, query.section) for x in (n, *_regions_of(tables[n])))]
     found = own or found
-    if len(found) > 1 and DEFAULT_TABLE in found:
-        found = [DEFAULT_TABLE]
-    next_step = "Name the section as its table or shapes are named."
-    if any(sizes[name] for name in found):
-        next_step = "Choose the bins: --params bin_um=16."
+    found = ["table"] if "table" in found else found  # as SpatialData's tools call the main one
+    by_name, by_bins = "Name the section as its table or shapes are named.", "Choose the bins: --params bin_um=16."
+    next_step = by_bins if any(sizes[name] for name in found) else by_name
     name = only_one(found, f"tables in {data.path}", "one table of the section.", next_step)
     return name, tables[name]
 
 
 def _choose_region(data: SpatialData, table: AnnData, query: SectionQuery) -> tuple[str, NDArray[np.bool_]]:
     """Return the name of the section's shapes, and which rows of the table annotate them."""
-    column = as_texts(table.obs[table.uns[ATTRIBUTES][REGION_KEY]])
+    column = as_texts(table.obs[table.uns[ATTRIBUTES]["region_key"]])
     present = [name for name in dict.fromkeys(column) if name in data.shapes]
     own = [name for name in present if begins_with(name, query.section)]
     expected, next_step = "one that is named as the section is.", "Name the section: --params section=<region>."
@@ -187,22 +176,19 @@ def _choose_region(data: SpatialData, table: AnnData, query: SectionQuery) -> tu
 
 def _regions_of(table: AnnData) -> list[str]:
     """Return the names of the elements that a table annotates."""
-    attributes = table.uns.get(ATTRIBUTES)
-    region: Any = attributes.get(REGION) or [] if isinstance(attributes, Mapping) else []
+    region = parts.as_mapping(table.uns.get(ATTRIBUTES)).get("region") or []
     return [region] if isinstance(region, str) else [str(name) for name in region]
 
 
 def _bin_um(*names: str) -> int | None:
     """Return the bin size of Visium HD in the first of the names that holds one, micrometres."""
-    matches = (BIN.search(name) for name in names)
-    return next((int(match[1]) for match in matches if match), None)
+    return next((int(match[1]) for match in map(BIN.search, names) if match), None)
 
 
 def _choose_image(data: SpatialData, region: str, section: str) -> str:
-    """Return the name of the full-resolution image of the shapes `region`; raise InputError when there is none.
+    """Return the name of the image `*_full_image`, else the largest, in a coordinate system of the shapes `region`.
 
-    Images are considered that share a coordinate system with the shapes: one called `*_full_image`, else the largest
-    that is not known for a thumbnail.
+    Images known for thumbnails do not count. Raises InputError when there is none.
     """
     from spatialdata.transformations import get_transformation
 
@@ -227,10 +213,9 @@ def _is_store(folder: Path) -> bool:
     """Tell whether `folder` is a SpatialData store, by its attributes or, of older versions, by its groups."""
     if not folder.is_dir():
         return False
-    for record in (_record(folder / name) for name in ROOT_FILES):
-        attributes = record.get("attributes", record)
-        if isinstance(attributes, dict) and ATTRIBUTES in attributes:
-            return True
+    records = [_record(folder / name) for name in ROOT_FILES]
+    if any(ATTRIBUTES in parts.as_mapping(record.get("attributes", record)) for record in records):
+        return True
     groups = {p.name for p in folder.iterdir() if p.is_dir()}
     return (folder / ".zgroup").is_file() and "shapes" in groups and groups <= ELEMENTS
 
@@ -271,14 +256,9 @@ def _require_counts(folder: Path) -> None:
     for table in (*folder.glob("tables/*"), folder / "table" / "table"):
         for place in (table / matrix / part for matrix in MATRICES for part in SPARSE):
             if any((place / name).is_file() for name in DESCRIPTIONS):
-                n_missing, n = _missing_chunks(zarr.open_array(place, mode="r"))
-                if n_missing:
-                    raise ValueError(f"{n_missing} of {n} chunks of {place.relative_to(folder)} are missing")
-
-
-def _missing_chunks(array: Any) -> tuple[int, int]:  # noqa: ANN401  a zarr array
-    """Return how many chunks of an array are not there, and how many there should be."""
-    return int(array.nchunks - array.nchunks_initialized), int(array.nchunks)
+                array, name = zarr.open_array(place, mode="r"), place.relative_to(folder)
+                if n_missing := array.nchunks - array.nchunks_initialized:
+                    raise ValueError(f"{n_missing} of {array.nchunks} chunks of {name} are missing")
 
 
 @dataclass(frozen=True)
@@ -311,11 +291,8 @@ class DaskPixels:
         except Exception as error:  # codecs raise errors of many types
             if is_fault_of_ours(error):
                 raise
-            raise InputError(
-                f"{self.name} is damaged near pixel ({x0}, {y0}): {error}",
-                "an image that can be decoded everywhere.",
-                "Fetch or write the store again.",
-            ) from error
+            expected, next_step = "an image that can be decoded everywhere.", "Fetch or write the store again."
+            raise InputError(f"{self.name} is damaged near pixel ({x0}, {y0}): {error}", expected, next_step) from error
         return np.moveaxis(np.asarray(window), 0, -1)
 
 
@@ -333,7 +310,7 @@ def _slide_of(data: SpatialData, name: str, store: Path) -> Slide:
 
     level = _full_level(data.images[name])
     channels = [str(channel).lower() for channel in level.coords["c"].values]
-    is_stained = any(stain in channel for channel in channels for stain in STAINS)
+    is_stained = any(stain in channel for channel in channels for stain in ("dapi", "hoechst"))
     if level.shape[0] != N_RGB or level.dtype != np.uint8 or is_stained:
         raise InputError(
             f"image {name} of {store.name} with channels {files.named(channels)}, {level.dtype}.",
@@ -341,10 +318,10 @@ def _slide_of(data: SpatialData, name: str, store: Path) -> Slide:
             "Add the H&E image to the store, or name it: --params image=<file>. Fluorescence cannot be used.",
         )
     folder, array = store / "images" / name, level.data
-    largest = max((stored for _, stored in zarr.open_group(folder, mode="r").arrays()), key=lambda stored: stored.size)
-    n_missing, n = _missing_chunks(largest)
-    if n_missing:
-        logger.warning("%d of %d chunks of %s are not stored: black there, or lost in copying", n_missing, n, folder)
+    largest = max(zarr.open_group(folder, mode="r").array_values(), key=lambda stored: stored.size)
+    if n_missing := largest.nchunks - largest.nchunks_initialized:
+        text = "%d of %d chunks of %s are not stored: black there, or lost in copying"
+        logger.warning(text, n_missing, largest.nchunks, folder)
     if set(channels) == set(RGB):
         array = array[[channels.index(channel) for channel in RGB]]
     identity = "".join((folder / file).read_text(encoding="utf-8") for file in ROOT_FILES if (folder / file).is_file())

@@ -7,22 +7,19 @@ import io
 import json
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError, require_columns
-from spamcaf.histology.slide import Slide
 from spamcaf.names import SECTION_METADATA, SPATIAL, Position, ScaleFactor, SectionField, SpaceRanger
 from spamcaf.readers.anndata_parts import visium_facts
-from spamcaf.readers.files import SectionQuery, make_section, reading, require_once, unpacked
+from spamcaf.readers.files import SectionQuery, SectionReader, make_section, reading, require_once, unpacked
 from spamcaf.readers.matrix import read_matrix
 from spamcaf.readers.visium_files import POSITIONS, Sample, find_image, find_matrix, find_outs, image_folders, sample_of
-from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,19 +27,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COLUMNS = [column.value for column in Position]
-INDICES = [Position.IN_TISSUE.value, Position.ARRAY_ROW.value, Position.ARRAY_COL.value]
-PARQUET, PARQUET_MAGIC = ".parquet", b"PAR1"
+INDICES, PIXELS = COLUMNS[1:4], [Position.PXL_COL.value, Position.PXL_ROW.value]  # x, y
 ENCODING = "utf-8-sig"
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-"""How the Unicode text of a spreadsheet begins."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how the Unicode text of a spreadsheet begins
 SEURAT = dict(zip(("barcodes", "tissue", "row", "col", "imagerow", "imagecol"), COLUMNS, strict=True))
 """What Seurat calls the columns."""
 SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
 """In this order: commas may stand in numbers where tabs or semicolons separate."""
-UNNAMED = re.compile(r"|unnamed: \d+")
-"""What R and pandas call the column of row names."""
-PLACEHOLDER = re.compile(r"[vx]?(\d+)")
-"""What they call columns without names: V1, V2, ...; 0, 1, ..."""
+UNNAMED = re.compile(r"|unnamed: \d+")  # what R and pandas call the column of row names
+PLACEHOLDER = re.compile(r"[vx]?(\d+)")  # what they call columns without names: V1, V2, ...; 0, 1, ...
 TRUTH = {"TRUE": "1", "True": "1", "true": "1", "FALSE": "0", "False": "0", "false": "0"}
 THOUSANDS = r"-?\d{1,3},\d{3}"
 ROUNDING_PX = 0.01
@@ -56,18 +49,17 @@ def read_positions(sample: Sample) -> pd.DataFrame:
     """
     paths = sample.files(POSITIONS)
     if not paths:
-        raise sample.missing(
-            "position file", f"{SpaceRanger.POSITIONS}, {SpaceRanger.POSITIONS_V1} or a parquet file of that name."
-        )
+        expected = f"{SpaceRanger.POSITIONS}, {SpaceRanger.POSITIONS_V1} or a parquet file of that name."
+        raise sample.missing("position file", expected)
     if not sample.is_alone and sample.name and sample_of(paths[0].name, POSITIONS) == "":
         logger.warning("%s lies beside matrices of several samples: it is taken for that of %s", paths[0], sample.name)
     # text before parquet, which takes longer
-    paths = sorted(paths, key=lambda path: (PARQUET in path.name, path.name))
-    first = _read(paths[0])
+    paths = sorted(paths, key=lambda path: (".parquet" in path.name, path.name))
+    positions = _read(paths[0])
     for path in paths[1:]:
-        other, expected = _read(path).sort_index(), first.sort_index()
+        first, other = positions.sort_index(), _read(path).sort_index()
         # text is rounded, parquet is not
-        if not (other.index.equals(expected.index) and np.allclose(other, expected, rtol=0, atol=ROUNDING_PX)):
+        if not (other.index.equals(first.index) and np.allclose(other, first, rtol=0, atol=ROUNDING_PX)):
             raise InputError(
                 f"{paths[0].name} and {path.name} in {path.parent} disagree.",
                 "one position file, or equal ones.",
@@ -75,19 +67,30 @@ def read_positions(sample: Sample) -> pd.DataFrame:
             )
     if len(paths) > 1:
         logger.info("%d equal position files in %s: %s is used", len(paths), paths[0].parent, paths[0].name)
-    return first
+    return positions
 
 
 def _read(path: Path) -> pd.DataFrame:
     with reading(path, "a table of positions"):
         content = unpacked(path)
-        is_parquet = content.startswith(PARQUET_MAGIC)
-        table = _read_parquet(content) if is_parquet else _read_text(content, path)
+        table = _read_parquet(content) if content.startswith(b"PAR1") else _read_text(content, path)
     require_columns(list(table.columns), COLUMNS, str(path))
     table = table[COLUMNS]
     if table.empty:
         raise InputError(f"no positions in {path}.", "one row per spot.", "Fetch the position file again.")
-    positions = _as_numbers(table, path).set_index(table[Position.BARCODE].astype(str))
+    numbers = table[COLUMNS[1:]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    wrong = ~np.isfinite(numbers)
+    wrong[INDICES] |= numbers[INDICES] % 1 != 0
+    wrong[Position.IN_TISSUE] |= ~numbers[Position.IN_TISSUE].isin((0, 1))
+    if wrong.to_numpy().any():
+        row, column = (int(i) for i in np.argwhere(wrong.to_numpy())[0])
+        cell, name = table.iloc[row, column + 1], numbers.columns[column]
+        raise InputError(
+            f"'{cell}' as {name} of barcode {table.iloc[row, 0]} in {path} ({wrong.to_numpy().sum()} such cells).",
+            "numbers; whole ones for array_row and array_col, 0 or 1 for in_tissue.",
+            "Copy the position file as Space Ranger wrote it; spreadsheets change it.",
+        )
+    positions = numbers.astype(dict.fromkeys(INDICES, np.int64)).set_index(table[Position.BARCODE].astype(str))
     require_once(positions.index, "barcode", path)
     return positions
 
@@ -104,22 +107,6 @@ def _read_parquet(content: bytes) -> pd.DataFrame:
     return table.rename_axis(Position.BARCODE).reset_index()
 
 
-def _as_numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    numbers = table[COLUMNS[1:]].apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    wrong = ~np.isfinite(numbers)
-    wrong[INDICES] |= numbers[INDICES] % 1 != 0
-    wrong[Position.IN_TISSUE] |= ~numbers[Position.IN_TISSUE].isin((0, 1))
-    if wrong.to_numpy().any():
-        row, column = (int(i) for i in np.argwhere(wrong.to_numpy())[0])
-        cell, name = table.iloc[row, column + 1], numbers.columns[column]
-        raise InputError(
-            f"'{cell}' as {name} of barcode {table.iloc[row, 0]} in {path} ({wrong.to_numpy().sum()} such cells).",
-            "numbers; whole ones for array_row and array_col, 0 or 1 for in_tissue.",
-            "Copy the position file as Space Ranger wrote it; spreadsheets change it.",
-        )
-    return numbers.astype(dict.fromkeys(INDICES, np.int64))
-
-
 def _read_text(content: bytes, path: Path) -> pd.DataFrame:
     """Return the columns of `Position` as text; raise InputError where it is not clear which they are."""
     if content.startswith(UTF_16):
@@ -128,23 +115,17 @@ def _read_text(content: bytes, path: Path) -> pd.DataFrame:
     filled = ((number, line.rstrip("\n")) for number, line in lines if line.strip())
     n_before, first = next(filled, (0, ""))
     separator = next((mark for mark in SEPARATORS if mark in first.strip()), ",")
-    cells = next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])
-    names = [cell.strip().lower() for cell in cells]
+    names = next(csv.reader([first.lower()], delimiter=separator, skipinitialspace=True), [])
+    names = [name.strip() for name in names]
     names = [name if SEURAT.get(name, name) in names else SEURAT.get(name, name) for name in names]
     where = f"{path}, separated by {SEPARATORS[separator]}"
     has_header = _is_header(names)
     if has_header and next(filled, None) is None:
         require_columns(names, COLUMNS[1:], where)
         return pd.DataFrame(columns=COLUMNS, dtype=str)
-    table = pd.read_csv(
-        io.BytesIO(content),
-        sep=separator,
-        header=None,
-        skiprows=n_before + has_header,
-        dtype=str,
-        skipinitialspace=True,
-        encoding=ENCODING,
-    ).apply(lambda column: column.str.strip())
+    text: dict[str, Any] = {"header": None, "dtype": str, "skipinitialspace": True, "encoding": ENCODING}
+    table = pd.read_csv(io.BytesIO(content), sep=separator, skiprows=n_before + has_header, **text)
+    table = table.apply(lambda column: column.str.strip())
     table = table.dropna(how="all").reset_index(drop=True)  # spreadsheets leave lines of separators
     has_names = has_header and not _are_placeholders(names)
     table = _by_name(table, names, where) if has_names else _by_order(table, where)
@@ -169,9 +150,10 @@ def _by_order(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """Name the columns of a table without names; a seventh may count the rows, or be empty."""
     n_columns = len(COLUMNS)
     if table.shape[1] == n_columns + 1:
+        numbers = pd.to_numeric(table.iloc[:, 0], errors="coerce")
         if table.iloc[:, -1].isna().all():
             table = table.iloc[:, :-1]
-        elif _counts_rows(table.iloc[:, 0]) and _is_text(table.iloc[:, 1]):
+        elif numbers.iloc[0] in (0, 1) and (numbers.diff().iloc[1:] == 1).all() and _is_text(table.iloc[:, 1]):
             table = table.iloc[:, 1:]
     if table.shape[1] != n_columns:
         raise InputError(
@@ -211,11 +193,6 @@ def _is_text(cells: pd.Series) -> bool:
     return bool(cells.notna().any() and pd.to_numeric(cells, errors="coerce").isna().all())
 
 
-def _counts_rows(cells: pd.Series) -> bool:
-    numbers = pd.to_numeric(cells, errors="coerce")
-    return bool(numbers.iloc[0] in (0, 1) and (numbers.diff().iloc[1:] == 1).all())
-
-
 def _without_decimal_comma(table: pd.DataFrame) -> pd.DataFrame:
     """Write points for decimal commas; not where all of a column's may be commas between thousands."""
     for name in COLUMNS[1:]:
@@ -228,26 +205,22 @@ def _without_decimal_comma(table: pd.DataFrame) -> pd.DataFrame:
 
 THUMBNAILS = {"hires": (SpaceRanger.HIRES, ScaleFactor.HIRES), "lowres": (SpaceRanger.LOWRES, ScaleFactor.LOWRES)}
 DIAMETERS = (ScaleFactor.SPOT, ScaleFactor.FIDUCIAL)
-GEM_SUFFIX = "-1"
-MAX_OFF_TISSUE, NEAR_STEPS = 100_000, 8
-"""Above so many spots off the tissue, those within so many steps of the array from tissue are kept."""
+MAX_OFF_TISSUE = 100_000  # above so many spots off the tissue,
+NEAR_STEPS = 8  # only those within so many steps of the array from tissue are kept
 
 
-@dataclass(frozen=True)
-class VisiumReader:
-    """One Visium section: a hexagonal lattice of 55 um spots, 100 um apart. `outs` holds matrix and `spatial`."""
+class VisiumReader(SectionReader):
+    """One Visium section: a hexagonal lattice of 55 um spots, 100 um apart. Its folder holds matrix and `spatial`."""
 
-    outs: Path
-    query: SectionQuery
-    kind: str = "Space Ranger"
+    kind = "Space Ranger"
 
     def read(self) -> AnnData:
-        """Read the section, see `SectionReader`: all spots that have a position, on and off the tissue."""
-        section = read_spots(self.outs, self.query.section)
+        """Return the section, see `SectionReader`: all spots that have a position, on and off the tissue."""
+        section = read_spots(self.path, self.query.section)
         factors = section.uns[SPATIAL][self.query.section]["scalefactors"]
         if ScaleFactor.BIN in factors:
             raise InputError(
-                f"bins of {factors[ScaleFactor.BIN]:g} um of Visium HD in {self.outs}, by the scale factors.",
+                f"bins of {factors[ScaleFactor.BIN]:g} um of Visium HD in {self.path}, by the scale factors.",
                 "the files of one bin size in a folder of their own.",
                 f"Move them into a folder square_{factors[ScaleFactor.BIN]:03.0f}um, with scalefactors_json.json "
                 "unpacked and called so, and pass it: --params raw_root=<folder>.",
@@ -255,9 +228,9 @@ class VisiumReader:
         section.uns[SECTION_METADATA] |= visium_facts(factors)
         return section
 
-    def open_slide(self) -> Slide:
-        """Open the full-resolution image, see `find_image`."""
-        return open_slide(self.query.image or find_image(image_folders(self.outs), self.query.section))
+    def image(self) -> Path:
+        """Return the full-resolution image, see `find_image`."""
+        return find_image(image_folders(self.path), self.query.section)
 
 
 def find(query: SectionQuery) -> VisiumReader | None:
@@ -275,25 +248,23 @@ def read_scalefactors(sample: Sample) -> dict[str, float]:
     if not paths:
         expected = "the scale factors, without which the size of a pixel is unknown."
         raise sample.missing(SpaceRanger.SCALEFACTORS, expected)
-    path = paths[0]
-    with reading(path, "numbers by name"):
-        record = json.loads(unpacked(path).decode("utf-8-sig"))
+    with reading(paths[0], "numbers by name"):
+        record = json.loads(unpacked(paths[0]).decode("utf-8-sig"))
         if not isinstance(record, dict):
             raise ValueError("it holds no numbers by name")
-    stated = {key: record[key] for key in ScaleFactor if record.get(key) is not None}
-    return {
-        key.value: _positive(key, value, path) for key, value in stated.items() if key not in DIAMETERS or value != 0
-    }
-
-
-def _positive(key: ScaleFactor, value: object, path: Path) -> float:
-    try:
-        number = np.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        number = np.nan
-    if not (np.isfinite(number) and number > 0):
-        raise InputError(f"{key.value} = {value!r} in {path}.", "a number above 0.", "Copy the file again.")
-    return number
+    factors = {}
+    for key in ScaleFactor:
+        value = record.get(key)
+        if value is None or (key in DIAMETERS and value == 0):
+            continue
+        try:
+            number = np.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = np.nan
+        if not (np.isfinite(number) and number > 0):
+            raise InputError(f"{key.value} = {value!r} in {paths[0]}.", "a number above 0.", "Copy the file again.")
+        factors[key.value] = number
+    return factors
 
 
 def read_thumbnails(sample: Sample, factors: dict[str, float]) -> dict[str, NDArray[np.uint8]]:
@@ -329,13 +300,13 @@ def read_spots(folder: Path, name: str) -> AnnData:
     matrix = read_matrix(path)
     placed = matrix.obs_names.isin(positions.index)
     if not placed.any():
-        bare = [names.str.removesuffix(GEM_SUFFIX) for names in (matrix.obs_names, positions.index)]
+        bare = [names.str.removesuffix("-1") for names in (matrix.obs_names, positions.index)]
         agree = "They agree without it: add it." if bare[0].isin(bare[1]).any() else "If not, they are of two sections."
         raise InputError(
             f"no barcode in common in {folder}: {matrix.obs_names[0]} in the matrix, {positions.index[0]} in the "
             "position file.",
             "the same barcodes.",
-            f"Does one of the files lack the '{GEM_SUFFIX}' at the end of its barcodes? {agree}",
+            f"Does one of the files lack the '-1' at the end of its barcodes? {agree}",
         )
     where = positions.loc[matrix.obs_names[placed]].rename_axis(None)
     facts = {
@@ -343,14 +314,9 @@ def read_spots(folder: Path, name: str) -> AnnData:
         SectionField.UNMATCHED.value: int((~placed).sum()),
         SectionField.OFF_TISSUE.value: _off_tissue(positions, matrix.obs_names),
     }
-    section = make_section(
-        # a copy of the counts of Visium HD takes gigabytes
-        matrix.X if placed.all() else matrix.X[np.flatnonzero(placed)],
-        where[[Position.IN_TISSUE, Position.ARRAY_ROW, Position.ARRAY_COL]],
-        matrix.var,
-        where[[Position.PXL_COL, Position.PXL_ROW]].to_numpy(np.float64),
-        facts,
-    )
+    # a copy of the counts of Visium HD takes gigabytes
+    counts = matrix.X if placed.all() else matrix.X[np.flatnonzero(placed)]
+    section = make_section(counts, where[INDICES], matrix.var, where[PIXELS].to_numpy(np.float64), facts)
     section.uns[SPATIAL] = {name: {"images": read_thumbnails(sample, factors), "scalefactors": factors}}
     return section
 
@@ -369,5 +335,4 @@ def _off_tissue(positions: pd.DataFrame, in_matrix: pd.Index) -> NDArray[np.floa
         array = np.zeros((row.max() + 1, column.max() + 1), bool)
         array[row[~is_off], column[~is_off]] = True
         is_off &= binary_dilation(array, iterations=NEAR_STEPS)[row, column]
-    off = positions[is_off & ~positions.index.isin(in_matrix)]
-    return off[[Position.PXL_COL, Position.PXL_ROW]].to_numpy(np.float64)
+    return positions.loc[is_off & ~positions.index.isin(in_matrix), PIXELS].to_numpy(np.float64)

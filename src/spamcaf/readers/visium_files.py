@@ -22,8 +22,6 @@ SEPARATORS = "_. -"
 PARTS = "|".join(map(re.escape, (SpaceRanger.SPATIAL, SpaceRanger.MATRIX_FOLDER)))
 PREFIX = rf"(?P<sample>(?:.*?[{SEPARATORS}])??)(?:(?:{PARTS})[{SEPARATORS}])?"
 """The sample's name, and the folder's where a file was taken out of one."""
-ACCESSION = re.compile(rf"GSM\d+[{SEPARATORS}]")
-"""What GEO puts before the depositor's own name of a sample."""
 POSITIONS = re.escape(SpaceRanger.POSITIONS_STEM) + r".*\.(?:csv|tsv|txt|parquet)(?:\.gz)?"
 STEM = re.escape(SpaceRanger.MATRIX_FOLDER)
 PACKED = STEM + r"\.(?:(?:h5\.)?(?:gz|zip)|tar|tar\.gz|tgz)"
@@ -47,9 +45,8 @@ def _holds_section(folder: Path) -> bool:
         return False
     if holds_matrix(folder) or ((folder / SpaceRanger.SPATIAL).is_dir() and not holds_hd(folder)):
         return True
-    return _holds(folder, "matrix.mtx") and bool(
-        _holds(folder, SpaceRanger.POSITIONS_STEM) or visible(folder, f"*{SpaceRanger.SPATIAL}")
-    )
+    is_placed = _holds(folder, SpaceRanger.POSITIONS_STEM) or bool(visible(folder, f"*{SpaceRanger.SPATIAL}"))
+    return is_placed and _holds(folder, "matrix.mtx")
 
 
 def holds_matrix(folder: Path) -> bool:
@@ -84,12 +81,8 @@ def image_folders(outs: Path) -> list[Path]:
 
 
 def bin_size(folder: Path) -> int | None:
-    """Return the bin size in micrometres where `folder` holds one bin size of Visium HD, else None.
-
-    A folder called `square_016um` does; so does one whose scale factors name a bin size.
-    """
-    match = BIN_FOLDER.fullmatch(folder.absolute().name)
-    if match:
+    """Return the bin size of Visium HD in micrometres by the name of `folder` or by its scale factors, else None."""
+    if match := BIN_FOLDER.fullmatch(folder.absolute().name):
         return int(match[1])
     try:
         record = json.loads((spatial_folder(folder) / SpaceRanger.SCALEFACTORS).read_text(encoding="utf-8-sig"))
@@ -102,16 +95,12 @@ def bin_size(folder: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Sample:
-    """The files of one section in `folder`, or in `spatial` in it.
-
-    `name` is what they begin with, empty where they have the names that Space Ranger gave them; `section` is what the
-    user calls the section. `is_alone` is true where no other sample lies in the folder.
-    """
+    """The files of one section in `folder`, or in `spatial` in it."""
 
     folder: Path
-    name: str
-    section: str
-    is_alone: bool = True
+    name: str  # what they begin with, empty where they have the names that Space Ranger gave them
+    section: str  # what the user calls the section
+    is_alone: bool = True  # no other sample lies in the folder
 
     @property
     def places(self) -> list[Path]:
@@ -132,21 +121,20 @@ class Sample:
                 name = sample_of(path.name, pattern)
                 if name is not None and path.is_file():
                     found.setdefault(name, {}).setdefault(place, []).append(path)
-        name = next((name for name in (self.name, self.section, "") if name in found), None)
-        if name is None and self.is_alone and len(found) == 1:
-            name = next(iter(found))
+        otherwise = list(found) if self.is_alone and len(found) == 1 else []
+        name = next((name for name in (self.name, self.section, "", *otherwise) if name in found), None)
         return [] if name is None else next(iter(found[name].values()))
 
     def missing(self, what: str, expected: str) -> InputError:
         """Return the error for a spatial file that is not there, which names what is."""
         of_sample, prefix = (f" of {self.name}", f"{self.name}_") if self.name else ("", "")
         place = self.places[0]
-        return InputError(
-            f"no {what}{of_sample} in {place}, but {listing(place, self.name or self.section)}.",
-            expected,
+        held = listing(place, self.name or self.section)
+        next_step = (
             f"Copy it from the Space Ranger output of this section, as {prefix}<name> or under its own name; unpack it "
-            "where it is a tar.gz.",
+            "where it is a tar.gz."
         )
+        return InputError(f"no {what}{of_sample} in {place}, but {held}.", expected, next_step)
 
 
 def sample_of(name: str, pattern: str) -> str | None:
@@ -156,24 +144,19 @@ def sample_of(name: str, pattern: str) -> str | None:
 
 
 def _matching(samples: Iterable[str], section: str) -> list[str]:
-    """Return the samples that are `section` by the first rule that fits any.
-
-    A sample called exactly so comes first; then one that is called so after GEO's accession number, and the one
-    without a name; then those in whose name the section's stands between separators.
-    """
+    """Return the samples that are `section` by the first rule that fits any."""
     names = sorted(set(samples))
     between = re.compile(rf"(?:^|.*[{SEPARATORS}]){re.escape(section)}(?:[{SEPARATORS}].*|$)")
-    rules = (
-        [name for name in names if name == section],
-        [name for name in names if not name or _without_accession(name) == section],
-        [name for name in names if between.fullmatch(name)],
+    return (
+        [name for name in names if name == section]
+        or [name for name in names if not name or _without_accession(name) == section]
+        or [name for name in names if between.fullmatch(name)]
     )
-    return next((found for found in rules if found), [])
 
 
 def _without_accession(name: str) -> str:
-    match = ACCESSION.match(name)
-    return name[match.end() :] if match else name
+    """Return the depositor's own name of a sample, without what GEO puts before it."""
+    return re.sub(rf"^GSM\d+[{SEPARATORS}]", "", name)
 
 
 def _matrices_in(folder: Path) -> dict[str, list[Path]]:
@@ -201,7 +184,7 @@ def find_matrix(folder: Path, section: str) -> tuple[Path, Sample]:
     paths = [path for sample in samples for path in matrices[sample]]
     if not paths and (above := _matrix_above(folder, section)) is not None:
         logger.info("section %s: counts of %s", section, above)
-        return above, Sample(folder, "", section, is_alone=True)
+        return above, Sample(folder, "", section)
     if len(paths) != 1:
         raise _not_one(folder, section, paths, samples)
     path, sample = paths[0], Sample(folder, samples[0], section, is_alone=len(matrices) == 1)
@@ -236,6 +219,7 @@ def _is_of_another(sample: Sample) -> bool:
 
 
 def _not_one(folder: Path, section: str, paths: list[Path], samples: list[str]) -> InputError:
+    """Return the error for no matrix of the section, or several."""
     held = f", which holds {listing(folder, section)}."
     next_step = "Copy it from the Space Ranger output of this section; unpack it where it is a tar.gz."
     if paths:

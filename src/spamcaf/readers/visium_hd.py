@@ -7,49 +7,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spamcaf.errors import InputError
-from spamcaf.histology.slide import Slide
 from spamcaf.names import SECTION_METADATA, SPATIAL, ScaleFactor, SpaceRanger
 from spamcaf.readers import visium_files
 from spamcaf.readers.anndata_parts import bin_facts
-from spamcaf.readers.files import SectionQuery, listing
+from spamcaf.readers.files import SectionQuery, SectionReader, listing
 from spamcaf.readers.visium import read_scalefactors, read_spots
-from spamcaf.slides.open import open_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
 @dataclass(frozen=True)
-class VisiumHDReader:
-    """One Visium HD section in square bins of `bin_um` micrometres that touch; `folder` holds them."""
+class VisiumHDReader(SectionReader):
+    """One Visium HD section in square bins of `bin_um` micrometres that touch; a folder holds them."""
 
-    folder: Path
     bin_um: int
-    query: SectionQuery
-    kind: str = "Visium HD"
+    kind = "Visium HD"
 
     def read(self) -> AnnData:
-        """Read the section, see `SectionReader`: a spot is a bin, as wide as the pitch of the square lattice."""
-        stated = read_scalefactors(visium_files.Sample(self.folder, "", self.query.section)).get(ScaleFactor.BIN)
+        """Return the section, see `SectionReader`: a spot is a bin, as wide as the pitch of the square lattice."""
+        stated = read_scalefactors(visium_files.Sample(self.path, "", self.query.section)).get(ScaleFactor.BIN)
         if stated != self.bin_um:
             size = "unknown size" if stated is None else f"{stated:g} um"
             raise InputError(
-                f"bins of {size} by the scale factors in {self.folder}.",
+                f"bins of {size} by the scale factors in {self.path}.",
                 f"{self.bin_um} um, as the folder is called.",
                 "The scale factors are of another bin size: copy the whole folder again.",
             )
-        section = read_spots(self.folder, self.query.section)
+        section = read_spots(self.path, self.query.section)
         factors = section.uns[SPATIAL][self.query.section]["scalefactors"]
         section.uns[SECTION_METADATA] |= bin_facts(float(self.bin_um), factors.get(ScaleFactor.MPP))
         return section
 
-    def open_slide(self) -> Slide:
-        """Open the full-resolution image: beside the bins, beside `binned_outputs`, or above `outs`."""
-        here = self.folder.absolute()
+    def image(self) -> Path:
+        """Return the image beside the bins, beside `binned_outputs`, or above `outs`."""
+        here = self.path.absolute()
         folders = [here]
         if here.parent.name == SpaceRanger.BINNED:
-            folders = [here, here.parent, *visium_files.image_folders(here.parent.parent)]
-        return open_slide(self.query.image or visium_files.find_image(folders, self.query.section))
+            folders += [here.parent, *visium_files.image_folders(here.parent.parent)]
+        return visium_files.find_image(folders, self.query.section)
 
 
 def find(query: SectionQuery) -> VisiumHDReader | None:
@@ -64,14 +60,11 @@ def find(query: SectionQuery) -> VisiumHDReader | None:
             continue
         bin_um = next(iter(bins)) if query.bin_um is None and len(bins) == 1 else query.bin_um
         if bin_um is not None and bin_um in bins:
-            return VisiumHDReader(bins[bin_um], bin_um, query)
+            return VisiumHDReader(bins[bin_um], query, bin_um)
         sizes = ", ".join(map(str, sorted(bins)))
         chosen = "no bin size was chosen" if bin_um is None else f"none of {bin_um} um"
-        raise InputError(
-            f"Visium HD in {folder}, with bins of {sizes} um, and {chosen}.",
-            "one of these sizes.",
-            f"Choose it: --params section={query.section},bin_um={max(bins)}.",
-        )
+        expected, next_step = "one of these sizes.", f"Choose it: --params section={query.section},bin_um={max(bins)}."
+        raise InputError(f"Visium HD in {folder}, with bins of {sizes} um, and {chosen}.", expected, next_step)
     return None
 
 
