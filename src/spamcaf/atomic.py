@@ -20,10 +20,15 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         yield temporary
-        _sync(temporary)
+        for file in [temporary] if temporary.is_file() else [p for p in temporary.rglob("*") if p.is_file()]:
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
         _move(temporary, path)
     finally:
-        _remove(temporary)
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def _move(temporary: Path, path: Path) -> None:
@@ -39,16 +44,3 @@ def _move(temporary: Path, path: Path) -> None:
         os.replace(aside, path)
         raise
     shutil.rmtree(aside)
-
-
-def _sync(path: Path) -> None:
-    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 from kedro.config import MissingConfigException
+from kedro.framework.cli import utils
 from kedro.framework.cli.project import CONF_SOURCE_HELP, PARAMS_ARG_HELP
 from kedro.framework.cli.project import run as kedro_run
-from kedro.framework.cli.utils import (
-    _config_file_callback,
-    _split_params,
-    env_option,
-    split_string,
-    validate_conf_source,
-)
 from kedro.utils import find_kedro_project
 
 from spamcaf.config_loader import as_typed, as_written
@@ -43,8 +37,7 @@ def with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except Exception as error:
-            message = short_message(error)
-            if message is None:
+            if (message := short_message(error)) is None:
                 raise
             raise click.ClickException(message) from error
 
@@ -53,8 +46,7 @@ def with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def short_message(error: BaseException) -> str | None:
     """Return the message for the user, or None when the error is not about the user's input."""
-    ours = InputError.within(error)
-    if ours is not None:
+    if (ours := InputError.within(error)) is not None:
         return str(ours)
     if isinstance(error, MissingConfigException):
         return f"{error} Expected: an environment that has a folder in conf/. Next step: check --env."
@@ -68,9 +60,9 @@ def split_params(context: click.Context, option: click.Parameter, value: Any) ->
     """Return --params as Kedro does, but names, paths and genes as they were typed."""
     if isinstance(value, dict):  # of a --config file
         return value
-    items = ",".join(as_typed(item) for item in split_string(context, option, value or ""))
+    items = ",".join(as_typed(item) for item in utils.split_string(context, option, value or ""))
     try:
-        parsed: dict[str, Any] = _split_params(context, option, items)
+        parsed: dict[str, Any] = utils._split_params(context, option, items)
     except yaml.YAMLError as error:
         unreadable = InputError(
             f"--params {value}, which cannot be read ({first_line(error)}).",
@@ -86,39 +78,29 @@ def read_config(context: click.Context, option: click.Parameter, value: str | No
     if value is None:
         return None
     try:
-        _config_file_callback(context, option, value)
+        utils._config_file_callback(context, option, value)
         written = yaml.load(Path(value).read_text(), Loader=yaml.BaseLoader)[context.info_name]  # noqa: S506  texts alone
     except (yaml.YAMLError, KeyError) as error:
-        unreadable = InputError(
-            f"{value}, which cannot be read ({first_line(error)}).",
-            "YAML with the options under `run:`.",
-            "Correct it.",
-        )
+        found = f"{value}, which cannot be read ({first_line(error)})."
+        unreadable = InputError(found, "YAML with the options under `run:`.", "Correct it.")
         raise click.ClickException(str(unreadable)) from error
     if context.default_map and "params" in context.default_map:
         context.default_map["params"] = as_written(context.default_map["params"], written["params"])
     return value
 
 
-CALLBACKS = {"params": split_params, "config": read_config}
-
-
-def _as_ours(option: click.Parameter) -> click.Parameter:
-    ours = copy.copy(option)
-    ours.callback = CALLBACKS.get(str(option.name), option.callback)
-    return ours
-
-
 run = copy.copy(kedro_run)
-run.params = [_as_ours(option) for option in kedro_run.params]
+run.params = [copy.copy(option) for option in kedro_run.params]
+for option in run.params:
+    option.callback = {"params": split_params, "config": read_config}.get(str(option.name), option.callback)
 if kedro_run.callback is not None:
     run.callback = with_short_errors(kedro_run.callback)
 cli.add_command(run)
 
 
 @cli.command()
-@env_option
-@click.option("--conf-source", callback=validate_conf_source, help=CONF_SOURCE_HELP)
+@utils.env_option
+@click.option("--conf-source", callback=utils.validate_conf_source, help=CONF_SOURCE_HELP)
 @click.option("--params", type=click.UNPROCESSED, default="", help=PARAMS_ARG_HELP, callback=split_params)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.pass_context

@@ -77,10 +77,9 @@ def choose_precision(compute: ComputeSettings, device: torch.device) -> torch.dt
     """
     import torch
 
-    if compute.precision != "auto":
-        return torch.bfloat16 if compute.precision == "bf16" else torch.float32
     is_native = _has_bf16_cores(device) or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
-    return torch.bfloat16 if is_native else torch.float32
+    use_bf16 = compute.precision == "bf16" or (compute.precision == "auto" and is_native)
+    return torch.bfloat16 if use_bf16 else torch.float32
 
 
 @contextmanager

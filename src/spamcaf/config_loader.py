@@ -23,13 +23,11 @@ LISTS = ("other_sections", *GENE_LISTS)
 TEXTS = (*RUN_CHOICES, *GENE_LISTS)
 MAY_BE_NULL = ("image", "bin_um", "backbone_source")
 LEADING_ZEROS = re.compile(r"^0+(?=[0-9]+$)")
-WRITTEN = ("globals", "parameters")
-"""Configuration that holds names of sections, paths and genes."""
+WRITTEN = ("globals", "parameters")  # configuration that holds names of sections, paths and genes
 PATHS = ("filepath", "image", "labels", "features", "source")
 """Keys of catalog entries that are paths, unless a scheme such as hf-hub: leads elsewhere."""
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-LONGEST_PART = 255
-"""Bytes of a file's name."""
+LONGEST_PART = 255  # bytes of a file's name
 
 
 def as_typed(item: str) -> str:
@@ -54,22 +52,13 @@ def as_typed(item: str) -> str:
 
 
 def as_written(loaded: Any, written: Any, place: str = "") -> Any:  # noqa: ANN401  whatever a file holds
-    """Return `loaded` with the names, paths and genes as the file has them.
+    """Return `loaded`, what YAML made of a file, with the names, paths and genes as the file has them.
 
-    Parameters
-    ----------
-    loaded
-        What the configuration's YAML loader made of a file.
-    written
-        The same file with every scalar as its text (yaml.BaseLoader).
-    place
-        Dotted key of both.
+    `written` is the same file with every scalar as its text (yaml.BaseLoader), `place` the dotted key of both.
     """
     if isinstance(loaded, dict) and isinstance(written, dict):
-        return {
-            key: as_written(value, written.get(str(key)), f"{place}.{key}" if place else str(key))
-            for key, value in loaded.items()
-        }
+        places = {key: f"{place}.{key}" if place else str(key) for key in loaded}
+        return {key: as_written(value, written.get(str(key)), places[key]) for key, value in loaded.items()}
     if place not in TEXTS:
         return loaded
     if isinstance(loaded, list) and isinstance(written, list):
@@ -91,17 +80,15 @@ def _text_of(name: str, value: Any) -> Any:  # noqa: ANN401  whatever a session 
         return [_text_of(name, part) for part in value]
     if isinstance(value, float) and name == "bin_um":
         return f"{value:g}"
-    is_text = isinstance(value, str | PurePath) or (isinstance(value, int) and not isinstance(value, bool))
-    if not is_text:
+    if isinstance(value, bool) or not isinstance(value, str | PurePath | int):
         raise InputError(
             f"{name} = {value!r}, which is no text.",
             "the text as it is written: YAML reads 1e3 as 1000.0 and true as a yes.",
             f"Quote it: --params \"{name}='...'\".",
         )
     if "${" in str(value) or str(value) == "???":
-        raise InputError(
-            f"{name} = {value}.", "a text without placeholders.", "Fill in what stands between the braces."
-        )
+        next_step = "Fill in what stands between the braces."
+        raise InputError(f"{name} = {value}.", "a text without placeholders.", next_step)
     return str(value)
 
 
@@ -133,13 +120,25 @@ class ProjectConfigLoader(OmegaConfigLoader):
             return {name: _placed(entry, self.project_root) for name, entry in super().__getitem__(key).items()}
         if key != "credentials" or key in self.data:
             return super().__getitem__(key)
-        return {"huggingface": {"token": None}, **self._local_credentials(), **self._own_credentials()}
+        try:
+            own = super().__getitem__("credentials")
+        except MissingConfigException:
+            own = {}
+        return {"huggingface": {"token": None}, **self._local_credentials(), **own}
 
     def _read_dir_configs(self, conf_path: str, patterns: list[str], key: str, *others: Any) -> dict[Path, DictConfig]:  # noqa: ANN401  whatever Kedro's method takes
         try:
             configs = super()._read_dir_configs(conf_path, patterns, key, *others)
         except yaml.YAMLError as error:
-            raise _unreadable(f"{conf_path}/{key}*.yml", error) from error
+            # Kedro wraps some errors without their reason, and counts lines from 0
+            original = error.__cause__ if isinstance(error.__cause__, yaml.MarkedYAMLError) else error
+            mark, problem = getattr(original, "problem_mark", None), getattr(original, "problem", None)
+            line = f", line {mark.line + 1}" if mark else ""
+            raise InputError(
+                f"{conf_path}/{key}*.yml{line}, which cannot be read ({problem or first_line(error)}).",
+                "valid YAML.",
+                "Correct it there; a value with other characters than letters and digits needs quotes.",
+            ) from error
         if key not in WRITTEN:
             return configs
         configs = {path: self._as_written(path, config, key) for path, config in configs.items()}
@@ -153,34 +152,14 @@ class ProjectConfigLoader(OmegaConfigLoader):
         return OmegaConf.create(self._renamed(settings) if key == "parameters" else settings)
 
     def _renamed(self, settings: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: rename_deprecated(name, value, self._reported) if isinstance(value, Mapping) else value
-            for name, value in settings.items()
-        }
-
-    def _own_credentials(self) -> dict[str, Any]:
-        try:
-            return super().__getitem__("credentials")
-        except MissingConfigException:
-            return {}
+        groups = {name: values for name, values in settings.items() if isinstance(values, Mapping)}
+        return settings | {name: rename_deprecated(name, values, self._reported) for name, values in groups.items()}
 
     def _local_credentials(self) -> dict[str, Any]:
         # not through a second OmegaConfigLoader: its resolvers are global and would replace this one's globals
         files = sorted((Path(self.conf_source) / self.default_run_env).glob("credentials*.y*ml"))
         merged = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)), resolve=True) if files else {}
         return {str(name): value for name, value in merged.items()} if isinstance(merged, dict) else {}
-
-
-def _unreadable(files: str, error: yaml.YAMLError) -> InputError:
-    # Kedro wraps some errors without their reason, and counts lines from 0
-    original = error.__cause__ if isinstance(error.__cause__, yaml.MarkedYAMLError) else error
-    mark = getattr(original, "problem_mark", None)
-    line = f", line {mark.line + 1}" if mark else ""
-    return InputError(
-        f"{files}{line}, which cannot be read ({getattr(original, 'problem', None) or first_line(error)}).",
-        "valid YAML.",
-        "Correct it there; a value with other characters than letters and digits needs quotes.",
-    )
 
 
 def _placed(entry: Any, root: Path) -> Any:  # noqa: ANN401  whatever a catalog holds
@@ -195,15 +174,11 @@ def _placed(entry: Any, root: Path) -> Any:  # noqa: ANN401  whatever a catalog 
     }
     name = placed.get("name")
     if "backbones" in placed and isinstance(name, str) and name not in placed["backbones"]:
-        placed["name"] = _folder_or_name(name, root)
+        folder = _absolute(name, root)
+        has_model = os.path.isfile(os.path.join(folder, "config.json"))
+        if name.startswith(("~", ".")) or has_model or ("/" in name and os.path.isdir(folder)):
+            placed["name"] = folder
     return placed
-
-
-def _folder_or_name(name: str, root: Path) -> str:
-    folder = _absolute(name, root)
-    has_model = os.path.isfile(os.path.join(folder, "config.json"))
-    is_folder = name.startswith(("~", ".")) or has_model or ("/" in name and os.path.isdir(folder))
-    return folder if is_folder else name
 
 
 def _absolute(path: str, root: Path) -> str:
@@ -211,9 +186,6 @@ def _absolute(path: str, root: Path) -> str:
         return path
     absolute = os.path.join(root, os.path.expanduser(path))
     if any(len(os.fsencode(part)) > LONGEST_PART for part in absolute.split("/")):
-        raise InputError(
-            f"the path {absolute[:LONGEST_PART]}..., with a name of more than {LONGEST_PART} bytes.",
-            "a path that a file system can hold.",
-            "Correct it.",
-        )
+        found = f"the path {absolute[:LONGEST_PART]}..., with a name of more than {LONGEST_PART} bytes."
+        raise InputError(found, "a path that a file system can hold.", "Correct it.")
     return absolute

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copyreg
 import re
+import traceback
 from pathlib import Path
 from typing import Any, Self
 
 PACKAGE = Path(__file__).parent
+# messages of a TypeError where a library's function no longer takes the arguments of this program
 API_MISMATCH = re.compile(r"unexpected keyword argument|positional argument|not callable|missing \d+ required")
-"""Messages of a TypeError where a library's function no longer takes the arguments of this program."""
-MAX_NAME = 200
-"""A file's name takes 255 bytes; results add their endings to a section's name."""
+MAX_NAME = 200  # a file's name takes 255 bytes; results add their endings to a section's name
 
 
 class InputError(ValueError):
@@ -39,24 +39,13 @@ def is_fault_of_ours(error: BaseException) -> bool:
 
     Readers catch whatever a library raises on broken content. A call of this package to something that the installed
     version of a library does not have fails in the same place, and must stay a traceback: the user's file is sound.
-
-    Parameters
-    ----------
-    error
-        Caught exception, with its traceback.
-
-    Returns
-    -------
-    bool
-        True for a missing name, attribute or module, or a call with wrong arguments, raised by a line of this package.
+    Such is a missing name, attribute or module, or a call with wrong arguments, raised by a line of this package.
     """
     is_mismatch = isinstance(error, TypeError) and bool(API_MISMATCH.search(str(error)))
     if not (is_mismatch or isinstance(error, AttributeError | NameError | ImportError)):
         return False
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(PACKAGE)
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(PACKAGE)
 
 
 def first_line(error: BaseException) -> str:
@@ -66,8 +55,7 @@ def first_line(error: BaseException) -> str:
 
 def require_columns(found: list[str], expected: list[str], where: str) -> None:
     """Raise InputError unless every expected column is among those found in `where`."""
-    missing = [name for name in expected if name not in found]
-    if missing:
+    if missing := [name for name in expected if name not in found]:
         raise InputError(
             f"columns {', '.join(map(str, found[:12]))} in {where}.",
             f"also {', '.join(missing)}.",

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 BACKBONE = "backbone"
 RAW = ("raw_section", "slide")
+# choices that name folders of results, and the next step after a name that cannot
 NAMES = {
     "section": "Rename the section's folder, or give its place with raw_root=<folder>.",
     "model": "Name the measured section whose model is to be applied: model=<section>.",
 }
-"""Choices that name folders of results, and the next step after a name that cannot."""
 
 
 class SettingsGuard:
@@ -39,34 +39,28 @@ class SettingsGuard:
         chosen = {**loader["globals"], **settings}
         for name, next_step in NAMES.items():
             if name in chosen and not is_section_name(str(chosen[name])):
-                raise InputError(
-                    f"the {name} name '{str(chosen[name])[:MAX_NAME]}'.",
-                    f"at most {MAX_NAME} letters, digits, '_', '-' and '.', since it names files.",
-                    next_step,
-                )
+                expected = f"at most {MAX_NAME} letters, digits, '_', '-' and '.', since it names files."
+                raise InputError(f"the {name} name '{str(chosen[name])[:MAX_NAME]}'.", expected, next_step)
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Look for the weights of the backbone that the run will load, before it works for hours; loads nothing."""
         inputs = pipeline.inputs()
-        if BACKBONE not in inputs or (run_params.get("only_missing_outputs") and _is_embedded(pipeline, catalog)):
+        features = [name for node in pipeline.nodes if BACKBONE in node.inputs for name in node.outputs]
+        is_embedded = run_params.get("only_missing_outputs") and all(_exists(catalog, name) for name in features)
+        if BACKBONE not in inputs or is_embedded:
             return
         from spamcaf.backbones.weights import TIMEOUT_S
         from spamcaf.datasets.inputs import BackboneDataset
 
         backbone = catalog.get(BACKBONE)
-        if not isinstance(backbone, BackboneDataset):
-            return
         try:
-            backbone.probe(TIMEOUT_S)
+            if isinstance(backbone, BackboneDataset):
+                backbone.probe(TIMEOUT_S)
         except InputError:
             # raw data that are not there come first: the node that reads them names what is missing
             if all(_exists(catalog, name) for name in RAW if name in inputs):
                 raise
-
-
-def _is_embedded(pipeline: Pipeline, catalog: CatalogProtocol) -> bool:
-    return all(_exists(catalog, name) for node in pipeline.nodes if BACKBONE in node.inputs for name in node.outputs)
 
 
 def _exists(catalog: CatalogProtocol, name: str) -> bool:
@@ -85,13 +79,12 @@ def check_settings(parameters: dict[str, Any]) -> RunSettings:
         place = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             nearest, known = _nearest(first["loc"])
-            raise InputError(
-                f"the unknown parameter '{place}'.", f"one of {', '.join(known)}.", f"Did you mean '{nearest}'?"
-            ) from error
-        found = f"{place} = {first['input']!r}." if not isinstance(first["input"], dict) else f"settings of {place}."
+            found, next_step = f"the unknown parameter '{place}'.", f"Did you mean '{nearest}'?"
+            raise InputError(found, f"one of {', '.join(known)}.", next_step) from error
+        found = f"settings of {place}." if isinstance(first["input"], dict) else f"{place} = {first['input']!r}."
         message = first["msg"].removeprefix("Value error, ")
-        expected = f"{message[:1].lower()}{message[1:]}."
-        raise InputError(found, expected, "Correct it in parameters.yml or in --params.") from error
+        next_step = "Correct it in parameters.yml or in --params."
+        raise InputError(found, f"{message[:1].lower()}{message[1:]}.", next_step) from error
 
 
 def _nearest(place: tuple[int | str, ...]) -> tuple[str, list[str]]:
@@ -100,5 +93,4 @@ def _nearest(place: tuple[int | str, ...]) -> tuple[str, list[str]]:
     for part in place[:-1]:
         group = group.model_fields[str(part)].annotation  # type: ignore[assignment]
     known = list(group.model_fields) + (list(RUN_CHOICES) if group is RunSettings else [])
-    matches = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0)
-    return matches[0], known
+    return difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0)[0], known

@@ -67,14 +67,10 @@ class LabelTable(StrEnum):
     LABEL = "label"
 
 
-SPATIAL = "spatial"
-"""`obsm` key of the (x, y) coordinates and `uns` key of the images, as squidpy and scanpy expect them."""
-
-PROVENANCE = "spamcaf"
-"""`uns` key of our own record: one JSON text."""
-
-GENE_IDS = "gene_ids"
-"""`var` column of the Ensembl ids (or the symbols, where a source has no ids)."""
+SPATIAL = "spatial"  # `obsm` key of the (x, y) coordinates and `uns` key of the images, as squidpy and scanpy expect
+PROVENANCE = "spamcaf"  # `uns` key of our own record: one JSON text
+GENE_IDS = "gene_ids"  # `var` column of the Ensembl ids (or the symbols, where a source has no ids)
+SECTION_METADATA = "section"  # `uns` key of a section's facts, see `SectionField`
 
 
 class Obs(StrEnum):
@@ -99,10 +95,6 @@ class Part(StrEnum):
     BUFFER = "buffer"  # neither learned from nor scored: of a hidden block, but too near to a visible spot
 
 
-SECTION_METADATA = "section"
-"""`uns` key of a section's facts, see `SectionField`."""
-
-
 class SectionField(StrEnum):
     """Keys of `uns["section"]`: what the source states of a section, and what the checks found."""
 
@@ -116,9 +108,7 @@ class SectionField(StrEnum):
     OFF_TISSUE = "off_tissue_px"  # (x, y) of the spots off the tissue by the source, full-resolution pixels
     LAYOUT = "layout"  # which tool wrote the files
     UNMATCHED = "n_unmatched"  # barcodes of the matrix without a position, dropped by the reader
-    COUNTS = (
-        "counts_from"  # where in the file the raw counts were, or how they were recovered; only where it was a choice
-    )
+    COUNTS = "counts_from"  # where the raw counts were, or how they were recovered; only where it was a choice
 
 
 class Model(StrEnum):

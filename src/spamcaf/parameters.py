@@ -22,8 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 RUN_CHOICES = ("section", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "model")
 """What a command line may choose beside the settings: these go into paths and names, not into a node."""
-GENE_LISTS = ("panel.genes", "panel.include", "report.genes")
-"""Settings that are names of genes."""
+GENE_LISTS = ("panel.genes", "panel.include", "report.genes")  # settings that are names of genes
 DEPRECATED_SETTINGS: dict[str, dict[str, str | None]] = {
     "fit": {"hide_share": "context_dropout", "blind_share": "transfer_step_share", "checkpoint_epochs": None}
 }
@@ -97,12 +96,10 @@ class SplitSettings(_Settings):
 
 
 def _as_names(genes: object) -> object:
-    if isinstance(genes, int) and not isinstance(genes, bool):
-        genes = str(genes)
-    if isinstance(genes, str) and genes.strip():
-        return re.split(r"[\s,;]+", genes.strip(" \t\r\n,;"))
     if isinstance(genes, list | tuple):
-        return [str(gene) if isinstance(gene, int) and not isinstance(gene, bool) else gene for gene in genes]
+        return [str(gene) if type(gene) is int else gene for gene in genes]
+    if type(genes) is int or (isinstance(genes, str) and genes.strip()):
+        return re.split(r"[\s,;]+", str(genes).strip(" \t\r\n,;"))
     return genes
 
 
@@ -209,8 +206,7 @@ class FitSettings(_Settings):
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm; larger ones are clipped")
     pearson_weight: float = Field(0.5, ge=0, description="loss weight of 1 - Pearson; the squared error has 1")
     branch_weights: tuple[float, float, float, float] = Field(
-        (1.0, 1.0, 1.0, 1.0),
-        description="loss weights of target, neighbour, global branch and fusion (not published)",
+        (1.0, 1.0, 1.0, 1.0), description="loss weights of target, neighbour, global branch and fusion (not published)"
     )
     context_dropout: Share = Field(0.5, description="share of context spots dropped at random in a training step")
     transfer_step_share: Share = Field(0.15, description="share of training steps without context and positions")
@@ -245,9 +241,7 @@ class ReportSettings(_Settings):
     """Genes in figures and in the export for QuPath."""
 
     genes: GeneNames = Field([], description="symbols that come first, where the panel has them")
-    n_genes: Annotated[int, Field(ge=1, le=20)] = Field(
-        6, description="genes in all; then the best or most variable ones"
-    )
+    n_genes: int = Field(6, ge=1, le=20, description="genes in all; then the best or most variable ones")
 
 
 class RunSettings(_Settings):

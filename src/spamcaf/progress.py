@@ -9,8 +9,7 @@ from typing import Any, Self
 
 logger = logging.getLogger(__name__)
 
-QUIET_BYTES = 20_000_000
-"""Smaller files get no lines: they are there before anyone would read them."""
+QUIET_BYTES = 20_000_000  # smaller files get no lines: they are there before anyone would read them
 MINUTE, HOUR = 60, 3600
 
 
@@ -19,21 +18,14 @@ class Progress:
 
     Parameters
     ----------
-    total
-        Units of the whole work; None where unknown, which gives a bar without end and no lines.
-    unit
-        Name of what is counted, in the plural ("sites"); of bytes the size itself is written.
-    describe
-        What the bar and each line begin with.
-    is_bytes
-        Count bytes, in kB, MB or GB. Small files get no lines, and the last tenth has none: its end is the caller's.
-    start
-        Units that were done before; they count as done, but not for the speed.
+    total : units of the whole work; None where unknown, which gives a bar without end and no lines
+    unit : name of what is counted, in the plural ("sites"); of bytes the size itself is written
+    describe : what the bar and each line begin with
+    is_bytes : small files get no lines, and the last tenth has none: its end is the caller's
+    start : units that were done before; they count as done, but not for the speed
     """
 
-    def __init__(
-        self, total: int | None, unit: str, describe: str, *, is_bytes: bool = False, start: int = 0
-    ) -> None:  # fmt: skip
+    def __init__(self, total: int | None, unit: str, describe: str, *, is_bytes: bool = False, start: int = 0) -> None:
         self._total, self._unit, self._describe, self._is_bytes = total, unit, describe, is_bytes
         self._start = self._done = start
         self._since = time.perf_counter()
@@ -43,16 +35,9 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm.auto import tqdm
 
-            unit = "B" if self._is_bytes else f" {self._unit}"
-            self._bar = tqdm(
-                total=self._total,
-                initial=self._start,
-                desc=self._describe,
-                unit=unit,
-                unit_scale=self._is_bytes,
-                smoothing=0.1,
-                leave=not self._is_bytes,
-            )
+            shown = {"desc": self._describe, "leave": not self._is_bytes, "smoothing": 0.1}
+            unit = {"unit": "B" if self._is_bytes else f" {self._unit}", "unit_scale": self._is_bytes}
+            self._bar = tqdm(total=self._total, initial=self._start, **shown, **unit)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,23 +50,19 @@ class Progress:
         before, self._done = self._tenth, self._done + n
         if self._bar is not None:
             self._bar.update(n)
-        elif self._tenth > before and self._is_worth_a_line:
+        elif self._tenth > before:
             self._log()
 
     def _log(self) -> None:
         total = self._total or 0
+        if self._is_bytes and not (total >= QUIET_BYTES and self._done < total):
+            return
         speed = (self._done - self._start) / max(time.perf_counter() - self._since, 1e-9)
         left = "" if self._done >= total else f", about {seconds_in_words((total - self._done) / speed)} left"
+        numbers = [f"{self._done}", f"{total} {self._unit}", f"{speed:.1f}"]
         if self._is_bytes:
-            done, whole, rate = bytes_in_words(self._done), bytes_in_words(total), bytes_in_words(speed)
-        else:
-            done, whole, rate = f"{self._done}", f"{total} {self._unit}", f"{speed:.1f}"
-        logger.info("%s: %s of %s, %s per second%s", self._describe, done, whole, rate, left)
-
-    @property
-    def _is_worth_a_line(self) -> bool:
-        total = self._total or 0
-        return not self._is_bytes or (total >= QUIET_BYTES and self._done < total)
+            numbers = [bytes_in_words(n_bytes) for n_bytes in (self._done, total, speed)]
+        logger.info("%s: %s of %s, %s per second%s", self._describe, *numbers, left)
 
     @property
     def _tenth(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,14 @@ import numpy as np
 from spamcaf import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pydantic import BaseModel
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401  any value in, its JSON form out
-    """Return `value` as dict, list, str, int, float, bool and None only.
+    """Return `value` as dict, list, str, int, float, bool and None; what has no such form stays as it is.
 
-    numpy scalars and arrays become Python's, tuples lists, paths and enum members text. NaN and infinity, which JSON
-    does not know, become None. What has no such form is returned as it is, for the JSON writer to refuse.
+    numpy scalars and arrays become Python's, tuples lists, paths and enum members text; NaN and infinity, which JSON
+    does not know, become None.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -36,18 +34,15 @@ def plain(value: Any) -> Any:  # noqa: ANN401  any value in, its JSON form out
     return str(value) if isinstance(value, str | PurePath) else value
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def configuration_hash(*settings: BaseModel) -> str:
     """Return the hash (16 hex digits) of whole settings objects, never of hand-picked fields."""
-    return _hash(json.dumps([s.model_dump(mode="json") for s in settings], sort_keys=True))
+    text = json.dumps([s.model_dump(mode="json") for s in settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def names_hash(names: Iterable[str]) -> str:
     """Return the hash (16 hex digits) of a set of names, whatever their order."""
-    return _hash("\n".join(sorted(names)))
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
 
 
 def provenance_record(**facts: Any) -> dict[str, Any]:  # noqa: ANN401  plain data of any kind

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from logging.handlers import BufferingHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kedro.config import MissingConfigException
 
@@ -32,11 +32,8 @@ LONGEST_MESSAGE = 400  # characters of an unexpected error that are shown
 @contextmanager
 def quiet() -> Iterator[None]:
     """Redirect standard output and its log handlers to standard error, and drop log lines below WARNING, inside."""
-    handlers = [
-        handler
-        for handler in logging.getLogger().handlers
-        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout
-    ]
+    of_root = logging.getLogger().handlers
+    handlers = [each for each in of_root if isinstance(each, logging.StreamHandler) and each.stream is sys.stdout]
     output, disabled = sys.stdout, logging.root.manager.disable
     for handler in handlers:
         handler.setStream(sys.stderr)
@@ -51,10 +48,10 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def capture_warnings(name: str = "spamcaf") -> Iterator[list[str]]:
-    """Give a list that holds, after the block, the warnings logged by loggers of `name`; they are not printed."""
+def _captured_warnings() -> Iterator[list[str]]:
+    """Give a list that holds, after the block, the warnings that the project logged; they are not printed."""
     warnings: list[str] = []
-    logger, handler = logging.getLogger(name), BufferingHandler(sys.maxsize)
+    logger, handler = logging.getLogger("spamcaf"), BufferingHandler(sys.maxsize)
     handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
     propagates, logger.propagate = logger.propagate, False
@@ -99,11 +96,16 @@ def run_check(name: str, check: Callable[[], Finding[T_co]], otherwise: str = ""
     Whatever it raises becomes a FAIL, so that the other checks go on, with `otherwise` appended to the next step.
     Warnings that the project logs meanwhile are appended to what was found, and make a PASS a WARN.
     """
-    with capture_warnings() as warnings:
+    with _captured_warnings() as warnings:
         try:
             finding = check()
         except Exception as error:
-            return _failed(name, error, otherwise), None
+            if ours := InputError.within(error):
+                found, _, fix = str(ours).removeprefix("Found: ").partition(" Next step: ")
+            else:
+                found = f"{type(error).__name__}: {_in_one_line(error) or 'no message'}"
+                fix = "This may be a fault of the program: report it with the output of `kedro run` at these settings."
+            return Check(name, Status.FAIL, found, f"{fix} {otherwise}".strip()), None
     fix = finding.fix or (EXPECTED if warnings else "")
     status = Status.WARN if fix else Status.PASS
     return Check(name, status, "; ".join([finding.text, *warnings]), fix), finding.value
@@ -112,16 +114,6 @@ def run_check(name: str, check: Callable[[], Finding[T_co]], otherwise: str = ""
 def skip_check(name: str, first: str) -> Check:
     """Return the line of a check that could not be made, since the check `first` failed."""
     return Check(name, Status.WARN, f"not checked: it needs the {first}, which failed.", f"Correct the {first} first.")
-
-
-def _failed(name: str, error: BaseException, otherwise: str) -> Check:
-    ours = InputError.within(error)
-    if ours is not None:
-        found, _, fix = str(ours).removeprefix("Found: ").partition(" Next step: ")
-    else:
-        found = f"{type(error).__name__}: {_in_one_line(error) or 'no message'}"
-        fix = "This may be a fault of the program: report it with the output of `kedro run` at these settings."
-    return Check(name, Status.FAIL, found, f"{fix} {otherwise}".strip())
 
 
 def _in_one_line(error: BaseException) -> str:
@@ -142,17 +134,13 @@ class RunRequest:
 def check_configuration(load_context: Callable[[], KedroContext]) -> Finding[RunRequest]:
     """Read the configuration of the run; raise InputError when it is missing, unreadable or invalid."""
     context = _load(load_context)
-    chosen = dict(context.config_loader["globals"])
-    parameters = dict(context.params)
+    chosen, parameters, environment = context.config_loader["globals"], context.params, context.env or "local"
     section, backbone = (parameters.get(name, chosen.get(name)) for name in ("section", "backbone"))
-    environment = context.env or "local"
-    request = RunRequest(
-        settings=check_settings(parameters),
-        catalog=context.catalog,
-        root=Path(context.project_path),
-        words=_words(environment, parameters),
-        can_download=bool(chosen.get("downloads")),
-    )
+    named = [f"{name}={parameters[name]}" for name in ("section", "raw_root") if name in parameters]
+    options = [] if environment in {"base", "local"} else ["--env", environment]
+    words = " ".join([*options, *(["--params", ",".join(named)] if named else [])])
+    settings, root = check_settings(parameters), Path(context.project_path)
+    request = RunRequest(settings, context.catalog, root, words, can_download=bool(chosen.get("downloads")))
     found = f"environment {environment}, section {section}, backbone {backbone}, all settings valid"
     return Finding(found, value=request)
 
@@ -165,14 +153,6 @@ def _load(load_context: Callable[[], KedroContext]) -> KedroContext:
     except Exception as error:
         if InputError.within(error) is not None or is_fault_of_ours(error):
             raise
-        raise InputError(
-            f"a configuration that cannot be read ({type(error).__name__}: {_in_one_line(error)}).",
-            "valid YAML in conf/base and in the environment's folder.",
-            "Correct the file that the message names.",
-        ) from error
-
-
-def _words(environment: str, parameters: dict[str, Any]) -> str:
-    chosen = [f"{name}={parameters[name]}" for name in ("section", "raw_root") if name in parameters]
-    named = [] if environment in {"base", "local"} else ["--env", environment]
-    return " ".join([*named, *(["--params", ",".join(chosen)] if chosen else [])])
+        found = f"a configuration that cannot be read ({type(error).__name__}: {_in_one_line(error)})."
+        expected = "valid YAML in conf/base and in the environment's folder."
+        raise InputError(found, expected, "Correct the file that the message names.") from error

@@ -18,51 +18,34 @@ from spamcaf.parameters import RunSettings
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
 
-    from spamcaf.backbones.load import BackboneSpec
-
 COLOURS = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red"}
 
 
 def examine(load_context: Callable[[], KedroContext], root: Path) -> list[Check]:
-    """Make every check of one run; nothing is written.
+    """Make every check of one run, in the order of the report; nothing is written.
 
-    Parameters
-    ----------
-    load_context
-        Loads the context of the run; where it raises, only the machine is checked, for the default settings.
-    root
-        The project's folder.
-
-    Returns
-    -------
-    list of Check
-        In the order of the report.
+    Where `load_context` raises, only the machine is checked, for the default settings and the project's folder `root`.
     """
     available = machine.available_bytes()  # before the inputs are read
     configured, request = run_check("configuration", partial(check_configuration, load_context))
+    checks, settings, size, spec = [configured], RunSettings(), None, None
     if request is None:
-        skipped = [skip_check(name, "configuration") for name in ("section", "backbone")]
-        return [configured, *skipped, *_check_machine(RunSettings(), root, available, None, None)]
-    inputs_checked, size = inputs.check_inputs(request)
-    backbone_checked, _ = run_check("backbone", partial(inputs.check_backbone, request))
-    # what is wrong with the backbone's entry is in its own line
-    _, spec = run_check("backbone", lambda: Finding("", value=inputs.read_spec(request)))
-    of_machine = _check_machine(request.settings, request.root, available, size, spec)
-    return [configured, *inputs_checked, backbone_checked, *of_machine]
-
-
-def _check_machine(
-    settings: RunSettings, root: Path, available: int | None, size: machine.Inputs | None, spec: BackboneSpec | None
-) -> list[Check]:
+        checks += [skip_check(name, "configuration") for name in ("section", "backbone")]
+    else:
+        settings, root = request.settings, request.root
+        inputs_checked, size = inputs.check_inputs(request)
+        checks += [*inputs_checked, run_check("backbone", partial(inputs.check_backbone, request))[0]]
+        # what is wrong with the backbone's entry is in its own line
+        _, spec = run_check("backbone", lambda: Finding("", value=inputs.read_spec(request)))
     width = spec.width if spec else None
     resources = machine.estimate_resources(settings, size, width) if size and width else None
-    checks: dict[str, Callable[[], Finding[None]]] = {
+    of_machine: dict[str, Callable[[], Finding[None]]] = {
         "device": partial(machine.check_device, settings.compute, spec, resources),
         "memory": partial(machine.check_memory, available, settings, size, width),
         "disk": partial(machine.check_disk, root / "data", resources),
         "software": machine.check_software,
     }
-    return [run_check(name, check)[0] for name, check in checks.items()]
+    return checks + [run_check(name, check)[0] for name, check in of_machine.items()]
 
 
 def worst(checks: Iterable[Check]) -> Status:
@@ -81,9 +64,8 @@ def as_text(checks: list[Check]) -> str:
             lines.append(f"{'':<{width + 8}}fix: {check.fix}")
     n_failed, n_warned = (sum(c.status is status for c in checks) for status in (Status.FAIL, Status.WARN))
     warned = f", {n_warned} with a warning" if n_warned else ""
-    if n_failed:
-        return "\n".join([*lines, f"Not ready to run: of {len(checks)} checks {n_failed} failed{warned}."])
-    return "\n".join([*lines, f"Ready to run: {len(checks)} checks{warned}, none failed."])
+    failed = f"Not ready to run: of {len(checks)} checks {n_failed} failed{warned}."
+    return "\n".join([*lines, failed if n_failed else f"Ready to run: {len(checks)} checks{warned}, none failed."])
 
 
 def as_json(checks: list[Check]) -> str:

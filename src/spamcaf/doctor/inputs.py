@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from spamcaf.backbones.weights import TIMEOUT_S
 from spamcaf.datasets.inputs import BackboneDataset
-from spamcaf.doctor.check import Check, Finding, run_check, skip_check
+from spamcaf.doctor.check import Check, Finding, RunRequest, run_check, skip_check
 from spamcaf.doctor.machine import Inputs
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import Obs, Part
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spamcaf.backbones.load import BackboneSpec
-    from spamcaf.doctor.check import RunRequest
     from spamcaf.parameters import RunSettings
 
 
@@ -55,15 +54,16 @@ def check_inputs(request: RunRequest) -> tuple[list[Check], Inputs | None]:
     fetch = f"Or fetch it: `kedro run --pipeline download {request.words}`." if request.can_download else ""
     section_read, raw = run_check("section", partial(_read_section, request), fetch)
     slide_opened, slide = run_check("slide", partial(_open_slide, request), fetch)
+    checks = [section_read, slide_opened]
     if raw is None or slide is None:
         first = "section" if raw is None else "slide"
-        return [section_read, slide_opened, skip_check("identity", first), skip_check("gene panel", first)], None
+        return [*checks, skip_check("identity", first), skip_check("gene panel", first)], None
     identified, section = run_check("identity", partial(_check_identity, raw, slide, request.settings))
     if section is None:
-        return [section_read, slide_opened, identified, skip_check("gene panel", "identity")], None
+        return [*checks, identified, skip_check("gene panel", "identity")], None
     enough, _ = run_check("gene panel", partial(_check_panel, section, request))
     size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide), mpp_of(section))
-    return [section_read, slide_opened, identified, enough], size
+    return [*checks, identified, enough], size
 
 
 def _read_section(request: RunRequest) -> Finding[AnnData]:
@@ -93,8 +93,7 @@ def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> Findin
         f"{report['n_spots']} spots with counts, {report['mpp']:.4f} um per pixel, {report['lattice']} lattice within "
         f"{report['lattice_residual_pitches']:.3f} pitches, {report['share_of_spots_on_tissue']:.0%} on tissue"
     )
-    n_outside = sum(report["n_spots_outside_image"].values())
-    if n_outside:
+    if n_outside := sum(report["n_spots_outside_image"].values()):
         fix = "Check that the image is the full one: beyond its edge white glass is assumed."
         return Finding(f"{found}; {n_outside} spots lie outside the image", fix, section)
     return Finding(found, value=section)

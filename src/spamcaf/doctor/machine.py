@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from math import ceil
@@ -38,32 +40,24 @@ PACKAGES = ("spamcaf", "kedro", "torch", "torchvision", "timm", "scanpy", "annda
 
 
 def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
-    """Return the available memory of the system or the container, whichever is less; None where neither is known.
-
-    Where the system does not report what is free, the installed memory counts.
-    """
+    """Return the available memory of the system or the container, whichever is less; None where neither is known."""
     known = (_available_in_system(meminfo), _available_in_container(cgroup))
     return min((value for value in known if value is not None), default=None)
 
 
 def _available_in_system(meminfo: Path) -> int | None:
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError, IndexError):
-        pass
-    try:
+    with suppress(OSError, ValueError):
+        if found := re.search(r"^MemAvailable:\s*(\d+)", meminfo.read_text(), re.MULTILINE):
+            return int(found[1]) * 1024
+    with suppress(AttributeError, OSError, ValueError):  # what is free is not reported: the installed memory counts
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
+    return None
 
 
 def _available_in_container(cgroup: Path) -> int | None:
     for limit, usage in CGROUP_FILES:
-        try:
+        with suppress(OSError, ValueError):  # absent, or "max": no limit
             return max(int((cgroup / limit).read_text()) - int((cgroup / usage).read_text()), 0)
-        except (OSError, ValueError):  # absent, or "max": no limit
-            continue
     return None
 
 
@@ -105,9 +99,8 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
     n_sites = inputs.n_spots * (subdivide or settings.grid.subdivide) ** 2
     image = inputs.image_px[0] * inputs.image_px[1] * 3
     n_genes = len(settings.panel.genes) or settings.panel.n_genes
-    site_bytes = N_TILES * width * FLOAT_BYTES
+    site_bytes, n_tiles = N_TILES * width * FLOAT_BYTES, n_sites * N_TILES
     prediction = n_sites * n_genes * FLOAT_BYTES * LAYERS
-    n_tiles = n_sites * N_TILES
     if settings.tiles.dense:  # at most the rasters over the whole image, and as far as windows reach beyond it
         tile_px = WindowGeometry.of(settings.tiles, inputs.mpp).tile_px
         rows, columns = (OVERLAP * (ceil(side / tile_px) + TILES_ACROSS) for side in inputs.image_px)
@@ -136,10 +129,8 @@ def check_device(compute: ComputeSettings, spec: BackboneSpec | None, resources:
     if spec is None or "vit" not in spec.architecture or spec.width < LARGE_WIDTH:
         return Finding(found)
     tiles = f"up to {resources.n_tiles} tiles ({resources.n_sites} sites)" if resources else "all tiles"
-    return Finding(
-        f"{found}; {tiles} go through {spec.architecture}, a large network for a CPU",
-        "Use a machine with a CUDA device, or a smaller backbone: --params backbone=efficientnet_lite0.",
-    )
+    fix = "Use a machine with a CUDA device, or a smaller backbone: --params backbone=efficientnet_lite0."
+    return Finding(f"{found}; {tiles} go through {spec.architecture}, a large network for a CPU", fix)
 
 
 def check_memory(
@@ -176,9 +167,8 @@ def check_disk(data: Path, resources: Resources | None) -> Finding[None]:
     """Check that results can be written under `data`, and fit there; raise InputError otherwise. Writes nothing."""
     place = next(path for path in (data, *data.parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(
-            f"{place} cannot be written to.", "a folder for results.", f"Change its owner or permissions: {place}."
-        )
+        fix = f"Change its owner or permissions: {place}."
+        raise InputError(f"{place} cannot be written to.", "a folder for results.", fix)
     free = shutil.disk_usage(place).free
     if resources is None:
         return Finding(f"{bytes_in_words(free)} free under {data}; what is needed depends on the inputs")
@@ -189,7 +179,6 @@ def check_disk(data: Path, resources: Resources | None) -> Finding[None]:
     fix = f"Make room, or link {data} to a larger disk."
     if resources.disk_bytes > free:
         raise InputError(f"{found}.", f"{bytes_in_words(resources.disk_bytes)}.", fix)
-    # an older result stays until the new one is whole
     if 2 * resources.disk_bytes > free:
         return Finding(f"{found}; older results stay until the new ones are whole", fix)
     return Finding(found)
@@ -204,9 +193,8 @@ def check_software() -> Finding[None]:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        raise InputError(
-            f"{', '.join(missing)} not installed.", "all packages of pyproject.toml.", "Run `pip install -e .` again."
-        )
+        found = f"{', '.join(missing)} not installed."
+        raise InputError(found, "all packages of pyproject.toml.", "Run `pip install -e .` again.")
     try:
         import torchvision  # noqa: F401  its compiled operators are registered with torch here
     except (ImportError, RuntimeError, OSError) as error:

@@ -21,23 +21,18 @@ if TYPE_CHECKING:
 _N_CORNERS = 24
 _DECIMALS_PX = 2
 _DECIMALS_VALUE = 5
+_CHUNK_PX = 1024
+_SMALLEST_LEVEL_PX = 512  # the pyramid ends at the first level whose longer side is at most this
+_REGION, _INSTANCE = "region", "instance_id"
+_RGB = ["r", "g", "b"]
 
 
 def to_geojson(prediction: AnnData, genes: list[str]) -> dict[str, Any]:
     """Convert a prediction to GeoJSON for QuPath: one detection per site, a circle of the site's diameter.
 
-    Parameters
-    ----------
-    prediction : AnnData
-        As `build_prediction` returns it.
-    genes : list of str
-        Genes whose values become measurements; ValueError for one that was not predicted.
-
-    Returns
-    -------
-    dict
-        A FeatureCollection in full-resolution pixels, (x, y). A value that is not finite is left out, which QuPath
-        shows as missing.
+    `prediction` is as `build_prediction` returns it; the values of `genes` become measurements. Coordinates (x, y) are
+    full-resolution pixels. A value that is not finite is left out, which QuPath shows as missing. Raises ValueError for
+    a gene that was not predicted.
     """
     missing = [gene for gene in genes if gene not in prediction.var_names]
     if missing:
@@ -48,13 +43,9 @@ def to_geojson(prediction: AnnData, genes: list[str]) -> dict[str, Any]:
     diameter_px = float(library_of(prediction)[1]["scalefactors"][ScaleFactor.SPOT])
     rings = _rings(np.asarray(prediction.obsm[SPATIAL], float), diameter_px / 2)
     values = np.asarray(prediction[:, genes].X, float)
-    return {
-        "type": "FeatureCollection",
-        "features": [
-            _feature(name, ring, dict(zip(genes, row, strict=True)))
-            for name, ring, row in zip(prediction.obs_names, rings.tolist(), values.tolist(), strict=True)
-        ],
-    }
+    sites = zip(prediction.obs_names, rings.tolist(), values.tolist(), strict=True)
+    features = [_feature(name, ring, dict(zip(genes, row, strict=True))) for name, ring, row in sites]
+    return {"type": "FeatureCollection", "features": features}
 
 
 def _rings(xy_px: NDArray[np.float64], radius_px: float) -> NDArray[np.float64]:
@@ -74,30 +65,12 @@ def _feature(name: str, ring: list[list[float]], values: dict[str, float]) -> di
     }
 
 
-_CHUNK_PX = 1024
-_SMALLEST_LEVEL_PX = 512
-"""The pyramid ends at the first level whose longer side is at most this."""
-
-_REGION, _INSTANCE = "region", "instance_id"
-_RGB = ["r", "g", "b"]
-
-
 def to_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> SpatialData:
     """Convert a prediction to SpatialData: images, shapes and the table of predicted expression.
 
-    Parameters
-    ----------
-    super_resolved : AnnData
-        As `build_prediction` returns it.
-    section : AnnData
-        The measured spots.
-    slide : Slide
-        The full-resolution image; it is read only when the result is written or displayed, chunk by chunk.
-
-    Returns
-    -------
-    SpatialData
-        The coordinate system `<lib>` is full-resolution pixels, `<lib>_downscaled_hires` pixels of the hires image.
+    `super_resolved` is as `build_prediction` returns it, `section` holds the measured spots. The slide is read when the
+    result is written or displayed, chunk by chunk. The coordinate system `<lib>` is full-resolution pixels,
+    `<lib>_downscaled_hires` pixels of the hires image.
     """
     from spatialdata import SpatialData
     from spatialdata.models import TableModel
@@ -105,13 +78,13 @@ def to_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> S
 
     lib, entry = library_of(super_resolved)
     scale = float(entry["scalefactors"][ScaleFactor.HIRES])
-    full, hires = lib, f"{lib}_downscaled_hires"
-    of_full = {full: Identity(), hires: Scale([scale, scale], axes=("x", "y"))}
-    of_hires = {full: Scale([1 / scale, 1 / scale], axes=("x", "y")), hires: Identity()}
-    subspots = f"{lib}_subspots"
+    hires, subspots = f"{lib}_downscaled_hires", f"{lib}_subspots"
+    pyramid = [2] * max(int(np.ceil(np.log2(max(slide.shape) / _SMALLEST_LEVEL_PX))), 1)
+    of_full = {lib: Identity(), hires: Scale([scale, scale], axes=("x", "y"))}
+    of_hires = {lib: Scale([1 / scale, 1 / scale], axes=("x", "y")), hires: Identity()}
     return SpatialData(
         images={
-            f"{lib}_full_image": _image(_lazy_image(slide), of_full, _pyramid(slide.shape)),
+            f"{lib}_full_image": _image(_lazy_image(slide), of_full, pyramid),
             f"{lib}_hires_image": _image(np.moveaxis(entry["images"]["hires"], -1, 0), of_hires),
         },
         shapes={
@@ -135,8 +108,7 @@ def _circles(sites: AnnData, diameter_px: float, transforms: dict[str, Any]) -> 
     from spatialdata.models import ShapesModel
 
     xy_px, names = np.asarray(sites.obsm[SPATIAL], np.float64), sites.obs_names.to_numpy()
-    radius_px = float(diameter_px) / 2
-    return ShapesModel.parse(xy_px, geometry=0, radius=radius_px, index=names, transformations=transforms)
+    return ShapesModel.parse(xy_px, geometry=0, radius=float(diameter_px) / 2, index=names, transformations=transforms)
 
 
 def _lazy_image(slide: Slide) -> Array:
@@ -152,14 +124,9 @@ def _lazy_image(slide: Slide) -> Array:
 
     # Strips of whole rows: a striped TIFF would otherwise decode every strip once per chunk beside it.
     chunks = (*normalize_chunks((_CHUNK_PX,), (height,)), (width,), (len(_RGB),))
-    name = f"slide-{slide.name}-{slide.fingerprint}"
-    strips = da.map_blocks(read, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8), name=name)
+    meta, name = np.empty((0, 0, 0), np.uint8), f"slide-{slide.name}-{slide.fingerprint}"
+    strips = da.map_blocks(read, chunks=chunks, dtype=np.uint8, meta=meta, name=name)
     return da.moveaxis(strips, -1, 0).rechunk((len(_RGB), _CHUNK_PX, _CHUNK_PX))
-
-
-def _pyramid(shape: tuple[int, int]) -> list[int]:
-    n_levels = int(np.ceil(np.log2(max(max(shape) / _SMALLEST_LEVEL_PX, 1))))
-    return [2] * max(n_levels, 1)
 
 
 def _table(super_resolved: AnnData, region: str) -> AnnData:
@@ -167,12 +134,10 @@ def _table(super_resolved: AnnData, region: str) -> AnnData:
     import pandas as pd
     from anndata import AnnData
 
-    obs = super_resolved.obs.assign(
-        **{_REGION: pd.Categorical([region] * super_resolved.n_obs), _INSTANCE: super_resolved.obs_names.to_numpy()}
-    )
+    joining = {_REGION: pd.Categorical([region] * super_resolved.n_obs), _INSTANCE: super_resolved.obs_names.to_numpy()}
     return AnnData(
         super_resolved.X,
-        obs=obs,
+        obs=super_resolved.obs.assign(**joining),
         var=super_resolved.var,
         obsm=dict(super_resolved.obsm),
         layers={name: layer for name, layer in super_resolved.layers.items() if name},  # anndata 0.13 lists X as None

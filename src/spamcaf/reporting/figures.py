@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from spamcaf.names import SPATIAL, ScaleFactor
 from spamcaf.reporting.prediction import as_uint8, library_of
+from spamcaf.sections.lattice import nearest_neighbours
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,9 @@ _FADE = 0.55
 _BAR_SHARE = 0.3
 _MARGIN = 0.04
 _UM_PER_MM = 1000
+_PANEL_INCHES = 3.5
+_PERCENTILES = (1, 99)
+_MAP_COLUMNS = 3
 
 
 def _draw_map(
@@ -35,10 +39,8 @@ def _draw_map(
     xy_px = np.asarray(section.obsm[SPATIAL], dtype=float)
     diameter = library_of(section)[1]["scalefactors"].get(ScaleFactor.SPOT)
     diameter_px = float(diameter) if diameter else 0.65 * _nearest_px(xy_px)  # 65 um spots, 100 um apart
-    size = np.full(len(xy_px), diameter_px)
-    discs = EllipseCollection(
-        size, size, np.zeros(len(size)), units="xy", offsets=xy_px, offset_transform=axes.transData, linewidths=0
-    )
+    size, angles, transform = np.full(len(xy_px), diameter_px), np.zeros(len(xy_px)), axes.transData
+    discs = EllipseCollection(size, size, angles, units="xy", offsets=xy_px, offset_transform=transform, linewidths=0)
     discs.set(array=np.asarray(values, dtype=float), cmap="viridis", clim=limits)
     axes.add_collection(discs)
     _frame(axes, np.asarray(background.obsm[SPATIAL], dtype=float))
@@ -57,7 +59,7 @@ def _draw_tissue(axes: Axes, section: AnnData) -> None:
     axes.imshow(_FADE + (1 - _FADE) * grey, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="bilinear")
 
 
-def _frame(axes: Axes, xy_px: NDArray[np.floating]) -> None:
+def _frame(axes: Axes, xy_px: NDArray[np.float64]) -> None:
     """Fit the axes to the sites `xy_px` (site, 2) with a margin: equal aspect, y down, no ticks."""
     low, high = xy_px.min(axis=0), xy_px.max(axis=0)
     margin = _MARGIN * (high - low).max() + 0.5 * _nearest_px(xy_px)
@@ -81,19 +83,9 @@ def _draw_scale_bar(axes: Axes, mpp: float) -> None:
     axes.add_artist(bar)
 
 
-def _nearest_px(xy_px: NDArray[np.floating]) -> float:
+def _nearest_px(xy_px: NDArray[np.float64]) -> float:
     """Return the median distance to the nearest other site, 1 for a single site."""
-    from scipy.spatial import cKDTree
-
-    if len(xy_px) == 1:
-        return 1.0
-    distance_px, _ = cKDTree(xy_px).query(xy_px, k=2)
-    return float(np.median(distance_px[:, 1])) or 1.0
-
-
-_PANEL_INCHES = 3.5
-_PERCENTILES = (1, 99)
-_MAP_COLUMNS = 3
+    return 1.0 if len(xy_px) == 1 else float(np.median(nearest_neighbours(xy_px, 1)[0])) or 1.0
 
 
 def choose_genes(gene_scores: pd.DataFrame, model: str, requested: Sequence[str], n: int) -> dict[str, float]:
@@ -122,21 +114,9 @@ def plot_gene_maps(
     """Draw a row per gene: measured spots, prediction at hidden spots, super-resolved map where there is one.
 
     Colours span the 1st to 99th percentile, of the measured values in the first map and of the predicted ones in the
-    others: a prediction varies less than noisy counts, and would look flat in their range.
-
-    Parameters
-    ----------
-    measured, recovered, super_resolved : AnnData
-        X is log1p CP10k, `obsm["spatial"]` in full-resolution pixels.
-    genes : dict of float
-        PCC at hidden spots by gene.
-    mpp : float
-        Micrometres per pixel.
-
-    Raises
-    ------
-    ValueError
-        Where there is no gene, or a section lacks one.
+    others: a prediction varies less than noisy counts, and would look flat in their range. X is log1p CP10k,
+    `obsm["spatial"]` in full-resolution pixels; `genes` holds the PCC at hidden spots by gene, `mpp` is micrometres per
+    pixel. Raises ValueError where there is no gene, or a section lacks one.
     """
     sections = {"measured": measured, "predicted at hidden spots": recovered}
     if super_resolved is not None:
@@ -145,12 +125,11 @@ def plot_gene_maps(
     figure = Figure(figsize=(_PANEL_INCHES * len(sections) + 1.6, _PANEL_INCHES * len(genes)), layout="compressed")
     grid = figure.subplots(len(genes), len(sections), squeeze=False)
     for row, (gene, pcc) in zip(grid, genes.items(), strict=True):
-        values = {title: _values(section, gene) for title, section in sections.items()}
-        predicted = _limits(np.concatenate([values[title] for title in list(sections)[1:]]))
-        limits = dict.fromkeys(sections, predicted) | {"measured": _limits(values["measured"])}
+        values = [section.obs_vector(gene).astype(float) for section in sections.values()]
+        limits = [_limits(values[0]), *[_limits(np.concatenate(values[1:]))] * (len(values) - 1)]
         discs = []
-        for axes, (title, section) in zip(row, sections.items(), strict=True):
-            discs.append(_draw_map(axes, measured, section, values[title], limits[title]))
+        for i, (axes, (title, section)) in enumerate(zip(row, sections.items(), strict=True)):
+            discs.append(_draw_map(axes, measured, section, values[i], limits[i]))
             score = f"held-out PCC {pcc:.2f}" if section is recovered else ""
             axes.set_title(f"{gene}: {title}\n{score}", fontsize=10)
         _draw_scale_bar(row[0], mpp)
@@ -170,7 +149,7 @@ def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) ->
     figure = Figure(figsize=((_PANEL_INCHES + 0.8) * columns, _PANEL_INCHES * rows), layout="compressed")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, gene in zip(panels, genes, strict=False):
-        values = _values(predicted, gene)
+        values = predicted.obs_vector(gene).astype(float)
         discs = _draw_map(axes, predicted, predicted, values, _limits(values))
         _add_colour_bar(figure, discs, [axes], "predicted")
         axes.set_title(gene, fontsize=10)
@@ -190,16 +169,11 @@ def _check(sections: Mapping[str, AnnData], genes: Mapping[str, float]) -> None:
     if not genes:
         raise ValueError("No gene to draw. Give at least one.")
     for name, section in sections.items():
-        missing = [gene for gene in genes if gene not in section.var_names]
-        if missing:
+        if missing := [gene for gene in genes if gene not in section.var_names]:
             raise ValueError(
                 f"Genes {', '.join(missing)} are not among the {section.n_vars} genes of the '{name}' section. "
                 "Choose genes of the panel."
             )
-
-
-def _values(section: AnnData, gene: str) -> NDArray[np.float64]:
-    return section.obs_vector(gene).astype(float)
 
 
 def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -223,14 +197,10 @@ def plot_overlay(
 
     Parameters
     ----------
-    thumbnail : (row, column, 3)
-        RGB.
-    spots_xy_px : (spot, 2)
-        Full-resolution pixels.
-    thumbnail_scale : float
-        Thumbnail pixels per full-resolution pixel.
-    tissue_outline : (row, column) bool, optional
-        True on tissue; covers the same image at any resolution.
+    thumbnail : (row, column, 3), RGB
+    spots_xy_px : (spot, 2), full-resolution pixels
+    thumbnail_scale : thumbnail pixels per full-resolution pixel
+    tissue_outline : (row, column), true on tissue; covers the same image at any resolution
     """
     height, width = thumbnail.shape[:2]
     figure = Figure(figsize=(_INCHES, _INCHES * height / width + 0.4), layout="constrained")
@@ -270,7 +240,6 @@ _LOSSES = {
 
 _VALIDATION = "validation_pcc"
 _LOSS_ALONE = ["fold", "epoch", "loss"]
-
 _WEIGHTS = {
     "within_section_network_weight": _Line("among measured spots", "#0072b2", 0.4),
     "new_section_network_weight": _Line("on unmeasured sections", "#e69f00", 0.4),
@@ -282,33 +251,25 @@ def plot_training_curves(log: pd.DataFrame, programs: pd.DataFrame) -> Figure:
     """Draw losses and validation PCC by epoch, and beside them the network's weight in each gene program.
 
     Lines are means over the folds, bands reach from the lowest fold to the highest. A table without rows has no panel.
+    Raises ValueError where a column is missing, or both tables are empty.
 
     Parameters
     ----------
-    log : DataFrame
-        A row per fold and epoch: fold, epoch, loss, l1, l2, l3, l4, validation_pcc; of `released` fold, epoch and loss.
-    programs : DataFrame
-        A row per program: program, signal_fraction, within_section_network_weight, new_section_network_weight.
-
-    Raises
-    ------
-    ValueError
-        Where a column is missing, or both tables are empty.
+    log : a row per fold and epoch: fold, epoch, loss, l1, l2, l3, l4, validation_pcc; of `released` fold, epoch, loss
+    programs : a row per program: program, signal_fraction, within_section_network_weight, new_section_network_weight
     """
-    panels: list[Callable[[Axes, pd.DataFrame], None]] = []
-    if list(log.columns) == _LOSS_ALONE and len(log):
-        panels.append(_draw_losses)
-    elif len(log):
+    panels: list[tuple[Callable[[Axes, pd.DataFrame], None], pd.DataFrame]] = [(_draw_losses, log)] if len(log) else []
+    if len(log) and list(log.columns) != _LOSS_ALONE:
         _require(log, ("fold", "epoch", *_LOSSES, _VALIDATION), "training log")
-        panels += [_draw_losses, _draw_validation]
+        panels.append((_draw_validation, log))
     if len(programs):
         _require(programs, ("program", _SIGNAL, *_WEIGHTS), "program log")
-        panels.append(_draw_weights)
+        panels.append((_draw_weights, programs))
     if not panels:
         raise ValueError("The training log and the program log have 0 rows. Expected at least one row in one of them.")
     figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
-    for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(axes, programs if draw is _draw_weights else log)
+    for axes, (draw, table) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes, table)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.set_axisbelow(True)
@@ -316,26 +277,22 @@ def plot_training_curves(log: pd.DataFrame, programs: pd.DataFrame) -> Figure:
 
 
 def _require(table: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
+    if missing := [column for column in columns if column not in table.columns]:
         raise ValueError(f"The {name} lacks the columns {missing}. Expected {', '.join(columns)}.")
 
 
 def _draw_losses(axes: Axes, log: pd.DataFrame) -> None:
-    drawn = [column for column in _LOSSES if column in log]
-    for column in drawn:
-        _draw_line(axes, log, column, _LOSSES[column])
+    drawn = {column: line for column, line in _LOSSES.items() if column in log}
     loss = "loss" if len(drawn) > 1 else "mean squared error"  # the one loss of the released network
-    axes.set(xlabel="epoch", ylabel=f"{loss} on training spots", title="Losses")
-    axes.legend(frameon=False, fontsize=8)
+    _draw_lines(axes, log, drawn)
+    axes.set(ylabel=f"{loss} on training spots", title="Losses")
 
 
 def _draw_validation(axes: Axes, log: pd.DataFrame) -> None:
     n_folds = log["fold"].nunique()
     mean = _Line(f"mean of {n_folds} fold{'s' if n_folds > 1 else ''}", "#0072b2", 2.0)
-    _draw_line(axes, log, _VALIDATION, mean)
-    axes.set(xlabel="epoch", ylabel="mean PCC on validation spots", title="Validation")
-    axes.legend(frameon=False, fontsize=8)
+    _draw_lines(axes, log, {_VALIDATION: mean})
+    axes.set(ylabel="mean PCC on validation spots", title="Validation")
 
 
 def _draw_weights(axes: Axes, programs: pd.DataFrame) -> None:
@@ -349,9 +306,12 @@ def _draw_weights(axes: Axes, programs: pd.DataFrame) -> None:
     axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
-def _draw_line(axes: Axes, log: pd.DataFrame, column: str, line: _Line) -> None:
-    by_epoch = log.dropna(subset=[column]).groupby("epoch")[column].agg(["mean", "min", "max"])
-    epochs = by_epoch.index.to_numpy()
-    axes.plot(epochs, by_epoch["mean"], color=line.colour, linewidth=line.width, label=line.label)
-    axes.locator_params(axis="x", integer=True)
-    axes.fill_between(epochs, by_epoch["min"], by_epoch["max"], color=line.colour, alpha=0.15, linewidth=0)
+def _draw_lines(axes: Axes, log: pd.DataFrame, lines: Mapping[str, _Line]) -> None:
+    for column, line in lines.items():
+        by_epoch = log.dropna(subset=[column]).groupby("epoch")[column].agg(["mean", "min", "max"])
+        epochs = by_epoch.index.to_numpy()
+        axes.plot(epochs, by_epoch["mean"], color=line.colour, linewidth=line.width, label=line.label)
+        axes.locator_params(axis="x", integer=True)
+        axes.fill_between(epochs, by_epoch["min"], by_epoch["max"], color=line.colour, alpha=0.15, linewidth=0)
+    axes.set_xlabel("epoch")
+    axes.legend(frameon=False, fontsize=8)

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "1"
 SCALE = "log1p of counts per 10 000"
-SD = "sd"
-"""Layer of the predictive standard deviation."""
+SD = "sd"  # layer of the predictive standard deviation
 
 MEASURED, PREDICTED = "measured", "predicted"
 _LONGEST_PX = {"hires": (ScaleFactor.HIRES, 2000), "lowres": (ScaleFactor.LOWRES, 600)}
@@ -56,28 +55,18 @@ def build_prediction(
 ) -> AnnData:
     """Build the prediction as an AnnData of the output contract; ValueError where the arguments disagree.
 
+    `obs["origin"]` is "predicted" everywhere, at the spots (sub_index 0) too; "measured" is a category so that measured
+    spots can be joined on.
+
     Parameters
     ----------
-    mean, sd : (site, gene)
-        Prediction as log1p of counts per 10 000, and its standard deviation, None where a model gives none.
-    genes, sites : DataFrame
-        A row per gene (index symbol, column gene_ids), and a row per site as `lay_grid` returns it.
-    n_px_padded : (site,)
-        Pixels of each site's window outside the image.
-    section : AnnData
-        Gives scale, name and, where it has them, the images; else they are made of `thumbnail`.
-    thumbnail : (row, column, 3) uint8
-        One of its pixels covers `px_per_thumbnail_px` full-resolution pixels.
-    subdivide : int
-        A spot is divided into `subdivide` x `subdivide` sites.
-    provenance : dict
-        Stored as JSON text.
-
-    Returns
-    -------
-    AnnData
-        `obs["origin"]` is "predicted" everywhere, at the spots (sub_index 0) too; "measured" is a category so that
-        measured spots can be joined on.
+    mean, sd : (site, gene) log1p of counts per 10 000, and its standard deviation, None where a model gives none
+    genes, sites : a row per gene (index symbol, column gene_ids), and a row per site as `lay_grid` returns it
+    n_px_padded : (site,) pixels of each site's window outside the image
+    section : gives scale, name and, where it has them, the images; else they are made of `thumbnail`
+    thumbnail : (row, column, 3) uint8, a pixel of which covers `px_per_thumbnail_px` full-resolution pixels
+    subdivide : a spot is divided into `subdivide` x `subdivide` sites
+    provenance : stored as JSON text
     """
     from anndata import AnnData
 
@@ -147,13 +136,10 @@ def _library_entry(
     spot_px = spot_um / mpp
     # a lattice without fiducials has none to measure, but readers ask for the key
     fiducial_px = float(given.get("scalefactors", {}).get(ScaleFactor.FIDUCIAL, spot_px))
+    sizes = {ScaleFactor.SPOT.value: spot_px / subdivide, ScaleFactor.FIDUCIAL.value: fiducial_px}
     return {
         "images": images,
-        "scalefactors": {
-            ScaleFactor.SPOT.value: spot_px / subdivide,
-            ScaleFactor.FIDUCIAL.value: fiducial_px,
-            **scales,
-        },
+        "scalefactors": {**sizes, **scales},
         "metadata": {
             "mpp": mpp,
             "parent_spot_diameter_fullres": spot_px,
@@ -168,19 +154,15 @@ def _images(
     given: dict[str, Any], thumbnail: NDArray[np.uint8], px_per_thumbnail_px: float
 ) -> tuple[dict[str, NDArray[np.uint8]], dict[str, float]]:
     """Return hires and lowres with their scale factors: the source's own, else the thumbnail, never enlarged."""
+    from PIL import Image
+
     images, scales = {}, {}
     for name, (key, longest) in _LONGEST_PX.items():
         image, scale = given.get("images", {}).get(name), given.get("scalefactors", {}).get(key)
         if image is None or scale is None:
-            image, shrinkage = _shrunk(thumbnail, longest)
+            shrinkage = min(1.0, longest / max(thumbnail.shape[:2]))
+            rows, columns = (max(round(n * shrinkage), 1) for n in thumbnail.shape[:2])
+            image = Image.fromarray(thumbnail).resize((columns, rows), Image.Resampling.BOX)
             scale = shrinkage / px_per_thumbnail_px
         images[name], scales[key.value] = as_uint8(np.asarray(image)), float(scale)
     return images, scales
-
-
-def _shrunk(thumbnail: NDArray[np.uint8], longest: int) -> tuple[NDArray[np.uint8], float]:
-    from PIL import Image
-
-    shrinkage = min(1.0, longest / max(thumbnail.shape[:2]))
-    rows, columns = (max(round(n * shrinkage), 1) for n in thumbnail.shape[:2])
-    return np.asarray(Image.fromarray(thumbnail).resize((columns, rows), Image.Resampling.BOX)), shrinkage

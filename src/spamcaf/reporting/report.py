@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+Record = Mapping[str, Any]
+
+
 class Label(NamedTuple):
     """A short label and what it means."""
 
@@ -86,9 +89,11 @@ _FIGURES: dict[str, Label] = {
 _SMOOTH = 0.9
 _COVERAGE_TOLERANCE = 0.03
 _NOMINAL_COVERAGE = 0.9
+_N_BEST = 12
+_N_WORST = 5
 
 
-def notes(scores: Mapping[str, Any]) -> list[str]:
+def notes(scores: Record) -> list[str]:
     """Return the limits of the results in sentences: scores that the model loses, smoothing, intervals, protocol."""
     model, models, between = model_of(scores), scores["models"], scores.get("super_resolution")
     ours = models.get(model, {})
@@ -139,48 +144,23 @@ def _losses(models: Models, model: str, where: str) -> list[str]:
     return [f"Another model beats {model} {where} in {sum(map(len, lost.values()))} of the scores. {by_rival}"]
 
 
-_N_BEST = 12
-_N_WORST = 5
-
-
 def render_report(
-    scores: Mapping[str, Any],
-    section_report: Mapping[str, Any],
-    figures: Mapping[str, bytes],
-    provenance: Mapping[str, Any],
-    gene_scores: pd.DataFrame,
+    scores: Record, section_report: Record, figures: Mapping[str, bytes], provenance: Record, gene_scores: pd.DataFrame
 ) -> str:
     """Render the report of one run; everything is escaped, figures are embedded, nothing is fetched.
 
     Parameters
     ----------
-    scores : dict
-        The record of `scores.json`.
-    section_report, provenance : dict
-        Shown as tables, nested keys joined by dots.
-    figures : dict of bytes
-        PNG by name: overlay, training_curves and maps, each optional; others are added at the end.
-    gene_scores : DataFrame
-        A row per model and gene.
-
-    Returns
-    -------
-    str
-        A self-contained HTML page.
-
-    Raises
-    ------
-    InputError
-        Where `scores` does not state its model.
+    scores : the record of `scores.json`; InputError where it does not state its model
+    section_report, provenance : shown as tables, nested keys joined by dots
+    figures : PNG by name: overlay, training_curves and maps, each optional; others are added at the end
+    gene_scores : a row per model and gene
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    loader = PackageLoader("spamcaf.reporting", ".")
     environment = Environment(
-        loader=PackageLoader("spamcaf.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     model, between, protocol = model_of(scores), scores.get("super_resolution"), scores["protocol"]
     return environment.get_template("report.html.jinja").render(
@@ -200,7 +180,7 @@ def render_report(
     )
 
 
-def _key_numbers(scores: Mapping[str, Any], model: str) -> list[tuple[str, str, str]]:
+def _key_numbers(scores: Record, model: str) -> list[tuple[str, str, str]]:
     """Return (label, number, remark) of the few numbers worth reading first."""
     models, ceiling = scores["models"], scores["noise_ceiling"]
     tiles = []
@@ -237,14 +217,14 @@ def _gene_rows(gene_scores: pd.DataFrame, model: str) -> dict[str, list[list[str
     ours = gene_scores[gene_scores["model"] == model].sort_values("pearson", ascending=False, kind="stable")
     others = gene_scores[gene_scores["model"].isin(list(BASELINES))].groupby("gene")["pearson"].max()
     rows = [
-        [str(row.gene), _text(row.pearson), _text(row.spearman), _text(row.rmse), _text(others.get(row.gene))]
+        [str(row.gene), *map(_text, (row.pearson, row.spearman, row.rmse, others.get(row.gene)))]
         for row in ours.itertuples()
     ]
     n_worst = min(_N_WORST, max(len(rows) - _N_BEST, 0))
     return {"best": rows[:_N_BEST], "worst": rows[len(rows) - n_worst :]}
 
 
-def _flatten(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flatten(record: Record, prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in record.items():
         name = f"{prefix}{key}".replace("_", " ")

@@ -15,11 +15,10 @@ import numpy as np
 from spamcaf.errors import InputError
 from spamcaf.names import SECTION_METADATA, SPATIAL, Obs, SectionField
 from spamcaf.sections import lattice as lattices
-from spamcaf.sections.lattice import FoundLattice, Lattice, LatticeKind, fit_lattice, search_lattice
+from spamcaf.sections.lattice import Floats, FoundLattice, Integers, Lattice, LatticeKind, fit_lattice, search_lattice
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from numpy.typing import NDArray
 
     from spamcaf.parameters import SectionSettings
 
@@ -36,11 +35,11 @@ class ArrayIndices:
     """The lattice, `index` (spot, 2) int64 as (array_col, array_row), and where the index comes from."""
 
     lattice: Lattice
-    index: NDArray[np.int64]
+    index: Integers
     source: Literal["array indices", "coordinates"]
 
 
-def coordinates_of(section: AnnData) -> NDArray[np.float64]:
+def coordinates_of(section: AnnData) -> Floats:
     """Return (x, y) of every spot (spot, 2), in pixels; raise InputError unless they are finite numbers."""
     if SPATIAL not in section.obsm:
         keys = ", ".join(section.obsm.keys()) or "nothing"
@@ -48,16 +47,15 @@ def coordinates_of(section: AnnData) -> NDArray[np.float64]:
     try:
         xy = np.asarray(section.obsm[SPATIAL], np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"coordinates that are no numbers ({error}).", "x and y in pixels.", "Check the position file."
-        ) from error
+        found = f"coordinates that are no numbers ({error})."
+        raise InputError(found, "x and y in pixels.", "Check the position file.") from error
     if xy.ndim != 2 or xy.shape[1] != 2:  # noqa: PLR2004
         raise InputError(f"coordinates of shape {xy.shape}.", "x and y of every spot.", "Check the section's file.")
     lattices.require_finite(xy)
     return xy
 
 
-def index_of(section: AnnData) -> NDArray[np.int64] | None:
+def index_of(section: AnnData) -> Integers | None:
     """Return (array_col, array_row) of every spot (spot, 2), or None where the source has none."""
     columns = (Obs.ARRAY_COL, Obs.ARRAY_ROW)
     if not all(column in section.obs for column in columns):
@@ -65,7 +63,7 @@ def index_of(section: AnnData) -> NDArray[np.int64] | None:
     return np.column_stack([whole_numbers(section, column) for column in columns])
 
 
-def whole_numbers(section: AnnData, column: Obs) -> NDArray[np.int64]:
+def whole_numbers(section: AnnData, column: Obs) -> Integers:
     """Return a column of obs (spot,), which may hold text or booleans; raise InputError unless all are whole."""
     import pandas as pd
 
@@ -75,11 +73,8 @@ def whole_numbers(section: AnnData, column: Obs) -> NDArray[np.int64]:
     numbers = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     wrong = ~(np.isfinite(numbers) & (numbers % 1 == 0))
     if wrong.any():
-        raise InputError(
-            f"{column} '{section.obs[column].iloc[int(wrong.argmax())]}' of {section.obs_names[wrong.argmax()]}.",
-            "a whole number for every spot.",
-            "Check the position file.",
-        )
+        found = f"{column} '{section.obs[column].iloc[int(wrong.argmax())]}' of {section.obs_names[wrong.argmax()]}."
+        raise InputError(found, "a whole number for every spot.", "Check the position file.")
     return numbers.astype(np.int64)
 
 
@@ -90,20 +85,12 @@ def lattice_of(section: AnnData) -> Lattice:
 
 
 def assign_array_indices(
-    xy_px: NDArray[np.float64], index: NDArray[np.int64] | None, kind: LatticeKind | None, settings: SectionSettings
+    xy_px: Floats, index: Integers | None, kind: LatticeKind | None, settings: SectionSettings
 ) -> ArrayIndices:
     """Return the lattice of the spots and the array index of each.
 
-    Parameters
-    ----------
-    xy_px : (spot, 2) float64, full-resolution pixels
-    index : (spot, 2) int64, array_col and array_row, where the source has them
-    kind : the kind of lattice, where the source states it
-    settings : limits; where `pitch_um` is set, the coordinates decide over index and kind
-
-    Raises
-    ------
-    InputError : when coordinates, index and kind contradict each other
+    `index` (array_col, array_row) and `kind` are the source's, where it has them; where `settings.pitch_um` is set, the
+    coordinates decide over both. Raises InputError when coordinates, index and kind contradict each other.
     """
     if index is not None and settings.pitch_um is not None:
         kind, index = _by_coordinates(xy_px, index)
@@ -127,16 +114,13 @@ def assign_array_indices(
     if kind == "hexagonal":
         _refuse_square(xy_px)
     lattice = fit_lattice(xy_px, index, kind or search_lattice(xy_px).lattice.kind)
-    _require_regular(
-        lattice, settings, "Check array_row, array_col and pixel coordinates; are rows and columns swapped?"
-    )
+    fix = "Check array_row, array_col and pixel coordinates; are rows and columns swapped?"
+    _require_regular(lattice, settings, fix)
     _require_same_indices(index, xy_px)
     return ArrayIndices(lattice, index, "array indices")
 
 
-def _by_coordinates(
-    xy_px: NDArray[np.float64], index: NDArray[np.int64]
-) -> tuple[LatticeKind, NDArray[np.int64] | None]:
+def _by_coordinates(xy_px: Floats, index: Integers) -> tuple[LatticeKind, Integers | None]:
     """Return the kind of lattice that the coordinates show, and the index where it counts along that."""
     try:
         kind = search_lattice(xy_px).lattice.kind
@@ -148,13 +132,13 @@ def _by_coordinates(
     return kind, None
 
 
-def _clear_kind(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: LatticeKind | None) -> LatticeKind | None:
+def _clear_kind(xy_px: Floats, index: Integers, kind: LatticeKind | None) -> LatticeKind | None:
     """Return the kind of lattice that the index counts along without doubt, among those that the source allows."""
     kinds: list[LatticeKind] = ["hexagonal", "square"] if kind is None else [kind]
     return next((each for each in kinds if _is_clear(xy_px, index, each)), None)
 
 
-def _is_clear(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: LatticeKind) -> bool:
+def _is_clear(xy_px: Floats, index: Integers, kind: LatticeKind) -> bool:
     """Tell whether every spot stands alone, at the point of an undistorted lattice that its index names."""
     lattices.require_finite(xy_px)
     if len(xy_px) < lattices.FEWEST_SPOTS or len(np.unique(index, axis=0)) < len(index):
@@ -168,7 +152,7 @@ def _is_clear(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: Lattic
     return bool(lattice.residual <= _CLEAR_RESIDUAL and lattice.skew <= _MAX_SKEW and is_apart)
 
 
-def _refuse_square(xy_px: NDArray[np.float64]) -> None:
+def _refuse_square(xy_px: Floats) -> None:
     """Raise InputError where spots of a source that is hexagonal by its kind lie on a square lattice."""
     try:
         found = search_lattice(xy_px)
@@ -183,7 +167,7 @@ def _refuse_square(xy_px: NDArray[np.float64]) -> None:
         )
 
 
-def _require_unique(index: NDArray[np.int64]) -> None:
+def _require_unique(index: Integers) -> None:
     pairs, counts = np.unique(index, axis=0, return_counts=True)
     if (counts > 1).any():
         column, row = pairs[counts.argmax()]
@@ -198,22 +182,17 @@ def _require_unique(index: NDArray[np.int64]) -> None:
 def _require_regular(lattice: Lattice, settings: SectionSettings, next_step: str) -> None:
     limit = settings.max_lattice_residual
     if lattice.residual > limit or lattice.skew > _MAX_SKEW:
-        raise InputError(
-            f"spots {lattice.residual:.2f} pitches off a {lattice.kind} lattice, stretched by {lattice.skew:.0%}.",
-            f"at most {limit:.2f} pitches and {_MAX_SKEW:.0%}.",
-            next_step,
-        )
+        found = f"spots {lattice.residual:.2f} pitches off a {lattice.kind} lattice, stretched by {lattice.skew:.0%}."
+        raise InputError(found, f"at most {limit:.2f} pitches and {_MAX_SKEW:.0%}.", next_step)
 
 
-def _require_same_indices(index: NDArray[np.int64], xy_px: NDArray[np.float64]) -> None:
+def _require_same_indices(index: Integers, xy_px: Floats) -> None:
     """Raise InputError where coordinates that lie on a clear lattice lead to other indices."""
     try:
         found = search_lattice(xy_px)
     except InputError:  # spots too irregular to compare, though within the limits that the user set
         return
-    if found.lattice.residual > _CLEAR_RESIDUAL:
-        return
-    n_misplaced = _count_misplaced(index, found)
+    n_misplaced = _count_misplaced(index, found) if found.lattice.residual <= _CLEAR_RESIDUAL else 0
     if n_misplaced > _MAX_MISPLACED * len(index):
         raise InputError(
             f"{n_misplaced} of {len(index)} spots lie elsewhere than at their array_row and array_col.",
@@ -222,25 +201,20 @@ def _require_same_indices(index: NDArray[np.int64], xy_px: NDArray[np.float64]) 
         )
 
 
-def _count_misplaced(index: NDArray[np.int64], found: FoundLattice) -> int:
+def _count_misplaced(index: Integers, found: FoundLattice) -> int:
     """Count the spots whose two indices do not differ by the symmetry and shift of most others of their piece.
 
     Found indices are right up to a symmetry of the lattice, common to all spots, and a shift of each piece.
     """
-    to_steps = np.linalg.inv(lattices.INDEX_STEPS[found.lattice.kind])
+    to_steps, piece = np.linalg.inv(lattices.INDEX_STEPS[found.lattice.kind]), found.piece
     given, own = index @ to_steps, found.index @ to_steps
-    size = np.bincount(found.piece)
-
-    def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        means = np.column_stack([np.bincount(found.piece, column) / size for column in values.T])
-        return values - means[found.piece]
-
     # shifts drop out of steps about each piece's mean: what is left is the symmetry, a matrix of whole numbers
-    turn = np.rint(np.linalg.lstsq(centred(own), centred(given), rcond=None)[0])
+    centred_own, centred_given = (values - lattices.piece_means(values, piece)[piece] for values in (own, given))
+    turn = np.rint(np.linalg.lstsq(centred_own, centred_given, rcond=None)[0])
     # twice, since an index of the wrong parity lies half a step off a hexagonal lattice
     shift = np.rint(2 * (given - own @ turn)).astype(np.int64)
-    groups, counts = np.unique(np.column_stack([found.piece, shift]), axis=0, return_counts=True)
-    most = np.zeros(len(size), np.int64)
+    groups, counts = np.unique(np.column_stack([piece, shift]), axis=0, return_counts=True)
+    most = np.zeros(piece.max() + 1, np.int64)
     np.maximum.at(most, groups[:, 0], counts)
     is_symmetry = abs(np.linalg.det(turn)) > 0.5  # noqa: PLR2004
-    return int((size - most).sum()) if is_symmetry else len(index)
+    return len(index) - int(most.sum()) if is_symmetry else len(index)

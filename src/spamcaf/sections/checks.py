@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Obs, ScaleFactor, SectionField
@@ -13,10 +15,7 @@ from spamcaf.sections.array_indices import assign_array_indices, coordinates_of,
 from spamcaf.sections.scale import resolve_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anndata import AnnData
-    from numpy.typing import NDArray
 
     from spamcaf.parameters import SectionSettings
     from spamcaf.sections.array_indices import ArrayIndices
@@ -39,16 +38,12 @@ def check_section(
     Parameters
     ----------
     raw : as a reader returns it: counts, obsm["spatial"] in full-resolution pixels, and uns["section"]
-    image_shape : (rows, columns) of the full-resolution image
-    settings : limits, and what only the user can know
-    image_mpp : micrometres per pixel that the image's file states
-    image : name of the image's file, for messages
+    image_shape, image_mpp, image : (rows, columns), micrometres per pixel as stated, and name of the image's file
 
     Returns
     -------
-    section : safe to compute with: counts as CSR, array_row and array_col, and uns["section"] with lattice, pitch,
-        scale, and the coordinates of the spots off the tissue
-    report : what was checked and found, as plain data
+    The section, safe to compute with (counts as CSR, array_row and array_col, and uns["section"] with lattice, pitch,
+    scale, and the coordinates of the spots off the tissue), and a report of what was found, as plain data.
 
     Raises
     ------
@@ -209,18 +204,17 @@ def _report(
 
 def as_table(report: Mapping[str, Any]) -> str:
     """Return the report of `check_section` as aligned rows of text, for the log."""
-    dropped, outside, image = report["n_spots_dropped"], report["n_spots_outside_image"], report["image_px"]
-    residual, share = report["lattice_residual_pitches"], report.get("share_of_spots_on_tissue")
-    reader, notes = report.get("slide_reader"), report.get("slide_notes")
+    outside, image = report["n_spots_outside_image"], report["image_px"]
+    share, reader, notes = map(report.get, ("share_of_spots_on_tissue", "slide_reader", "slide_notes"))
     read_by = (f", by {reader}" if reader else "") + (f" ({'; '.join(notes)})" if notes else "")
     mpp_by = ", ".join(f"{source} {mpp:.4f}" for source, mpp in report["mpp_by"].items() if mpp) or "by no source"
     rows = {
         "layout": report.get(SectionField.LAYOUT.value),
         "counts from": report.get(SectionField.COUNTS.value),
-        "spots": f"{report['n_spots']}{_listed(dropped, ', dropped: ')}",
+        "spots": f"{report['n_spots']}{_listed(report['n_spots_dropped'], ', dropped: ')}",
         "genes": f"{report['n_genes']}, {report['n_genes_constant']} of them constant",
         "median UMI": f"{report['median_umi_per_spot']:g} per spot",
-        "lattice": f"{report['lattice']} by {report['lattice_from']}, spots within {residual:.3f} pitches",
+        "lattice": "{lattice} by {lattice_from}, spots within {lattice_residual_pitches:.3f} pitches".format(**report),
         "mirrored": "yes" if report["mirrored"] else "no",
         "pitch": f"{report['pitch_um']:g} um = {report['pitch_px']:g} px",
         "um per px": f"{report['mpp']:.4f} ({mpp_by})",
@@ -229,9 +223,8 @@ def as_table(report: Mapping[str, Any]) -> str:
         "on tissue": None if share is None else f"{share:.1%} of the spots",
     }
     width = max(map(len, rows)) + 2
-    return "\n".join(
-        [f"section {report['section']}", *(f"  {name:<{width}}{row}" for name, row in rows.items() if row)]
-    )
+    shown = (f"  {name:<{width}}{row}" for name, row in rows.items() if row)
+    return "\n".join([f"section {report['section']}", *shown])
 
 
 def _listed(counts: Mapping[str, int], before: str) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.names import GENE_IDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import pandas as pd
     from anndata import AnnData
-    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +61,8 @@ def named(genes: Sequence[str], most: int = 10) -> str:
 def is_shared(section: AnnData, others: Sequence[AnnData]) -> NDArray[np.bool_]:
     """Tell which genes (gene,) of `section` every one of `others` has; raise InputError where there are none."""
     ids = section.var[GENE_IDS].astype(str)
-    shared = np.ones(section.n_vars, bool)
-    for other in others:
-        shared &= ids.isin(other.var[GENE_IDS].astype(str)).to_numpy()
+    in_each = [ids.isin(other.var[GENE_IDS].astype(str)) for other in others]
+    shared = np.logical_and.reduce([np.ones(section.n_vars, bool), *in_each])
     if not shared.any():
         raise InputError(
             f"no gene in common; the first of this section is {ids.iloc[0]}, of another "

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from spamcaf.errors import InputError
 
 LatticeKind = Literal["hexagonal", "square"]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
 
-INDEX_STEPS: dict[str, NDArray[np.int64]] = {
+INDEX_STEPS: dict[str, Integers] = {
     "hexagonal": np.array([[2, 0], [1, 1]], np.int64),
     "square": np.array([[1, 0], [0, 1]], np.int64),
 }
 """What each lattice vector (row) adds to (array_col, array_row): Visium counts columns in half pitches."""
-UNIT_BASIS: dict[str, NDArray[np.float64]] = {
+UNIT_BASIS: dict[str, Floats] = {
     "hexagonal": np.array([[1.0, 0.0], [0.5, np.sqrt(3) / 2]]),
     "square": np.eye(2),
 }
@@ -30,10 +33,8 @@ UNIT_BASIS: dict[str, NDArray[np.float64]] = {
 _CELL_AREA = {kind: float(np.linalg.det(basis)) for kind, basis in UNIT_BASIS.items()}
 _SYMMETRY: dict[LatticeKind, int] = {"hexagonal": 6, "square": 4}
 
-FEWEST_SPOTS = 6
-"""Spots that a lattice can be found from."""
-TOO_CLOSE = 0.3
-"""Spots closer than this share of the median nearest distance are one spot twice."""
+FEWEST_SPOTS = 6  # that a lattice can be found from
+TOO_CLOSE = 0.3  # spots closer than this share of the median nearest distance are one spot twice
 _LOWEST_ORDER = 0.4  # least agreement of directions between neighbours: 0.7 on a lattice with jitter of 0.1 pitches
 _NARROW = 0.5  # spots within a strip of this many nearest distances lie on a line
 _N_NEIGHBOURS = 12  # links of a spot: two rings of a square lattice, so that a half-empty one is still connected
@@ -45,20 +46,12 @@ _DISORDER = 0.3  # residual in pitches: random points have about this one, spots
 
 @dataclass(frozen=True)
 class Lattice:
-    """A lattice in full-resolution pixels.
-
-    Attributes
-    ----------
-    kind : "hexagonal" or "square"
-    origin_px : (2,) float64, (x, y) of the point with array indices (0, 0)
-    basis_px : (2, 2) float64, the two lattice vectors as rows (x, y)
-    residual : root mean square distance of the spots from the lattice, in pitches
-    """
+    """A lattice in full-resolution pixels."""
 
     kind: LatticeKind
-    origin_px: NDArray[np.float64]
-    basis_px: NDArray[np.float64]
-    residual: float
+    origin_px: Floats  # (x, y) of the point with array indices (0, 0)
+    basis_px: Floats  # (2, 2), the two lattice vectors as rows (x, y)
+    residual: float  # root mean square distance of the spots from the lattice, in pitches
 
     @property
     def pitch_px(self) -> float:
@@ -79,19 +72,15 @@ class Lattice:
 
 @dataclass(frozen=True)
 class FoundLattice:
-    """A lattice found in coordinates.
+    """A lattice found in coordinates, and the array index of each spot.
 
-    Attributes
-    ----------
-    lattice : the one fitted to all spots
-    index : (spot, 2) int64, (array_col, array_row) as `INDEX_STEPS` counts them, from 0: columns advance along x and
-        rows along y as nearly as the lattice allows; on a hexagonal lattice their sum is even
-    piece : (spot,) int64, number of the piece of tissue of each spot, where pieces stand apart
+    Indices count from 0, as `INDEX_STEPS` does: columns advance along x and rows along y as nearly as the lattice
+    allows; on a hexagonal lattice their sum is even.
     """
 
-    lattice: Lattice
-    index: NDArray[np.int64]
-    piece: NDArray[np.int64]
+    lattice: Lattice  # fitted to all spots
+    index: Integers  # (spot, 2), (array_col, array_row)
+    piece: Integers  # (spot,), number of the piece of tissue of each spot, where pieces stand apart
 
     @property
     def n_doubled(self) -> int:
@@ -100,18 +89,10 @@ class FoundLattice:
         return int(counts[counts > 1].sum())
 
 
-def fit_lattice(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: LatticeKind) -> Lattice:
-    """Fit a lattice to spots with known array indices, by least squares: any rotation, reflection and scale is found.
+def fit_lattice(xy_px: Floats, index: Integers, kind: LatticeKind) -> Lattice:
+    """Fit a lattice of any rotation, reflection and scale to spots with known (array_col, array_row), by least squares.
 
-    Parameters
-    ----------
-    xy_px : (spot, 2) float64, full-resolution pixels
-    index : (spot, 2) int64, (array_col, array_row)
-    kind : "hexagonal" or "square"
-
-    Raises
-    ------
-    InputError : when all spots lie on one line
+    Raises InputError when all spots lie on one line.
     """
     steps = np.linalg.solve(INDEX_STEPS[kind].T.astype(float), index.T.astype(float)).T
     design = np.column_stack([steps, np.ones(len(steps))])
@@ -123,19 +104,11 @@ def fit_lattice(xy_px: NDArray[np.float64], index: NDArray[np.int64], kind: Latt
     return replace(lattice, residual=rms_px / max(lattice.pitch_px, np.finfo(float).tiny))
 
 
-def find_lattice(xy_px: NDArray[np.float64]) -> FoundLattice:
+def find_lattice(xy_px: Floats) -> FoundLattice:
     """Find the lattice that spots lie on, and the array index of each.
 
     Rotation, reflection and scale are free. Jitter up to 0.1 pitches, half of the spots missing, several pieces of
-    tissue and a slow bend do no harm.
-
-    Parameters
-    ----------
-    xy_px : (spot, 2) float64, full-resolution pixels
-
-    Raises
-    ------
-    InputError : when there is no lattice, or when two spots share a lattice point
+    tissue and a slow bend do no harm. Raises InputError when there is no lattice, or two spots share a lattice point.
     """
     found = search_lattice(xy_px)
     if found.lattice.residual > _DISORDER:
@@ -150,7 +123,7 @@ def find_lattice(xy_px: NDArray[np.float64]) -> FoundLattice:
     return found
 
 
-def search_lattice(xy_px: NDArray[np.float64]) -> FoundLattice:
+def search_lattice(xy_px: Floats) -> FoundLattice:
     """Find the lattice of spots as `find_lattice` does, but let spots share a point and lie far from it."""
     usual_px = require_spread(xy_px)
     neighbour = nearest_neighbours(xy_px, min(_N_NEIGHBOURS, len(xy_px) - 1))[1]
@@ -165,7 +138,7 @@ def search_lattice(xy_px: NDArray[np.float64]) -> FoundLattice:
     return settled if settled.n_doubled < walked.n_doubled else walked
 
 
-def nearest_neighbours(xy_px: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def nearest_neighbours(xy_px: Floats, k: int) -> tuple[Floats, Integers]:
     """Return distance (spot, k) in pixels and row (spot, k) of the `k` spots nearest to each, itself left out."""
     from scipy.spatial import cKDTree
 
@@ -173,18 +146,14 @@ def nearest_neighbours(xy_px: NDArray[np.float64], k: int) -> tuple[NDArray[np.f
     return distance[:, 1:], row[:, 1:]
 
 
-def require_finite(xy_px: NDArray[np.float64]) -> None:
+def require_finite(xy_px: Floats) -> None:
     """Raise InputError when a coordinate is missing or infinite."""
-    n_missing = int((~np.isfinite(xy_px)).any(axis=1).sum())
-    if n_missing:
+    if n_missing := int((~np.isfinite(xy_px)).any(axis=1).sum()):
         raise InputError(f"{n_missing} spots without coordinates.", "numbers for all.", "Check the position file.")
 
 
-def require_spread(xy_px: NDArray[np.float64]) -> float:
-    """Return the median distance from a spot (spot, 2) to the nearest other, or raise InputError.
-
-    It is raised unless spots are finite, enough, apart from each other, and spread in two dimensions.
-    """
+def require_spread(xy_px: Floats) -> float:
+    """Return the median distance to the nearest spot; InputError unless they are enough, apart, and not on a line."""
     require_finite(xy_px)
     if len(xy_px) < FEWEST_SPOTS:
         raise InputError(f"{len(xy_px)} spots.", f"at least {FEWEST_SPOTS}.", "Check that the section is whole.")
@@ -192,7 +161,10 @@ def require_spread(xy_px: NDArray[np.float64]) -> float:
     usual = float(np.median(nearest))
     is_apart = nearest > TOO_CLOSE * usual
     if not is_apart.all():
-        _require_order(xy_px[is_apart])
+        # among single cells or beads some lie close together by chance: "doubled spots" would be the wrong message
+        if is_apart.sum() >= FEWEST_SPOTS:
+            apart = xy_px[is_apart]
+            _require_order(apart[nearest_neighbours(apart, 1)[1][:, 0]] - apart)
         raise InputError(
             f"{int((~is_apart).sum())} of {len(xy_px)} spots at the position of another one.",
             "each spot at its own position.",
@@ -205,18 +177,6 @@ def require_spread(xy_px: NDArray[np.float64]) -> float:
     return usual
 
 
-def _require_order(xy_px: NDArray[np.float64]) -> None:
-    """Raise InputError where the directions to nearest neighbours are random.
-
-    Among single cells or beads some lie close together by chance: "doubled spots" would be the wrong message.
-    """
-    if len(xy_px) < FEWEST_SPOTS:
-        return
-    vectors = xy_px[nearest_neighbours(xy_px, 1)[1][:, 0]] - xy_px
-    if max(abs(_direction_order(vectors, fold)) for fold in _SYMMETRY.values()) < _LOWEST_ORDER:
-        raise _no_lattice()
-
-
 def _no_lattice() -> InputError:
     return InputError(
         "spots on no lattice: their distances and directions are irregular, as those of single cells or beads are.",
@@ -225,28 +185,31 @@ def _no_lattice() -> InputError:
     )
 
 
-def _direction_order(vectors: NDArray[np.float64], fold: int) -> complex:
-    """Return the bond-orientational order parameter: the mean of exp(i fold angle) of vectors (n, 2).
+def _require_order(vectors: Floats) -> tuple[LatticeKind, float]:
+    """Return the kind that the directions of vectors (n, 2) show, and the angle of one; InputError where none.
 
-    Its modulus is 1 where all angles agree modulo a whole turn / `fold`, and near 0 for random directions.
+    Evidence is the bond-orientational order parameter, the mean of exp(i fold angle): its modulus is 1 where all angles
+    agree modulo a whole turn / fold, and near 0 for random directions.
     """
-    return complex(np.exp(1j * fold * np.arctan2(vectors[:, 1], vectors[:, 0])).mean())
+    angle = np.arctan2(vectors[:, 1], vectors[:, 0])
+    order = {kind: complex(np.exp(1j * fold * angle).mean()) for kind, fold in _SYMMETRY.items()}
+    kind = max(order, key=lambda name: abs(order[name]))
+    if abs(order[kind]) < _LOWEST_ORDER:
+        raise _no_lattice()
+    return kind, float(np.angle(order[kind]) / _SYMMETRY[kind])
 
 
-def _first_basis(vectors: NDArray[np.float64], usual_px: float) -> tuple[LatticeKind, NDArray[np.float64]]:
+def _first_basis(vectors: Floats, usual_px: float) -> tuple[LatticeKind, Floats]:
     """Return the kind with the higher order of directions, and a rough basis (2, 2) by mean direction and length."""
     length = np.linalg.norm(vectors, axis=1)
     # 1.25 pitches: nearest neighbours with their jitter, but not the diagonals of a square lattice (1.41)
     near = length < _NEAR * usual_px
-    order = {kind: _direction_order(vectors[near], fold) for kind, fold in _SYMMETRY.items()}
-    kind = max(order, key=lambda name: abs(order[name]))
-    if abs(order[kind]) < _LOWEST_ORDER:
-        raise _no_lattice()
-    turn = np.angle(order[kind]) / _SYMMETRY[kind] + np.array([0.0, 2 * np.pi / _SYMMETRY[kind]])
+    kind, angle = _require_order(vectors[near])
+    turn = angle + np.array([0.0, 2 * np.pi / _SYMMETRY[kind]])
     return kind, float(np.median(length[near])) * np.column_stack([np.cos(turn), np.sin(turn)])
 
 
-def _refine(basis: NDArray[np.float64], vectors: NDArray[np.float64], kind: LatticeKind) -> NDArray[np.float64]:
+def _refine(basis: Floats, vectors: Floats, kind: LatticeKind) -> Floats:
     """Fit the basis to the links by least squares, a few times over."""
     for _ in range(_N_REFINEMENTS):
         # a better basis explains more links, and those over two pitches fix its length and angle best
@@ -257,9 +220,7 @@ def _refine(basis: NDArray[np.float64], vectors: NDArray[np.float64], kind: Latt
     return basis
 
 
-def _fits(
-    vectors: NDArray[np.float64], basis: NDArray[np.float64], kind: LatticeKind
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+def _fits(vectors: Floats, basis: Floats, kind: LatticeKind) -> tuple[Integers, Floats, Booleans]:
     """Return the steps along each link (link, 2), how far they miss its end, in pitches, and whether it is used."""
     pitch = np.linalg.norm(basis, axis=1).mean()
     steps = _nearest_steps(vectors, basis, kind)
@@ -268,7 +229,7 @@ def _fits(
     return steps, miss, (miss < _SLACK) & (np.linalg.norm(vectors, axis=1) < _REACH * pitch) & steps.any(axis=1)
 
 
-def _nearest_steps(offset_px: NDArray[np.float64], basis: NDArray[np.float64], kind: LatticeKind) -> NDArray[np.int64]:
+def _nearest_steps(offset_px: Floats, basis: Floats, kind: LatticeKind) -> Integers:
     """Return the whole numbers of basis vectors (n, 2) to the lattice point nearest to each offset (n, 2)."""
     if np.linalg.matrix_rank(basis) < len(basis):
         raise _no_lattice()
@@ -284,9 +245,7 @@ def _nearest_steps(offset_px: NDArray[np.float64], basis: NDArray[np.float64], k
     return whole[:, :2].astype(np.int64)
 
 
-def _walk(
-    xy_px: NDArray[np.float64], links: NDArray[np.int64], basis: NDArray[np.float64], kind: LatticeKind
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _walk(xy_px: Floats, links: Integers, basis: Floats, kind: LatticeKind) -> tuple[Integers, Integers]:
     """Count steps (spot, 2) from the first spot of each piece; return them and the piece (spot,) of each spot.
 
     Only steps between linked spots are rounded to whole numbers. A slow bend may add up to several pitches over the
@@ -314,27 +273,25 @@ def _walk(
     return steps, piece
 
 
-def _join(
-    xy_px: NDArray[np.float64], steps: NDArray[np.int64], piece: NDArray[np.int64], kind: LatticeKind
-) -> NDArray[np.int64]:
+def _join(xy_px: Floats, steps: Integers, piece: Integers, kind: LatticeKind) -> Integers:
     """Count the steps of every piece from the origin of the largest one, by extending their common lattice."""
     size = np.bincount(piece)
     if len(size) == 1:
         return steps
-
-    def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack([np.bincount(piece, column) / size for column in values.T])
-
     # pieces share the basis, fitted within each about its own mean, and differ by their origin
-    mean_xy, mean_steps = means(xy_px), means(steps.astype(float))
+    mean_xy, mean_steps = piece_means(xy_px, piece), piece_means(steps.astype(float), piece)
     basis = np.linalg.lstsq(steps - mean_steps[piece], xy_px - mean_xy[piece], rcond=None)[0]
     origin = mean_xy - mean_steps @ basis
-    shift = _nearest_steps(origin - origin[size.argmax()], basis.astype(np.float64), kind)
-    joined: NDArray[np.int64] = steps + shift[piece]
-    return joined
+    return np.asarray(steps + _nearest_steps(origin - origin[size.argmax()], basis.astype(np.float64), kind)[piece])
 
 
-def _settle(xy_px: NDArray[np.float64], found: FoundLattice) -> FoundLattice:
+def piece_means(values: Floats, piece: Integers) -> Floats:
+    """Return the mean (piece, column) of the values (spot, column) of each piece of tissue."""
+    size = np.bincount(piece)
+    return np.column_stack([np.bincount(piece, column) / size for column in values.T])
+
+
+def _settle(xy_px: Floats, found: FoundLattice) -> FoundLattice:
     """Give every spot the nearest point of the fitted lattice, and fit again, until nothing moves."""
     for _ in range(_MAX_ROUNDS):
         lattice = found.lattice
@@ -346,9 +303,7 @@ def _settle(xy_px: NDArray[np.float64], found: FoundLattice) -> FoundLattice:
     return found
 
 
-def _found(
-    xy_px: NDArray[np.float64], steps: NDArray[np.int64], piece: NDArray[np.int64], kind: LatticeKind
-) -> FoundLattice:
+def _found(xy_px: Floats, steps: Integers, piece: Integers, kind: LatticeKind) -> FoundLattice:
     index = steps @ INDEX_STEPS[kind]
     first = index.min(axis=0)
     if kind == "hexagonal":

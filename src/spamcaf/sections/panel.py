@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spamcaf.compute import threads_kept
 from spamcaf.errors import InputError
@@ -15,24 +16,20 @@ from spamcaf.sections.gene_names import closest, find_genes, named
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-    from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
     from spamcaf.parameters import PanelSettings
 
 logger = logging.getLogger(__name__)
 
-TARGET_SUM = 10_000
-"""Counts per spot that expression is normalised to."""
+TARGET_SUM = 10_000  # counts per spot that expression is normalised to
 DEPTH, COUNTS, GENE = "depth", "counts", "gene"
 
 _FEWEST_PANEL_GENES = 2
-_REQUEST = "request"
 _CHOSEN_BY = {"seurat_v3": "variability", "moran": "spatial"}
 _FEWEST_TREND_GENES = 4  # with fewer, the loess of seurat_v3 crashes the process (segmentation fault)
+# shares of the genes in one local fit of variance on mean; few genes, or many of one mean, need more than scanpy's 0.3
 _SPANS = (0.3, 0.6, 1.0)
-"""Shares of the genes in one local fit of variance on mean. The first is scanpy's; a fit on few genes, or on many with
-the same mean, needs a wider one."""
 _LEAST_VARIATION = 1e-9  # smallest squared coefficient of variation: below it scanpy's variance may round to 0
 _REACH_PITCHES = 1.2  # neighbours on the lattice are one pitch apart, the next ones at least 1.4
 _GENES_PER_CHUNK = 512  # genes at a time in Moran's I: 20 MB of dense values for 5000 spots
@@ -43,17 +40,9 @@ def choose_gene_panel(training: AnnData, settings: PanelSettings) -> pd.DataFram
 
     With `settings.genes` the panel is exactly those, in their order. Else it holds `n_genes`, or all that there are:
     the highest ranked by `settings.method`, first, and those of `include`, which take the place of the lowest ranked.
-    Genes expressed in fewer than `min_spots` training spots, or constant there, are not chosen by a method.
-
-    Parameters
-    ----------
-    training : training spots alone, with raw counts of all genes: hidden spots must not influence the choice
-    settings : method, number of genes, and the genes that the user names
-
-    Returns
-    -------
-    DataFrame with a row per gene: gene, gene_ids, mean and variance of its counts, and chosen_by (variability |
-        spatial | request)
+    Genes expressed in fewer than `min_spots` training spots, or constant there, are not chosen by a method. The table
+    has a row per gene: gene, gene_ids, mean and variance of its counts, and chosen_by (variability, spatial, request).
+    `training` holds training spots alone: hidden ones must not influence the choice.
 
     Raises
     ------
@@ -81,22 +70,14 @@ def choose_gene_panel(training: AnnData, settings: PanelSettings) -> pd.DataFram
 
 
 def normalise_expression(section: AnnData, panel: pd.DataFrame) -> AnnData:
-    """Normalise the counts of the panel's genes to log1p of counts per 10 000.
+    """Normalise the counts of the genes in the panel's column `gene` to log1p of counts per 10 000.
 
-    Parameters
-    ----------
-    section : checked section with raw counts of all genes
-    panel : its column `gene` names the genes
-
-    Returns
-    -------
-    AnnData with the section's spots in their order: X (spot, gene) float32 dense, raw counts as `layers["counts"]`, and
-        the UMI count over all genes, which counts are divided by, as `obs["depth"]` float64
+    `section` is a checked one with raw counts of all genes. Its spots keep their order: X (spot, gene) is float32 and
+    dense, `layers["counts"]` the raw counts, and `obs["depth"]` float64 the UMI count over all genes, the divisor.
     """
     genes = panel[GENE].tolist()
-    counts = section[:, genes].X
-    depth = np.asarray(section.X.sum(axis=1)).ravel().astype(np.float64)
     expression = section[:, genes].copy()
+    counts, depth = expression.X, np.asarray(section.X.sum(axis=1)).ravel().astype(np.float64)
     expression.X = np.log1p(counts.toarray() / depth[:, None] * TARGET_SUM).astype(np.float32)
     expression.layers[COUNTS] = counts
     expression.obs = section.obs.assign(**{DEPTH: depth})
@@ -125,19 +106,21 @@ def morans_i(values: NDArray[np.floating], weights: csr_array) -> NDArray[np.flo
 
 def is_varying(counts: AnnData) -> NDArray[np.bool_]:
     """Tell which genes (gene,) vary over the spots of `counts`, beyond what rounding could hide."""
-    values = counts.X.tocsc().astype(np.float64)
+    mean, variance = _mean_and_variance(counts)
+    return np.asarray(variance > _LEAST_VARIATION * mean**2)
+
+
+def _mean_and_variance(counts: AnnData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values = counts.X.astype(np.float64)
     mean = np.asarray(values.mean(axis=0)).ravel()
-    variance = np.asarray(values.multiply(values).mean(axis=0)).ravel() - mean**2
-    varying: NDArray[np.bool_] = variance > _LEAST_VARIATION * mean**2
-    return varying
+    return mean, np.asarray(values.multiply(values).mean(axis=0)).ravel() - mean**2
 
 
 def most_spatial(training: AnnData, candidates: NDArray[np.bool_], n_genes: int) -> list[str]:
-    """Return the names of the `n_genes` genes with the highest Moran's I, the highest first; of all where it is more.
+    """Return the names of the `n_genes` of `candidates` (gene,) with the highest Moran's I, the highest first.
 
-    `training` (spot, gene) holds raw counts of all genes, `candidates` (gene,) the genes to choose from. Moran's I is
-    that of log1p of counts per 10 000 over the spots of `training` that are lattice neighbours. Raises InputError where
-    none are.
+    Moran's I is that of log1p of counts per 10 000 over the spots of `training` that are lattice neighbours; raises
+    InputError where none are.
     """
     weights, genes = _neighbour_weights(training), np.flatnonzero(candidates)
     counts = training.X.tocsc()
@@ -145,9 +128,8 @@ def most_spatial(training: AnnData, candidates: NDArray[np.bool_], n_genes: int)
     score = np.empty(len(genes))
     for start in range(0, len(genes), _GENES_PER_CHUNK):
         chunk = slice(start, start + _GENES_PER_CHUNK)
-        score[chunk] = morans_i(
-            np.log1p(counts[:, genes[chunk]].toarray() * (TARGET_SUM / np.maximum(depth, 1))), weights
-        )
+        expression = np.log1p(counts[:, genes[chunk]].toarray() * (TARGET_SUM / np.maximum(depth, 1)))
+        score[chunk] = morans_i(expression, weights)
     order = np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")[:n_genes]
     return [str(gene) for gene in training.var_names[candidates][order]]
 
@@ -172,11 +154,7 @@ def _neighbour_weights(training: AnnData) -> csr_array:
 
 
 def _most_variable(candidates: AnnData, n_genes: int) -> list[str]:
-    """Return the names of the `n_genes` genes that vary most for their mean (seurat_v3), the most variable first.
-
-    `candidates` (spot, gene) holds raw counts of varying genes. Raises InputError where there are too few genes, or
-    too many of one mean, to tell variability from the mean.
-    """
+    """Return the `n_genes` genes of raw counts that vary most for their mean (seurat_v3), the most variable first."""
     import scanpy as sc
 
     for span in _SPANS if candidates.n_vars >= _FEWEST_TREND_GENES else ():
@@ -208,9 +186,10 @@ def _most_variable(candidates: AnnData, n_genes: int) -> list[str]:
 def _exactly(training: AnnData, varying: NDArray[np.bool_], requested: list[str]) -> list[str]:
     genes, unknown = find_genes(requested, training.var)
     if unknown:
+        close = {gene: " or ".join(closest(gene, training.var)) for gene in unknown[:5]}
+        shown = [f"{gene} (like {close[gene]})" if close.get(gene) else gene for gene in unknown]
         raise InputError(
-            f"{len(unknown)} of {len(requested)} genes of panel.genes are not in the section: "
-            f"{named([_with_closest(gene, training.var) for gene in unknown[:5]] + unknown[5:], 5)}.",
+            f"{len(unknown)} of {len(requested)} genes of panel.genes are not in the section: {named(shown, 5)}.",
             f"symbols or Ensembl ids of its {training.n_vars} genes.",
             "Correct panel.genes, or leave these out.",
         )
@@ -225,11 +204,6 @@ def _exactly(training: AnnData, varying: NDArray[np.bool_], requested: list[str]
     if len(genes) < _FEWEST_PANEL_GENES:
         raise InputError(f"{len(genes)} different gene in panel.genes.", "at least 2.", "Name another gene.")
     return genes
-
-
-def _with_closest(gene: str, var: pd.DataFrame) -> str:
-    close = closest(gene, var)
-    return f"{gene} (like {' or '.join(close)})" if close else gene
 
 
 def _at_most(settings: PanelSettings, n_usable: int, training: AnnData) -> int:
@@ -252,9 +226,8 @@ def _at_most(settings: PanelSettings, n_usable: int, training: AnnData) -> int:
 def _included(training: AnnData, usable: NDArray[np.bool_], settings: PanelSettings) -> list[str]:
     genes, unknown = find_genes(settings.include, training.var)
     rare = [gene for gene in genes if not usable[training.var_names.get_loc(gene)]]
-    if unknown or rare:
-        lost = named([*unknown, *rare])
-        logger.warning("requested but absent, or in too few training spots to learn from: %s", lost)
+    if lost := [*unknown, *rare]:
+        logger.warning("requested but absent, or in too few training spots to learn from: %s", named(lost))
     kept = [gene for gene in genes if gene not in set(rare)]
     if len(kept) > settings.n_genes:
         raise InputError(
@@ -269,14 +242,7 @@ def _table(training: AnnData, ranked: list[str], chosen_by: str, requested: list
     import pandas as pd
 
     genes = [*ranked, *requested]
-    counts = training[:, genes].X.astype(np.float64)
-    mean = np.asarray(counts.mean(axis=0)).ravel()
-    return pd.DataFrame(
-        {
-            GENE: genes,
-            GENE_IDS: training.var.loc[genes, GENE_IDS].to_numpy(),
-            "mean": mean,
-            "variance": np.asarray(counts.multiply(counts).mean(axis=0)).ravel() - mean**2,
-            "chosen_by": [chosen_by] * len(ranked) + [_REQUEST] * len(requested),
-        }
-    )
+    mean, variance = _mean_and_variance(training[:, genes])
+    by = [chosen_by] * len(ranked) + ["request"] * len(requested)
+    ids = training.var.loc[genes, GENE_IDS].to_numpy()
+    return pd.DataFrame({GENE: genes, GENE_IDS: ids, "mean": mean, "variance": variance, "chosen_by": by})

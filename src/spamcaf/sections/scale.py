@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,26 +11,22 @@ from spamcaf.errors import InputError
 from spamcaf.names import ScaleFactor, SectionField
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from spamcaf.parameters import SectionSettings
     from spamcaf.sections.lattice import Lattice
 
 logger = logging.getLogger(__name__)
 
 PITCH_UM = 100.0
-SPOT_UM = 55.0
-"""Diameter of a printed spot."""
-FIDUCIAL_UM = 105.0
-"""Diameter of a dot of the fiducial frame, `fiducial_diameter_fullres` in all generations of Space Ranger."""
+SPOT_UM = 55.0  # diameter of a printed spot
+FIDUCIAL_UM = 105.0  # of a dot of the fiducial frame, `fiducial_diameter_fullres` in all generations of Space Ranger
 STATED_SPOT_UM = (65.0, 70.0, 60.0, 55.0)
 """What `spot_diameter_fullres` stands for: 65 um in direct Visium of later Space Ranger, 70 in its first version, as in
 all DLPFC sections, 60 with CytAssist, and 55 as other tools write it."""
 
 _SPOT_SHARE = SPOT_UM / PITCH_UM  # spot diameter over pitch where nothing is known: Visium's
 _PLAUSIBLE_MPP = (0.05, 3.0)  # of a full-resolution image; a Visium thumbnail of 2000 px has 3.3 um or more
+# how far fiducial over spot diameter may be from that of a Space Ranger generation (1.50, 1.62, 1.75) or converter
 _RATIO_TOLERANCE = 0.02
-"""How far fiducial over spot diameter may be from that of a Space Ranger generation (1.50, 1.62, 1.75) or converter."""
 _MICROMETRES = 0.005  # so near to one micrometre per pixel, which no scanner has, coordinates seem to be in micrometres
 _ARRAY_STEPS_PX = 4.0  # with neighbouring spots nearer than this, coordinates seem to be array rows and columns
 _LATTICE, _STATED, _FIDUCIALS, _SPOTS, _IMAGE = "lattice", "file", "fiducials", "spot diameter", "image"
@@ -37,19 +34,12 @@ _LATTICE, _STATED, _FIDUCIALS, _SPOTS, _IMAGE = "lattice", "file", "fiducials", 
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale of a section.
+    """The scale of a section."""
 
-    Attributes
-    ----------
-    mpp : micrometres per full-resolution pixel
-    pitch_um, spot_um : nominal distance of neighbouring spots and diameter of a spot, micrometres
-    mpp_by : micrometres per pixel by source (lattice, file, fiducials, spot diameter, image), None where it has none
-    """
-
-    mpp: float
-    pitch_um: float
-    spot_um: float
-    mpp_by: dict[str, float | None]
+    mpp: float  # micrometres per full-resolution pixel
+    pitch_um: float  # nominal distance of neighbouring spots
+    spot_um: float  # nominal diameter of a spot
+    mpp_by: dict[str, float | None]  # by source: lattice, file, fiducials, spot diameter, image; None where it has none
 
 
 def resolve_scale(
@@ -64,22 +54,19 @@ def resolve_scale(
     The lattice decides, since the distance of spots is the same in all files of a kind; of square bins, such as Visium
     HD's, a scale that the file states decides. All other sources are compared with it: fiducials of 105 um, the spot
     diameter, which stands for 70, 65 or 60 um by generation of Space Ranger and for 55 um in other tools' files, and
-    the image's own tags.
-
-    Parameters
-    ----------
-    lattice : fitted to the spots' coordinates, full-resolution pixels
-    metadata : what the source states, see `spamcaf.names.SectionField`
-    image_mpp : micrometres per pixel that the image file states, if any
-    settings : limits, and the pitch where the user states it
-    thumbnail_scales : scale factors of the thumbnails, to recognise coordinates in their pixels
+    the image's own tags (`image_mpp`). `thumbnail_scales` tell whether coordinates are in a thumbnail's pixels.
 
     Raises
     ------
     InputError : when nothing that files state agrees with the lattice, naming each estimate; when nothing states how
         far apart the spots are; when the coordinates seem to be micrometres, array indices or pixels of a thumbnail
     """
-    _refuse_array_indices(lattice)
+    if lattice.pitch_px < _ARRAY_STEPS_PX:
+        raise InputError(
+            f"spots {lattice.pitch_px:.2f} px apart.",
+            "coordinates in pixels of the full-resolution image.",
+            "The coordinates seem to be array rows and columns: give the spots' pixel coordinates.",
+        )
     pitch_um = settings.pitch_um or _number(metadata, SectionField.PITCH_UM)
     if pitch_um is None and lattice.kind == "hexagonal":
         pitch_um = PITCH_UM  # every hexagonal spot array on the market is Visium
@@ -99,15 +86,6 @@ def resolve_scale(
     return Scale(mpp, pitch_um, spot_um, {_LATTICE: by_lattice, **mpp_by})
 
 
-def _refuse_array_indices(lattice: Lattice) -> None:
-    if lattice.pitch_px < _ARRAY_STEPS_PX:
-        raise InputError(
-            f"spots {lattice.pitch_px:.2f} px apart.",
-            "coordinates in pixels of the full-resolution image.",
-            "The coordinates seem to be array rows and columns: give the spots' pixel coordinates.",
-        )
-
-
 def _estimates(
     metadata: Mapping[str, Any], image_mpp: float | None, by_lattice: float | None
 ) -> tuple[dict[str, float | None], bool]:
@@ -115,18 +93,14 @@ def _estimates(
     stated, fiducial_px, spot_px = (
         _number(metadata, key) for key in (SectionField.MPP, SectionField.FIDUCIAL_PX, SectionField.SPOT_PX)
     )
+    by_fiducials = FIDUCIAL_UM / fiducial_px if fiducial_px else None
     # which of the known diameters is meant: by its ratio to the fiducials, else by the lattice
-    by_others = FIDUCIAL_UM / fiducial_px if fiducial_px else by_lattice
-    apparent_um = (spot_px or 0) * (by_others or 0) or STATED_SPOT_UM[0]
+    apparent_um = (spot_px or 0) * (by_fiducials or by_lattice or 0) or STATED_SPOT_UM[0]
     spot_um = min(STATED_SPOT_UM, key=lambda known: abs(known - apparent_um))
+    by_spots = spot_um / spot_px if spot_px else None
     # a spot diameter alone may be of any generation; placeholders (1, 1 and 100) contradict each other
     is_consistent = abs(spot_um / apparent_um - 1) <= _RATIO_TOLERANCE
-    mpp_by = {
-        _STATED: stated,
-        _FIDUCIALS: FIDUCIAL_UM / fiducial_px if fiducial_px else None,
-        _SPOTS: spot_um / spot_px if spot_px else None,
-        _IMAGE: image_mpp,
-    }
+    mpp_by = {_STATED: stated, _FIDUCIALS: by_fiducials, _SPOTS: by_spots, _IMAGE: image_mpp}
     return mpp_by, bool(stated or (fiducial_px and is_consistent))
 
 
@@ -146,9 +120,8 @@ def _require_agreement(
     """Raise InputError where no source agrees with the lattice, and one is sure."""
     limit = settings.max_mpp_disagreement
     agreeing = _agreeing(mpp_by, by_lattice, limit)
-    if agreeing == [_SPOTS] and is_sure and not mpp_by[_FIDUCIALS]:
-        agreeing = []  # what a spot diameter alone stands for was inferred from the lattice itself
-    if agreeing:
+    # what a spot diameter alone stands for was inferred from the lattice itself
+    if agreeing and not (agreeing == [_SPOTS] and is_sure and not mpp_by[_FIDUCIALS]):
         return
     if settings.pitch_um is None and abs(by_lattice - 1) < _MICROMETRES:
         raise InputError(

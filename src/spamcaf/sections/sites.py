@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 SITE_ID, X_PX, Y_PX = "site_id", "x_px", "y_px"
 SUB_INDEX = Obs.SUB_INDEX.value
-CHUNK = 2048
-"""Sites that are read together where memory must not grow with a grid: 75 MB at 1024 features."""
+CHUNK = 2048  # sites that are read together where memory must not grow with a grid: 75 MB at 1024 features
 Index = NDArray[np.intp] | NDArray[np.bool_] | slice
 _MIN_SITES = 20  # image features are taken relative to the section's mean: a handful of sites gives no stable mean
 
@@ -43,20 +42,12 @@ class SiteSource(Protocol):
 
 @dataclass(frozen=True)
 class Sites:
-    """Sites with coordinates and image features.
+    """Sites with coordinates, and with the backbone's features of the tiles there."""
 
-    Attributes
-    ----------
-    xy_um : (site, 2) float64, micrometres
-    target : (site, feature) float32, the backbone's features of the tile at the site
-    neighbours : (site, 9, feature) float32, those of the 3 x 3 tiles around it, row by row; index 4 equals `target`
-    whole : (site, feature) float32, those of the whole window shrunk to one tile, where a model needs them
-    """
-
-    xy_um: NDArray[np.float64]
-    target: NDArray[np.float32]
-    neighbours: NDArray[np.float32]
-    whole: NDArray[np.float32] | None = None
+    xy_um: NDArray[np.float64]  # (site, 2), micrometres
+    target: NDArray[np.float32]  # (site, feature), of the tile at the site
+    neighbours: NDArray[np.float32]  # (site, 9, feature), of the 3 x 3 tiles, row by row; index 4 equals `target`
+    whole: NDArray[np.float32] | None = None  # (site, feature), of the window shrunk to one tile; where needed
 
     def __post_init__(self) -> None:
         n = len(self.xy_um)
@@ -78,18 +69,11 @@ class Sites:
 
 @dataclass(frozen=True)
 class Measured:
-    """Measured spots.
-
-    Attributes
-    ----------
-    sites : their coordinates and image features
-    expression : (spot, gene) float32, log1p of counts per 10 000
-    depth : (spot,) float64, the total UMI count
-    """
+    """Measured spots."""
 
     sites: Sites
-    expression: NDArray[np.float32]
-    depth: NDArray[np.float64]
+    expression: NDArray[np.float32]  # (spot, gene), log1p of counts per 10 000
+    depth: NDArray[np.float64]  # (spot,), the total UMI count
 
     def __len__(self) -> int:
         return len(self.sites)
@@ -109,35 +93,26 @@ def stack(parts: Sequence[Measured]) -> Measured:
     """Return the spots of several sections, one after the other; their coordinates are each section's own."""
     sites = [part.sites for part in parts]
     whole = [s.whole for s in sites if s.whole is not None]
-    return Measured(
-        Sites(
-            np.concatenate([s.xy_um for s in sites]),
-            np.concatenate([s.target for s in sites]),
-            np.concatenate([s.neighbours for s in sites]),
-            np.concatenate(whole) if len(whole) == len(sites) else None,
-        ),
-        np.concatenate([part.expression for part in parts]),
-        np.concatenate([part.depth for part in parts]),
+    xy, target, neighbours = (
+        np.concatenate([getattr(s, name) for s in sites]) for name in ("xy_um", "target", "neighbours")
     )
+    stacked = Sites(xy, target, neighbours, np.concatenate(whole) if len(whole) == len(sites) else None)
+    expression, depth = (np.concatenate([getattr(part, name) for part in parts]) for name in ("expression", "depth"))
+    return Measured(stacked, expression, depth)
 
 
 def lay_grid(section: AnnData, lattice: Lattice, subdivide: int) -> pd.DataFrame:
     """Give each spot `subdivide` x `subdivide` sites: itself (s0), and the points that divide its lattice cell.
 
-    Cells tile the plane, so sites are unique and the factor is exact: k^2 sites per spot, before any is dropped off the
-    tissue. Offsets come from the fitted lattice and are added to the spot's own coordinates.
-
-    Returns
-    -------
-    DataFrame with a row per site: site_id (`<barcode>_s<k>`, which Loupe accepts), parent_barcode, sub_index, x_px and
-        y_px in full-resolution pixels, array_row and array_col on the subdivided lattice (those of the spots times
-        `subdivide`, so that they stay whole)
+    Cells tile the plane, so sites are unique and exactly k^2 per spot, before any is dropped off the tissue. The table
+    has a row per site: site_id (`<barcode>_s<k>`, which Loupe accepts), parent_barcode, sub_index, x_px and y_px in
+    full-resolution pixels, array_row and array_col on the subdivided lattice (the spots' own times `subdivide`).
     """
     along = np.array([(i, j) for j in range(subdivide) for i in range(subdivide)])
     xy = section.obsm[SPATIAL][:, None, :] + (along / subdivide) @ lattice.basis_px
     index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)[:, None, :] * subdivide
     index = index + along @ INDEX_STEPS[lattice.kind]
-    parent = np.repeat(section.obs_names.to_numpy(str), len(along))
+    parent = np.repeat(section.obs_names.to_numpy(str), len(along)).tolist()
     sub = np.tile(np.arange(len(along)), section.n_obs)
     ids = [f"{p}_s{s}" for p, s in zip(parent, sub, strict=True)]
     return _table(ids, parent, sub, xy.reshape(-1, 2), index.reshape(-1, 2))
@@ -149,39 +124,26 @@ def lay_sites(size_px: tuple[int, int], mpp: float, pitch_um: float) -> pd.DataF
     Each site is a parent of its own (sub index 0), named by row and column.
     """
     pitch_px = pitch_um / mpp
-    rows, columns = (np.arange(max(int(extent / pitch_px), 1)) for extent in size_px)
-    row, column = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
+    row, column = np.indices([max(int(extent / pitch_px), 1) for extent in size_px]).reshape(2, -1)
     names = [f"r{i:04d}c{j:04d}" for i, j in zip(row, column, strict=True)]
     index = np.column_stack([column, row])
     return _table(names, names, np.zeros(len(names), np.int64), (index + 0.5) * pitch_px, index)
 
 
 def _table(
-    ids: list[str],
-    parent: Sequence[str] | NDArray[np.str_],
-    sub_index: NDArray[np.int64],
-    xy_px: NDArray[np.floating],
-    index: NDArray[np.int64],
+    ids: list[str], parent: list[str], sub: NDArray[np.int64], xy_px: NDArray[np.floating], index: NDArray[np.int64]
 ) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(
-        {
-            SITE_ID: ids,
-            Obs.PARENT.value: parent,
-            SUB_INDEX: sub_index,
-            X_PX: xy_px[:, 0],
-            Y_PX: xy_px[:, 1],
-            Obs.ARRAY_ROW.value: index[:, 1],
-            Obs.ARRAY_COL.value: index[:, 0],
-        }
-    )
+    table = pd.DataFrame({SITE_ID: ids, Obs.PARENT.value: parent, SUB_INDEX: sub})
+    table[[X_PX, Y_PX]] = xy_px
+    table[[Obs.ARRAY_ROW.value, Obs.ARRAY_COL.value]] = index[:, ::-1]
+    return table
 
 
 def resolve_mpp(stated: float | None, by_image: float | None) -> float:
     """Return micrometres per pixel: the user's, else the image's; raise InputError where neither is known."""
-    mpp = stated or by_image
-    if mpp is None:
+    if (mpp := stated or by_image) is None:
         raise InputError(
             "an image whose file does not state how large a pixel is, and no spots to find it from.",
             "micrometres per pixel of the image.",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.names import Part
+from spamcaf.sections.lattice import Booleans, Floats, Integers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
 
 BARCODE, PART, FOLD = "barcode", "part", "fold"
 NO_FOLD = -1
-MAP_FOLDS = 5
-"""Folds of the model of all spots where the split itself has none."""
+MAP_FOLDS = 5  # folds of the model of all spots where the split itself has none
 _FEWEST_HIDDEN = 3  # a correlation over fewer spots means nothing
 _HALVES = 2
 
 
 def split_spots(
-    barcodes: list[str], xy_um: NDArray[np.float64], reach_um: float, settings: SplitSettings, seed: int
+    barcodes: list[str], xy_um: Floats, reach_um: float, settings: SplitSettings, seed: int
 ) -> pd.DataFrame:
     """Hide spots and assign the visible ones to folds.
 
@@ -34,20 +34,9 @@ def split_spots(
       neither learned from nor scored. Folds are pieces of tissue too.
     - section: all spots are hidden; the model that predicts them is fitted on other sections.
 
-    The split follows from the spots, the seed and the mask alone: their order does not matter.
-
-    Parameters
-    ----------
-    barcodes : a unique one per spot
-    xy_um : (spot, 2) float64, micrometres
-    reach_um : how far from its centre, along both image axes, a spot's window may touch another spot
-    settings : protocol, share or number of blocks, mask and number of folds
-    seed : of the random protocol
-
-    Returns
-    -------
-    DataFrame with a row per spot: barcode, part (train | hidden | buffer) and fold (0 .. n_folds - 1 for training
-        spots, -1 for others); each fold serves as the validation part once
+    The split follows from the spots, the seed and the mask alone: their order does not matter. The table has a row per
+    spot: barcode, part (train | hidden | buffer) and fold (0 .. n_folds - 1 for training spots, -1 for others).
+    `reach_um` is how far from its centre (spot, 2), along both image axes, a spot's window may touch another spot.
 
     Raises
     ------
@@ -56,7 +45,7 @@ def split_spots(
     import pandas as pd
 
     order = sorted(range(len(barcodes)), key=barcodes.__getitem__)
-    names, xy_um = [barcodes[row] for row in order], np.asarray(xy_um, np.float64)[order]
+    names, xy_um = sorted(barcodes), xy_um[order]
     if settings.protocol == "random":
         part, fold = _hide_at_random(names, settings, seed)
     elif settings.protocol == "block":
@@ -91,29 +80,27 @@ def barcodes_of(split: pd.DataFrame, part: Part) -> list[str]:
     return split.loc[split[PART] == part.value, BARCODE].tolist()
 
 
-def cut_blocks(xy_um: NDArray[np.float64], n_blocks: int) -> NDArray[np.int64]:
+def cut_blocks(xy_um: Floats, n_blocks: int) -> Integers:
     """Return the block of each spot (spot,), 0 .. n_blocks - 1, for `xy_um` (spot, 2): halves or quadrants.
 
     Halves are cut at the median along the longer principal axis of the spots; quadrants cut each half at its own median
     along the other axis.
     """
     along, across = _principal_coordinates(xy_um).T
-    half = _upper_half(along, across)
+    block = _upper_half(along, across)
     if n_blocks == _HALVES:
-        return half.astype(np.int64)
-    block = np.empty(len(xy_um), np.int64)
-    for side in (False, True):
-        rows = np.flatnonzero(half == side)
-        block[rows] = 2 * side + _upper_half(across[rows], along[rows])
-    return block
+        return block
+    quadrant = 2 * block
+    for half in (block == 0, block == 1):
+        quadrant[half] += _upper_half(across[half], along[half])
+    return quadrant
 
 
-def fold_by_block(xy_um: NDArray[np.float64], n_folds: int) -> NDArray[np.int64]:
+def fold_by_block(xy_um: Floats, n_folds: int) -> Integers:
     """Return the fold of each spot (spot,): pieces of tissue of equal size, by recursive bisection of `xy_um`.
 
     Where a whole block is predicted, the nearest measured spot is far. Mixing weights and intervals learned on folds of
-    single spots, each between its measured neighbours, would be right for interpolation and wrong there. Cuts are
-    straight: at a concave outline a spot or two may lie apart from their piece.
+    single spots, each between its measured neighbours, would be right for interpolation and wrong there.
     """
     if n_folds == 1:
         return np.zeros(len(xy_um), np.int64)
@@ -126,23 +113,21 @@ def fold_by_block(xy_um: NDArray[np.float64], n_folds: int) -> NDArray[np.int64]
     return fold
 
 
-def is_within_reach(xy_um: NDArray[np.float64], others_um: NDArray[np.float64], reach_um: float) -> NDArray[np.bool_]:
+def is_within_reach(xy_um: Floats, others_um: Floats, reach_um: float) -> Booleans:
     """Tell which spots (spot,) have one of `others_um` (other, 2) within `reach_um` along both image axes."""
     from scipy.spatial import cKDTree
 
-    distance, _ = cKDTree(others_um).query(xy_um, p=np.inf)
-    near: NDArray[np.bool_] = np.asarray(distance) <= reach_um
-    return near
+    return np.asarray(cKDTree(others_um).query(xy_um, p=np.inf)[0] <= reach_um)
 
 
-def _upper_half(along: NDArray[np.float64], across: NDArray[np.float64]) -> NDArray[np.bool_]:
-    # by rank, not by comparison with the median: on a lattice many spots share one coordinate
-    upper = np.zeros(len(along), bool)
-    upper[np.lexsort((across, along))[len(along) // 2 :]] = True
+def _upper_half(along: Floats, across: Floats) -> Integers:
+    """Return 1 for the spots of the upper half, by rank: on a lattice many spots share one coordinate."""
+    upper = np.zeros(len(along), np.int64)
+    upper[np.lexsort((across, along))[len(along) // 2 :]] = 1
     return upper
 
 
-def _principal_coordinates(xy_um: NDArray[np.float64]) -> NDArray[np.float64]:
+def _principal_coordinates(xy_um: Floats) -> Floats:
     """Return (spot, 2) coordinates along the longer and the shorter principal axis, both pointing right or down."""
     centred = xy_um - xy_um.mean(axis=0)
     scatter = centred.T @ centred
@@ -153,7 +138,7 @@ def _principal_coordinates(xy_um: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.round(centred @ axes, 6)  # spots of one lattice row stay in one row
 
 
-def _hide_at_random(names: list[str], settings: SplitSettings, seed: int) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+def _hide_at_random(names: list[str], settings: SplitSettings, seed: int) -> tuple[NDArray[np.str_], Integers]:
     order = np.random.default_rng([seed, settings.mask, _number(names)]).permutation(len(names))
     n_hidden = max(min(max(round(len(names) * settings.hidden_share), 1), len(names) - settings.n_folds), 0)
     fold = np.full(len(names), NO_FOLD)
@@ -162,35 +147,28 @@ def _hide_at_random(names: list[str], settings: SplitSettings, seed: int) -> tup
     return np.where(fold == NO_FOLD, Part.HIDDEN.value, Part.TRAIN.value), fold
 
 
-def _hide_block(
-    xy_um: NDArray[np.float64], reach_um: float, settings: SplitSettings
-) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+def _hide_block(xy_um: Floats, reach_um: float, settings: SplitSettings) -> tuple[NDArray[np.str_], Integers]:
     hidden = cut_blocks(xy_um, settings.n_blocks) == settings.mask % settings.n_blocks
-    if hidden.all() or not hidden.any():
-        raise _too_few(int(hidden.sum()), int((~hidden).sum()), 0, settings)
-    part = np.where(hidden, Part.HIDDEN.value, Part.TRAIN.value)
-    is_near = is_within_reach(xy_um[hidden], xy_um[~hidden], reach_um)
-    part[hidden] = np.where(is_near, Part.BUFFER.value, Part.HIDDEN.value)
-    fold = np.full(len(xy_um), NO_FOLD)
-    fold[~hidden] = fold_by_block(xy_um[~hidden], settings.n_folds)
+    part, fold = np.where(hidden, Part.HIDDEN.value, Part.TRAIN.value), np.full(len(xy_um), NO_FOLD)
+    if hidden.any() and not hidden.all():  # else too few spots are left, which the caller reports
+        is_near = is_within_reach(xy_um[hidden], xy_um[~hidden], reach_um)
+        part[hidden] = np.where(is_near, Part.BUFFER.value, Part.HIDDEN.value)
+        fold[~hidden] = fold_by_block(xy_um[~hidden], settings.n_folds)
     return part, fold
 
 
 def _require_enough(part: NDArray[np.str_], settings: SplitSettings) -> None:
     n_hidden, n_train, n_buffer = (int((part == p.value).sum()) for p in (Part.HIDDEN, Part.TRAIN, Part.BUFFER))
-    needs_training = settings.protocol != "section"
-    if n_hidden < _FEWEST_HIDDEN or (needs_training and n_train < settings.n_folds):
-        raise _too_few(n_hidden, n_train, n_buffer, settings)
-
-
-def _too_few(n_hidden: int, n_train: int, n_buffer: int, settings: SplitSettings) -> InputError:
+    n_needed = 0 if settings.protocol == "section" else settings.n_folds
+    if n_hidden >= _FEWEST_HIDDEN and n_train >= n_needed:
+        return
     larger = "Hide halves: split.n_blocks=2. " if settings.n_blocks > _HALVES else ""
     steps = {
         "random": "Change split.hidden_share, or use a larger section.",
         "block": f"{larger}Use smaller tiles (tiles.tile_um), a larger section, or split.protocol=random.",
         "section": "Use a larger section.",
     }
-    return InputError(
+    raise InputError(
         f"{n_train} spots to learn from, {n_hidden} to score and {n_buffer} too near to a visible one to be scored.",
         f"at least {settings.n_folds} to learn from (split.n_folds) and {_FEWEST_HIDDEN} to score.",
         steps[settings.protocol],
