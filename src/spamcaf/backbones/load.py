@@ -156,10 +156,24 @@ MISFITS = (RuntimeError, ValueError, OSError, KeyError, AttributeError, TypeErro
 
 
 def build(spec: BackboneSpec, path: Path) -> nn.Module:
-    """Build the network of an entry with the weights of a file: frozen, in evaluation mode, float32.
+    """Build the network of an entry and load its weights.
 
-    It takes (tile, 3, 224, 224) to (tile, `spec.width`). Raises InputError where the weights do not fit the
-    architecture, or the file, safetensors or torch's, is damaged or holds more than tensors.
+    Parameters
+    ----------
+    spec
+        The entry.
+    path
+        File of weights, safetensors or torch's format; of the latter tensors alone are read.
+
+    Returns
+    -------
+    nn.Module
+        Frozen, in evaluation mode: (tile, 3, 224, 224) to (tile, `spec.width`), float32.
+
+    Raises
+    ------
+    InputError
+        When the weights do not fit the architecture, or the file is damaged or holds more than tensors.
     """
     try:
         tensors = _read_tensors(path)

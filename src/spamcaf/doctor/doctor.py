@@ -22,9 +22,19 @@ COLOURS = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "red"}
 
 
 def examine(load_context: Callable[[], KedroContext], root: Path) -> list[Check]:
-    """Make every check of one run, in the order of the report; nothing is written.
+    """Make every check of one run; nothing is written.
 
-    Where `load_context` raises, only the machine is checked, for the default settings and the project's folder `root`.
+    Parameters
+    ----------
+    load_context
+        Loads the context of the run; where it raises, only the machine is checked, for the default settings.
+    root
+        The project's folder.
+
+    Returns
+    -------
+    list of Check
+        In the order of the report.
     """
     available = machine.available_bytes()  # before the inputs are read
     configured, request = run_check("configuration", partial(check_configuration, load_context))

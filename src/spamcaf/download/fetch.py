@@ -32,11 +32,22 @@ logger = logging.getLogger(__name__)
 
 
 def unpack(archive: Path, kind: str) -> None:
-    """Unpack an archive of the kind "tar" (compressed or not) or "zip" into its own folder; what is there is kept.
+    """Unpack an archive into its own folder.
 
     The content is written to a temporary folder first, so that a kill leaves no half-written file under a final name.
-    Raises InputError, and unpacks nothing, if the archive is damaged, or the disk has no room, or any member is a link,
-    a device, or a path that leads out of the folder.
+
+    Parameters
+    ----------
+    archive
+        The archive's path. Files beside it that have the name of a member are kept.
+    kind
+        "tar" (compressed or not) or "zip".
+
+    Raises
+    ------
+    InputError
+        If the archive is damaged, or the disk has no room, or any member is a link, a device, or a path that leads out
+        of the folder; nothing is unpacked then.
     """
     temporary = archive.with_name(f".{archive.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed run
@@ -166,9 +177,17 @@ class RemoteFiles:
         require_room(self.root, sum(size or 0 for size in file_sizes) - present)
 
     def fetch(self, file: RemoteFile) -> Outcome:
-        """Fetch one of `files` unless it is there, and unpack it; where it cannot be had, the outcome is FAILED.
+        """Fetch one of `files` unless it is there, and unpack it.
 
-        Raises InputError if another file is in its place, the folder is read-only, or an archive cannot be unpacked.
+        Returns
+        -------
+        Outcome
+            Also where the file cannot be had: then its status is FAILED, and `reason` tells what each mirror gave.
+
+        Raises
+        ------
+        InputError
+            If another file lies in its place, the folder cannot be written, or an archive cannot be unpacked.
         """
         if self.is_present(file):
             return self._outcome(file, Status.PRESENT)

@@ -45,7 +45,19 @@ def find_frames(thumbnail: NDArray[np.uint8], um_per_px: float) -> NDArray[np.fl
     """Find the fiducial frames that an image shows; several of one slide have one turn and stretch.
 
     The known pattern of dots is correlated with the image at every pixel by Fourier transform, for each turn and
-    stretch. Returns the corners (x, y) of the inside of each frame, (frame, 4, 2), thumbnail pixels; None without one.
+    stretch: the mean contrast of the dots less that of the gaps between them.
+
+    Parameters
+    ----------
+    thumbnail
+        (row, column, 3) uint8.
+    um_per_px
+        Micrometres along the side of one of its pixels.
+
+    Returns
+    -------
+    corners
+        (frame, 4, 2), the corners (x, y) of the inside of each frame, thumbnail pixels; None where there is no frame.
     """
     from scipy.fft import next_fast_len, rfft2
 

@@ -123,9 +123,16 @@ def require_on_tissue(
 def warn_of_other_image(
     thumbnail: NDArray[np.uint8], own: Mapping[str, NDArray[np.uint8]], image: str = "the image"
 ) -> None:
-    """Warn where the image, shrunk, differs from the small ones that came with the spots, by name (hires, lowres).
+    """Warn where the image differs from the small images that came with the spots.
 
-    All are (row, column, 3); `image` names the file in the message.
+    Parameters
+    ----------
+    thumbnail
+        (row, column, 3) uint8, the full-resolution image shrunk.
+    own
+        The small images of the section by name (hires, lowres), (row, column, 3) uint8.
+    image
+        Name of the image file, for the message.
     """
     for name, small in own.items():
         ours, theirs = (_brightness(each) for each in (thumbnail, small))

@@ -39,9 +39,17 @@ STRIP_PX = 1 << 24
 
 
 def require_h_and_e(thumbnail: NDArray[np.uint8]) -> None:
-    """Raise InputError for an image, (row, column, 3), that cannot be stained tissue seen in bright light.
+    """Refuse an image that cannot be stained tissue seen in bright light; what passes need not be H&E.
 
-    It is of one colour, without colour, inverted, or on black ground as fluorescence is. What passes need not be H&E.
+    Parameters
+    ----------
+    thumbnail
+        (row, column, 3) RGB uint8.
+
+    Raises
+    ------
+    InputError
+        For an image of one colour, without colour, inverted, or on black ground as fluorescence is.
     """
     if not np.ptp(thumbnail, axis=(0, 1)).any():
         raise InputError("an image of one colour.", "stained tissue on glass.", "Check that this is the H&E image.")

@@ -59,10 +59,17 @@ class Tissue:
     def marked_by_spots(
         self, on_tissue_px: NDArray[np.float64], off_tissue_px: NDArray[np.float64], pitch_px: float
     ) -> Tissue:
-        """Combine the tissue of the image with that of the spots, (spot, 2), under tissue and beside it.
+        """Combine the tissue of the image with that of the spots.
 
         The cells of spots under tissue are tissue and those of spots off the tissue are glass, but for the rim between
-        the two kinds and the outline of the section, where the image decides. There may be none off the tissue.
+        the two kinds and the outline of the section, where the image decides.
+
+        Parameters
+        ----------
+        on_tissue_px, off_tissue_px
+            (spot, 2), the spots under tissue and those beside it, full-resolution pixels; the second may be empty.
+        pitch_px
+            Distance of neighbouring spots, full-resolution pixels.
         """
         from scipy.ndimage import distance_transform_edt
 
@@ -105,8 +112,26 @@ def find_tissue(slide: Slide, mpp: float, settings: TissueSettings) -> Tissue:
     differs from glass and, on images in which colours pass gradually into that of glass, where it is rough too: eosin
     that has run out over the glass is smooth. Both thresholds are Otsu's on a logarithmic scale, so that pale tissue
     stays beside dark tissue. Small pieces and holes are removed. On a slide with the fiducial frame of a Visium array,
-    tissue under and beyond the frame is left out unless `settings.inside_frame` is false. Where no glass is, all is
-    tissue; InputError where nothing is stained, see `require_h_and_e`.
+    tissue under and beyond the frame is left out unless `settings.inside_frame` is false.
+
+    Parameters
+    ----------
+    slide
+        The full-resolution image.
+    mpp
+        Micrometres per full-resolution pixel.
+    settings
+        Resolution of the mask, and the least area of pieces and holes.
+
+    Returns
+    -------
+    Tissue
+        Where there is tissue: everywhere if the image shows no glass.
+
+    Raises
+    ------
+    InputError
+        When nothing on the slide is stained, see `require_h_and_e`.
     """
     from skimage import morphology
 

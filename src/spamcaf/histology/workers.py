@@ -57,10 +57,28 @@ class Workers:
 
 
 def embed_sites(job: EmbeddingJob, backbone: Backbone, workers: Workers, done: set[int]) -> Iterator[Features]:
-    """Yield the features of a job in blocks, but for those whose starts are `done`, and log the progress.
+    """Compute the features of a job in blocks, and log the progress.
 
-    With one device blocks come in order. Where nothing is missing, a block without sites tells a store which key is in
-    use. Raises InputError where a process ended before its work was done, and whatever error a process met.
+    Parameters
+    ----------
+    job
+        Sites, and how their features are computed.
+    backbone
+        The feature extractor.
+    workers
+        Devices and threads; with one device blocks come in order.
+    done
+        Starts of blocks that are stored already and are left out.
+
+    Yields
+    ------
+    Features
+        One block. Where nothing is missing, a block without sites tells a store which key is in use.
+
+    Raises
+    ------
+    InputError
+        Where a process ended before its work was done, and whatever error a process met.
     """
     missing = [start for start in job.starts() if start not in done]
     if not missing or not job.ids:

@@ -71,10 +71,23 @@ WITH_BINS = (visium_hd.VisiumHDReader, spatialdata.SpatialDataReader)
 
 
 def find_reader(query: SectionQuery) -> SectionReader:
-    """Return the reader of a section by the files that lie there; only what tells the layout is read.
+    """Find the reader of a section by the files that lie there.
 
-    Raises InputError when there is no section, naming what is there instead; when there are two; or when the files are
-    broken so that nothing can be found in them.
+    Parameters
+    ----------
+    query
+        The section, and where it lies.
+
+    Returns
+    -------
+    SectionReader
+        Nothing is read yet but what tells the layout.
+
+    Raises
+    ------
+    InputError
+        When there is no section, naming what is there instead; when there are two; or when the files are broken so that
+        nothing can be found in them.
     """
     for finders in FINDERS:
         found: list[SectionReader] = []

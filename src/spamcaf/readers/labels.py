@@ -23,11 +23,24 @@ COLUMNS: dict[int, list[str]] = {2: [LabelTable.BARCODE, LabelTable.LABEL], 3: l
 
 
 def add_labels(section: AnnData, path: Path, name: str) -> None:
-    """Write the labels of a table into `obs["label"]` of `section`, categorical; missing where a spot has none.
+    """Write the labels in a table into `obs["label"]`, categorical; missing where a spot has none.
 
-    The table at `path` is separated by tabs or commas, with a header that names barcode, label and perhaps section, or
-    without one: barcode, label or barcode, section, label. Of several sections only rows of `name` count. Warns where
-    there is no table; raises InputError when it is damaged, or labels no spot.
+    Warns where there is no table.
+
+    Parameters
+    ----------
+    section
+        Changed in place; spots are joined by barcode.
+    path
+        A table separated by tabs or commas, with a header that names barcode, label and perhaps section, or without
+        one: barcode, label or barcode, section, label.
+    name
+        Of a table of several sections, only rows of this one count.
+
+    Raises
+    ------
+    InputError
+        When the table is damaged, or labels no spot.
     """
     if not path.is_file():
         logger.warning("No labels of section %s: there is no %s", name, path)

@@ -30,9 +30,18 @@ _RGB = ["r", "g", "b"]
 def to_geojson(prediction: AnnData, genes: list[str]) -> dict[str, Any]:
     """Convert a prediction to GeoJSON for QuPath: one detection per site, a circle of the site's diameter.
 
-    `prediction` is as `build_prediction` returns it; the values of `genes` become measurements. Coordinates (x, y) are
-    full-resolution pixels. A value that is not finite is left out, which QuPath shows as missing. Raises ValueError for
-    a gene that was not predicted.
+    Parameters
+    ----------
+    prediction : AnnData
+        As `build_prediction` returns it.
+    genes : list of str
+        Genes whose values become measurements; ValueError for one that was not predicted.
+
+    Returns
+    -------
+    dict
+        A FeatureCollection in full-resolution pixels, (x, y). A value that is not finite is left out, which QuPath
+        shows as missing.
     """
     missing = [gene for gene in genes if gene not in prediction.var_names]
     if missing:
@@ -68,9 +77,19 @@ def _feature(name: str, ring: list[list[float]], values: dict[str, float]) -> di
 def to_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> SpatialData:
     """Convert a prediction to SpatialData: images, shapes and the table of predicted expression.
 
-    `super_resolved` is as `build_prediction` returns it, `section` holds the measured spots. The slide is read when the
-    result is written or displayed, chunk by chunk. The coordinate system `<lib>` is full-resolution pixels,
-    `<lib>_downscaled_hires` pixels of the hires image.
+    Parameters
+    ----------
+    super_resolved : AnnData
+        As `build_prediction` returns it.
+    section : AnnData
+        The measured spots.
+    slide : Slide
+        The full-resolution image; it is read only when the result is written or displayed, chunk by chunk.
+
+    Returns
+    -------
+    SpatialData
+        The coordinate system `<lib>` is full-resolution pixels, `<lib>_downscaled_hires` pixels of the hires image.
     """
     from spatialdata import SpatialData
     from spatialdata.models import TableModel

@@ -114,9 +114,21 @@ def plot_gene_maps(
     """Draw a row per gene: measured spots, prediction at hidden spots, super-resolved map where there is one.
 
     Colours span the 1st to 99th percentile, of the measured values in the first map and of the predicted ones in the
-    others: a prediction varies less than noisy counts, and would look flat in their range. X is log1p CP10k,
-    `obsm["spatial"]` in full-resolution pixels; `genes` holds the PCC at hidden spots by gene, `mpp` is micrometres per
-    pixel. Raises ValueError where there is no gene, or a section lacks one.
+    others: a prediction varies less than noisy counts, and would look flat in their range.
+
+    Parameters
+    ----------
+    measured, recovered, super_resolved : AnnData
+        X is log1p CP10k, `obsm["spatial"]` in full-resolution pixels.
+    genes : dict of float
+        PCC at hidden spots by gene.
+    mpp : float
+        Micrometres per pixel.
+
+    Raises
+    ------
+    ValueError
+        Where there is no gene, or a section lacks one.
     """
     sections = {"measured": measured, "predicted at hidden spots": recovered}
     if super_resolved is not None:

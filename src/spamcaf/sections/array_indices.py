@@ -89,8 +89,16 @@ def assign_array_indices(
 ) -> ArrayIndices:
     """Return the lattice of the spots and the array index of each.
 
-    `index` (array_col, array_row) and `kind` are the source's, where it has them; where `settings.pitch_um` is set, the
-    coordinates decide over both. Raises InputError when coordinates, index and kind contradict each other.
+    Parameters
+    ----------
+    xy_px : (spot, 2) float64, full-resolution pixels
+    index : (spot, 2) int64, array_col and array_row, where the source has them
+    kind : the kind of lattice, where the source states it
+    settings : limits; where `pitch_um` is set, the coordinates decide over index and kind
+
+    Raises
+    ------
+    InputError : when coordinates, index and kind contradict each other
     """
     if index is not None and settings.pitch_um is not None:
         kind, index = _by_coordinates(xy_px, index)

@@ -90,9 +90,17 @@ class FoundLattice:
 
 
 def fit_lattice(xy_px: Floats, index: Integers, kind: LatticeKind) -> Lattice:
-    """Fit a lattice of any rotation, reflection and scale to spots with known (array_col, array_row), by least squares.
+    """Fit a lattice to spots with known array indices, by least squares: any rotation, reflection and scale is found.
 
-    Raises InputError when all spots lie on one line.
+    Parameters
+    ----------
+    xy_px : (spot, 2) float64, full-resolution pixels
+    index : (spot, 2) int64, (array_col, array_row)
+    kind : "hexagonal" or "square"
+
+    Raises
+    ------
+    InputError : when all spots lie on one line
     """
     steps = np.linalg.solve(INDEX_STEPS[kind].T.astype(float), index.T.astype(float)).T
     design = np.column_stack([steps, np.ones(len(steps))])
@@ -108,7 +116,15 @@ def find_lattice(xy_px: Floats) -> FoundLattice:
     """Find the lattice that spots lie on, and the array index of each.
 
     Rotation, reflection and scale are free. Jitter up to 0.1 pitches, half of the spots missing, several pieces of
-    tissue and a slow bend do no harm. Raises InputError when there is no lattice, or two spots share a lattice point.
+    tissue and a slow bend do no harm.
+
+    Parameters
+    ----------
+    xy_px : (spot, 2) float64, full-resolution pixels
+
+    Raises
+    ------
+    InputError : when there is no lattice, or when two spots share a lattice point
     """
     found = search_lattice(xy_px)
     if found.lattice.residual > _DISORDER:

@@ -70,10 +70,17 @@ def choose_gene_panel(training: AnnData, settings: PanelSettings) -> pd.DataFram
 
 
 def normalise_expression(section: AnnData, panel: pd.DataFrame) -> AnnData:
-    """Normalise the counts of the genes in the panel's column `gene` to log1p of counts per 10 000.
+    """Normalise the counts of the panel's genes to log1p of counts per 10 000.
 
-    `section` is a checked one with raw counts of all genes. Its spots keep their order: X (spot, gene) is float32 and
-    dense, `layers["counts"]` the raw counts, and `obs["depth"]` float64 the UMI count over all genes, the divisor.
+    Parameters
+    ----------
+    section : checked section with raw counts of all genes
+    panel : its column `gene` names the genes
+
+    Returns
+    -------
+    AnnData with the section's spots in their order: X (spot, gene) float32 dense, raw counts as `layers["counts"]`, and
+        the UMI count over all genes, which counts are divided by, as `obs["depth"]` float64
     """
     genes = panel[GENE].tolist()
     expression = section[:, genes].copy()

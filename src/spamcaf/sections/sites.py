@@ -104,9 +104,14 @@ def stack(parts: Sequence[Measured]) -> Measured:
 def lay_grid(section: AnnData, lattice: Lattice, subdivide: int) -> pd.DataFrame:
     """Give each spot `subdivide` x `subdivide` sites: itself (s0), and the points that divide its lattice cell.
 
-    Cells tile the plane, so sites are unique and exactly k^2 per spot, before any is dropped off the tissue. The table
-    has a row per site: site_id (`<barcode>_s<k>`, which Loupe accepts), parent_barcode, sub_index, x_px and y_px in
-    full-resolution pixels, array_row and array_col on the subdivided lattice (the spots' own times `subdivide`).
+    Cells tile the plane, so sites are unique and the factor is exact: k^2 sites per spot, before any is dropped off the
+    tissue. Offsets come from the fitted lattice and are added to the spot's own coordinates.
+
+    Returns
+    -------
+    DataFrame with a row per site: site_id (`<barcode>_s<k>`, which Loupe accepts), parent_barcode, sub_index, x_px and
+        y_px in full-resolution pixels, array_row and array_col on the subdivided lattice (those of the spots times
+        `subdivide`, so that they stay whole)
     """
     along = np.array([(i, j) for j in range(subdivide) for i in range(subdivide)])
     xy = section.obsm[SPATIAL][:, None, :] + (along / subdivide) @ lattice.basis_px

@@ -26,9 +26,18 @@ _BIGTIFF_BYTES = 2**31
 
 
 def write_space_ranger(tissue: SimulatedTissue, folder: Path) -> None:
-    """Write counts, spots, scale factors and images, whole or not at all; raise InputError where `folder` exists.
+    """Write counts, spots, scale factors and images into a new folder, whole or not at all.
 
     The image is written tile by tile, so that any size fits into memory.
+
+    Parameters
+    ----------
+    tissue : what is written
+    folder : must not exist
+
+    Raises
+    ------
+    InputError : where `folder` exists
     """
     import tifffile
     from PIL import Image

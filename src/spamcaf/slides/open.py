@@ -97,9 +97,22 @@ def _number(handle: Any, key: str) -> float | None:  # noqa: ANN401  openslide i
 
 
 def open_slide(path: Path) -> Slide:
-    """Open a TIFF, JPEG, PNG or scanner's slide, upright, lazily where it can be, and log which library reads it.
+    """Open an image, lazily where its format allows it, and log which library reads it.
 
-    Raises InputError where the file is missing, damaged, or not an RGB image of 8 or 16 bits.
+    Parameters
+    ----------
+    path
+        A TIFF of any kind, a JPEG, a PNG, or a slide of a scanner that OpenSlide reads.
+
+    Returns
+    -------
+    Slide
+        Upright, RGB uint8; `notes` tells what was chosen or converted.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, damaged, or not an RGB image of 8 or 16 bits.
     """
     if not path.is_file():
         raise InputError(f"no image {path}.", "the full-resolution H&E image.", "Check raw_root and the image's name.")
