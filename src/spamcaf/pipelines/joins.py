@@ -68,13 +68,11 @@ class StoredSites:
         return self._taken([features.n_px_padded for features in self.stores], EVERY)
 
     def _taken(self, arrays: Sequence[NDArray[Any]], index: Index) -> NDArray[Any]:
-        """Return the sites' rows of the stores' arrays."""
         store, row = self.store[index], self.row[index]
         taken = np.empty((len(row), *arrays[0].shape[1:]), arrays[0].dtype)
-        for number, values in enumerate(arrays):
+        for number in np.unique(store):
             here = store == number
-            if here.any():
-                taken[here] = values[row[here]]
+            taken[here] = arrays[number][row[here]]
         return taken
 
 
@@ -125,26 +123,19 @@ def measured_other_sections(others: OtherSections, expression: AnnData, key: Fea
 def _measured(name: str, section: AnnData, features: Features, expression: AnnData, key: FeatureKey) -> Measured:
     import pandas as pd
 
-    _require_same_view(name, features.key, key)
-    ours, theirs = pitch_um_of(expression), pitch_um_of(section)
-    if abs(theirs / ours - 1) > MAX_PITCH_DIFFERENCE:
-        raise InputError(
-            f"spots {theirs:g} um apart in section '{name}', {ours:g} um in this one.",
-            "sections of one technology.",
-            "Leave it out of other_sections.",
-        )
-    normalised = normalise_expression(section, pd.DataFrame({GENE: own_names(section, expression.var)}))
-    return measured_spots(normalised, features, section.obs_names.tolist())
-
-
-def _require_same_view(name: str, theirs: FeatureKey, ours: FeatureKey) -> None:
-    for what, a, b in (("backbone", theirs.backbone, ours.backbone), ("tiles", theirs.view, ours.view)):
+    for what, a, b in (("backbone", features.key.backbone, key.backbone), ("tiles", features.key.view, key.view)):
         if a != b:
             raise InputError(
                 f"features of another {what} in section '{name}' ({a}) than in this one ({b}).",
                 "the same.",
                 f"kedro run --pipelines feature_extraction --params section={name}, with the settings of this run.",
             )
+    ours, theirs = pitch_um_of(expression), pitch_um_of(section)
+    if abs(theirs / ours - 1) > MAX_PITCH_DIFFERENCE:
+        found = f"spots {theirs:g} um apart in section '{name}', {ours:g} um in this one."
+        raise InputError(found, "sections of one technology.", "Leave it out of other_sections.")
+    normalised = normalise_expression(section, pd.DataFrame({GENE: own_names(section, expression.var)}))
+    return measured_spots(normalised, features, section.obs_names.tolist())
 
 
 def fold_others(spots: pd.DataFrame, others: list[Measured]) -> list[NDArray[np.int64]]:
@@ -169,21 +160,10 @@ def as_prediction(
     tissue: Tissue,
     divided: int,
 ) -> AnnData:
-    """Return the prediction with the record of its model; the Gaussian process alone, where there is one, as a layer.
-
-    `genes`, `sites`, `n_px_padded`, `section` and `divided` are those of `build_prediction`.
-    """
+    """Return `build_prediction` with the record of the model, and its Gaussian process alone, if any, as a layer."""
+    image = tissue.thumbnail, tissue.px_per_mask_px
     prediction = build_prediction(
-        predicted.mean,
-        predicted.sd,
-        genes,
-        sites,
-        n_px_padded,
-        section,
-        tissue.thumbnail,
-        tissue.px_per_mask_px,
-        divided,
-        model.record,
+        predicted.mean, predicted.sd, genes, sites, n_px_padded, section, *image, divided, model.record
     )
     if predicted.gp is not None:
         prediction.layers[Model.PROGRAM_GP] = predicted.gp

@@ -18,21 +18,8 @@ FAILED = "failed"
 def fetch_raw_files(remote_files: RemoteFiles) -> dict[str, Any]:
     """Fetch the missing files of a section; what is there is never replaced.
 
-    Parameters
-    ----------
-    remote_files
-        The published files of the section.
-
-    Returns
-    -------
-    dict
-        The download report: `section`, `folder` (raw_root), and `files` with path, status, bytes, sha256, source and
-        reason of each.
-
-    Raises
-    ------
-    InputError
-        If the disk has no room, or another file lies in the place of a published one.
+    Returns the download report: `section`, `folder` (raw_root), and `files` with path, status, bytes, sha256, source
+    and reason of each. Raises InputError if the disk has no room, or another file lies in the place of a published one.
     """
     missing = tuple(file for file in remote_files.missing() if file.urls)
     known = remote_files.sizes(missing)
@@ -56,11 +43,10 @@ def require_all_files(download_report: dict[str, Any]) -> None:
     if not failed:
         logger.info("section %s: all %d files are in %s", section, len(files), folder)
         return
+    by_hand = f"Run again with a connection, which goes on where it stopped, or put them into {folder} by hand:"
     lines = [f"  {file['file']}  <-  {file['source']}  ({file['reason']})" for file in failed]
     raise InputError(
         f"{len(failed)} of the {len(files)} files of section {section} are missing and could not be fetched.",
         f"all of them in {folder}.",
-        "\n".join(
-            [f"Run again with a connection, which goes on where it stopped, or put them into {folder} by hand:", *lines]
-        ),
+        "\n".join([by_hand, *lines]),
     )

@@ -9,12 +9,9 @@ from spamcaf.pipelines.download import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
-    return Pipeline(
-        [
-            Node(nodes.fetch_raw_files, "remote_files", "download_report", name="fetch_raw_files"),
-            # a node of its own, so that the report of a failed run is stored before the run ends
-            Node(nodes.require_all_files, "download_report", None, name="require_all_files"),
-        ],
-        namespace="download",
-        prefix_datasets_with_namespace=False,
-    )
+    steps = [
+        Node(nodes.fetch_raw_files, "remote_files", "download_report", name="fetch_raw_files"),
+        # a node of its own, so that the report of a failed run is stored before the run ends
+        Node(nodes.require_all_files, "download_report", None, name="require_all_files"),
+    ]
+    return Pipeline(steps, namespace="download", prefix_datasets_with_namespace=False)

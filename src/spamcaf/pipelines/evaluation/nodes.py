@@ -115,11 +115,7 @@ def score_predictions(
 
 
 def plot_maps(
-    expression: AnnData,
-    recovered: AnnData,
-    super_resolved: AnnData,
-    gene_scores: DataFrame,
-    settings: ReportSettings,
+    expression: AnnData, recovered: AnnData, super_resolved: AnnData, gene_scores: DataFrame, settings: ReportSettings
 ) -> Figure:
     """Draw the requested genes, and those predicted best, as measured, recovered and super-resolved maps."""
     from spamcaf.reporting.figures import choose_genes, plot_gene_maps

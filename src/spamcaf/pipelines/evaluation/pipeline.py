@@ -9,55 +9,37 @@ from spamcaf.pipelines.evaluation import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
-    return Pipeline(
-        [
-            Node(
-                nodes.fit_baselines,
-                ["expression", "spot_split", "spot_features", "other_sections", "params:seed"],
-                "baseline_predictions",
-                name="fit_baselines",
-            ),
-            Node(
-                nodes.score_super_resolution,
-                ["truth", "super_resolved", "expression", "grid", "spot_features", "grid_features", "params:seed"],
-                "super_resolution_scores",
-                name="score_super_resolution",
-            ),
-            Node(
-                nodes.score_predictions,
-                [
-                    "recovered",
-                    "baseline_predictions",
-                    "expression",
-                    "spot_split",
-                    "super_resolution_scores",
-                    "params:split",
-                    "params:seed",
-                ],
-                ["gene_scores", "scores"],
-                name="score_predictions",
-            ),
-            Node(
-                nodes.plot_maps,
-                ["expression", "recovered", "super_resolved", "gene_scores", "params:report"],
-                "maps",
-                name="plot_maps",
-            ),
-            Node(
-                nodes.write_report,
-                [
-                    "scores",
-                    "section_report",
-                    "gene_scores",
-                    "section_overlay",
-                    "training_curves",
-                    "maps",
-                    "recovered",
-                ],
-                "report",
-                name="write_report",
-            ),
-        ],
-        namespace="evaluation",
-        prefix_datasets_with_namespace=False,
-    )
+    spots = ["expression", "spot_split"]
+    steps = [
+        Node(
+            nodes.fit_baselines,
+            [*spots, "spot_features", "other_sections", "params:seed"],
+            "baseline_predictions",
+            name="fit_baselines",
+        ),
+        Node(
+            nodes.score_super_resolution,
+            ["truth", "super_resolved", "expression", "grid", "spot_features", "grid_features", "params:seed"],
+            "super_resolution_scores",
+            name="score_super_resolution",
+        ),
+        Node(
+            nodes.score_predictions,
+            ["recovered", "baseline_predictions", *spots, "super_resolution_scores", "params:split", "params:seed"],
+            ["gene_scores", "scores"],
+            name="score_predictions",
+        ),
+        Node(
+            nodes.plot_maps,
+            ["expression", "recovered", "super_resolved", "gene_scores", "params:report"],
+            "maps",
+            name="plot_maps",
+        ),
+        Node(
+            nodes.write_report,
+            ["scores", "section_report", "gene_scores", "section_overlay", "training_curves", "maps", "recovered"],
+            "report",
+            name="write_report",
+        ),
+    ]
+    return Pipeline(steps, namespace="evaluation", prefix_datasets_with_namespace=False)

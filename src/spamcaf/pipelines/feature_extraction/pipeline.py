@@ -11,23 +11,20 @@ def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
     common = ["slide", "tissue", "backbone"]
     settings = ["params:tiles", "params:compute", "params:fit.model"]
-    return Pipeline(
-        [
-            Node(
-                nodes.embed_spots,
-                ["section", *common, "stored_spot_blocks", *settings],
-                "spot_features",
-                name="embed_spots",
-                tags="gpu",
-            ),
-            Node(
-                nodes.embed_grid,
-                ["grid", "section", *common, "stored_grid_blocks", *settings],
-                "grid_features",
-                name="embed_grid",
-                tags="gpu",
-            ),
-        ],
-        namespace="feature_extraction",
-        prefix_datasets_with_namespace=False,
-    )
+    steps = [
+        Node(
+            nodes.embed_spots,
+            ["section", *common, "stored_spot_blocks", *settings],
+            "spot_features",
+            name="embed_spots",
+            tags="gpu",
+        ),
+        Node(
+            nodes.embed_grid,
+            ["grid", "section", *common, "stored_grid_blocks", *settings],
+            "grid_features",
+            name="embed_grid",
+            tags="gpu",
+        ),
+    ]
+    return Pipeline(steps, namespace="feature_extraction", prefix_datasets_with_namespace=False)

@@ -76,11 +76,11 @@ def predict_grid(
     return as_prediction(predicted, full_model, genes, grid, sites.n_px_padded, section, tissue, settings.subdivide)
 
 
-def write_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> SpatialData:
-    """Return the prediction with its image and spots as SpatialData."""
+def write_spatialdata(prediction: AnnData, section: AnnData, slide: Slide) -> SpatialData:
+    """Return the prediction with its image and spots, where there are any, as SpatialData."""
     from spamcaf.reporting.exports import to_spatialdata
 
-    return to_spatialdata(super_resolved, section, slide)
+    return to_spatialdata(prediction, section, slide)
 
 
 def write_geojson(super_resolved: AnnData, settings: ReportSettings) -> dict[str, Any]:

@@ -9,45 +9,28 @@ from spamcaf.pipelines.inference import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
-    return Pipeline(
-        [
-            Node(
-                nodes.predict_hidden_spots,
-                ["model", "expression", "spot_split", "spot_features", "section", "tissue", "params:compute"],
-                "recovered",
-                name="predict_hidden_spots",
-                tags="gpu",
-            ),
-            Node(
-                nodes.predict_grid,
-                [
-                    "full_model",
-                    "expression",
-                    "spot_features",
-                    "grid_features",
-                    "grid",
-                    "section",
-                    "tissue",
-                    "params:grid",
-                    "params:compute",
-                ],
-                "super_resolved",
-                name="predict_grid",
-                tags="gpu",
-            ),
-            Node(
-                nodes.write_spatialdata,
-                ["super_resolved", "section", "slide"],
-                "super_resolved_spatialdata",
-                name="write_spatialdata",
-            ),
-            Node(
-                nodes.write_geojson,
-                ["super_resolved", "params:report"],
-                "super_resolved_geojson",
-                name="write_geojson",
-            ),
-        ],
-        namespace="inference",
-        prefix_datasets_with_namespace=False,
-    )
+    features = ["spot_features", "grid_features"]
+    steps = [
+        Node(
+            nodes.predict_hidden_spots,
+            ["model", "expression", "spot_split", "spot_features", "section", "tissue", "params:compute"],
+            "recovered",
+            name="predict_hidden_spots",
+            tags="gpu",
+        ),
+        Node(
+            nodes.predict_grid,
+            ["full_model", "expression", *features, "grid", "section", "tissue", "params:grid", "params:compute"],
+            "super_resolved",
+            name="predict_grid",
+            tags="gpu",
+        ),
+        Node(
+            nodes.write_spatialdata,
+            ["super_resolved", "section", "slide"],
+            "super_resolved_spatialdata",
+            name="write_spatialdata",
+        ),
+        Node(nodes.write_geojson, ["super_resolved", "params:report"], "super_resolved_geojson", name="write_geojson"),
+    ]
+    return Pipeline(steps, namespace="inference", prefix_datasets_with_namespace=False)

@@ -9,31 +9,28 @@ from spamcaf.pipelines.ingestion import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
-    return Pipeline(
-        [
-            Node(
-                nodes.check_section,
-                ["raw_section", "slide", "params:section_checks", "params:tissue"],
-                ["section", "section_report"],
-                name="check_section",
-            ),
-            Node(nodes.find_tissue, ["section", "slide", "params:tissue"], "tissue", name="find_tissue"),
-            Node(nodes.plot_overlay, ["section", "tissue"], "section_overlay", name="plot_overlay"),
-            Node(
-                nodes.split_spots,
-                ["section", "params:split", "params:tiles", "params:seed"],
-                "spot_split",
-                name="split_spots",
-            ),
-            Node(
-                nodes.choose_gene_panel,
-                ["section", "spot_split", "other_sections", "params:panel"],
-                "gene_panel",
-                name="choose_gene_panel",
-            ),
-            Node(nodes.normalise_expression, ["section", "gene_panel"], "expression", name="normalise_expression"),
-            Node(nodes.lay_grid, ["section", "tissue", "params:grid"], "grid", name="lay_grid"),
-        ],
-        namespace="ingestion",
-        prefix_datasets_with_namespace=False,
-    )
+    steps = [
+        Node(
+            nodes.check_section,
+            ["raw_section", "slide", "params:section_checks", "params:tissue"],
+            ["section", "section_report"],
+            name="check_section",
+        ),
+        Node(nodes.find_tissue, ["section", "slide", "params:tissue"], "tissue", name="find_tissue"),
+        Node(nodes.plot_overlay, ["section", "tissue"], "section_overlay", name="plot_overlay"),
+        Node(
+            nodes.split_spots,
+            ["section", "params:split", "params:tiles", "params:seed"],
+            "spot_split",
+            name="split_spots",
+        ),
+        Node(
+            nodes.choose_gene_panel,
+            ["section", "spot_split", "other_sections", "params:panel"],
+            "gene_panel",
+            name="choose_gene_panel",
+        ),
+        Node(nodes.normalise_expression, ["section", "gene_panel"], "expression", name="normalise_expression"),
+        Node(nodes.lay_grid, ["section", "tissue", "params:grid"], "grid", name="lay_grid"),
+    ]
+    return Pipeline(steps, namespace="ingestion", prefix_datasets_with_namespace=False)

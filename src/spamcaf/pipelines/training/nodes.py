@@ -41,15 +41,45 @@ def fit_spamcaf(
     """
     import pandas as pd
 
+    from spamcaf.model import fit as learning
+    from spamcaf.model.data import TrainingSection
     from spamcaf.model.fitted import PROGRAM_COLUMNS, SpamcafModel, program_rows
     from spamcaf.model.training import LOG_COLUMNS
+    from spamcaf.peers.models import TrainedModel
+    from spamcaf.peers.released import fit_released
 
-    visible = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
-    where = (expression, visible, spot_features, other_sections, fit_checkpoints)
-    model, log = _fit(*where, fit, network, released, compute, seed)
-    programs = program_rows(model.model) if isinstance(model.model, SpamcafModel) else []
+    spots = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
+    barcodes = spots[BARCODE].tolist()
+    target_section = None
+    if barcodes:
+        target_section = TrainingSection(measured_spots(expression, spot_features, barcodes), spots[FOLD].to_numpy())
+    elsewhere = measured_other_sections(other_sections, expression, spot_features.key)
+    others = list(map(TrainingSection, elsewhere, fold_others(spots, elsewhere)))
+    logger.info("fitting %s to %d spots, and %d of other sections", fit.model, len(barcodes), sum(map(len, elsewhere)))
+    fitted: learning.Fitted | FittedReleased
+    if fit.model == Model.RELEASED:
+        fitted = fit_released(_only(target_section, others), released, compute, seed, fit_checkpoints)
+    else:
+        pitch_um = pitch_um_of(expression)
+        fitted = learning.fit_spamcaf(target_section, others, pitch_um, fit, network, compute, seed, fit_checkpoints)
+    fit_checkpoints.clear()
+    record = provenance_record(
+        model=fit.model,
+        section=str(expression.uns[SECTION_METADATA][SectionField.NAME]),
+        spots=names_hash(barcodes),
+        n_train=len(barcodes),
+        other_sections=list(other_sections.names),
+        backbone=spot_features.key.backbone,
+        view=spot_features.key.view,
+        slide=spot_features.key.slide,
+        seed=seed,
+        configuration=configuration_hash(fit, released if fit.model == Model.RELEASED else network, compute),
+    )
+    genes, gene_ids = expression.var_names.tolist(), expression.var[GENE_IDS].astype(str).tolist()
+    programs = program_rows(fitted.model) if isinstance(fitted.model, SpamcafModel) else []
     # a table without rows keeps its header: a file without one cannot be read
-    training_log = pd.DataFrame(log, columns=None if log else LOG_COLUMNS)
+    training_log = pd.DataFrame(fitted.log, columns=None if fitted.log else LOG_COLUMNS)
+    model = TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record)
     return model, training_log, pd.DataFrame(programs, columns=PROGRAM_COLUMNS)
 
 
@@ -69,61 +99,9 @@ def fit_on_all_spots(
 
     No score on hidden spots is ever taken from it.
     """
-    where = (expression, fold_all(spot_split), spot_features, other_sections, full_fit_checkpoints)
-    model, _ = _fit(*where, fit, network, released, compute, seed)
-    return model
-
-
-def _fit(
-    expression: AnnData,
-    spots: DataFrame,
-    spot_features: Features,
-    other_sections: OtherSections,
-    checkpoints: Checkpoints,
-    fit: FitSettings,
-    network: NetworkSettings,
-    released: ReleasedSettings,
-    compute: ComputeSettings,
-    seed: int,
-) -> tuple[TrainedModel, list[dict[str, float]]]:
-    from spamcaf.model import fit as learning
-    from spamcaf.model.data import TrainingSection
-    from spamcaf.peers.models import TrainedModel
-    from spamcaf.peers.released import fit_released
-
-    barcodes = spots[BARCODE].tolist()
-    target_section = (
-        TrainingSection(measured_spots(expression, spot_features, barcodes), spots[FOLD].to_numpy())
-        if barcodes
-        else None
-    )
-    elsewhere = measured_other_sections(other_sections, expression, spot_features.key)
-    others = [
-        TrainingSection(measured, folds)
-        for measured, folds in zip(elsewhere, fold_others(spots, elsewhere), strict=True)
-    ]
-    logger.info("fitting %s to %d spots, and %d of other sections", fit.model, len(barcodes), sum(map(len, elsewhere)))
-    fitted: learning.Fitted | FittedReleased
-    if fit.model == Model.RELEASED:
-        fitted = fit_released(_only(target_section, others), released, compute, seed, checkpoints)
-    else:
-        pitch_um = pitch_um_of(expression)
-        fitted = learning.fit_spamcaf(target_section, others, pitch_um, fit, network, compute, seed, checkpoints)
-    checkpoints.clear()
-    record = provenance_record(
-        model=fit.model,
-        section=str(expression.uns[SECTION_METADATA][SectionField.NAME]),
-        spots=names_hash(barcodes),
-        n_train=len(barcodes),
-        other_sections=list(other_sections.names),
-        backbone=spot_features.key.backbone,
-        view=spot_features.key.view,
-        slide=spot_features.key.slide,
-        seed=seed,
-        configuration=configuration_hash(fit, released if fit.model == Model.RELEASED else network, compute),
-    )
-    genes, gene_ids = expression.var_names.tolist(), expression.var[GENE_IDS].astype(str).tolist()
-    return TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record), fitted.log
+    spots = fold_all(spot_split).assign(**{PART: Part.TRAIN})
+    where = (expression, spots, spot_features, other_sections, full_fit_checkpoints)
+    return fit_spamcaf(*where, fit, network, released, compute, seed)[0]
 
 
 def _only(target_section: TrainingSection | None, others: list[TrainingSection]) -> TrainingSection:

@@ -10,31 +10,22 @@ from spamcaf.pipelines.training import nodes
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
     data = ["expression", "spot_split", "spot_features", "other_sections"]
-    settings = [
-        "params:fit",
-        "params:network",
-        "params:released",
-        "params:compute",
-        "params:seed",
+    settings = ["params:fit", "params:network", "params:released", "params:compute", "params:seed"]
+    steps = [
+        Node(
+            nodes.fit_spamcaf,
+            [*data, "fit_checkpoints", *settings],
+            ["model", "training_log", "program_log"],
+            name="fit_spamcaf",
+            tags="gpu",
+        ),
+        Node(
+            nodes.fit_on_all_spots,
+            [*data, "full_fit_checkpoints", *settings],
+            "full_model",
+            name="fit_on_all_spots",
+            tags="gpu",
+        ),
+        Node(nodes.plot_training, ["training_log", "program_log"], "training_curves", name="plot_training"),
     ]
-    return Pipeline(
-        [
-            Node(
-                nodes.fit_spamcaf,
-                [*data, "fit_checkpoints", *settings],
-                ["model", "training_log", "program_log"],
-                name="fit_spamcaf",
-                tags="gpu",
-            ),
-            Node(
-                nodes.fit_on_all_spots,
-                [*data, "full_fit_checkpoints", *settings],
-                "full_model",
-                name="fit_on_all_spots",
-                tags="gpu",
-            ),
-            Node(nodes.plot_training, ["training_log", "program_log"], "training_curves", name="plot_training"),
-        ],
-        namespace="training",
-        prefix_datasets_with_namespace=False,
-    )
+    return Pipeline(steps, namespace="training", prefix_datasets_with_namespace=False)

@@ -14,7 +14,7 @@ from spamcaf.histology.tissue import Tissue
 from spamcaf.names import GENE_IDS, SPATIAL
 from spamcaf.parameters import ComputeSettings, ReportSettings, TissueSettings, TransferSettings
 from spamcaf.pipelines.joins import as_prediction, mpp_of, sites_of
-from spamcaf.pipelines.types import AnnData, DataFrame, Figure, SpatialData, TrainedModel
+from spamcaf.pipelines.types import AnnData, DataFrame, Figure, TrainedModel
 from spamcaf.sections import sites
 from spamcaf.sections.sites import SITE_ID, X_PX, Y_PX
 
@@ -51,10 +51,8 @@ def predict_unmeasured(
     sites = sites_of(ids, xy_px * mpp_of(unmeasured_section), unmeasured_features)
     predicted = predict(transfer_model.model, None, sites, compute)
     genes = pd.DataFrame({GENE_IDS: list(transfer_model.gene_ids)}, index=list(transfer_model.genes))
-    n_padded = sites.n_px_padded
-    return as_prediction(
-        predicted, transfer_model, genes, unmeasured_sites, n_padded, unmeasured_section, unmeasured_tissue, 1
-    )
+    where = (unmeasured_sites, sites.n_px_padded, unmeasured_section, unmeasured_tissue)
+    return as_prediction(predicted, transfer_model, genes, *where, 1)
 
 
 def plot_transferred(transferred: AnnData, settings: ReportSettings) -> Figure:
@@ -62,10 +60,3 @@ def plot_transferred(transferred: AnnData, settings: ReportSettings) -> Figure:
     from spamcaf.reporting.figures import plot_predicted_maps
 
     return plot_predicted_maps(transferred, settings.genes, settings.n_genes)
-
-
-def write_transferred_spatialdata(transferred: AnnData, unmeasured_section: AnnData, slide: Slide) -> SpatialData:
-    """Return the prediction with its image as SpatialData."""
-    from spamcaf.reporting.exports import to_spatialdata
-
-    return to_spatialdata(transferred, unmeasured_section, slide)
