@@ -10,8 +10,8 @@ from spamcaf.model.fitted import SpamcafModel
 from spamcaf.model.predict import Predicted, predict_spamcaf
 from spamcaf.model.training import Tensors
 from spamcaf.parameters import ComputeSettings
-from spamcaf.peers.released import KIND as RELEASED_KIND
-from spamcaf.peers.released import ReleasedModel, predict_released
+from spamcaf.peers import released
+from spamcaf.peers.released import ReleasedModel
 from spamcaf.sections.sites import Measured, SiteSource
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ FittedModel = SpamcafModel | ReleasedModel
 def predict(model: FittedModel, context: Measured | None, sites: SiteSource, compute: ComputeSettings) -> Predicted:
     """Predict expression at sites with a model of any kind, see `predict_spamcaf`; `released` uses no context."""
     if isinstance(model, ReleasedModel):
-        return Predicted(predict_released(model, sites, compute))
+        return Predicted(released.predict_released(model, sites, compute))
     return predict_spamcaf(model, context, sites, compute)
 
 
@@ -31,14 +31,8 @@ def predict(model: FittedModel, context: Measured | None, sites: SiteSource, com
 class TrainedModel:
     """What the catalog stores of a training.
 
-    Attributes
-    ----------
-    model : SpamcafModel or ReleasedModel
-    genes, gene_ids : tuple of str
-        The gene panel, in the order of the model's arrays.
-    record : dict
-        Plain data: the model's name, the section, a hash of its spots, backbone and view of the features, settings,
-        seed and package version.
+    `genes` and `gene_ids` are the gene panel in the order of the model's arrays. `record` is plain data: the model's
+    name, the section, a hash of its spots, backbone and view of the features, settings, seed and package version.
     """
 
     model: FittedModel
@@ -51,21 +45,16 @@ class TrainedModel:
         cls, tensors: Tensors, metadata: dict[str, str], genes: list[str], gene_ids: list[str], record: dict[str, Any]
     ) -> TrainedModel:
         """Return the model of the kind that the metadata states; raises InputError as its `from_tensors` does."""
-        kind = ReleasedModel if RELEASED_KIND in metadata else SpamcafModel
+        kind = ReleasedModel if released.KIND in metadata else SpamcafModel
         return cls(kind.from_tensors(tensors, metadata), tuple(genes), tuple(gene_ids), record)
 
     def require_features(self, key: FeatureKey) -> None:
         """Raise InputError unless features of `key` are of the backbone and tiles that the model was trained on."""
-        for what, ours, theirs in (
-            ("backbone", self.record["backbone"], key.backbone),
-            ("tiles", self.record["view"], key.view),
-        ):
-            if ours != theirs:
-                raise InputError(
-                    f"features of another {what} ({theirs}) than the model was trained on ({ours}).",
-                    "the same.",
-                    "Run feature_extraction and training again with the same settings.",
-                )
+        for what, name, theirs in (("backbone", "backbone", key.backbone), ("tiles", "view", key.view)):
+            if (ours := self.record[name]) != theirs:
+                found = f"features of another {what} ({theirs}) than the model was trained on ({ours})."
+                next_step = "Run feature_extraction and training again with the same settings."
+                raise InputError(found, "the same.", next_step)
 
     def require_genes(self, genes: list[str]) -> None:
         """Raise InputError unless `genes` is the model's panel, in its order."""
@@ -79,8 +68,5 @@ class TrainedModel:
     def require_spots(self, spots_hash: str) -> None:
         """Raise InputError unless it was trained on these very spots: on another split it has seen hidden ones."""
         if self.record["spots"] != spots_hash:
-            raise InputError(
-                "a model that was trained on other spots.",
-                "the split that is stored now.",
-                "Run the pipeline training again.",
-            )
+            found = "a model that was trained on other spots."
+            raise InputError(found, "the split that is stored now.", "Run the pipeline training again.")

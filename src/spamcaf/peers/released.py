@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -59,39 +58,23 @@ class GatedAttentionPooling(nn.Module):
         return (weights * tokens).sum(dim=1)
 
 
-def _token_mlp(n_features: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(n_features),
-        nn.Linear(n_features, HIDDEN),
-        nn.GELU(),
-        nn.Dropout(TOKEN_DROPOUT),
-        nn.Linear(HIDDEN, TOKEN),
-        nn.Dropout(TOKEN_DROPOUT),
-    )
-
-
-def _gene_mlp(n_genes: int) -> nn.Sequential:
-    # no bias before a batch norm: it would be taken out again with the mean
-    return nn.Sequential(
-        nn.Linear(TOKEN, HIDDEN, bias=False),
-        nn.BatchNorm1d(HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, HIDDEN, bias=False),
-        nn.BatchNorm1d(HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, n_genes),
-        nn.ReLU(),
-    )
-
-
 class ReleasedNetwork(nn.Module):
     """From the features of a site's tile and of the window around it to its expression."""
 
     def __init__(self, shape: ReleasedShape) -> None:
         super().__init__()
-        self.tokens = _token_mlp(shape.n_features)
+        self.tokens = nn.Sequential(
+            nn.LayerNorm(shape.n_features),
+            nn.Linear(shape.n_features, HIDDEN),
+            nn.GELU(),
+            nn.Dropout(TOKEN_DROPOUT),
+            nn.Linear(HIDDEN, TOKEN),
+            nn.Dropout(TOKEN_DROPOUT),
+        )
         self.pooling = GatedAttentionPooling(TOKEN, ATTENTION, ATTENTION_DROPOUT)
-        self.genes = _gene_mlp(shape.n_genes)
+        # no bias before a batch norm: it would be taken out again with the mean
+        hidden = [[nn.Linear(n, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU()] for n in (TOKEN, HIDDEN)]
+        self.genes = nn.Sequential(*hidden[0], *hidden[1], nn.Linear(HIDDEN, shape.n_genes), nn.ReLU())
 
     def forward(self, target: Tensor, whole: Tensor) -> Tensor:
         """Return (site, gene), none below 0, for the features (site, feature) of tile and shrunk window."""
@@ -119,10 +102,7 @@ def released_learning_rate(epoch: int, settings: ReleasedSettings) -> float:
 
 
 def tile_and_window_features(sites: Sites) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the features (site, feature) of the tiles and of the shrunk windows.
-
-    Raises InputError where the latter were not computed or are not finite.
-    """
+    """Return features (site, feature) of tiles and shrunk windows; InputError where the latter are absent or NaN."""
     if sites.whole is None:
         raise InputError(
             "features without the whole window shrunk to one tile.",
@@ -169,8 +149,7 @@ class ReleasedModel:
 
     def metadata(self) -> dict[str, str]:
         """Return what is no array, as texts."""
-        sizes = json.dumps(vars(self.shape))
-        return {KIND: FORMAT, "sizes": sizes, "settings": self.settings.model_dump_json()}
+        return {KIND: FORMAT, "sizes": json.dumps(vars(self.shape)), "settings": self.settings.model_dump_json()}
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, metadata: dict[str, str]) -> ReleasedModel:
@@ -206,17 +185,13 @@ class TrainingState:
 
     def to_tensors(self) -> Tensors:
         """Return everything by name."""
-        return {name: tensor.cpu().numpy() for name, tensor in self._named()}
-
-    def _named(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in self.network.state_dict().items():
-            yield NETWORK + name, tensor
+        found = {NETWORK + name: tensor for name, tensor in self.network.state_dict().items()}
         for name, parameter in self.network.named_parameters():
-            for part, tensor in self.optimizer.state[parameter].items():
-                yield f"{OPTIMIZER}{name}.{part}", tensor
-        yield RANDOM_CPU, torch.get_rng_state()
+            found |= {f"{OPTIMIZER}{name}.{part}": t for part, t in self.optimizer.state[parameter].items()}
+        found[RANDOM_CPU] = torch.get_rng_state()
         if self.device.type == "cuda":
-            yield RANDOM_CUDA, torch.cuda.get_rng_state(self.device)
+            found[RANDOM_CUDA] = torch.cuda.get_rng_state(self.device)
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
     def restore(self, tensors: Tensors, epoch: int, *, is_finite: bool) -> None:
         """Restore what `to_tensors()` gave after `epoch` epochs, torch's random state included."""
@@ -233,8 +208,7 @@ class TrainingState:
         return {name: torch.from_numpy(np.array(array)).to(self.device) for name, array in found.items()}
 
 
-@dataclass(frozen=True)
-class FittedReleased:
+class FittedReleased(NamedTuple):
     """The model, and the training log: one row per epoch."""
 
     model: ReleasedModel
@@ -258,26 +232,19 @@ def fit_released(
 ) -> FittedReleased:
     """Fit the replica to the visible spots of a section, in the order in which they are given.
 
-    Parameters
-    ----------
-    target_section : TrainingSection
-        Its folds are not used: the released code has no validation spots.
-    settings : ReleasedSettings
-    compute : ComputeSettings
-    seed : int
-        The same seed gives the same weights on a CPU.
-    checkpoints : Checkpoints, optional
-        Where the training state is stored every `settings.checkpoint_epochs`; a fit that was cut off goes on from it.
+    The section's folds are not used: the released code has no validation spots. The same seed gives the same weights on
+    a CPU. The training state is stored in `checkpoints` every `settings.checkpoint_epochs`; a fit that was cut off goes
+    on from it.
     """
     measured = target_section.measured
     if len(measured) < FEWEST_SPOTS:
         raise InputError(f"{len(measured)} visible spots.", "at least 2.", "Hide fewer spots.")
     target, whole = tile_and_window_features(measured.sites)
     shape = ReleasedShape(target.shape[1], measured.expression.shape[1])
+    arrays = {"target": target, "whole": whole, "expression": measured.expression}
+    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
     # on busy cores a second thread cost twice the time
     with computing(compute.model_copy(update={"threads": compute.threads or 1})) as machine:
-        arrays = {"target": target, "whole": whole, "expression": measured.expression}
-        arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
         data = _SpotTensors(**{name: torch.from_numpy(array).to(machine.device) for name, array in arrays.items()})
         with seeded(seed, machine.device):
             network = ReleasedNetwork(shape).to(machine.device)
