@@ -57,7 +57,7 @@ _NEAREST_PITCHES = 1e-3
 def idw(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> Expression:
     """Predict by inverse-distance weighting of the 8 nearest measured spots [2]_."""
     n_neighbours = min(_N_NEIGHBOURS, len(measured))
-    ranks = list(range(1, n_neighbours + 1))  # a list keeps scipy's result two-dimensional for one neighbour
+    ranks = range(1, n_neighbours + 1)  # ranks keep scipy's result two-dimensional for one neighbour
     distance_um, index = cKDTree(measured.sites.xy_um).query(sites.xy_um, k=ranks)
     weight = np.maximum(distance_um / pitch_um, _NEAREST_PITCHES) ** -_POWER  # (site, neighbour)
     weight /= weight.sum(axis=1, keepdims=True)
@@ -92,8 +92,7 @@ def kriging(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -
     kernel = _learn_kernel(spots, residual / scale, np.random.default_rng(seed))
     process = GaussianProcessRegressor(kernel, optimizer=None).fit(spots, residual / scale)
     prediction = np.empty((len(sites), len(mean)), dtype=np.float32)
-    for start in range(0, len(sites), _SITES_PER_BLOCK):
-        block = slice(start, start + _SITES_PER_BLOCK)
+    for block in (slice(start, start + _SITES_PER_BLOCK) for start in range(0, len(sites), _SITES_PER_BLOCK)):
         # scikit-learn drops the gene axis when there is one gene
         prediction[block] = mean + scale * process.predict(targets[block]).reshape(-1, len(mean))
     return prediction
@@ -123,8 +122,7 @@ def _sketch(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np
 
     scikit-learn's gradient holds a (spot, spot, output) array, 2 GB for 500 spots and 1000 genes.
     """
-    n_genes = values.shape[1]
-    if n_genes <= _N_SKETCHES:
+    if (n_genes := values.shape[1]) <= _N_SKETCHES:
         return values
     return values @ rng.standard_normal((n_genes, _N_SKETCHES)) / np.sqrt(n_genes)
 
@@ -192,14 +190,9 @@ BASELINES: dict[str, Callable[..., Expression]] = {
 }
 
 SUPER_RESOLUTION = tuple(BASELINES)
-"""Baselines between the spots."""
-
 RECOVERY = tuple(name for name in BASELINES if name != Model.NEAREST_SPOT)
-"""Baselines at hidden spots."""
-
 TRANSFER = (Model.GENE_MEAN, Model.RIDGE)
-"""Baselines of a section without measured spots: those that use no position."""
-
+"""Baselines between the spots, at hidden spots, and of a section without measured spots (none that uses positions)."""
 _MIN_SPOTS = 3
 
 
@@ -208,26 +201,12 @@ def predict_all(
 ) -> dict[str, Expression]:
     """Predict expression by each named baseline; kriging and ridge are fitted once, however many need them.
 
-    Parameters
-    ----------
-    measured : Measured
-        Spots to learn from, at least 3.
-    sites : SiteSource
-    pitch_um : float
-        Distance of neighbouring spots.
-    seed : int
-    names : sequence of str
-        Keys of `BASELINES`; ValueError for any other.
-
-    Returns
-    -------
-    dict of (site, gene) float32
-        log1p of counts per 10 000, in the order of `names`.
+    Returns log1p of counts per 10 000 (site, gene) by name, in the order of `names`. Raises InputError for fewer than 3
+    spots to learn from, and ValueError for a name that is not of `BASELINES`.
     """
     if len(measured) < _MIN_SPOTS:
-        raise InputError(
-            f"{len(measured)} visible spots.", f"at least {_MIN_SPOTS} for the baselines.", "Hide fewer spots."
-        )
+        expected = f"at least {_MIN_SPOTS} for the baselines."
+        raise InputError(f"{len(measured)} visible spots.", expected, "Hide fewer spots.")
     if unknown := [name for name in names if name not in BASELINES]:
         raise ValueError(f"Unknown baseline '{unknown[0]}'. Choose from: {', '.join(BASELINES)}.")
     parts = (Model.KRIGING, Model.RIDGE) if Model.KRIGING_RIDGE_PROGRAMS in names else ()

@@ -19,6 +19,8 @@ Counts = NDArray[np.int64]
 _GENES_PER_BLOCK = 256
 _N_TOP = 50
 _GOOD_PCC = 0.3
+_N_REPEATS = 5
+_SCALE = 10_000
 _MIN_SITES = 3
 _MEANS = {Metric.SPEARMAN_MEAN: "spearman", Metric.MSE: "mse", Metric.MAE: "mae", Metric.RMSE: "rmse"}
 _CONSTANT = 1e-6
@@ -66,12 +68,10 @@ def _summarise_pearson(pearson: Array) -> dict[str, float | int | None]:
 
 def correlate(a: Array, b: Array) -> Array:
     """Return the Pearson correlation of each column of two (site, gene) arrays, NaN where either is constant."""
-    undefined = _is_constant(a) | _is_constant(b)
-    a = a - a.mean(axis=0, dtype=np.float64)
-    b = b - b.mean(axis=0, dtype=np.float64)
+    varies = ~(_is_constant(a) | _is_constant(b))
+    a, b = a - a.mean(axis=0, dtype=np.float64), b - b.mean(axis=0, dtype=np.float64)
     norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-    product = (a * b).sum(axis=0)
-    found = np.divide(product, norm, out=np.full(len(norm), np.nan), where=~undefined & (norm > 0))
+    found = np.divide((a * b).sum(axis=0), norm, out=np.full(len(norm), np.nan), where=varies & (norm > 0))
     return np.clip(found, -1.0, 1.0)
 
 
@@ -88,8 +88,8 @@ def _score_block(truth: Array, prediction: Array) -> pd.DataFrame:
     spearman = correlate(rankdata(truth, axis=0), rankdata(prediction, axis=0))
     error = prediction - truth
     mse = (error**2).mean(axis=0)
-    varies = ~_is_constant(truth)
-    ratio = np.divide(prediction.var(axis=0), truth.var(axis=0), out=np.full(len(mse), np.nan), where=varies)
+    unknown = np.full(len(mse), np.nan)
+    ratio = np.divide(prediction.var(axis=0), truth.var(axis=0), out=unknown, where=~_is_constant(truth))
     return pd.DataFrame(
         {
             "pearson": np.where(undefined, 0.0, pearson),
@@ -110,22 +110,18 @@ def _check(truth: Array, prediction: Array, genes: Sequence[str], model: str) ->
             f"{prediction.shape}. Select both by the same sites and genes."
         )
     if len(truth) < _MIN_SITES or not len(genes):
-        raise InputError(
-            f"{len(truth)} sites and {len(genes)} genes to score {model} at.",
-            f"at least {_MIN_SITES} sites and 1 gene.",
-            "Hide more spots or choose a larger panel.",
-        )
+        found = f"{len(truth)} sites and {len(genes)} genes to score {model} at."
+        expected = f"at least {_MIN_SITES} sites and 1 gene."
+        raise InputError(found, expected, "Hide more spots or choose a larger panel.")
     for name, values in ((model, prediction), ("truth", truth)):
-        n_bad = int((~np.isfinite(values)).sum())
-        if n_bad:
+        if n_bad := int((~np.isfinite(values)).sum()):
             raise ValueError(
                 f"{name}: found {n_bad} of {values.size} values that are NaN or infinite, expected none. "
                 f"Look at what '{name}' is computed from; nothing was scored."
             )
 
 
-NEIGHBOURS = {"hexagonal": 6, "square": 4}
-"""Neighbours of a spot on each lattice."""
+NEIGHBOURS = {"hexagonal": 6, "square": 4}  # of a spot on each lattice
 
 
 def morans_i(values: Array, xy_um: Array, n_neighbours: int) -> Array:
@@ -136,11 +132,9 @@ def morans_i(values: Array, xy_um: Array, n_neighbours: int) -> Array:
     from scipy.sparse import csr_array
     from scipy.spatial import cKDTree
 
-    n_sites = len(xy_um)
-    if n_sites <= n_neighbours:
-        raise ValueError(
-            f"Moran's I with {n_neighbours} neighbours needs more than {n_neighbours} sites, found {n_sites}."
-        )
+    if (n_sites := len(xy_um)) <= n_neighbours:
+        expected = f"Moran's I with {n_neighbours} neighbours needs more than {n_neighbours} sites"
+        raise ValueError(f"{expected}, found {n_sites}.")
     _, found = cKDTree(xy_um).query(xy_um, k=n_neighbours + 1)
     # not simply found[:, 1:]: of two sites at one place either may come first
     keep = found != np.arange(n_sites)[:, None]
@@ -173,37 +167,17 @@ def interval_coverage(truth: Array, prediction: Array, sd: Array, level: float =
     return float((np.abs(truth - prediction) <= width * sd).mean())
 
 
-_N_REPEATS = 5
-_SCALE = 10_000
-
-
 def noise_ceiling(
     counts: NDArray[np.number], depth: NDArray[np.number], genes: Sequence[str], seed: int
 ) -> pd.DataFrame:
-    """Estimate the correlation with the measurement that a perfect prediction would reach.
+    """Estimate the correlation with the measurement that a perfect prediction would reach: a row per gene.
 
     All counts are split at random into two halves (binomial thinning, 5 times), each half is normalised to log1p of
     counts per 10 000, and the mean correlation r of the halves is raised to full depth by the Spearman-Brown formula:
-    reliability = 2r / (1 + r), a negative r counted as 0. The ceiling is its square root.
+    reliability = 2r / (1 + r), a negative r counted as 0. The ceiling is its square root. All are NaN where a half is
+    constant. Raises ValueError where counts are not raw, or the depth is less than their sum.
 
-    Parameters
-    ----------
-    counts : (spot, gene)
-        Raw UMI counts of the panel.
-    depth : (spot,)
-        Raw UMI counts of all genes.
-    genes : sequence of str
-    seed : int
-
-    Returns
-    -------
-    DataFrame
-        A row per gene: gene, half_correlation, reliability, ceiling; NaN where a half is constant.
-
-    Raises
-    ------
-    ValueError
-        Where counts are not raw, or the depth is less than their sum.
+    `counts` (spot, gene) are raw UMI counts of the panel, `depth` (spot,) those of all genes.
 
     References
     ----------
@@ -214,9 +188,8 @@ def noise_ceiling(
     rng = np.random.default_rng(seed)
     r = np.mean([_half_correlation(whole, rest, rng) for _ in range(_N_REPEATS)], axis=0)
     reliability = 2 * np.clip(r, 0, None) / (1 + np.clip(r, 0, None))
-    return pd.DataFrame(
-        {"gene": list(genes), "half_correlation": r, "reliability": reliability, "ceiling": np.sqrt(reliability)}
-    )
+    columns = {"half_correlation": r, "reliability": reliability, "ceiling": np.sqrt(reliability)}
+    return pd.DataFrame({"gene": list(genes), **columns})
 
 
 def summarise_ceiling(gene_ceilings: pd.DataFrame) -> dict[str, float | int | None]:
@@ -227,8 +200,7 @@ def summarise_ceiling(gene_ceilings: pd.DataFrame) -> dict[str, float | int | No
 
 def _half_correlation(counts: Counts, rest: Counts, rng: np.random.Generator) -> Array:
     # the other genes are thinned too: they make the depth by which both halves are normalised
-    half = rng.binomial(counts, 0.5)
-    half_rest = rng.binomial(rest, 0.5)
+    half, half_rest = rng.binomial(counts, 0.5), rng.binomial(rest, 0.5)
     return correlate(_normalise(half, half_rest), _normalise(counts - half, rest - half_rest))
 
 

@@ -18,18 +18,14 @@ from spamcaf.scoring.baselines import BASELINES
 Models = Mapping[str, Mapping[str, Any]]
 """Scores by model and `Metric`."""
 
-_LEVEL = 0.005
-"""Factors closer to 1 than this vanish in two decimals."""
+_LEVEL = 0.005  # factors closer to 1 than this vanish in two decimals
 
 
 def model_of(scores: Mapping[str, Any]) -> str:
     """Return the name of the run's model; raise InputError where the record has none."""
     if "model" not in scores:
-        raise InputError(
-            "a scores.json that does not state its model, as version 0.1 wrote it.",
-            "the key `model`.",
-            "Run the pipeline evaluation again.",
-        )
+        found = "a scores.json that does not state its model, as version 0.1 wrote it."
+        raise InputError(found, "the key `model`.", "Run the pipeline evaluation again.")
     return str(scores["model"])
 
 
@@ -55,8 +51,8 @@ def verdict(models: Models, model: str, where: str) -> str:
     sentence = _compare(model, ours, best, theirs, f"mean PCC {ours:.3f} against {theirs:.3f} at {where}")
     if model == Model.SPAMCAF and Model.PROGRAM_GP in models:
         alone = float(models[Model.PROGRAM_GP][Metric.PCC_MEAN])
-        sentence += f"; its program Gaussian process alone has {alone:.3f}, the network changes that by "
-        sentence += f"{ours - alone:+.3f}"
+        change = f"the network changes that by {ours - alone:+.3f}"
+        sentence += f"; its program Gaussian process alone has {alone:.3f}, {change}"
     return f"{sentence}."
 
 
@@ -120,24 +116,12 @@ def build_scores(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Score every model on the same hidden spots and genes.
 
-    Parameters
-    ----------
-    setting : Setting
-    hidden : HiddenSpots
-    predictions : dict of (spot, gene)
-        By model.
-    sd : (spot, gene), optional
-        Standard deviation of a measurement that the run's model predicts, where it predicts one.
-
-    Returns
-    -------
-    scores : dict
-        The record of `scores.json`, plain data.
-    gene_scores : DataFrame
-        A row per model and gene, with the gene's noise ceiling.
+    `predictions` (spot, gene) are by model; `sd` is the standard deviation of a measurement that the run's model
+    predicts, where it predicts one. Returns the record of `scores.json`, plain data, and a table with a row per model
+    and gene, with the gene's noise ceiling.
     """
     truth = hidden.expression
-    by_gene, models = _score(truth, predictions, hidden.genes, hidden.xy_um, setting.lattice)
+    by_gene, models = _score(hidden, predictions, setting.lattice)
     by_gene_ceiling = metrics.noise_ceiling(hidden.counts, hidden.depth, hidden.genes, setting.seed)
     ceiling = metrics.summarise_ceiling(by_gene_ceiling)
     top = ceiling[Metric.PCC_MEAN] or 0.0
@@ -161,33 +145,23 @@ def build_scores(
 
 
 def score_super_resolution(sites: SuperResolution, model: str, lattice: str) -> dict[str, Any]:
-    """Score every prediction between the spots; return the `super_resolution` of `scores.json`.
-
-    `model` is the fitted one, `lattice` the name of the section's lattice.
-    """
+    """Score every prediction between the spots, `model` being the fitted one: `super_resolution` of `scores.json`."""
     where = " between the spots"
-    _, models = _score(sites.expression, sites.predictions, sites.genes, sites.xy_um, lattice, where)
-    return {
-        "factor": sites.factor,
-        "n_sites": len(sites.expression),
-        "models": models,
-        "verdict": verdict(models, model, f"sites{where}"),
-    }
+    _, models = _score(sites, sites.predictions, lattice, where)
+    words = verdict(models, model, f"sites{where}")
+    return {"factor": sites.factor, "n_sites": len(sites.expression), "models": models, "verdict": words}
 
 
 def _score(
-    truth: NDArray[np.float32],
-    predictions: Mapping[str, NDArray[np.float32]],
-    genes: Sequence[str],
-    xy_um: NDArray[np.float64],
-    lattice: str,
-    where: str = "",
+    sites: HiddenSpots | SuperResolution, predictions: Mapping[str, NDArray[np.float32]], lattice: str, where: str = ""
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]:
     """Return the scores of each model by gene, and their summaries."""
-    by_gene = {name: metrics.score_genes(truth, values, genes, name + where) for name, values in predictions.items()}
-    n_neighbours = min(metrics.NEIGHBOURS[lattice], len(truth) - 1)
-    ratios = {name: metrics.moran_ratio(truth, values, xy_um, n_neighbours) for name, values in predictions.items()}
-    models = {name: metrics.summarise(by_gene[name]) | {str(Metric.MORAN_RATIO): ratios[name]} for name in by_gene}
+    truth, n_neighbours = sites.expression, min(metrics.NEIGHBOURS[lattice], len(sites.expression) - 1)
+    by_gene, models = {}, {}
+    for name, values in predictions.items():
+        by_gene[name] = metrics.score_genes(truth, values, sites.genes, name + where)
+        ratio = metrics.moran_ratio(truth, values, sites.xy_um, n_neighbours)
+        models[name] = metrics.summarise(by_gene[name]) | {str(Metric.MORAN_RATIO): ratio}
     return by_gene, models
 
 
@@ -196,9 +170,9 @@ _UNPRINTED = (Metric.RMSE, Metric.SHARE_ABOVE, Metric.UNDEFINED, Metric.MORAN_RA
 
 
 def format_table(scores: Mapping[str, Any]) -> str:
-    """Format the scores of a run as a table of models x metrics, best first, a star at the best of each column.
+    """Format the record of `build_scores` as a table of models x metrics, best first, a star at the best of a column.
 
-    `scores` is the record of `build_scores`. Super-resolution follows where it could be scored, then the verdict.
+    Super-resolution follows where it could be scored, then the verdict.
     """
     buffer = f", {scores['n_buffer']} between them left out" if scores["n_buffer"] else ""
     others = f", learned from {', '.join(scores['other_sections'])} too" if scores["other_sections"] else ""
