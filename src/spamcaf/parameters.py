@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 Micrometres = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-RUN_CHOICES = ("section", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "model")
+RUN_CHOICES = (
+    "section", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "reference", "model",
+)  # fmt: skip
 """What a command line may choose beside the settings: these go into paths and names, not into a node."""
 GENE_LISTS = ("panel.genes", "panel.include", "report.genes")
 """Settings that are names of genes."""
@@ -122,6 +124,9 @@ class PanelSettings(_Settings):
         [], description="exactly these symbols or Ensembl ids; method, n_genes and include are then ignored"
     )
     include: GeneNames = Field([], description="genes to add to those of method, if min_spots training spots have them")
+    n_program_genes: int = Field(
+        500, ge=0, description="genes beside the panel that gene programs are learned from too"
+    )
     min_spots: int = Field(10, ge=1, description="fewest training spots that express a selected gene")
 
     @model_validator(mode="after")
@@ -201,6 +206,7 @@ class FitSettings(_Settings):
     )
     use_network: bool = Field(True, description="false: the Gaussian process alone, an ablation")
     n_programs: int = Field(16, ge=1, description="most gene programs; those within the noise are dropped")
+    n_gene_processes: int = Field(200, ge=0, description="most variable genes with a process of their own beside")
     epochs: int = Field(40, ge=1, description="passes over the visible spots, per fold")
     batch: int = Field(128, ge=2, description="spots per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak of AdamW's schedule: linear warm-up, then cosine")

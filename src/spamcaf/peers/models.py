@@ -67,12 +67,16 @@ class TrainedModel:
                     "Run feature_extraction and training again with the same settings.",
                 )
 
-    def require_genes(self, genes: list[str]) -> None:
-        """Raise InputError unless `genes` is the model's panel, in its order."""
-        if tuple(genes) != self.genes:
+    def require_genes(self, genes: list[str], program_genes: str) -> None:
+        """Raise InputError unless `genes` is the model's panel, in its order.
+
+        `program_genes` is the hash of those that gene programs are learned from.
+        """
+        if tuple(genes) != self.genes or program_genes != self.record["program_genes"]:
             raise InputError(
-                f"an expression matrix of {len(genes)} genes that is not the model's panel of {len(self.genes)}.",
-                "the panel that the model was trained on.",
+                f"an expression matrix of {len(genes)} genes that is not of the model's panel of {len(self.genes)}, or "
+                "with other genes for programs.",
+                "the genes that the model was trained on.",
                 "Run the pipeline training again: the panel or the split has changed since.",
             )
 

@@ -85,18 +85,26 @@ class Measured:
     sites : their coordinates and image features
     expression : (spot, gene) float32, log1p of counts per 10 000
     depth : (spot,) float64, the total UMI count
+    others : (spot, other gene) float32, expression of genes that are not predicted but tell about those that are
     """
 
     sites: Sites
     expression: NDArray[np.float32]
     depth: NDArray[np.float64]
+    others: NDArray[np.float32] | None = None
+
+    @property
+    def all_expression(self) -> NDArray[np.float32]:
+        """Expression (spot, gene), first of the genes that are predicted, then of the others."""
+        return self.expression if self.others is None else np.hstack([self.expression, self.others])
 
     def __len__(self) -> int:
         return len(self.sites)
 
     def at(self, index: Index) -> Self:
         """Return the spots at `index`."""
-        return type(self)(self.sites.at(index), self.expression[index], self.depth[index])
+        others = None if self.others is None else self.others[index]
+        return type(self)(self.sites.at(index), self.expression[index], self.depth[index], others)
 
 
 def iter_chunks(sites: SiteSource, size: int) -> Iterator[Sites]:
@@ -109,6 +117,7 @@ def stack(parts: Sequence[Measured]) -> Measured:
     """Return the spots of several sections, one after the other; their coordinates are each section's own."""
     sites = [part.sites for part in parts]
     whole = [s.whole for s in sites if s.whole is not None]
+    others = [part.others for part in parts if part.others is not None]
     return Measured(
         Sites(
             np.concatenate([s.xy_um for s in sites]),
@@ -118,6 +127,7 @@ def stack(parts: Sequence[Measured]) -> Measured:
         ),
         np.concatenate([part.expression for part in parts]),
         np.concatenate([part.depth for part in parts]),
+        np.concatenate(others) if len(others) == len(parts) else None,
     )
 
 

@@ -12,7 +12,7 @@ from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import SPATIAL, Part
 from spamcaf.parameters import ComputeSettings, GridSettings, ReportSettings
-from spamcaf.pipelines.joins import as_prediction, grid_sites, measured_spots, mpp_of, sites_of
+from spamcaf.pipelines.joins import all_gene_ids, as_prediction, grid_sites, measured_spots, mpp_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, SpatialData, TrainedModel
 from spamcaf.provenance import names_hash
 from spamcaf.sections.array_indices import lattice_of
@@ -92,5 +92,5 @@ def write_geojson(super_resolved: AnnData, settings: ReportSettings) -> dict[str
 
 
 def _require_match(model: TrainedModel, expression: AnnData, key: FeatureKey) -> None:
-    model.require_genes(expression.var_names.tolist())
+    model.require_genes(expression.var_names.tolist(), names_hash(all_gene_ids(expression)))
     model.require_features(key)
