@@ -247,6 +247,16 @@ class TransferSettings(_Settings):
     pitch_um: Micrometres = Field(100.0, description="distance of the predicted sites")
 
 
+class InferenceSettings(_Settings):
+    """Draws from the posterior, written as layers beside the prediction."""
+
+    n_draws: int = Field(0, ge=0, le=1000, description="maps that vary as measurements do; each is as large as the map")
+    draw_noise: Literal["none", "gene", "counts"] = Field(
+        "counts",
+        description="counts: as measured; gene: normal noise of each gene; none: without a measurement's noise",
+    )
+
+
 class ReportSettings(_Settings):
     """Genes in figures and in the export for QuPath."""
 
@@ -271,6 +281,7 @@ class RunSettings(_Settings):
     fit: FitSettings = FitSettings()
     released: ReleasedSettings = ReleasedSettings()
     transfer: TransferSettings = TransferSettings()
+    inference: InferenceSettings = InferenceSettings()
     report: ReportSettings = ReportSettings()
 
 

@@ -30,6 +30,8 @@ N_COUNTS = 150
 
 Float64 = NDArray[np.float64]
 
+MEAN_COUNTS = np.concatenate([[0.0], np.geomspace(1e-4, 1e5, 300)])
+"""Mean counts at which expected expression is tabulated, to find the one that belongs to an expression."""
 LOG_DEPTHS = np.linspace(np.log(MIN_DEPTH), np.log(MAX_DEPTH), N_DEPTHS)
 
 
@@ -40,19 +42,26 @@ def log_depth(depth: NDArray[np.floating]) -> Float64:
 
 def expected_expression(rate: Float64) -> Float64:
     """Return E log1p(10 000 x / d) for x ~ Poisson(rate d), (depth of `LOG_DEPTHS`, gene), for rates (gene,)."""
+    return np.stack([_moments(rate * depth, depth)[0] for depth in np.exp(LOG_DEPTHS)])
+
+
+def _moments(mean: Float64, depth: float) -> tuple[Float64, Float64]:
+    """Return mean and variance of log1p(10 000 x / depth) for x ~ Poisson(mean), (gene,) each."""
     from scipy.special import gammaln, xlogy
 
-    counts = np.arange(N_COUNTS)[:, None]
-    table = np.empty((N_DEPTHS, len(rate)))
-    for row, depth in enumerate(np.exp(LOG_DEPTHS)):
-        mean, per_count = rate * depth, TARGET_SUM / depth
-        few = mean <= MAX_EXACT_MEAN
-        probability = np.exp(xlogy(counts, mean[few]) - mean[few] - gammaln(counts + 1))  # (count, gene)
-        table[row, few] = np.log1p(per_count * counts[:, 0]) @ probability
-        many = mean[~few]
-        # E f(x) = f(m) + f''(m) var(x) / 2, with f = log1p(c x) and var(x) = m
-        table[row, ~few] = np.log1p(per_count * many) - many / 2 * (per_count / (1 + per_count * many)) ** 2
-    return table
+    counts, per_count = np.arange(N_COUNTS)[:, None], TARGET_SUM / depth
+    few = mean <= MAX_EXACT_MEAN
+    probability = np.exp(xlogy(counts, mean[few]) - mean[few] - gammaln(counts + 1))  # (count, gene)
+    value = np.log1p(per_count * counts[:, 0])
+    first, second = np.empty_like(mean), np.empty_like(mean)
+    first[few] = value @ probability
+    second[few] = value**2 @ probability - first[few] ** 2
+    many = mean[~few]
+    slope = per_count / (1 + per_count * many)
+    # E f(x) = f(m) + f''(m) var(x) / 2 and var f(x) = f'(m)^2 var(x), with f = log1p(c x) and var(x) = m
+    first[~few] = np.log1p(per_count * many) - many / 2 * slope**2
+    second[~few] = many * slope**2
+    return first, second
 
 
 @dataclass(frozen=True)
@@ -131,3 +140,27 @@ def _interpolated(table: Float64, at: Float64) -> Float64:
 def _slope(table: Float64, at: Float64) -> Float64:
     row, _ = _position(at)
     return (table[row + 1] - table[row]) / (LOG_DEPTHS[1] - LOG_DEPTHS[0])
+
+
+def counting_variance(rate: Float64, depth: Float64) -> Float64:
+    """Return the mean over spots of `depth` (spot,) of the variance (gene,) that counting adds to expression."""
+    row, share = _position(log_depth(depth))
+    weights = np.zeros(N_DEPTHS)
+    np.add.at(weights, row, 1 - share[:, 0])
+    np.add.at(weights, row + 1, share[:, 0])
+    used = np.flatnonzero(weights)
+    variances = [_moments(rate * np.exp(LOG_DEPTHS[i]), float(np.exp(LOG_DEPTHS[i])))[1] for i in used]
+    return np.average(variances, axis=0, weights=weights[used])
+
+
+def simulate_counts(rng: np.random.Generator, expected: Float64, at: Float64) -> Float64:
+    """Return log1p of counts per 10 000 (site, gene) of counts drawn so that `expected` is its mean.
+
+    `at` (site,) is the log depth at which each site is counted.
+    """
+    table = np.stack([_moments(MEAN_COUNTS, float(np.exp(depth)))[0] for depth in LOG_DEPTHS])
+    curves = _interpolated(table, at)  # (site, mean count): rising, so it can be inverted
+    drawn = np.empty_like(expected)
+    for site, (curve, wanted) in enumerate(zip(curves, expected, strict=True)):
+        drawn[site] = rng.poisson(np.interp(wanted, curve, MEAN_COUNTS))
+    return np.log1p(TARGET_SUM * drawn / np.exp(np.clip(at, LOG_DEPTHS[0], LOG_DEPTHS[-1]))[:, None])

@@ -5,6 +5,7 @@ Scores of the Gaussian process and of the networks' mean are combined by the sta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
 from spamcaf.model.data import TARGET, ImageFeatures, ReferenceSpots, SectionMeans, SiteTensors, SpotTensors, nearest
 from spamcaf.model.fitted import ModeParameters, SpamcafModel, require_n_features
-from spamcaf.model.gaussian_process import GaussianProcess, Kernels, condition
+from spamcaf.model.gaussian_process import GaussianProcess, Hyperparameters, Kernels, condition
 from spamcaf.model.network import SpamcafNetwork
 from spamcaf.model.training import load_weights, network_shape
 from spamcaf.model.vecchia import VecchiaProcess, condition_vecchia
@@ -36,6 +37,7 @@ class Predicted:
     mean: Float32
     sd: Float32 | None = None  # standard deviation of a measurement there; None for models without one
     gp: Float32 | None = None  # the Gaussian process alone; None for models without one
+    draws: Float32 | None = None  # (draw, site, gene) from the posterior, where they were asked for
 
 
 def predict_spamcaf(
@@ -59,23 +61,14 @@ def predict_spamcaf(
     InputError
         Where features or genes are not those that the model was fitted with.
     """
-    require_n_features(model.sizes["feature"], sites.at(slice(0, 1)).target)
-    if context is None:
-        mode, means = model.new_section, SectionMeans(model.means, _mean_image_features(sites))
-        known = model.reference_spots.first_columns(model.sizes["score"])
-        gp = _condition(model, mode, known, use_positions=False)
-    else:
-        _require_context(model, context)
-        mode, means = model.within_section, SectionMeans.from_spots(context)
-        gp = _condition(model, mode, _known_spots(model, context, means), use_positions=True)
+    mode, means, known = take_context(model, context, sites)
+    gp = condition_on(model, mode.hyper, known, use_positions=context is not None)
     n_genes, n_scores = model.sizes["gene"], model.sizes["score"]
     expression, sd, by_gp = (np.empty((len(sites), n_genes), np.float32) for _ in range(3))
     with computing(compute) as machine:
         ensemble = _Ensemble.of_model(model, machine, means)
         spots = ensemble.new_section(sites) if context is None else ensemble.measured_spots(context)
-        for rows in _chunks(len(sites), gp.n_spots):
-            chunk = sites.at(rows)
-            image_features = ImageFeatures.from_sites(chunk).minus(means.image_features).project(model.kernel_pca)
+        for rows, chunk, image_features in iter_sites(model, means, sites, gp.n_spots):
             mean, variance = gp.at(image_features, chunk.xy_um)
             by_gene, mean, variance = mean[:, n_scores:], mean[:, :n_scores], variance[:, :n_scores]
             combined = mode.stacking.combine(mean, ensemble.scores(chunk, spots))
@@ -85,8 +78,32 @@ def predict_spamcaf(
     return Predicted(expression, sd, by_gp)
 
 
-def _mean_image_features(sites: SiteSource) -> ImageFeatures:
-    return ImageFeatures.stack([ImageFeatures.from_sites(part) for part in iter_chunks(sites, CHUNK)]).mean()
+def take_context(
+    model: SpamcafModel, context: Measured | None, sites: SiteSource
+) -> tuple[ModeParameters, SectionMeans, ReferenceSpots]:
+    """Return the parameters, the section's means, and the spots that predictions at `sites` are conditioned on.
+
+    Raises InputError where features or genes are not those that the model was fitted with.
+    """
+    require_n_features(model.sizes["feature"], sites.at(slice(0, 1)).target)
+    if context is None:
+        parts = [ImageFeatures.from_sites(part) for part in iter_chunks(sites, CHUNK)]
+        means = SectionMeans(model.means, ImageFeatures.stack(parts).mean())
+        return model.new_section, means, model.reference_spots.first_columns(model.sizes["score"])
+    _require_context(model, context)
+    means = SectionMeans.from_spots(context)
+    return model.within_section, means, _known_spots(model, context, means)
+
+
+def iter_sites(
+    model: SpamcafModel, means: SectionMeans, sites: SiteSource, n_spots: int
+) -> Iterator[tuple[slice, Sites, ImageFeatures]]:
+    """Yield rows, sites and kernel inputs of each chunk; `n_spots` values are held per site and kernel."""
+    size = min(CHUNK, max(1, CHUNK_NUMBERS // n_spots))
+    for start in range(0, len(sites), size):
+        rows = slice(start, start + size)
+        chunk = sites.at(rows)
+        yield rows, chunk, ImageFeatures.from_sites(chunk).minus(means.image_features).project(model.kernel_pca)
 
 
 def _decode(
@@ -99,11 +116,6 @@ def _decode(
         expression[:, own] += mode.stacking.gene_weight * change
     # The decoder has no lower limit; expression has one.
     return np.maximum(expression, 0).astype(np.float32)
-
-
-def _chunks(n_sites: int, n_spots: int) -> list[slice]:
-    size = min(CHUNK, max(1, CHUNK_NUMBERS // n_spots))
-    return [slice(start, start + size) for start in range(0, n_sites, size)]
 
 
 def _known_spots(model: SpamcafModel, context: Measured, means: SectionMeans) -> ReferenceSpots:
@@ -126,14 +138,15 @@ def _columns(model: SpamcafModel, context: Measured, means: SectionMeans) -> Flo
     return np.hstack([means.expression.scores(model.programs, context.all_expression, context.depth), genes])
 
 
-def _condition(
-    model: SpamcafModel, mode: ModeParameters, known: ReferenceSpots, *, use_positions: bool
+def condition_on(
+    model: SpamcafModel, hyper: Hyperparameters, known: ReferenceSpots, *, use_positions: bool
 ) -> GaussianProcess | VecchiaProcess:
+    """Condition the process on measured spots; approximately where they are many."""
     if len(known) > model.fit.max_exact_spots:
-        return condition_vecchia(known, model.pitch_um, mode.hyper, use_positions=use_positions)
+        return condition_vecchia(known, model.pitch_um, hyper, use_positions=use_positions)
     xy_um = known.xy_um if use_positions else None
     kernels = Kernels.of_spots(known.image_features, xy_um, known.section, model.pitch_um)
-    return condition(kernels, mode.hyper, known.scores, known.depth)
+    return condition(kernels, hyper, known.scores, known.depth)
 
 
 def _require_context(model: SpamcafModel, context: Measured) -> None:

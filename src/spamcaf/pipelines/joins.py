@@ -11,7 +11,7 @@ import numpy as np
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Model, Obs, SectionField
-from spamcaf.reporting.prediction import build_prediction
+from spamcaf.reporting.prediction import DRAW, build_prediction
 from spamcaf.sections.gene_names import match_genes, own_names
 from spamcaf.sections.panel import COUNTS, DEPTH, GENE, PROGRAM_GENES, log_cp10k, normalise_expression
 from spamcaf.sections.sites import CHUNK, SITE_ID, SUB_INDEX, X_PX, Y_PX, Index, Measured, Sites
@@ -238,7 +238,7 @@ def as_prediction(
     tissue: Tissue,
     divided: int,
 ) -> AnnData:
-    """Return the prediction with the record of its model; the Gaussian process alone, where there is one, as a layer.
+    """Return the prediction with the record of its model; the Gaussian process alone, and draws, as layers.
 
     `genes`, `sites`, `n_px_padded`, `section` and `divided` are those of `build_prediction`.
     """
@@ -256,4 +256,6 @@ def as_prediction(
     )
     if predicted.gp is not None:
         prediction.layers[Model.PROGRAM_GP] = predicted.gp
+    for number, drawn in enumerate(predicted.draws if predicted.draws is not None else ()):
+        prediction.layers[f"{DRAW}{number}"] = drawn
     return prediction

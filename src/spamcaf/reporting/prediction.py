@@ -24,6 +24,8 @@ SCHEMA_VERSION = "1"
 SCALE = "log1p of counts per 10 000"
 SD = "sd"
 """Layer of the predictive standard deviation."""
+DRAW = "draw_"
+"""Layers of draws from the posterior begin so; their number follows, from 0."""
 
 MEASURED, PREDICTED = "measured", "predicted"
 _LONGEST_PX = {"hires": (ScaleFactor.HIRES, 2000), "lowres": (ScaleFactor.LOWRES, 600)}

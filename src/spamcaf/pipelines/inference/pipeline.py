@@ -9,11 +9,20 @@ from spamcaf.pipelines.inference import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
+    settings = ["params:compute", "params:inference", "params:seed"]
     return Pipeline(
         [
             Node(
                 nodes.predict_hidden_spots,
-                ["model", "expression", "spot_split", "spot_features", "section", "tissue", "params:compute"],
+                [
+                    "model",
+                    "expression",
+                    "spot_split",
+                    "spot_features",
+                    "section",
+                    "tissue",
+                    *settings,
+                ],
                 "recovered",
                 name="predict_hidden_spots",
                 tags="gpu",
@@ -29,7 +38,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "section",
                     "tissue",
                     "params:grid",
-                    "params:compute",
+                    *settings,
                 ],
                 "super_resolved",
                 name="predict_grid",

@@ -39,6 +39,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "unmeasured_features",
                     "unmeasured_tissue",
                     "params:compute",
+                    "params:inference",
+                    "params:seed",
                 ],
                 "transferred",
                 name="predict_unmeasured",
