@@ -24,7 +24,7 @@ TEXTS = (*RUN_CHOICES, *GENE_LISTS)
 MAY_BE_NULL = ("image", "bin_um", "backbone_source")
 LEADING_ZEROS = re.compile(r"^0+(?=[0-9]+$)")
 WRITTEN = ("globals", "parameters")  # configuration that holds names of sections, paths and genes
-PATHS = ("filepath", "image", "labels", "features", "source")
+PATHS = ("filepath", "image", "labels", "features", "source", "raw_root")
 """Keys of catalog entries that are paths, unless a scheme such as hf-hub: leads elsewhere."""
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 LONGEST_PART = 255  # bytes of a file's name

@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 Micrometres = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-RUN_CHOICES = ("section", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "model")
+RUN_CHOICES = (
+    "section", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "reference", "model",
+)  # fmt: skip
 """What a command line may choose beside the settings: these go into paths and names, not into a node."""
 GENE_LISTS = ("panel.genes", "panel.include", "report.genes")  # settings that are names of genes
 DEPRECATED_SETTINGS: dict[str, dict[str, str | None]] = {
@@ -119,6 +121,9 @@ class PanelSettings(_Settings):
         [], description="exactly these symbols or Ensembl ids; method, n_genes and include are then ignored"
     )
     include: GeneNames = Field([], description="genes to add to those of method, if min_spots training spots have them")
+    n_program_genes: int = Field(
+        500, ge=0, description="genes beside the panel that gene programs are learned from too"
+    )
     min_spots: int = Field(10, ge=1, description="fewest training spots that express a selected gene")
 
     @model_validator(mode="after")
@@ -198,6 +203,7 @@ class FitSettings(_Settings):
     )
     use_network: bool = Field(True, description="false: the Gaussian process alone, an ablation")
     n_programs: int = Field(16, ge=1, description="most gene programs; those within the noise are dropped")
+    n_gene_processes: int = Field(200, ge=0, description="most variable genes with a process of their own beside")
     epochs: int = Field(40, ge=1, description="passes over the visible spots, per fold")
     batch: int = Field(128, ge=2, description="spots per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak of AdamW's schedule: linear warm-up, then cosine")
@@ -237,6 +243,16 @@ class TransferSettings(_Settings):
     pitch_um: Micrometres = Field(100.0, description="distance of the predicted sites")
 
 
+class InferenceSettings(_Settings):
+    """Draws from the posterior, written as layers beside the prediction."""
+
+    n_draws: int = Field(0, ge=0, le=1000, description="maps that vary as measurements do; each is as large as the map")
+    draw_noise: Literal["none", "gene", "counts"] = Field(
+        "counts",
+        description="counts: as measured; gene: normal noise of each gene; none: without a measurement's noise",
+    )
+
+
 class ReportSettings(_Settings):
     """Genes in figures and in the export for QuPath."""
 
@@ -259,6 +275,7 @@ class RunSettings(_Settings):
     fit: FitSettings = FitSettings()
     released: ReleasedSettings = ReleasedSettings()
     transfer: TransferSettings = TransferSettings()
+    inference: InferenceSettings = InferenceSettings()
     report: ReportSettings = ReportSettings()
 
 

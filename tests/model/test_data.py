@@ -20,6 +20,7 @@ from spamcaf.model.data import (
 )
 from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.fitted import SpamcafModel
+from spamcaf.model.programs import learn_programs
 from spamcaf.model.training import mean_gene_pearson
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.peers.models import predict
@@ -38,10 +39,12 @@ def stained(part: TrainingSection, stain: float, level: float) -> TrainingSectio
 
 
 def test_every_section_is_centred_by_itself(pool_of_three: PooledSections) -> None:
+    programs, _ = learn_programs(pool_of_three.weighted_residuals(0), [], 3, 40, 0)
     assert np.unique(pool_of_three.section).tolist() == [0, 1, 2]
     for number in range(3):
         rows = pool_of_three.section == number
-        np.testing.assert_allclose(pool_of_three.expression[rows].mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(pool_of_three.centred(40)[rows].mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(pool_of_three.scores(programs)[rows].mean(axis=0), 0, atol=1e-5)
         np.testing.assert_allclose(pool_of_three.image_features.target[rows].mean(axis=0), 0, atol=1e-5)
 
 

@@ -70,7 +70,7 @@ def test_another_format_is_refused(fitted: Fitted) -> None:
 def test_each_program_has_a_row_of_what_was_decided(fitted: Fitted) -> None:
     model = fitted.model
     rows = program_rows(model)
-    assert [row["program"] for row in rows] == list(range(len(model.programs)))
+    assert [row["program"] for row in rows] == list(range(1 + len(model.programs)))
     assert all(tuple(row) == PROGRAM_COLUMNS for row in rows)
     last = rows[-1]
     assert last["signal_fraction"] == model.programs.signal_fraction[-1]
@@ -81,7 +81,11 @@ def test_each_program_has_a_row_of_what_was_decided(fitted: Fitted) -> None:
         for k in ("target", "neighbourhood", "matern_2", "matern_5", "exponential_3", "noise")
     ]
     assert kernels == pytest.approx(
-        [*model.within_section.hyper.weights[-1], model.within_section.hyper.noise[-1]], abs=0
+        [
+            *model.within_section.hyper.weights[len(model.programs)],
+            model.within_section.hyper.noise[len(model.programs)],
+        ],
+        abs=0,
     )
     assert last["new_section_target"] == model.new_section.hyper.weights[-1, 0]
-    assert last["new_section_noise"] == model.new_section.hyper.noise[-1]
+    assert last["new_section_noise"] == model.new_section.hyper.noise[len(model.programs)]

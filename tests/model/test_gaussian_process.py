@@ -14,6 +14,7 @@ from spamcaf.model.gaussian_process import (
     SPACE_KERNELS,
     Hyperparameters,
     Kernels,
+    add_gene_covariances,
     condition,
     learn_hyperparameters,
     out_of_fold,
@@ -31,7 +32,7 @@ def kernels(kernels_of: KernelsOf, visible: Measured) -> Kernels:
 
 def _hyper(n_programs: int) -> Hyperparameters:
     weights = np.tile([0.5, 0.2, 0.3, 0.4, 0.1], (n_programs, 1))
-    return Hyperparameters(weights, np.full(n_programs, 0.6), reference_depth=1500.0)
+    return Hyperparameters(weights, np.full(n_programs, 0.6), np.arange(n_programs), reference_depth=1500.0)
 
 
 def _drawn(kernels: Kernels, hyper: Hyperparameters, depth: np.ndarray, seed: int) -> np.ndarray:
@@ -189,3 +190,51 @@ def test_space_ends_at_the_border_of_a_section_and_pictures_do_not(pool_of_three
     target_section = pooled.section == 0
     cross, _ = kernels.cross(pooled.image_features.at(target_section), pooled.sites.xy_um[target_section])
     np.testing.assert_allclose(cross, gram[:, target_section], atol=1e-5)
+
+
+def test_genes_share_a_mixture_and_take_the_most_likely_noise(
+    visible: Measured, kernels_of: Callable[..., Kernels]
+) -> None:
+    gram = kernels_of(visible).gram()
+    hyper = _hyper(2)
+    mixture = (hyper.weights / hyper.weights.sum(axis=1, keepdims=True)).mean(axis=0)
+    rng = np.random.default_rng(0)
+    shape = np.sqrt(hyper.reference_depth / visible.depth)
+    covariance = np.tensordot(mixture, gram.astype(np.float64), axes=1)
+    root = np.linalg.cholesky(covariance + 1e-6 * np.eye(len(visible)))
+    drawn = [
+        2
+        * (
+            root @ rng.normal(size=(len(visible), 40))
+            + np.sqrt(r * shape)[:, None] * rng.normal(size=(len(visible), 40))
+        )
+        for r in (0.3, 30.0)
+    ]
+    found = add_gene_covariances(hyper, gram, np.hstack(drawn), visible.depth)
+    assert found.covariance_of[:2].tolist() == [0, 1] and len(found.covariance_of) == 82
+    noise = found.noise[found.covariance_of[2:]]
+    assert np.median(noise[:40]) == 0.3 and np.median(noise[40:]) >= 10
+    np.testing.assert_allclose(found.weights[2:], np.tile(mixture, (len(found) - 2, 1)))
+
+
+def test_columns_of_one_covariance_are_predicted_as_each_alone(
+    visible: Measured, folds: np.ndarray, kernels_of: Callable[..., Kernels]
+) -> None:
+    kernels, rng = kernels_of(visible), np.random.default_rng(0)
+    scores = rng.normal(size=(len(visible), 3))
+    shared = replace(_hyper(2), covariance_of=np.array([1, 0, 1]))
+    sites = ImageFeatures.from_sites(visible.sites)
+    sites, xy_um = sites.minus(sites.mean()), visible.sites.xy_um + 30
+    known = condition(kernels, shared, scores, visible.depth).at(sites, xy_um)
+    left_out = out_of_fold(shared, kernels.gram(), scores, visible.depth, folds)
+    for column, number in enumerate(shared.covariance_of):
+        alone = replace(
+            shared, weights=shared.weights[[number]], noise=shared.noise[[number]], covariance_of=np.zeros(1, int)
+        )
+        one = scores[:, [column]]
+        for both, single in (
+            (known, condition(kernels, alone, one, visible.depth).at(sites, xy_um)),
+            (left_out, out_of_fold(alone, kernels.gram(), one, visible.depth, folds)),
+        ):
+            for a, b in zip(both, single, strict=True):
+                np.testing.assert_allclose(a[:, column], b[:, 0], rtol=1e-4, atol=1e-5)

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spamcaf.model.mixing import Stacking, gene_noise, stacking_weights
-from spamcaf.model.programs import learn_programs
+from spamcaf.model.mixing import Stacking, gene_noise, gene_weights, stacking_weights
 
 
 def _votes(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,18 +36,26 @@ def test_a_networks_mere_offset_per_fold_is_forgiven() -> None:
 
 
 def test_predictions_are_combined_by_weight() -> None:
-    stacking = Stacking(np.array([0.0, 0.25, 1.0]), np.ones(1))
+    stacking = Stacking(np.array([0.0, 0.25, 1.0]), np.ones(0), np.ones(1))
     np.testing.assert_allclose(stacking.combine(np.zeros((1, 3)), np.full((1, 3), 4.0)), [[0.0, 1.0, 4.0]])
 
 
 def test_predicted_variance_matches_the_error() -> None:
     rng = np.random.default_rng(0)
     expression = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 30)) + rng.normal(size=(200, 30))
-    expression = expression - expression.mean(axis=0)
-    programs = learn_programs(expression, 3)
-    scores = 0.7 * programs.scores(expression)
-    variance = np.full(scores.shape, 0.01)
-    noise = gene_noise(expression, scores, variance, programs)
-    claimed = programs.decode_variance(variance).mean(axis=0) + noise
-    error = np.square(expression - programs.decode(scores)).mean(axis=0)
-    assert claimed == pytest.approx(error)
+    predicted, variance = 0.7 * expression, rng.random(expression.shape) * 0.01
+    claimed = variance.mean(axis=0) + gene_noise(expression, predicted, variance)
+    assert claimed == pytest.approx(np.square(expression - predicted).mean(axis=0))
+
+
+def test_a_genes_own_process_counts_where_it_is_better() -> None:
+    truth, good, bad = _votes(400)
+    folds = np.arange(400) % 4
+    mixed = gene_weights(
+        truth, np.column_stack([bad[:, 0], good[:, 1]]), np.column_stack([good[:, 0], bad[:, 1]]), folds
+    )
+    assert mixed[0] > 0.7
+    assert mixed[1] < 0.3
+    assert gene_weights(truth, bad, good, folds).min() > 0.9
+    assert gene_weights(truth, good, bad, folds).max() < 0.1
+    assert gene_weights(truth[:, :0], good[:, :0], bad[:, :0], folds).shape == (0,)

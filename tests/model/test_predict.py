@@ -48,7 +48,7 @@ def test_hidden_spots_are_predicted(
 def test_each_network_alone_learned_something(
     fitted: Fitted, section: Measured, visible: Measured, is_hidden: np.ndarray, cpu: ComputeSettings
 ) -> None:
-    stacking = replace(fitted.model.within_section.stacking, network_weight=np.ones(len(fitted.model.programs)))
+    stacking = replace(fitted.model.within_section.stacking, network_weight=np.ones(1 + len(fitted.model.programs)))
     only = replace(fitted.model, within_section=replace(fitted.model.within_section, stacking=stacking))
     hidden = section.at(is_hidden)
     assert mean_gene_pearson(hidden.expression, predict(only, visible, hidden.sites, cpu).mean) > 0.15

@@ -16,7 +16,7 @@ from spamcaf.peers.models import predict
 from spamcaf.sections.sites import Measured
 
 PITCH_UM = 100.0
-HYPER = Hyperparameters(np.array([[0.5, 0.3, 0.4, 0.3, 0.2]]), np.array([0.5]), 1500.0)
+HYPER = Hyperparameters(np.array([[0.5, 0.3, 0.4, 0.3, 0.2]]), np.array([0.5]), np.zeros(1, int), 1500.0)
 
 
 def drawn(pooled: PooledSections, seed: int) -> np.ndarray:
@@ -47,7 +47,7 @@ def test_image_features_that_the_pca_left_out_add_variance(pool_of_three: Pooled
 @pytest.mark.parametrize("with_space", [True, False])
 def test_it_predicts_what_the_exact_process_predicts(pool_of_three: PooledSections, with_space: bool) -> None:
     pooled, scores = pool_of_three, drawn(pool_of_three, 0)
-    hyper = HYPER if with_space else Hyperparameters(HYPER.weights[:, :2], HYPER.noise, HYPER.reference_depth)
+    hyper = HYPER if with_space else replace(HYPER, weights=HYPER.weights[:, :2])
     xy_um = pooled.sites.xy_um if with_space else None
     gram = Kernels.of_spots(pooled.image_features, xy_um, pooled.section, PITCH_UM).gram()
     mean, variance = out_of_fold(hyper, gram, scores, pooled.depth, pooled.folds)
@@ -64,7 +64,9 @@ def test_a_section_is_not_seen_from_another(pool_of_three: PooledSections) -> No
     pooled, scores = pool_of_three, drawn(pool_of_three, 1)
     shuffled = scores.copy()
     shuffled[pooled.section == 2] = 0
-    only_space = Hyperparameters(HYPER.weights * [0, 0, 1, 1, 1], HYPER.noise, HYPER.reference_depth)
+    only_space = Hyperparameters(
+        HYPER.weights * [0, 0, 1, 1, 1], HYPER.noise, HYPER.covariance_of, HYPER.reference_depth
+    )
     target_section = pooled.section == 0
     found = [
         condition_vecchia(known_of(pooled, y), PITCH_UM, only_space).at(

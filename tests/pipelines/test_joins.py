@@ -16,6 +16,7 @@ from spamcaf.errors import InputError
 from spamcaf.histology.backbone import BackboneIdentity
 from spamcaf.histology.features import FeatureKey, Features
 from spamcaf.pipelines.joins import EVERY, grid_sites, measured_other_sections, sites_of
+from spamcaf.pipelines.references import reference_counts
 from spamcaf.sections.panel import normalise_expression
 from spamcaf.sections.sites import Index
 
@@ -159,3 +160,63 @@ def test_spots_of_another_pitch_are_not_pooled(pitch_um: float) -> None:
 @pytest.mark.parametrize("pitch_um", [102.5, 97.5])
 def test_pitches_within_rounding_are_pooled(pitch_um: float) -> None:
     assert len(_pooled(_section(["A", "B", "C"], pitch_um), THEIR_FEATURES)[0]) == 3
+
+
+def _counted(n_spots: int, genes: list[str], seed: int) -> AnnData:
+    counts = np.random.default_rng(seed).poisson(5, (n_spots, len(genes))).astype(np.int32)
+    var = pd.DataFrame({"gene_ids": [f"ENSG{gene[1:]:0>11}" for gene in genes]}, index=genes)
+    return AnnData(csr_matrix(counts), pd.DataFrame(index=[f"s{i}" for i in range(n_spots)]), var)
+
+
+@pytest.fixture
+def expression() -> AnnData:
+    section = _counted(30, [f"g{i}" for i in range(12)], 0)
+    section.obsm["spatial"] = np.zeros((30, 2))
+    return normalise_expression(
+        section, pd.DataFrame({"gene": [f"g{i}" for i in range(8)]}), pd.DataFrame({"gene": ["g9", "g11"]})
+    )
+
+
+def _loaded(*references: tuple[str, AnnData]) -> Any:
+    return SimpleNamespace(load=lambda: iter(references))
+
+
+def test_references_are_joined_by_gene_and_lack_what_they_do_not_have(expression: AnnData) -> None:
+    other = _counted(40, ["g11", "g3", "g0", "g7", "g20", "g5"], 1)
+    for named in (other, other.copy()):
+        if named is not other:  # symbols alone
+            named.var["gene_ids"] = named.var_names
+        (found,) = reference_counts(_loaded(("other", named)), expression, 0)
+        depth = np.asarray(other.X.sum(axis=1)).ravel()
+        expected = np.zeros((40, 10))
+        for column, gene in {0: "g0", 3: "g3", 5: "g5", 7: "g7"}.items():
+            expected[:, column] = np.log1p(1e4 * other[:, gene].X.toarray().ravel() / depth)
+        if named is other:
+            expected[:, 9] = np.log1p(1e4 * other[:, "g11"].X.toarray().ravel() / depth)
+        np.testing.assert_allclose(found.expression, expected, rtol=1e-6)
+        np.testing.assert_array_equal(found.depth, depth)
+
+
+def test_a_reference_never_shows_spots_of_the_section_itself(expression: AnnData) -> None:
+    own = _counted(30, [f"g{i}" for i in range(12)], 0)
+    own.obs_names = [f"renamed-{i}" for i in range(30)]
+    other = _counted(20, [f"g{i}" for i in range(12)], 1)
+    import anndata
+
+    both = anndata.concat([other, own[::-1]])
+    both.var = own.var
+    (found,) = reference_counts(_loaded(("both", both)), expression, 0)
+    assert len(found.depth) == 20
+    np.testing.assert_array_equal(found.depth, np.asarray(other.X.sum(axis=1)).ravel())
+
+
+def test_a_reference_of_other_genes_is_refused(expression: AnnData) -> None:
+    with pytest.raises(InputError, match="0 of 10 genes .* in the reference 'mouse'.*same species"):
+        reference_counts(_loaded(("mouse", _counted(5, ["g90", "g91"], 1))), expression, 0)
+
+
+def test_a_large_reference_is_sampled(expression: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spamcaf.pipelines.references.MAX_REFERENCE_ROWS", 15)
+    genes = [f"g{i}" for i in range(12)]
+    (found,) = reference_counts(_loaded(("atlas", _counted(400, genes, 1))), expression, 0)
+    assert len(found.depth) == 15

@@ -28,7 +28,14 @@ from spamcaf.pipelines.ingestion.nodes import choose_gene_panel as choose_panel_
 from spamcaf.pipelines.ingestion.nodes import normalise_expression as normalise_node
 from spamcaf.pipelines.ingestion.nodes import split_spots
 from spamcaf.sections import panel
-from spamcaf.sections.panel import choose_gene_panel, is_varying, morans_i, most_spatial, normalise_expression
+from spamcaf.sections.panel import (
+    choose_gene_panel,
+    choose_program_genes,
+    is_varying,
+    morans_i,
+    most_spatial,
+    normalise_expression,
+)
 
 N_GENES = 60
 NOBODY = OtherSections((), Path(), Path())
@@ -91,11 +98,14 @@ def test_counts_of_hidden_spots_change_nothing_in_the_pipeline(section: AnnData,
     counts = section.X.toarray()
     counts[hidden] = np.random.default_rng(5).poisson(50, (hidden.sum(), N_GENES))
     other.X = csr_matrix(counts)
-    ours = choose_panel_node(section, spots, NOBODY, settings)
-    pd.testing.assert_frame_equal(ours, choose_panel_node(other, spots, NOBODY, settings))
+    ours, more = choose_panel_node(section, spots, NOBODY, settings)
+    panel, beside = choose_panel_node(other, spots, NOBODY, settings)
+    pd.testing.assert_frame_equal(ours, panel)
+    pd.testing.assert_frame_equal(more, beside)
+    assert len(more) > 10 and not set(more["gene"]) & set(ours["gene"])
     counts[~hidden] = np.random.default_rng(6).poisson(50, ((~hidden).sum(), N_GENES))
     other.X = csr_matrix(counts)
-    assert not ours.equals(choose_panel_node(other, spots, NOBODY, settings))
+    assert not ours.equals(choose_panel_node(other, spots, NOBODY, settings)[0])
 
 
 @pytest.mark.parametrize(
@@ -145,19 +155,37 @@ def test_names_that_look_like_numbers_are_read_back_as_names(section: AnnData, t
     names, genes = section.obs_names.tolist(), section.var_names.tolist()
     numbers, ids = [str(i) for i in range(1, len(names) + 1)], [str(i) for i in range(1, N_GENES + 1)]
     split = split_spots(section, SplitSettings(), TileSettings(), 1)
-    panel = choose_panel_node(section, split, NOBODY, settings)
-    expression = normalise_node(section, panel)
+    panel, more = choose_panel_node(section, split, NOBODY, settings)
+    expression = normalise_node(section, panel, more)
     section.obs_names, section.var_names, section.var["gene_ids"] = numbers, ids, ids
     stored = {
         name: AtomicDataset(filepath=str(tmp_path / name), dataset={"type": "pandas.CSVDataset"})
-        for name in ("split.csv", "panel.csv")
+        for name in ("split.csv", "panel.csv", "more.csv")
     }
     stored["split.csv"].save(split.assign(barcode=split["barcode"].map(dict(zip(names, numbers, strict=True)))))
-    numbered = choose_panel_node(section, stored["split.csv"].load(), NOBODY, settings)
+    numbered, others = choose_panel_node(section, stored["split.csv"].load(), NOBODY, settings)
     assert numbered["gene"].tolist() == panel["gene"].map(dict(zip(genes, ids, strict=True))).tolist()
     np.testing.assert_array_equal(numbered[["mean", "variance"]], panel[["mean", "variance"]])
     stored["panel.csv"].save(numbered)
-    np.testing.assert_array_equal(normalise_node(section, stored["panel.csv"].load()).X, expression.X)
+    stored["more.csv"].save(others)
+    again = normalise_node(section, stored["panel.csv"].load(), stored["more.csv"].load())
+    np.testing.assert_array_equal(again.X, expression.X)
+    np.testing.assert_array_equal(again.obsm["program_genes"], expression.obsm["program_genes"])
+
+
+def test_genes_for_programs_are_the_most_detected_ones_beside_the_panel(section: AnnData) -> None:
+    panel = choose_gene_panel(section, PanelSettings(n_genes=10))
+    more = choose_program_genes(section, panel, 5)
+    detected = pd.Series(np.asarray((section.X > 0).sum(axis=0)).ravel(), index=section.var_names)
+    left = detected.drop(["gene0", *panel["gene"]])  # gene0 is constant
+    assert detected[more["gene"]].min() >= left.drop(more["gene"]).max()
+    assert more["gene_ids"].tolist() == section.var.loc[more["gene"], "gene_ids"].tolist()
+    assert len(choose_program_genes(section, panel, 10_000)) == N_GENES - 11  # gene0 is constant
+    assert choose_program_genes(section, panel, 0).empty
+    expression = normalise_expression(section, panel, more)
+    whole = normalise_expression(section, pd.DataFrame({"gene": more["gene"]}))
+    np.testing.assert_array_equal(expression.obsm["program_genes"], whole.X)
+    assert "program_genes" not in normalise_expression(section, panel, more[:0]).obsm
 
 
 def test_genes_by_symbol_or_id_are_exactly_the_panel(section: AnnData) -> None:
@@ -471,7 +499,7 @@ import numpy as np
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 from spamcaf.parameters import PanelSettings
-from spamcaf.sections.panel import choose_gene_panel
+from spamcaf.sections.panel import choose_gene_panel, choose_program_genes
 
 rng = np.random.default_rng(0)
 section = AnnData(csr_matrix(rng.poisson(rng.gamma(1, 2, (200, 400))).astype(np.int32)))

@@ -15,8 +15,11 @@ from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, validated
 from spamcaf.errors import InputError, is_section_name
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.provenance import configuration_hash
+from spamcaf.readers.reference import find_reference
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
 
     from spamcaf.histology.features import Features
@@ -139,9 +142,7 @@ class OtherSectionsDataset(ReadOnlyDataset):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
-        self._features, self._section = Path(features), str(section)
-        listed = names if isinstance(names, list | tuple) else re.split(r"[+\s]+", "" if names is None else str(names))
-        self._names = tuple(str(name) for name in listed if name != "")
+        self._features, self._section, self._names = Path(features), str(section), _listed(names)
 
     def load(self) -> OtherSections:
         for name in self._names:
@@ -152,3 +153,66 @@ class OtherSectionsDataset(ReadOnlyDataset):
                     "Separate names by +: --params other_sections=C3+C4.",
                 )
         return OtherSections(self._names, self._filepath, self._features)
+
+
+def _listed(names: list[str] | str | int | None) -> tuple[str, ...]:
+    """Return names given as a list, or as a text with `+` or spaces between them."""
+    listed = names if isinstance(names, list | tuple) else re.split(r"[+\s]+", "" if names is None else str(names))
+    return tuple(str(name) for name in listed if name != "")
+
+
+@dataclass(frozen=True)
+class References:
+    """Counts without an image by name; nothing is read before `load`."""
+
+    names: tuple[str, ...]
+    stored: Path
+    raw_root: Path
+
+    def load(self) -> Iterator[tuple[str, AnnData]]:
+        """Yield name and raw counts of each, see `find_reference`."""
+        for name in self.names:
+            yield name, find_reference(name, self.stored, self.raw_root)
+
+
+class ReferencesDataset(ReadOnlyDataset):
+    """Name counts, without images, that gene programs are learned from beside the section of the run; read-only.
+
+    Parameters
+    ----------
+    filepath
+        The layer of ingested sections, which holds a folder per section.
+    names
+        Names of sections, or paths: a list, or a text with `+` between them, as a command line gives it.
+    section
+        The section of the run, which cannot be its own reference.
+    raw_root
+        Where sections lie that were not ingested.
+    metadata
+        For Kedro-Viz.
+    """
+
+    instead = "References are read-only: they are the counts that `reference` names."
+    shown = ("names", "filepath")
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        names: list[str] | str | int | None,
+        section: str | int,
+        raw_root: str,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._names, self._section, self._raw_root = _listed(names), str(section), Path(raw_root)
+
+    def load(self) -> References:
+        for name in self._names:
+            if name == self._section or self._names.count(name) > 1:
+                raise InputError(
+                    f"'{name}' among the references of section '{self._section}'.",
+                    "other counts, each once: hidden spots of the section must not be seen.",
+                    "Separate names by +: --params reference=C1+D1.",
+                )
+        return References(self._names, self._filepath, self._raw_root)

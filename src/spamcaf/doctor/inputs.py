@@ -106,6 +106,6 @@ def _check_panel(section: AnnData, request: RunRequest) -> Finding[None]:
     split = split_spots(section, settings.split, settings.tiles, settings.seed)
     # both methods choose from the same genes; the ranking of moran takes longer
     ranked = settings.panel.model_copy(update={"method": "seurat_v3"})
-    panel = choose_gene_panel(section, split, request.catalog["other_sections"].load(), ranked)
+    panel, _ = choose_gene_panel(section, split, request.catalog["other_sections"].load(), ranked)
     n_training = (split[PART] == Part.TRAIN).sum()
     return Finding(f"{len(panel)} genes can be learned from {n_training} training spots")

@@ -8,7 +8,7 @@ pooled rows; the target section comes first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from spamcaf.errors import InputError
+from spamcaf.model.depth import ExpressionMeans
 from spamcaf.model.network import SpamcafInput
+from spamcaf.model.programs import Programs, row_weights
 from spamcaf.sections.sites import Measured, Sites, stack
 
 N_KERNEL_COMPONENTS = 256
@@ -142,7 +144,7 @@ class TrainingSection:
                 "a fold per spot.",
                 "Join folds and spots by id.",
             )
-        named = (("expression", self.measured.expression), ("target features", self.measured.sites.target))
+        named = (("expression", self.measured.all_expression), ("target features", self.measured.sites.target))
         for name, values in named:
             if not np.isfinite(values).all():
                 raise InputError(f"NaN or Inf in {name}.", "finite numbers.", "Drop those spots before the fit.")
@@ -150,20 +152,34 @@ class TrainingSection:
 
 @dataclass(frozen=True)
 class SectionMeans:
-    """The means of a section's spots: expression (gene,), and image features, (feature,) each.
+    """The means of a section's spots: of expression and depth, and of image features, (feature,) each.
 
     They hold the batch effects between sections (stain, scanner, sequencing depth), so all learning is on differences
     from them.
     """
 
-    expression: NDArray[np.float64]
+    expression: ExpressionMeans
     image_features: ImageFeatures
 
     @classmethod
     def from_spots(cls, measured: Measured) -> SectionMeans:
         """Return the means of `measured`."""
         mean = ImageFeatures.from_sites(measured.sites).mean()
-        return cls(measured.expression.mean(axis=0, dtype=np.float64), mean)
+        return cls(ExpressionMeans.from_spots(measured.all_expression, measured.depth), mean)
+
+
+@dataclass(frozen=True)
+class ReferenceCounts:
+    """Spots or cells without an image, that gene programs are learned from too; a gene that is not there is 0."""
+
+    name: str
+    expression: Float32  # (spot, gene) log1p of counts per 10 000, of all genes of the pooled sections
+    depth: NDArray[np.float64]  # (spot,) total UMI counts
+
+    def weighted_residuals(self) -> NDArray[np.float64]:
+        """Return the rows (spot, gene) for `learn_programs`."""
+        means = ExpressionMeans.from_spots(self.expression, self.depth)
+        return means.residuals(self.expression, self.depth) * row_weights(self.depth)
 
 
 @dataclass(frozen=True)
@@ -172,12 +188,12 @@ class PooledSections:
 
     section: NDArray[np.int64]  # (spot,) number of each spot's section, `TARGET` for the target section
     sites: Sites  # positions and whole features, not centred
-    expression: Float32  # (spot, gene) differences from the section's mean, log1p of counts per 10 000
+    expression: Float32  # (spot, gene) log1p of counts per 10 000, of all genes
     image_features: ImageFeatures  # centred by section, components of `kernel_pca`
     kernel_pca: FeaturePCA
     depth: NDArray[np.float64]  # (spot,) total UMI counts
     folds: NDArray[np.integer]  # (spot,)
-    gene_mean: NDArray[np.float64]  # (gene,) mean of the sections' means
+    means: dict[int, ExpressionMeans]  # by number of the section
 
     def __len__(self) -> int:
         return len(self.section)
@@ -202,10 +218,6 @@ class PooledSections:
             ]
         )
         pca = fit_kernel_pca(centred)
-        residuals = [
-            (section.measured.expression - mean.expression).astype(np.float32)
-            for section, mean in zip(sections, means, strict=True)
-        ]
         folds = np.concatenate([section.folds for section in sections])
         if len(np.unique(folds)) < 2:  # noqa: PLR2004
             found = f"folds {np.unique(folds).tolist()}."
@@ -214,13 +226,56 @@ class PooledSections:
         return cls(
             section=np.repeat(np.arange(first, first + len(sections)), [len(s.measured) for s in sections]),
             sites=measured.sites,
-            expression=np.concatenate(residuals),
+            expression=measured.all_expression,
             image_features=centred.project(pca),
             kernel_pca=pca,
             depth=measured.depth,
             folds=folds,
-            gene_mean=np.mean([mean.expression for mean in means], axis=0),
+            means={number: mean.expression for number, mean in enumerate(means, start=first)},
         )
+
+    def rows_of(self, number: int) -> NDArray[np.intp]:
+        """Return the rows of a section's spots."""
+        return np.flatnonzero(self.section == number)
+
+    def weighted_residuals(self, number: int) -> NDArray[np.float64]:
+        """Return a section's rows (spot, gene) for `learn_programs`."""
+        rows = self.rows_of(number)
+        residuals = self.means[number].residuals(self.expression[rows], self.depth[rows])
+        return residuals * row_weights(self.depth[rows])
+
+    def scores(self, programs: Programs) -> NDArray[np.float64]:
+        """Return scores (spot, 1 + program): log depth, then programs, each from its section's mean."""
+        scores = np.empty((len(self), 1 + len(programs)))
+        for number, means in self.means.items():
+            rows = self.rows_of(number)
+            scores[rows] = means.scores(programs, self.expression[rows], self.depth[rows])
+        return scores
+
+    def centred(self, n_genes: int) -> NDArray[np.float64]:
+        """Return the expression (spot, `n_genes`) of the first genes, from its section's mean."""
+        centred = self.expression[:, :n_genes].astype(np.float64)
+        for number, means in self.means.items():
+            centred[self.section == number] -= means.expression[:n_genes]
+        return centred
+
+    def decode(self, programs: Programs, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the expression (spot, predicted gene) of `scores` (spot, 1 + program), from its section's mean."""
+        decoded = np.empty((len(self), programs.n_predicted))
+        for number, means in self.means.items():
+            rows = self.rows_of(number)
+            decoded[rows] = means.decode(programs, scores[rows]) - means.expression[: programs.n_predicted]
+        return decoded
+
+    def decode_variance(
+        self, programs: Programs, scores: NDArray[np.float64], variance: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the variance (spot, predicted gene) of `decode` for independent scores of `variance`."""
+        decoded = np.empty((len(self), programs.n_predicted))
+        for number, means in self.means.items():
+            rows = self.rows_of(number)
+            decoded[rows] = means.decode_variance(programs, scores[rows], variance[rows])
+        return decoded
 
     def section_mean(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the mean of `values` (spot, ...) over each spot's section, repeated per spot."""
@@ -240,7 +295,7 @@ class ReferenceSpots:
     """
 
     image_features: ImageFeatures  # components of the kernels' PCA
-    scores: NDArray[np.float64]  # (spot, program)
+    scores: NDArray[np.float64]  # (spot, column) log depth, program scores, then genes with a process of their own
     depth: NDArray[np.float64]  # (spot,) total UMI counts
     section: NDArray[np.int64]  # (spot,) `TARGET` for the target section
     xy_um: NDArray[np.float64]  # (spot, 2) in each section's own coordinates
@@ -252,6 +307,10 @@ class ReferenceSpots:
         """Return some spots."""
         features = self.image_features.at(rows)
         return ReferenceSpots(features, self.scores[rows], self.depth[rows], self.section[rows], self.xy_um[rows])
+
+    def first_columns(self, n: int) -> ReferenceSpots:
+        """Return the spots with the first `n` columns of their scores."""
+        return replace(self, scores=self.scores[:, :n])
 
     def of_other_sections(self) -> ReferenceSpots:
         """Return the spots that are not of the target section."""

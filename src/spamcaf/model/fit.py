@@ -1,10 +1,13 @@
 """Fitting SpaMCAF: the recipe on one page.
 
 1. Stack the visible spots of the sections, each centred by itself.
-2. Learn gene programs; from here on everything predicts program scores.
+2. Take out what sequencing depth explains, and learn gene programs of the rest, from these spots and from reference
+   counts. From here on everything predicts scores: log depth and programs.
 3. Train one network per cross-validation fold.
 4. Fit the Gaussian process twice: among measured spots (with positions), and for new sections (image features only).
-5. Stack network and process by their out-of-fold predictions, and learn the noise of each gene from the error left.
+   Among measured spots the most variable genes get a process of their own beside.
+5. Stack network, process and genes' processes by their out-of-fold predictions, and learn the noise of each gene from
+   the error left.
 """
 
 from __future__ import annotations
@@ -18,10 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.compute import computing
-from spamcaf.model.data import TARGET, PooledSections, ReferenceSpots, TrainingSection
+from spamcaf.model.data import TARGET, PooledSections, ReferenceCounts, ReferenceSpots, TrainingSection
+from spamcaf.model.depth import ExpressionMeans
 from spamcaf.model.fitted import ModeParameters, SpamcafModel
-from spamcaf.model.gaussian_process import Hyperparameters, Kernels, learn_hyperparameters, out_of_fold
-from spamcaf.model.mixing import Stacking, gene_noise, stacking_weights
+from spamcaf.model.gaussian_process import (
+    Hyperparameters,
+    Kernels,
+    add_gene_covariances,
+    learn_hyperparameters,
+    out_of_fold,
+)
+from spamcaf.model.mixing import Stacking, gene_noise, gene_weights, stacking_weights
 from spamcaf.model.programs import Programs, learn_programs
 from spamcaf.model.training import Checkpoints, FoldTrainer
 from spamcaf.model.vecchia import out_of_fold_vecchia
@@ -34,10 +44,11 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fitted:
-    """The model, and the training log: one row per fold and epoch, columns `training.LOG_COLUMNS`."""
+    """The model, the training log (a row per fold and epoch, columns `training.LOG_COLUMNS`), and sources' weights."""
 
     model: SpamcafModel
     log: list[dict[str, Any]]
+    sources: dict[str, float]  # share of each source in the covariance that gene programs were learned from
 
 
 def fit_spamcaf(
@@ -49,6 +60,7 @@ def fit_spamcaf(
     compute: ComputeSettings,
     seed: int,
     checkpoints: Checkpoints | None = None,
+    references: Sequence[ReferenceCounts] = (),
 ) -> Fitted:
     """Fit the model to the visible spots of a section, and of other sections of the same tissue.
 
@@ -66,6 +78,8 @@ def fit_spamcaf(
     checkpoints : Checkpoints, optional
         Where finished folds are stored: a fit that was cut off goes on from them, to the weights that it would have
         had.
+    references : sequence of ReferenceCounts
+        Counts of other sections, patients or cells, of the same genes, that gene programs are learned from too.
 
     Raises
     ------
@@ -73,21 +87,26 @@ def fit_spamcaf(
         Where there is no spot, or only one fold.
     """
     pooled = PooledSections.from_sections(target_section, others)
-    programs = learn_programs(pooled.expression, fit.n_programs)
-    scores = programs.scores(pooled.expression)
+    n_genes = (others[0] if target_section is None else target_section).measured.expression.shape[1]
+    programs, sources = _learn_programs(pooled, references, fit.n_programs, n_genes, seed)
+    scores = pooled.scores(programs)
     logger.info("%d gene programs, signal fractions %s", len(programs), _listed(programs.signal_fraction))
+    logger.info("gene programs learned from: %s", ", ".join(f"{k} {v:.2f}" for k, v in sources.items()))
     # A step's tensors are small: a second thread saves little, and on busy cores waiting for it costs many times more.
     with computing(compute.model_copy(update={"threads": compute.threads or 1})) as machine:
         folds = FoldTrainer(pooled, programs, scores, fit, network, machine, seed, checkpoints).fit_folds()
-    spots = ReferenceSpots(pooled.image_features, scores, pooled.depth, pooled.section, pooled.sites.xy_um)
-    mode = _ModeFit(pooled, programs, spots, pitch_um, fit, seed)
+    own_genes = _most_variable(pooled.centred(n_genes), fit.n_gene_processes)
+    columns = np.hstack([scores, pooled.centred(n_genes)[:, own_genes]])
+    spots = ReferenceSpots(pooled.image_features, columns, pooled.depth, pooled.section, pooled.sites.xy_um)
+    mode = _ModeFit(pooled, programs, spots, own_genes, pitch_um, fit, seed)
     within_section = mode.fit(folds.within_section, use_positions=True)
     new_section = mode.fit(folds.new_section, use_positions=False)
     logger.info("network weights among measured spots: %s", _listed(within_section.stacking.network_weight))
     logger.info("network weights on new sections: %s", _listed(new_section.stacking.network_weight))
     model = SpamcafModel(
-        gene_mean=pooled.gene_mean,
+        means=ExpressionMeans.mean_of(list(pooled.means.values())),
         programs=programs,
+        own_genes=own_genes,
         kernel_pca=pooled.kernel_pca,
         within_section=within_section,
         new_section=new_section,
@@ -99,7 +118,29 @@ def fit_spamcaf(
         fit=fit,
         network=network,
     )
-    return Fitted(model, folds.log)
+    return Fitted(model, folds.log, sources)
+
+
+def _learn_programs(
+    pooled: PooledSections, references: Sequence[ReferenceCounts], n_programs: int, n_genes: int, seed: int
+) -> tuple[Programs, dict[str, float]]:
+    """Return gene programs, and the weight of each source by name."""
+    first, *rest = pooled.means
+    own, names = pooled.weighted_residuals(first), ["this section", *(f"section {number}" for number in rest)]
+    if TARGET not in pooled.means:  # no section is more like the one to predict than the others
+        own, names, rest = np.vstack([pooled.weighted_residuals(n) for n in pooled.means]), ["measured sections"], []
+    rows = [
+        *(pooled.weighted_residuals(number) for number in rest),
+        *(part.weighted_residuals() for part in references),
+    ]
+    programs, weights = learn_programs(own, rows, n_programs, n_genes, seed)
+    names += [part.name for part in references]
+    return programs, dict(zip(names, weights.tolist(), strict=True))
+
+
+def _most_variable(centred: Float64, n: int) -> NDArray[np.int64]:
+    """Return the indices of the `n` genes of largest variance among `centred` (spot, gene), in their order."""
+    return np.sort(np.argsort(-np.square(centred).mean(axis=0), kind="stable")[:n])
 
 
 @dataclass(frozen=True)
@@ -108,33 +149,47 @@ class _ModeFit:
 
     pooled: PooledSections
     programs: Programs
-    spots: ReferenceSpots
+    spots: ReferenceSpots  # with a column per gene of `own_genes`
+    own_genes: NDArray[np.int64]
     pitch_um: float
     settings: FitSettings
     seed: int
 
     def fit(self, by_network: Float64 | None, *, use_positions: bool) -> ModeParameters:
-        """Fit the process, and its stacking with the network's scores out of fold (spot, program), if any."""
-        pooled, truth = self.pooled, self.spots.scores
+        """Fit the process, and its stacking with the network's scores out of fold (spot, 1 + program), if any."""
+        pooled, n_scores = self.pooled, 1 + len(self.programs)
         hyper = self._hyperparameters(use_positions)
         by_gp, variance = self._out_of_fold(hyper, use_positions)
+        by_gene, variance, by_gp = by_gp[:, n_scores:], variance[:, :n_scores], by_gp[:, :n_scores]
         by_network = by_gp if by_network is None else by_network
-        weights = stacking_weights(truth, by_gp, by_network, pooled.folds)
+        weights = stacking_weights(self.spots.scores[:, :n_scores], by_gp, by_network, pooled.folds)
         combined = by_gp + weights * (by_network - by_gp)
+        truth, expression = pooled.centred(self.programs.n_predicted), pooled.decode(self.programs, combined)
+        own, gene_weight = self.own_genes, np.zeros(len(self.own_genes))
+        if use_positions and len(own):
+            # beside the process alone, so that its prediction does not depend on the network
+            by_programs = pooled.decode(self.programs, by_gp)[:, own]
+            gene_weight = gene_weights(truth[:, own], by_programs, by_gene, pooled.folds)
+            expression[:, own] += gene_weight * (by_gene - expression[:, own])
         # the noise is that of the section to predict, where it was measured
         rows = pooled.section == TARGET if TARGET in pooled.section else np.ones(len(pooled), bool)
-        noise = gene_noise(pooled.expression[rows], combined[rows], variance[rows], self.programs)
-        return ModeParameters(hyper, Stacking(weights, noise))
+        variance = pooled.decode_variance(self.programs, combined, variance)
+        noise = gene_noise(truth[rows], expression[rows], variance[rows])
+        return ModeParameters(hyper, Stacking(weights, gene_weight, noise))
 
     def _hyperparameters(self, use_positions: bool) -> Hyperparameters:
         """Learn them on a random part of the spots: the marginal likelihood is cubic in their number."""
-        n = len(self.pooled)
+        n, n_scores = len(self.pooled), 1 + len(self.programs)
         rows = np.sort(np.random.default_rng(self.seed).permutation(n)[: self.settings.max_hyper_spots])
         chosen = self.spots.at(rows)
-        return learn_hyperparameters(self._kernels(chosen, use_positions).gram(), chosen.scores, chosen.depth)
+        gram = self._kernels(chosen, use_positions).gram()
+        hyper = learn_hyperparameters(gram, chosen.scores[:, :n_scores], chosen.depth)
+        if not use_positions:
+            return hyper
+        return add_gene_covariances(hyper, gram, chosen.scores[:, n_scores:], chosen.depth)
 
     def _out_of_fold(self, hyper: Hyperparameters, use_positions: bool) -> tuple[Float64, Float64]:
-        spots, folds = self.spots, self.pooled.folds
+        spots, folds = self.spots.first_columns(len(hyper.covariance_of)), self.pooled.folds
         if len(spots) <= self.settings.max_exact_spots:
             return out_of_fold(hyper, self._kernels(spots, use_positions).gram(), spots.scores, spots.depth, folds)
         return out_of_fold_vecchia(spots, self.pitch_um, hyper, folds, use_positions=use_positions)

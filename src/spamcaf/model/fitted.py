@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from spamcaf.errors import InputError
 from spamcaf.model.data import FeaturePCA, ReferenceSpots
+from spamcaf.model.depth import ExpressionMeans
 from spamcaf.model.gaussian_process import IMAGE_KERNELS, SPACE_KERNELS, Hyperparameters
 from spamcaf.model.mixing import Stacking
 from spamcaf.model.network import SpamcafNetwork
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
-FORMAT = "3"
+FORMAT = "4"
 KIND = "spamcaf_model"
 """The text by which a file states that it holds this model, and of which format."""
 VALUES = "values"
@@ -42,8 +43,9 @@ class ModeParameters:
 class SpamcafModel:
     """A fitted model, all that `predict_spamcaf` needs beside the sites and their context."""
 
-    gene_mean: NDArray[np.float64]  # (gene,) mean expression of a section that was never measured
+    means: ExpressionMeans  # of a section that was never measured
     programs: Programs
+    own_genes: NDArray[np.int64]  # (own gene,) indices of the genes that have a process of their own
     within_section: ModeParameters  # for sites among measured spots
     new_section: ModeParameters  # for sections that were never measured
     kernel_pca: FeaturePCA  # from backbone features to the components of the image kernels
@@ -59,8 +61,13 @@ class SpamcafModel:
     def sizes(self) -> dict[str, int]:
         """The sizes that the arrays follow from."""
         return {
-            "gene": len(self.gene_mean),
+            "gene": self.programs.n_predicted,
+            "program_gene": len(self.means.rate),
             "program": len(self.programs),
+            "score": 1 + len(self.programs),
+            "own_gene": len(self.own_genes),
+            "column": 1 + len(self.programs) + len(self.own_genes),
+            "covariance": len(self.within_section.hyper),
             "feature": len(self.network_pca.mean),
             "component": len(self.network_pca.axes),
             "kernel_component": len(self.kernel_pca.axes),
@@ -90,25 +97,33 @@ class SpamcafModel:
 
 
 SHAPES = {
-    "gene_mean": ("gene",),
-    "programs.gene_scale": ("gene",),
-    "programs.loadings": ("program", "gene"),
+    "means.rate": ("program_gene",),
+    "means.residual": ("program_gene",),
+    "means.expression": ("program_gene",),
+    "programs.gene_scale": ("program_gene",),
+    "programs.loadings": ("program", "program_gene"),
     "programs.signal_fraction": ("program",),
     "kernel_pca.mean": ("feature",),
     "kernel_pca.axes": ("kernel_component", "feature"),
     "network_pca.mean": ("feature",),
     "network_pca.axes": ("component", "feature"),
-    "score_scale": ("program",),
+    "own_genes": ("own_gene",),
+    "score_scale": ("score",),
     "reference_spots.image_features.target": ("spot", "kernel_component"),
     "reference_spots.image_features.neighbourhood": ("spot", "kernel_component"),
     "reference_spots.image_features.residual_norm2": ("spot", "image_kernel"),
-    "reference_spots.scores": ("spot", "program"),
+    "reference_spots.scores": ("spot", "column"),
     "reference_spots.depth": ("spot",),
     "reference_spots.section": ("spot",),
     "reference_spots.xy_um": ("spot", "axis"),
-    **{f"{mode}.hyper.weights": ("program", f"{mode}_kernel") for mode in ("within_section", "new_section")},
-    **{f"{mode}.hyper.noise": ("program",) for mode in ("within_section", "new_section")},
-    **{f"{mode}.stacking.network_weight": ("program",) for mode in ("within_section", "new_section")},
+    "within_section.hyper.weights": ("covariance", "within_section_kernel"),
+    "within_section.hyper.noise": ("covariance",),
+    "within_section.hyper.covariance_of": ("column",),
+    "new_section.hyper.weights": ("score", "new_section_kernel"),
+    "new_section.hyper.noise": ("score",),
+    "new_section.hyper.covariance_of": ("score",),
+    **{f"{mode}.stacking.network_weight": ("score",) for mode in ("within_section", "new_section")},
+    **{f"{mode}.stacking.gene_weight": ("own_gene",) for mode in ("within_section", "new_section")},
     **{f"{mode}.stacking.gene_noise": ("gene",) for mode in ("within_section", "new_section")},
 }
 """Dimensions of each array of a model, the networks aside."""
@@ -122,14 +137,14 @@ PROGRAM_COLUMNS = (
     "signal_fraction",
     *(f"{mode}_{part}" for mode in KERNELS for part in ("network_weight", *KERNELS[mode], "noise")),
 )
-"""Columns of the program log: number of the program from 0; share of its variance that is signal; then, among measured
-spots (within_section) and without any (new_section), the network's weight in the stacking, and the Gaussian process'
-kernel weights and noise, variances in squared scores."""
+"""Columns of the program log: number of the program, 0 for log depth; share of its variance that is signal; then,
+among measured spots (within_section) and without any (new_section), the network's weight in the stacking, and the
+Gaussian process' kernel weights and noise, variances in squared scores."""
 
 
 def program_rows(model: SpamcafModel) -> list[dict[str, Any]]:
-    """Return a row of `PROGRAM_COLUMNS` per gene program."""
-    fractions = model.programs.signal_fraction.tolist()
+    """Return a row of `PROGRAM_COLUMNS` for the depth, then one per gene program."""
+    fractions = [1.0, *model.programs.signal_fraction.tolist()]
     within, new = model.within_section, model.new_section
     return [
         dict(zip(PROGRAM_COLUMNS, (j, fraction, *_of_mode(within, j), *_of_mode(new, j)), strict=True))
@@ -148,7 +163,7 @@ def _expected_shapes(sizes: dict[str, int], network: NetworkSettings) -> dict[st
     kernels = {f"{mode}_kernel": len(names) for mode, names in KERNELS.items()}
     sizes = {**sizes, **kernels, "image_kernel": len(IMAGE_KERNELS), "axis": 2}
     with torch.device("meta"):
-        state = SpamcafNetwork(network_shape(sizes["component"], sizes["program"], network)).state_dict()
+        state = SpamcafNetwork(network_shape(sizes["component"], sizes["score"], network)).state_dict()
     shapes = {name: tuple(sizes[dimension] for dimension in shape) for name, shape in SHAPES.items()}
     return shapes | {f"networks.{fold}.{n}": tuple(t.shape) for fold in range(sizes["fold"]) for n, t in state.items()}
 

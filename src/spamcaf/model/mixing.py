@@ -1,4 +1,4 @@
-"""Stacking: the weight of the network beside the Gaussian process, per program, learned on out-of-fold predictions.
+"""Stacking: weights of the network and of genes' own processes, learned on out-of-fold predictions.
 
 References
 ----------
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spamcaf.model.programs import Programs
-
 PRIOR_SD = 0.3
 """Prior standard deviation of a weight around 0: on small sections the network gets little weight."""
 
@@ -22,9 +20,10 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Stacking:
-    """How to combine the two predictions."""
+    """How to combine the predictions."""
 
-    network_weight: Float64  # (program,) share of the network, in [0, 1]; the rest is the Gaussian process
+    network_weight: Float64  # (1 + program,) share of the network, in [0, 1]; the rest is the Gaussian process
+    gene_weight: Float64  # (own gene,) share of a gene's own process, in [0, 1]; the rest is what the programs say
     gene_noise: Float64  # (gene,) variance of a measurement that the combined prediction does not explain
 
     def combine(self, gp: Float64, network: Float64) -> Float64:
@@ -58,16 +57,32 @@ def _centred_within(values: Float64, folds: NDArray[np.integer]) -> Float64:
     return centred
 
 
-def gene_noise(expression: NDArray[np.floating], scores: Float64, variance: Float64, programs: Programs) -> Float64:
+def gene_weights(truth: Float64, by_programs: Float64, by_gene: Float64, folds: NDArray[np.integer]) -> Float64:
+    """Return the weight (own gene,) of each gene's own process beside the programs.
+
+    The least-squares weight of each gene, cut to [0, 1], averaged with the mean over genes: one gene's weight is
+    uncertain, and genes are alike.
+
+    Parameters
+    ----------
+    truth, by_programs, by_gene : (spot, own gene) float64
+        Expression, and the two predictions out of fold.
+    folds : (spot,) int
+    """
+    error = _centred_within(truth - by_programs, folds)
+    change = _centred_within(by_gene - by_programs, folds)
+    spread = np.maximum(np.square(change).sum(axis=0), np.finfo(float).tiny)
+    weights = np.clip((error * change).sum(axis=0) / spread, 0, 1)
+    return (weights + weights.mean()) / 2 if len(weights) else weights
+
+
+def gene_noise(truth: Float64, predicted: Float64, variance: Float64) -> Float64:
     """Return the variance (gene,) to add so that the mean predicted variance is the mean squared error out of fold.
 
     Parameters
     ----------
-    expression : (spot, gene)
-        Centred truth.
-    scores, variance : (spot, program) float64
-        Prediction out of fold.
-    programs : Programs
+    truth, predicted, variance : (spot, gene) float64
+        Expression, its prediction out of fold, and the variance that is predicted for it.
     """
-    error = np.square(expression - programs.decode(scores)).mean(axis=0)
-    return np.maximum(error - programs.decode_variance(variance).mean(axis=0), 1e-3 * error)
+    error = np.square(truth - predicted).mean(axis=0)
+    return np.maximum(error - variance.mean(axis=0), 1e-3 * error)

@@ -5,6 +5,7 @@ Scores of the Gaussian process and of the networks' mean are combined by the sta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
 from spamcaf.model.data import TARGET, ImageFeatures, ReferenceSpots, SectionMeans, SiteTensors, SpotTensors, nearest
 from spamcaf.model.fitted import ModeParameters, SpamcafModel, require_n_features
-from spamcaf.model.gaussian_process import GaussianProcess, Kernels, condition
+from spamcaf.model.gaussian_process import GaussianProcess, Hyperparameters, Kernels, condition
 from spamcaf.model.network import SpamcafNetwork
 from spamcaf.model.training import load_weights, network_shape
 from spamcaf.model.vecchia import VecchiaProcess, condition_vecchia
@@ -36,6 +37,7 @@ class Predicted:
     mean: Float32
     sd: Float32 | None = None  # standard deviation of a measurement there; None for models without one
     gp: Float32 | None = None  # the Gaussian process alone; None for models without one
+    draws: Float32 | None = None  # (draw, site, gene) from the posterior, where they were asked for
 
 
 def predict_spamcaf(
@@ -59,41 +61,61 @@ def predict_spamcaf(
     InputError
         Where features or genes are not those that the model was fitted with.
     """
-    require_n_features(model.sizes["feature"], sites.at(slice(0, 1)).target)
-    if context is None:
-        mode, means = model.new_section, SectionMeans(model.gene_mean, _mean_image_features(sites))
-        gp = _condition(model, mode, model.reference_spots, use_positions=False)
-    else:
-        _require_context(model, context)
-        mode, means = model.within_section, SectionMeans.from_spots(context)
-        gp = _condition(model, mode, _known_spots(model, context, means), use_positions=True)
-    n_genes = model.sizes["gene"]
+    mode, means, known = take_context(model, context, sites)
+    gp = condition_on(model, mode.hyper, known, use_positions=context is not None)
+    n_genes, n_scores = model.sizes["gene"], model.sizes["score"]
     expression, sd, by_gp = (np.empty((len(sites), n_genes), np.float32) for _ in range(3))
     with computing(compute) as machine:
         ensemble = _Ensemble.of_model(model, machine, means)
         spots = ensemble.new_section(sites) if context is None else ensemble.measured_spots(context)
-        for rows in _chunks(len(sites), gp.n_spots):
-            chunk = sites.at(rows)
-            image_features = ImageFeatures.from_sites(chunk).minus(means.image_features).project(model.kernel_pca)
+        for rows, chunk, image_features in iter_sites(model, means, sites, gp.n_spots):
             mean, variance = gp.at(image_features, chunk.xy_um)
+            by_gene, mean, variance = mean[:, n_scores:], mean[:, :n_scores], variance[:, :n_scores]
             combined = mode.stacking.combine(mean, ensemble.scores(chunk, spots))
-            expression[rows], by_gp[rows] = (_decode(model, means, scores) for scores in (combined, mean))
-            sd[rows] = np.sqrt(model.programs.decode_variance(variance) + mode.stacking.gene_noise)
+            expression[rows], by_gp[rows] = (_decode(model, mode, means, s, by_gene) for s in (combined, mean))
+            variance = means.expression.decode_variance(model.programs, combined, variance)
+            sd[rows] = np.sqrt(variance + mode.stacking.gene_noise)
     return Predicted(expression, sd, by_gp)
 
 
-def _mean_image_features(sites: SiteSource) -> ImageFeatures:
-    return ImageFeatures.stack([ImageFeatures.from_sites(part) for part in iter_chunks(sites, CHUNK)]).mean()
+def take_context(
+    model: SpamcafModel, context: Measured | None, sites: SiteSource
+) -> tuple[ModeParameters, SectionMeans, ReferenceSpots]:
+    """Return the parameters, the section's means, and the spots that predictions at `sites` are conditioned on.
+
+    Raises InputError where features or genes are not those that the model was fitted with.
+    """
+    require_n_features(model.sizes["feature"], sites.at(slice(0, 1)).target)
+    if context is None:
+        parts = [ImageFeatures.from_sites(part) for part in iter_chunks(sites, CHUNK)]
+        means = SectionMeans(model.means, ImageFeatures.stack(parts).mean())
+        return model.new_section, means, model.reference_spots.first_columns(model.sizes["score"])
+    _require_context(model, context)
+    means = SectionMeans.from_spots(context)
+    return model.within_section, means, _known_spots(model, context, means)
 
 
-def _decode(model: SpamcafModel, means: SectionMeans, scores: Float64) -> Float32:
-    # The decoder is linear and has no lower limit; expression has one.
-    return np.maximum(means.expression + model.programs.decode(scores), 0).astype(np.float32)
-
-
-def _chunks(n_sites: int, n_spots: int) -> list[slice]:
+def iter_sites(
+    model: SpamcafModel, means: SectionMeans, sites: SiteSource, n_spots: int
+) -> Iterator[tuple[slice, Sites, ImageFeatures]]:
+    """Yield rows, sites and kernel inputs of each chunk; `n_spots` values are held per site and kernel."""
     size = min(CHUNK, max(1, CHUNK_NUMBERS // n_spots))
-    return [slice(start, start + size) for start in range(0, n_sites, size)]
+    for start in range(0, len(sites), size):
+        rows = slice(start, start + size)
+        chunk = sites.at(rows)
+        yield rows, chunk, ImageFeatures.from_sites(chunk).minus(means.image_features).project(model.kernel_pca)
+
+
+def _decode(
+    model: SpamcafModel, mode: ModeParameters, means: SectionMeans, scores: Float64, by_gene: Float64
+) -> Float32:
+    """Return expression (site, gene) of scores (site, 1 + program) and of genes' own processes (site, own gene)."""
+    expression, own = means.expression.decode(model.programs, scores), model.own_genes
+    if by_gene.shape[1]:  # none on a new section
+        change = by_gene + means.expression.expression[own] - expression[:, own]
+        expression[:, own] += mode.stacking.gene_weight * change
+    # The decoder has no lower limit; expression has one.
+    return np.maximum(expression, 0).astype(np.float32)
 
 
 def _known_spots(model: SpamcafModel, context: Measured, means: SectionMeans) -> ReferenceSpots:
@@ -102,29 +124,39 @@ def _known_spots(model: SpamcafModel, context: Measured, means: SectionMeans) ->
     here = ImageFeatures.from_sites(context.sites).minus(means.image_features).project(model.kernel_pca)
     return ReferenceSpots(
         ImageFeatures.stack([here, others.image_features]),
-        np.concatenate([model.programs.scores(context.expression - means.expression), others.scores]),
+        np.concatenate([_columns(model, context, means), others.scores]),
         np.concatenate([context.depth, others.depth]),
         np.concatenate([np.full(len(context), TARGET), others.section]),
         np.concatenate([context.sites.xy_um, others.xy_um]),
     )
 
 
-def _condition(
-    model: SpamcafModel, mode: ModeParameters, known: ReferenceSpots, *, use_positions: bool
+def _columns(model: SpamcafModel, context: Measured, means: SectionMeans) -> Float64:
+    """Return the columns (spot, column) of measured spots, as in `ReferenceSpots.scores`."""
+    own = model.own_genes
+    genes = context.expression[:, own] - means.expression.expression[own]
+    return np.hstack([means.expression.scores(model.programs, context.all_expression, context.depth), genes])
+
+
+def condition_on(
+    model: SpamcafModel, hyper: Hyperparameters, known: ReferenceSpots, *, use_positions: bool
 ) -> GaussianProcess | VecchiaProcess:
+    """Condition the process on measured spots; approximately where they are many."""
     if len(known) > model.fit.max_exact_spots:
-        return condition_vecchia(known, model.pitch_um, mode.hyper, use_positions=use_positions)
+        return condition_vecchia(known, model.pitch_um, hyper, use_positions=use_positions)
     xy_um = known.xy_um if use_positions else None
     kernels = Kernels.of_spots(known.image_features, xy_um, known.section, model.pitch_um)
-    return condition(kernels, mode.hyper, known.scores, known.depth)
+    return condition(kernels, hyper, known.scores, known.depth)
 
 
 def _require_context(model: SpamcafModel, context: Measured) -> None:
     require_n_features(model.sizes["feature"], context.sites.target)
-    expected, found = model.sizes["gene"], context.expression.shape[-1]
+    expected, found = model.sizes["program_gene"], context.all_expression.shape[-1]
     if found != expected:
         raise InputError(
-            f"{found} genes.", f"the {expected} genes of the model's panel.", "Select the panel's genes in its order."
+            f"{found} genes.",
+            f"the {expected} genes that the model was fitted with.",
+            "Select them in the order of its panel.",
         )
 
 
@@ -139,7 +171,7 @@ class _Ensemble:
 
     @classmethod
     def of_model(cls, model: SpamcafModel, machine: Machine, means: SectionMeans) -> _Ensemble:
-        shape = network_shape(model.sizes["component"], model.sizes["program"], model.network)
+        shape = network_shape(model.sizes["component"], model.sizes["score"], model.network)
         networks = tuple(SpamcafNetwork(shape) for _ in model.networks)
         for network, weights in zip(networks, model.networks, strict=True):
             load_weights(network, weights)
@@ -147,22 +179,22 @@ class _Ensemble:
 
     def measured_spots(self, context: Measured) -> tuple[SpotTensors, Sites]:
         """Return the tensors of measured spots, and the spots."""
-        centred = context.expression - self.means.expression
-        scores = self.model.programs.scores(centred) / self.model.score_scale
+        means, model = self.means.expression, self.model
+        scores = means.scores(model.programs, context.all_expression, context.depth) / model.score_scale
         tensor = torch.from_numpy(scores.astype(np.float32)).to(self.machine.device)
         return SpotTensors(self._tensors(context.sites, context.sites), tensor), context.sites
 
     def new_section(self, sites: SiteSource) -> tuple[SpotTensors, None]:
         """Return the tensors of a section without measurements or positions: its image features."""
         parts = [self._tensors(part, sites) for part in iter_chunks(sites, CHUNK)]
-        zeros = torch.zeros(len(sites), self.model.sizes["program"], device=self.machine.device)
+        zeros = torch.zeros(len(sites), self.model.sizes["score"], device=self.machine.device)
         return SpotTensors(SiteTensors.stack(parts).without_positions(), zeros), None
 
     @torch.no_grad()
     def scores(self, sites: Sites, spots: tuple[SpotTensors, Sites | None]) -> Float64:
         """Return the mean network's program scores (site, program); 0 without networks, whose weight is 0 then."""
         if not self.networks:
-            return np.zeros((len(sites), self.model.sizes["program"]))
+            return np.zeros((len(sites), self.model.sizes["score"]))
         tensors, measured = spots
         if measured is None:
             batch = self._tensors(sites, sites).without_positions()

@@ -339,8 +339,9 @@ class FoldTrainer:
         origin = pooled.section_mean(pooled.sites.xy_um)
         sites = SiteTensors.from_sites(pooled.sites, mean, origin, self.network_pca, machine.device)
         self.spots = SpotTensors(sites, self._tensor(scores / self.score_scale))
-        # In units of gene variance: a program counts by what it adds to the decoded genes.
-        variance = (self.score_scale * programs.signal_fraction) ** 2
+        # In units of gene variance: a score counts by what it adds to the decoded genes.
+        norms = np.mean([means.score_norms(programs) for means in pooled.means.values()], axis=0)
+        variance = (self.score_scale * norms) ** 2
         self.loss_weights = self._tensor(variance / variance.sum())
         self.key = self._key()
 
@@ -350,7 +351,7 @@ class FoldTrainer:
     def _key(self) -> str:
         arrays = {
             **{f"pooled.{name}": getattr(self.pooled, name) for name in ("section", "folds", "expression")},
-            **{f"programs.{name}": value for name, value in vars(self.programs).items()},
+            **{f"programs.{name}": np.asarray(value) for name, value in vars(self.programs).items()},
             **{f"sites.{name}": tensor.cpu().numpy() for name, tensor in vars(self.spots.sites).items()},
             "xy_um": self.pooled.sites.xy_um,
             "score_scale": self.score_scale,
@@ -387,16 +388,19 @@ class FoldTrainer:
                 load_weights(network, stored.tensors)
                 logger.info("fold %d: trained before, its network is taken from %d epochs", fold, self.fit.epochs)
                 return network, data, stored.record["log"]
-            rows = self._train(network, data, fold, self.pooled.expression[is_validation])
+            rows = self._train(network, data, fold, is_validation)
         if self.checkpoints:
             self.checkpoints.save(f"fold_{fold}", self.key, Checkpoint(_weights(network), {"log": rows}))
         return network, data, rows
 
-    def _train(self, network: SpamcafNetwork, data: FoldData, fold: int, truth: NDArray[np.float32]) -> LogRows:
+    def _train(self, network: SpamcafNetwork, data: FoldData, fold: int, is_validation: NDArray[np.bool_]) -> LogRows:
         rows: LogRows = []
+        truth = self.pooled.centred(self.programs.n_predicted)[is_validation]
+        scores = np.zeros((len(self.pooled), len(self.score_scale)))
 
         def after_epoch(losses: list[float]) -> None:
-            predicted = self.programs.decode(self._validation_scores(network, data, without_context=False))
+            scores[is_validation] = self._validation_scores(network, data, without_context=False)
+            predicted = self.pooled.decode(self.programs, scores)[is_validation]
             row = (fold, len(rows), *losses, mean_gene_pearson(truth, predicted))
             rows.append(dict(zip(LOG_COLUMNS, row, strict=True)))
 

@@ -109,19 +109,20 @@ def _whiten(
 
 
 @dataclass(frozen=True)
-class _Program:
-    """One program, conditioned: the posterior of the regression on image features, and its residual at the spots."""
+class _Conditioned:
+    """The columns of one covariance: the posterior of the regression on image features, and residuals at the spots."""
 
+    columns: NDArray[np.intp]
     space: _SpaceCovariance
     image_weights: Float64  # (component,) square roots of the kernel weights
-    mean: Float64  # (component,) of the regression's coefficients
+    mean: Float64  # (component, column) of the regression's coefficients
     lower: Float64  # (component, component) Cholesky factor of their posterior precision
     unseen_variance: Float64  # (image kernel,) prior variance per squared length that the PCA left out
-    residual: Float64  # (spot,)
+    residual: Float64  # (spot, column)
     noise: Float64  # (spot,)
 
     def at(self, image: Float64, xy_um: Float64, spots_um: Float64, index: NDArray[np.intp]) -> tuple[Float64, Float64]:
-        """Return mean and variance (site,) at sites whose nearest spots are `index` (site, near).
+        """Return means (site, column) and variance (site,) at sites whose nearest spots are `index` (site, near).
 
         The regression gives the mean of the image, and the residual is kriged from the nearest spots.
         """
@@ -132,7 +133,8 @@ class _Program:
         kriging_weights = np.linalg.solve(inside, across[..., None])[..., 0]
         coefficient_variance = np.square(solve_triangular(self.lower, weighted.T, lower=True)).sum(axis=0)
         variance = coefficient_variance + self.space.variance - (kriging_weights * across).sum(axis=1)
-        return weighted @ self.mean + (kriging_weights * self.residual[index]).sum(axis=1), np.maximum(variance, 0)
+        kriged = np.einsum("sn,snc->sc", kriging_weights, self.residual[index])
+        return weighted @ self.mean + kriged, np.maximum(variance, 0)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class VecchiaProcess:
     scales: tuple[float, float]
     tree: cKDTree
     spots_um: Float64  # (spot, 2), sections apart
-    programs: tuple[_Program, ...]
+    covariances: tuple[_Conditioned, ...]
 
     @property
     def n_spots(self) -> int:
@@ -150,16 +152,17 @@ class VecchiaProcess:
         return N_NEAREST * N_NEAREST
 
     def at(self, image_features: ImageFeatures, xy_um: Float64, section: int = TARGET) -> tuple[Float64, Float64]:
-        """Return mean and variance (site, program) of the noiseless scores at sites of `section`."""
-        mean = np.empty((len(xy_um), len(self.programs)))
+        """Return mean and variance (site, column) of the noiseless scores at sites of `section`."""
+        mean = np.empty((len(xy_um), sum(len(part.columns) for part in self.covariances)))
         variance = np.empty_like(mean)
         for rows in _chunks(len(xy_um)):
             image = _side_by_side(image_features.at(rows), self.scales)
             apart_um = xy_um[rows] + section * SECTION_OFFSET_UM
             _, index = self.tree.query(apart_um, k=np.arange(1, min(N_NEAREST, self.tree.n) + 1))
-            for j, program in enumerate(self.programs):
-                mean[rows, j], variance[rows, j] = program.at(image, apart_um, self.spots_um, index)
-                variance[rows, j] += image_features.residual_norm2[rows] @ program.unseen_variance
+            for part in self.covariances:
+                mean[rows, part.columns], explained = part.at(image, apart_um, self.spots_um, index)
+                explained = explained + image_features.residual_norm2[rows] @ part.unseen_variance
+                variance[rows, part.columns] = explained[:, None]
         return mean, variance
 
 
@@ -184,23 +187,26 @@ def condition_vecchia(
     conditioning = conditioning_sets(spots_um, order) if use_positions else np.full((len(known), 1), -1)
     sample = order[known.section[order] == known.section[0]][:MAX_SCALE_SPOTS]
     scale = space_scale(spots_um[sample], pitch_um) if use_positions else np.ones(len(SPACE_KERNELS), np.float32)
-    n_image, programs = len(IMAGE_KERNELS), []
-    for j, y in enumerate(known.scores.T):
-        weights = hyper.weights[j]
+    n_image, covariances = len(IMAGE_KERNELS), []
+    for j in range(len(hyper)):
+        weights, columns = hyper.weights[j], hyper.columns(j)
+        y = known.scores[:, columns]
         space_weights = weights[n_image:] if use_positions else np.zeros(len(SPACE_KERNELS))
         space = _SpaceCovariance(space_weights, pitch_um, scale)
         roots = np.sqrt(np.repeat(weights[:n_image], image.shape[1] // n_image))
         noise = hyper.noise_of(known.depth, j)
         # Generalised least squares: whitened features and scores, and a prior precision of 1 per coefficient.
         white = _whiten(np.column_stack([image * roots, y]), spots_um, noise, conditioning, space)
-        precision = white[:, :-1].T @ white[:, :-1]
+        white_image, white_scores = np.split(white, [image.shape[1]], axis=1)
+        precision = white_image.T @ white_image
         precision[np.diag_indices_from(precision)] += 1
         factor = cho_factor(precision, lower=True)
-        mean = cho_solve(factor, white[:, :-1].T @ white[:, -1])
+        mean = cho_solve(factor, white_image.T @ white_scores)
         residual = y - (image * roots) @ mean
         unseen_variance = weights[:n_image] / np.square(scales)
-        programs.append(_Program(space, roots, mean, np.tril(factor[0]), unseen_variance, residual, noise))
-    return VecchiaProcess(scales, cKDTree(spots_um), spots_um, tuple(programs))
+        lower = np.tril(factor[0])
+        covariances.append(_Conditioned(columns, space, roots, mean, lower, unseen_variance, residual, noise))
+    return VecchiaProcess(scales, cKDTree(spots_um), spots_um, tuple(covariances))
 
 
 def out_of_fold_vecchia(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.errors import InputError
+from spamcaf.model.draws import draw_expression
 from spamcaf.model.fitted import SpamcafModel
 from spamcaf.model.predict import Predicted, predict_spamcaf
 from spamcaf.model.training import Tensors
-from spamcaf.parameters import ComputeSettings
+from spamcaf.parameters import ComputeSettings, InferenceSettings
 from spamcaf.peers import released
 from spamcaf.peers.released import ReleasedModel
 from spamcaf.sections.sites import Measured, SiteSource
@@ -20,11 +21,32 @@ if TYPE_CHECKING:
 FittedModel = SpamcafModel | ReleasedModel
 
 
-def predict(model: FittedModel, context: Measured | None, sites: SiteSource, compute: ComputeSettings) -> Predicted:
-    """Predict expression at sites with a model of any kind, see `predict_spamcaf`; `released` uses no context."""
+def predict(
+    model: FittedModel,
+    context: Measured | None,
+    sites: SiteSource,
+    compute: ComputeSettings,
+    inference: InferenceSettings | None = None,
+    seed: int = 0,
+) -> Predicted:
+    """Predict expression at sites with a model of any kind, see `predict_spamcaf`; `released` uses no context.
+
+    With `inference` it draws from the posterior too, see `draw_expression`; `released` has none.
+    """
+    n_draws = inference.n_draws if inference else 0
     if isinstance(model, ReleasedModel):
+        if n_draws:
+            raise InputError(
+                f"inference.n_draws={n_draws} with the model `released`.",
+                "a model that knows its uncertainty.",
+                "Fit spamcaf (fit.model=spamcaf), or set inference.n_draws to 0.",
+            )
         return Predicted(released.predict_released(model, sites, compute))
-    return predict_spamcaf(model, context, sites, compute)
+    predicted = predict_spamcaf(model, context, sites, compute)
+    if inference is None or not n_draws:
+        return predicted
+    draws = draw_expression(model, context, sites, predicted.mean, n_draws, inference.draw_noise, seed)
+    return replace(predicted, draws=draws)
 
 
 @dataclass(frozen=True)
@@ -56,12 +78,16 @@ class TrainedModel:
                 next_step = "Run feature_extraction and training again with the same settings."
                 raise InputError(found, "the same.", next_step)
 
-    def require_genes(self, genes: list[str]) -> None:
-        """Raise InputError unless `genes` is the model's panel, in its order."""
-        if tuple(genes) != self.genes:
+    def require_genes(self, genes: list[str], program_genes: str) -> None:
+        """Raise InputError unless `genes` is the model's panel, in its order.
+
+        `program_genes` is the hash of those that gene programs are learned from.
+        """
+        if tuple(genes) != self.genes or program_genes != self.record["program_genes"]:
             raise InputError(
-                f"an expression matrix of {len(genes)} genes that is not the model's panel of {len(self.genes)}.",
-                "the panel that the model was trained on.",
+                f"an expression matrix of {len(genes)} genes that is not of the model's panel of {len(self.genes)}, or "
+                "with other genes for programs.",
+                "the genes that the model was trained on.",
                 "Run the pipeline training again: the panel or the split has changed since.",
             )
 

@@ -10,10 +10,10 @@ import numpy as np
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.histology.tiles import CENTRE
-from spamcaf.names import SECTION_METADATA, SPATIAL, Model, Obs, SectionField
-from spamcaf.reporting.prediction import build_prediction
+from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Model, Obs, SectionField
+from spamcaf.reporting.prediction import DRAW, build_prediction
 from spamcaf.sections.gene_names import own_names
-from spamcaf.sections.panel import DEPTH, GENE, normalise_expression
+from spamcaf.sections.panel import DEPTH, GENE, PROGRAM_GENES, normalise_expression
 from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX, Index, Measured, Sites
 from spamcaf.sections.split import FOLD, MAP_FOLDS
 
@@ -104,7 +104,13 @@ def measured_spots(expression: AnnData, features: Features, barcodes: list[str])
     spots = expression[barcodes]
     xy_um = np.asarray(spots.obsm[SPATIAL], np.float64) * mpp_of(expression)
     sites = sites_of(barcodes, xy_um, features).at(EVERY)
-    return Measured(sites, np.asarray(spots.X), spots.obs[DEPTH].to_numpy(np.float64))
+    others = np.asarray(spots.obsm[PROGRAM_GENES], np.float32) if PROGRAM_GENES in spots.obsm else None
+    return Measured(sites, np.asarray(spots.X), spots.obs[DEPTH].to_numpy(np.float64), others)
+
+
+def all_gene_ids(expression: AnnData) -> list[str]:
+    """Return the ids of the panel, then of the genes that programs are learned from beside it."""
+    return [*expression.var[GENE_IDS].astype(str), *map(str, expression.uns.get(PROGRAM_GENES, ()))]
 
 
 MAX_PITCH_DIFFERENCE = 0.03
@@ -134,7 +140,10 @@ def _measured(name: str, section: AnnData, features: Features, expression: AnnDa
     if abs(theirs / ours - 1) > MAX_PITCH_DIFFERENCE:
         found = f"spots {theirs:g} um apart in section '{name}', {ours:g} um in this one."
         raise InputError(found, "sections of one technology.", "Leave it out of other_sections.")
-    normalised = normalise_expression(section, pd.DataFrame({GENE: own_names(section, expression.var)}))
+    ids = all_gene_ids(expression)
+    names = own_names(section, pd.DataFrame({GENE_IDS: ids}, index=ids))
+    panel, more = (pd.DataFrame({GENE: part}) for part in np.split(np.array(names, object), [expression.n_vars]))
+    normalised = normalise_expression(section, panel, more)
     return measured_spots(normalised, features, section.obs_names.tolist())
 
 
@@ -160,11 +169,13 @@ def as_prediction(
     tissue: Tissue,
     divided: int,
 ) -> AnnData:
-    """Return `build_prediction` with the record of the model, and its Gaussian process alone, if any, as a layer."""
+    """Return `build_prediction` with the model's record; its Gaussian process alone, and draws, if any, as layers."""
     image = tissue.thumbnail, tissue.px_per_mask_px
     prediction = build_prediction(
         predicted.mean, predicted.sd, genes, sites, n_px_padded, section, *image, divided, model.record
     )
     if predicted.gp is not None:
         prediction.layers[Model.PROGRAM_GP] = predicted.gp
+    for number, drawn in enumerate(predicted.draws if predicted.draws is not None else ()):
+        prediction.layers[f"{DRAW}{number}"] = drawn
     return prediction

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from spatialdata import SpatialData
 
-    from spamcaf.datasets.inputs import OtherSections
+    from spamcaf.datasets.inputs import OtherSections, References
     from spamcaf.download.fetch import RemoteFiles
     from spamcaf.histology.backbone import Backbone
     from spamcaf.model.training import Checkpoints
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spamcaf.simulation.section import SimulatedTissue
 else:
     AnnData = Backbone = Checkpoints = DataFrame = Figure = Any
-    OtherSections = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any
+    OtherSections = References = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any
 
 __all__ = [
     "AnnData",
@@ -31,6 +31,7 @@ __all__ = [
     "DataFrame",
     "Figure",
     "OtherSections",
+    "References",
     "RemoteFiles",
     "SimulatedTissue",
     "SpatialData",

@@ -35,7 +35,7 @@ class H5adReader(SectionReader):
         source, name = self.path.name, self.query.section
         with reading(self.path, EXPECTED):
             files.refuse_foreign_content(self.path)
-            table = _read_table(self.path)
+            table = read_h5ad_table(self.path)
         parts.refuse_prediction(table.uns, source)
         rows, record = parts.choose_library(table.obs, table.uns, name, source)
         obs = table.obs[rows]
@@ -73,7 +73,7 @@ def find(query: SectionQuery) -> H5adReader | None:
     return H5adReader(path, query)
 
 
-def _read_table(path: Path) -> parts.Table:
+def read_h5ad_table(path: Path) -> parts.Table:
     """Return the parts of an h5ad file; matrices stay on disk until they are needed."""
     import anndata
 

@@ -80,11 +80,11 @@ def find(query: SectionQuery) -> LegacySTReader | None:
     return None
 
 
-def read_counts(path: Path) -> pd.DataFrame:
+def read_counts(path: Path, separator: str = "\t") -> pd.DataFrame:
     """Return the counts (spot, gene), indexed by spot id; raise InputError unless they are raw and whole."""
-    with reading(path, "a tab-separated table"):
-        genes = pd.read_csv(path, sep="\t", header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0, 1:]
-        table = pd.read_csv(path, sep="\t", index_col=0)
+    with reading(path, f"a table separated by {'tabs' if separator == chr(9) else 'commas'}"):
+        genes = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0, 1:]
+        table = pd.read_csv(path, sep=separator, index_col=0)
     texts = [str(column) for column, kind in table.dtypes.items() if kind.kind not in "iuf"]
     problem = f"text in column {texts[0]}" if texts else counts_problem(csr_matrix(table.to_numpy()))
     if problem is not None:

@@ -308,12 +308,12 @@ def _draw_validation(axes: Axes, log: pd.DataFrame) -> None:
 
 
 def _draw_weights(axes: Axes, programs: pd.DataFrame) -> None:
-    number = programs["program"].to_numpy() + 1
+    number = programs["program"].to_numpy()
     for side, (column, bar) in zip((-0.5, 0.5), _WEIGHTS.items(), strict=True):
         axes.bar(number + side * bar.width, programs[column], bar.width, color=bar.colour, label=bar.label)
     axes.hlines(programs[_SIGNAL], number - 0.45, number + 0.45, color="#222222", label="signal fraction")
     axes.set(xlabel="gene program", ylabel="network weight", title="Stacking weights", ylim=(0, 1.35))
-    axes.set_xticks(number)
+    axes.set_xticks(number, ["depth" if program == 0 else str(program) for program in number], rotation=90)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])  # the legend takes the space above
     axes.legend(frameon=False, fontsize=8, loc="upper right")
 

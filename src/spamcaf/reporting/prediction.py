@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "1"
 SCALE = "log1p of counts per 10 000"
 SD = "sd"  # layer of the predictive standard deviation
+DRAW = "draw_"  # layers of draws from the posterior begin so; their number follows, from 0
 
 MEASURED, PREDICTED = "measured", "predicted"
 _LONGEST_PX = {"hires": (ScaleFactor.HIRES, 2000), "lowres": (ScaleFactor.LOWRES, 600)}

@@ -108,7 +108,8 @@ def notes(scores: Record) -> list[str]:
         texts.append(
             f"Predicted values vary less than measured ones: the variance of the median gene is {ratio:.0%} of the "
             "measured. Part of what is missing is noise, part is real difference. Do not compare predicted with "
-            "measured values site by site, and do not test for differences as if predictions were samples."
+            "measured values site by site, and do not test for differences as if predictions were samples: "
+            "draws from the posterior are made for that (inference.n_draws)."
         )
     if coverage is not None:
         off = coverage - _NOMINAL_COVERAGE

@@ -26,7 +26,6 @@ from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
 from spamcaf.errors import InputError
-from spamcaf.model.programs import scaled_svd
 from spamcaf.names import Model
 from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
 
@@ -165,6 +164,13 @@ def _features(sites: Sites) -> NDArray[np.float64]:
 _N_PROGRAMS = 5
 
 
+def _scaled_svd(expression: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return gene scale (gene,) and loadings (program, gene) of centred expression (spot, gene)."""
+    scale = np.sqrt(expression.std(axis=0, dtype=np.float64))
+    scale[scale == 0] = 1.0
+    return scale, np.linalg.svd(expression / scale, full_matrices=False)[2]
+
+
 def kriging_ridge_programs(
     measured: Measured, sites: SiteSource, pitch_um: float, seed: int, *known: Expression
 ) -> Expression:
@@ -174,7 +180,7 @@ def kriging_ridge_programs(
     """
     kriged, regressed = known or [predict(measured, sites, pitch_um, seed) for predict in (kriging, ridge)]
     mean = measured.expression.mean(axis=0, dtype=np.float64)
-    scale, _, loadings = scaled_svd(measured.expression - mean)
+    scale, loadings = _scaled_svd(measured.expression - mean)
     programs = loadings[:_N_PROGRAMS]
     mixed = ((kriged + regressed) / 2 - mean) / scale
     return (mean + (mixed @ programs.T) @ programs * scale).astype(np.float32)

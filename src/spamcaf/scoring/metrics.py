@@ -157,6 +157,37 @@ def moran_ratio(truth: Array, prediction: Array, xy_um: Array, n_neighbours: int
     return float(predicted_i[defined].mean() / true_i[defined].mean())
 
 
+def gene_structure(truth: Array, prediction: Array) -> float | None:
+    """Return how well gene-gene structure is kept: the correlation of the two correlation matrices of genes.
+
+    Both are (site, gene), of as many genes, and may be of different sites; genes that are constant in either are left
+    out, and each pair of different genes counts once. None with fewer than 3 such genes.
+    """
+    varies = ~(_is_constant(truth) | _is_constant(prediction))
+    if varies.sum() < _MIN_SITES:
+        return None
+    pairs = np.triu_indices(int(varies.sum()), 1)
+    both = [np.atleast_2d(np.corrcoef(values[:, varies].astype(np.float64).T)) for values in (truth, prediction)]
+    return float(np.corrcoef(both[0][pairs], both[1][pairs])[0, 1])
+
+
+def score_draws(truth: Array, draws: Array, xy_um: Array, n_neighbours: int) -> dict[str, float | int | None]:
+    """Score draws (draw, site, gene) from the posterior by how much they look like the measurement (site, gene).
+
+    Returns their number, the median over genes of the variance ratio and the ratio of mean Moran's I, both averaged
+    over draws, and the gene-gene structure of all draws together, see `gene_structure`.
+    """
+    varies = ~_is_constant(truth)
+    variance = [np.median(drawn[:, varies].var(axis=0) / truth[:, varies].var(axis=0)) for drawn in draws]
+    moran = [ratio for drawn in draws if (ratio := moran_ratio(truth, drawn, xy_um, n_neighbours)) is not None]
+    return {
+        "n_draws": len(draws),
+        str(Metric.VARIANCE_RATIO): float(np.mean(variance)),
+        str(Metric.MORAN_RATIO): float(np.mean(moran)) if moran else None,
+        "gene_structure": gene_structure(truth, np.concatenate(list(draws))),
+    }
+
+
 def interval_coverage(truth: Array, prediction: Array, sd: Array, level: float = 0.9) -> float:
     """Return the share of true values inside the central normal interval of probability `level`, all (site, gene).
 

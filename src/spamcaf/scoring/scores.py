@@ -185,6 +185,13 @@ def format_table(scores: Mapping[str, Any]) -> str:
     if scores["coverage_90"] is not None:
         covered = f"{scores['coverage_90']:.1%} of the hidden values"
         lines.append(f"90 % intervals of {model_of(scores)} cover {covered}.")
+    if draws := scores.get("draws"):
+        ratios = (draws[Metric.VARIANCE_RATIO], draws[Metric.MORAN_RATIO], draws["gene_structure"])
+        variance, moran, structure = ("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+        lines.append(
+            f"{draws['n_draws']} draws, against the measurement: variance ratio {variance}, Moran's I ratio {moran}, "
+            f"correlation of the gene-gene correlations {structure}."
+        )
     if between := scores.get("super_resolution"):
         lines += ["", f"Super-resolution {between['factor']:.2f} x, {between['n_sites']} sites with a known truth"]
         lines += [*_rows(between["models"]), between["verdict"]]

@@ -87,6 +87,23 @@ def own_names(other: AnnData, var: pd.DataFrame) -> list[str]:
     return [by_id[gene_id] for gene_id in ids]
 
 
+def match_genes(var: pd.DataFrame, ids: Sequence[str], symbols: Sequence[str]) -> NDArray[np.intp]:
+    """Return the row of `var` (index: symbols; gene_ids) of each of `ids`, -1 where there is none.
+
+    `symbols` are those of the first ids. They are matched by id, without its version, or by symbol: by whichever finds
+    more.
+    """
+    plain = var[GENE_IDS].astype(str).str.replace(r"^(ENS[A-Z]*G\d+)\.\d+$", r"\1", regex=True)
+    by_id = dict(zip(reversed(plain.tolist()), reversed(range(len(plain))), strict=True))
+    by_symbol = {str(name): row for row, name in enumerate(var.index)}
+    found_by_id = np.array([by_id.get(str(i).split(".")[0] if str(i).startswith("ENS") else str(i), -1) for i in ids])
+    # of genes beside the panel the id alone is known, which is the symbol where there are no ids
+    names = [*symbols, *ids[len(symbols) :]]
+    found_by_symbol = np.array([by_symbol.get(name, -1) for name in names])
+    is_id_better = (found_by_id >= 0).sum() >= (found_by_symbol >= 0).sum()
+    return (found_by_id if is_id_better else found_by_symbol).astype(np.intp)
+
+
 def take_genes(other: AnnData, var: pd.DataFrame) -> AnnData:
     """Return `other` with the genes of `var`, in its order and under its names; InputError where one is missing."""
     taken = other[:, own_names(other, var)].copy()

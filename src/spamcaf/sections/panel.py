@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 TARGET_SUM = 10_000  # counts per spot that expression is normalised to
 DEPTH, COUNTS, GENE = "depth", "counts", "gene"
+PROGRAM_GENES = "program_genes"
+"""`obsm` key of the expression of genes that only help to learn gene programs; `uns` key of their ids."""
 
 _FEWEST_PANEL_GENES = 2
 _CHOSEN_BY = {"seurat_v3": "variability", "moran": "spatial"}
@@ -69,27 +71,52 @@ def choose_gene_panel(training: AnnData, settings: PanelSettings) -> pd.DataFram
     return _table(training, chosen, _CHOSEN_BY[settings.method], requested)
 
 
-def normalise_expression(section: AnnData, panel: pd.DataFrame) -> AnnData:
+def choose_program_genes(training: AnnData, panel: pd.DataFrame, n_genes: int) -> pd.DataFrame:
+    """Choose genes beside the panel that gene programs are learned from too: those found in most training spots.
+
+    Returns their `gene` and `gene_ids`, at most `n_genes` rows; genes of equal rank in the order of `training`.
+    """
+    n_expressing = np.asarray((training.X > 0).sum(axis=0)).ravel()
+    n_expressing[~is_varying(training) | training.var_names.isin(panel[GENE])] = 0
+    order = np.argsort(-n_expressing, kind="stable")[:n_genes]
+    chosen = training.var.iloc[order[n_expressing[order] > 0]]
+    return chosen[[GENE_IDS]].rename_axis(GENE).reset_index()
+
+
+def normalise_expression(section: AnnData, panel: pd.DataFrame, program_genes: pd.DataFrame | None = None) -> AnnData:
     """Normalise the counts of the panel's genes to log1p of counts per 10 000.
 
     Parameters
     ----------
     section : checked section with raw counts of all genes
     panel : its column `gene` names the genes
+    program_genes : the same of genes that are not predicted, see `choose_program_genes`
 
     Returns
     -------
     AnnData with the section's spots in their order: X (spot, gene) float32 dense, raw counts as `layers["counts"]`, and
-        the UMI count over all genes, which counts are divided by, as `obs["depth"]` float64
+        the UMI count over all genes, which counts are divided by, as `obs["depth"]` float64. Expression of
+        `program_genes` is `obsm["program_genes"]`, their ids are `uns["program_genes"]`.
     """
     genes = panel[GENE].tolist()
+    counts = section[:, genes].X
+    depth = np.asarray(section.X.sum(axis=1)).ravel().astype(np.float64)
     expression = section[:, genes].copy()
-    counts, depth = expression.X, np.asarray(section.X.sum(axis=1)).ravel().astype(np.float64)
-    expression.X = np.log1p(counts.toarray() / depth[:, None] * TARGET_SUM).astype(np.float32)
+    expression.X = log_cp10k(counts, depth)
     expression.layers[COUNTS] = counts
     expression.obs = section.obs.assign(**{DEPTH: depth})
     expression.var = section.var.loc[genes, [GENE_IDS]]
     expression.obsm = {SPATIAL: section.obsm[SPATIAL]}
+    if program_genes is not None and len(program_genes):
+        others = program_genes[GENE].tolist()
+        expression.obsm[PROGRAM_GENES] = log_cp10k(section[:, others].X, depth)
+        expression.uns[PROGRAM_GENES] = section.var.loc[others, GENE_IDS].to_numpy(str)
+    return expression
+
+
+def log_cp10k(counts: csr_array, depth: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return log1p of counts per 10 000 of `depth` (spot,), dense (spot, gene), of sparse `counts` (spot, gene)."""
+    expression: NDArray[np.float32] = np.log1p(counts.toarray() / depth[:, None] * TARGET_SUM).astype(np.float32)
     return expression
 
 

@@ -74,13 +74,20 @@ class Measured:
     sites: Sites
     expression: NDArray[np.float32]  # (spot, gene), log1p of counts per 10 000
     depth: NDArray[np.float64]  # (spot,), the total UMI count
+    others: NDArray[np.float32] | None = None  # (spot, other gene), of genes that only help to learn gene programs
+
+    @property
+    def all_expression(self) -> NDArray[np.float32]:
+        """Expression (spot, gene), first of the genes that are predicted, then of the others."""
+        return self.expression if self.others is None else np.hstack([self.expression, self.others])
 
     def __len__(self) -> int:
         return len(self.sites)
 
     def at(self, index: Index) -> Self:
         """Return the spots at `index`."""
-        return type(self)(self.sites.at(index), self.expression[index], self.depth[index])
+        others = None if self.others is None else self.others[index]
+        return type(self)(self.sites.at(index), self.expression[index], self.depth[index], others)
 
 
 def iter_chunks(sites: SiteSource, size: int) -> Iterator[Sites]:
@@ -98,7 +105,8 @@ def stack(parts: Sequence[Measured]) -> Measured:
     )
     stacked = Sites(xy, target, neighbours, np.concatenate(whole) if len(whole) == len(sites) else None)
     expression, depth = (np.concatenate([getattr(part, name) for part in parts]) for name in ("expression", "depth"))
-    return Measured(stacked, expression, depth)
+    others = [part.others for part in parts if part.others is not None]
+    return Measured(stacked, expression, depth, np.concatenate(others) if len(others) == len(parts) else None)
 
 
 def lay_grid(section: AnnData, lattice: Lattice, subdivide: int) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from spamcaf.names import PROVENANCE, SECTION_METADATA, SPATIAL, Model, Obs, Par
 from spamcaf.parameters import ReportSettings, SplitSettings
 from spamcaf.pipelines.joins import grid_sites, measured_other_sections, measured_spots, mpp_of, pitch_um_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, SimulatedTissue
-from spamcaf.reporting.prediction import SD
+from spamcaf.reporting.prediction import DRAW, SD
 from spamcaf.sections.panel import COUNTS, DEPTH
 from spamcaf.sections.sites import SUB_INDEX, stack
 from spamcaf.sections.split import barcodes_of
@@ -90,6 +90,7 @@ def score_predictions(
     seed: int,
 ) -> tuple[DataFrame, dict[str, Any]]:
     """Score every predictor on the hidden spots; print the table."""
+    from spamcaf.scoring import metrics
     from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores, format_table
 
     hidden = barcodes_of(spot_split, Part.HIDDEN)
@@ -108,6 +109,11 @@ def score_predictions(
     others = tuple(_record(recovered)["other_sections"])
     setting = Setting(name, _model(recovered), settings.protocol, n_train, n_buffer, others, _lattice(expression), seed)
     scores, gene_scores = build_scores(setting, hidden_spots, predictions, recovered.layers.get(SD))
+    draws = [np.asarray(layer) for key, layer in recovered.layers.items() if key and key.startswith(DRAW)]
+    if draws:
+        n_neighbours = min(metrics.NEIGHBOURS[setting.lattice], len(hidden) - 1)
+        truth_values, xy_um = hidden_spots.expression, hidden_spots.xy_um
+        scores["draws"] = metrics.score_draws(truth_values, np.stack(draws), xy_um, n_neighbours)
     if super_resolution_scores:
         scores["super_resolution"] = super_resolution_scores
     logger.info("scores on hidden spots\n%s", format_table(scores))

@@ -11,8 +11,8 @@ from spamcaf.histology.features import Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import SPATIAL, Part
-from spamcaf.parameters import ComputeSettings, GridSettings, ReportSettings
-from spamcaf.pipelines.joins import as_prediction, grid_sites, measured_spots, mpp_of, sites_of
+from spamcaf.parameters import ComputeSettings, GridSettings, InferenceSettings, ReportSettings
+from spamcaf.pipelines.joins import all_gene_ids, as_prediction, grid_sites, measured_spots, mpp_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, SpatialData, TrainedModel
 from spamcaf.provenance import names_hash
 from spamcaf.sections.array_indices import lattice_of
@@ -34,6 +34,8 @@ def predict_hidden_spots(
     section: AnnData,
     tissue: Tissue,
     compute: ComputeSettings,
+    inference: InferenceSettings,
+    seed: int,
 ) -> AnnData:
     """Predict the hidden spots from image and visible spots only; from the image alone where all are hidden."""
     from spamcaf.peers.models import predict
@@ -46,7 +48,7 @@ def predict_hidden_spots(
     table = subdivide(spots, lattice_of(section), 1)
     sites = sites_of(hidden, table[[X_PX, Y_PX]].to_numpy() * mpp_of(section), spot_features)
     context = measured_spots(expression, spot_features, visible) if visible else None
-    predicted = predict(model.model, context, sites, compute)
+    predicted = predict(model.model, context, sites, compute, inference, seed)
     genes = section.var.loc[list(model.genes)]
     return as_prediction(predicted, model, genes, table, sites.n_px_padded, section, tissue, 1)
 
@@ -61,6 +63,8 @@ def predict_grid(
     tissue: Tissue,
     settings: GridSettings,
     compute: ComputeSettings,
+    inference: InferenceSettings,
+    seed: int,
 ) -> AnnData:
     """Predict the sites between the spots with the model of all measured spots, all of them as context."""
     from spamcaf.peers.models import predict
@@ -70,7 +74,7 @@ def predict_grid(
     full_model.require_spots(names_hash(expression.obs_names))
     sites = grid_sites(grid, spot_features, grid_features, mpp_of(section))
     context = measured_spots(expression, spot_features, expression.obs_names.tolist())
-    predicted = predict(full_model.model, context, sites, compute)
+    predicted = predict(full_model.model, context, sites, compute, inference, seed)
     logger.info("%d sites predicted, %d of them between the spots", len(grid), (grid[SUB_INDEX] > 0).sum())
     genes = section.var.loc[list(full_model.genes)]
     return as_prediction(predicted, full_model, genes, grid, sites.n_px_padded, section, tissue, settings.subdivide)
@@ -92,5 +96,5 @@ def write_geojson(super_resolved: AnnData, settings: ReportSettings) -> dict[str
 
 
 def _require_match(model: TrainedModel, expression: AnnData, key: FeatureKey) -> None:
-    model.require_genes(expression.var_names.tolist())
+    model.require_genes(expression.var_names.tolist(), names_hash(all_gene_ids(expression)))
     model.require_features(key)

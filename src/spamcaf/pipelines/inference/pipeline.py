@@ -9,18 +9,19 @@ from spamcaf.pipelines.inference import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
+    settings = ["params:compute", "params:inference", "params:seed"]
     features = ["spot_features", "grid_features"]
     steps = [
         Node(
             nodes.predict_hidden_spots,
-            ["model", "expression", "spot_split", "spot_features", "section", "tissue", "params:compute"],
+            ["model", "expression", "spot_split", "spot_features", "section", "tissue", *settings],
             "recovered",
             name="predict_hidden_spots",
             tags="gpu",
         ),
         Node(
             nodes.predict_grid,
-            ["full_model", "expression", *features, "grid", "section", "tissue", "params:grid", "params:compute"],
+            ["full_model", "expression", *features, "grid", "section", "tissue", "params:grid", *settings],
             "super_resolved",
             name="predict_grid",
             tags="gpu",

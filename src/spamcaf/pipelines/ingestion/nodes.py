@@ -85,8 +85,8 @@ def split_spots(section: AnnData, settings: SplitSettings, tiles: TileSettings, 
 
 def choose_gene_panel(
     section: AnnData, spot_split: DataFrame, other_sections: OtherSections, settings: PanelSettings
-) -> DataFrame:
-    """Choose the genes to predict, among those that all sections share.
+) -> tuple[DataFrame, DataFrame]:
+    """Choose the genes to predict, and more that gene programs are learned from, among those that all sections share.
 
     They are chosen on the section's training spots; where all of its spots are hidden, on the other sections.
     """
@@ -95,12 +95,13 @@ def choose_gene_panel(
     training = shared[split.barcodes_of(spot_split, Part.TRAIN)]
     if others and training.n_obs == 0:
         training = gene_names.stack_spots([gene_names.take_genes(other, shared.var) for other in others])
-    return panel.choose_gene_panel(training, settings)
+    chosen = panel.choose_gene_panel(training, settings)
+    return chosen, panel.choose_program_genes(training, chosen, settings.n_program_genes)
 
 
-def normalise_expression(section: AnnData, gene_panel: DataFrame) -> AnnData:
-    """Return log1p of counts per 10 000 for the panel."""
-    return panel.normalise_expression(section, gene_panel)
+def normalise_expression(section: AnnData, gene_panel: DataFrame, program_genes: DataFrame) -> AnnData:
+    """Return log1p of counts per 10 000 for the panel, and for the genes that programs are learned from beside."""
+    return panel.normalise_expression(section, gene_panel, program_genes)
 
 
 def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFrame:

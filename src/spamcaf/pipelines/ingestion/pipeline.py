@@ -27,10 +27,15 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         Node(
             nodes.choose_gene_panel,
             ["section", "spot_split", "other_sections", "params:panel"],
-            "gene_panel",
+            ["gene_panel", "program_genes"],
             name="choose_gene_panel",
         ),
-        Node(nodes.normalise_expression, ["section", "gene_panel"], "expression", name="normalise_expression"),
+        Node(
+            nodes.normalise_expression,
+            ["section", "gene_panel", "program_genes"],
+            "expression",
+            name="normalise_expression",
+        ),
         Node(nodes.lay_grid, ["section", "tissue", "params:grid"], "grid", name="lay_grid"),
     ]
     return Pipeline(steps, namespace="ingestion", prefix_datasets_with_namespace=False)

@@ -9,8 +9,9 @@ from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.names import GENE_IDS, SECTION_METADATA, Model, Part, SectionField
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
-from spamcaf.pipelines.joins import fold_others, measured_other_sections, measured_spots, pitch_um_of
-from spamcaf.pipelines.types import AnnData, Checkpoints, DataFrame, Figure, OtherSections, TrainedModel
+from spamcaf.pipelines.joins import all_gene_ids, fold_others, measured_other_sections, measured_spots, pitch_um_of
+from spamcaf.pipelines.references import reference_counts
+from spamcaf.pipelines.types import AnnData, Checkpoints, DataFrame, Figure, OtherSections, References, TrainedModel
 from spamcaf.provenance import configuration_hash, names_hash, provenance_record
 from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
 
@@ -26,6 +27,7 @@ def fit_spamcaf(
     spot_split: DataFrame,
     spot_features: Features,
     other_sections: OtherSections,
+    references: References,
     fit_checkpoints: Checkpoints,
     fit: FitSettings,
     network: NetworkSettings,
@@ -35,6 +37,7 @@ def fit_spamcaf(
 ) -> tuple[TrainedModel, DataFrame, DataFrame]:
     """Fit the model that is scored, to the visible spots, and to all spots of other sections where there are any.
 
+    Gene programs are learned from `references`, too.
     Returns it, the training log with a row per fold and epoch, and the program log with a row per gene program.
     `fit.model` chooses the model, spamcaf or the replica of the released network. A fit that was killed goes on from
     its checkpoints; they are removed when it is done.
@@ -60,8 +63,9 @@ def fit_spamcaf(
     if fit.model == Model.RELEASED:
         fitted = fit_released(_only(target_section, others), released, compute, seed, fit_checkpoints)
     else:
-        pitch_um = pitch_um_of(expression)
-        fitted = learning.fit_spamcaf(target_section, others, pitch_um, fit, network, compute, seed, fit_checkpoints)
+        pitch_um, counts = pitch_um_of(expression), reference_counts(references, expression, seed)
+        settings = (fit, network, compute, seed, fit_checkpoints)
+        fitted = learning.fit_spamcaf(target_section, others, pitch_um, *settings, counts)
     fit_checkpoints.clear()
     record = provenance_record(
         model=fit.model,
@@ -69,6 +73,8 @@ def fit_spamcaf(
         spots=names_hash(barcodes),
         n_train=len(barcodes),
         other_sections=list(other_sections.names),
+        program_sources=getattr(fitted, "sources", {}),
+        program_genes=names_hash(all_gene_ids(expression)),
         backbone=spot_features.key.backbone,
         view=spot_features.key.view,
         slide=spot_features.key.slide,
@@ -88,6 +94,7 @@ def fit_on_all_spots(
     spot_split: DataFrame,
     spot_features: Features,
     other_sections: OtherSections,
+    references: References,
     full_fit_checkpoints: Checkpoints,
     fit: FitSettings,
     network: NetworkSettings,
@@ -100,7 +107,7 @@ def fit_on_all_spots(
     No score on hidden spots is ever taken from it.
     """
     spots = fold_all(spot_split).assign(**{PART: Part.TRAIN})
-    where = (expression, spots, spot_features, other_sections, full_fit_checkpoints)
+    where = (expression, spots, spot_features, other_sections, references, full_fit_checkpoints)
     return fit_spamcaf(*where, fit, network, released, compute, seed)[0]
 
 

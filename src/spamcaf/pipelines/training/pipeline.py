@@ -9,7 +9,7 @@ from spamcaf.pipelines.training import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
-    data = ["expression", "spot_split", "spot_features", "other_sections"]
+    data = ["expression", "spot_split", "spot_features", "other_sections", "references"]
     settings = ["params:fit", "params:network", "params:released", "params:compute", "params:seed"]
     steps = [
         Node(

@@ -12,7 +12,7 @@ from spamcaf.histology.features import Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import GENE_IDS, SPATIAL
-from spamcaf.parameters import ComputeSettings, ReportSettings, TissueSettings, TransferSettings
+from spamcaf.parameters import ComputeSettings, InferenceSettings, ReportSettings, TissueSettings, TransferSettings
 from spamcaf.pipelines.joins import as_prediction, mpp_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, TrainedModel
 from spamcaf.sections import sites
@@ -38,6 +38,8 @@ def predict_unmeasured(
     unmeasured_features: Features,
     unmeasured_tissue: Tissue,
     compute: ComputeSettings,
+    inference: InferenceSettings,
+    seed: int,
 ) -> AnnData:
     """Predict every site from image features alone."""
     import pandas as pd
@@ -49,7 +51,7 @@ def predict_unmeasured(
     xy_px = np.asarray(unmeasured_section.obsm[SPATIAL], np.float64)
     unmeasured_features.require_sites(ids, xy_px)
     sites = sites_of(ids, xy_px * mpp_of(unmeasured_section), unmeasured_features)
-    predicted = predict(transfer_model.model, None, sites, compute)
+    predicted = predict(transfer_model.model, None, sites, compute, inference, seed)
     genes = pd.DataFrame({GENE_IDS: list(transfer_model.gene_ids)}, index=list(transfer_model.genes))
     where = (unmeasured_sites, sites.n_px_padded, unmeasured_section, unmeasured_tissue)
     return as_prediction(predicted, transfer_model, genes, *where, 1)

@@ -13,6 +13,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
     section, sites, tissue = laid = ["unmeasured_section", "unmeasured_sites", "unmeasured_tissue"]
     settings = ["params:tiles", "params:compute", "params:fit.model"]
+    inference = ["params:compute", "params:inference", "params:seed"]
     steps = [
         Node(nodes.lay_sites, ["slide", "params:transfer", "params:tissue"], laid, name="lay_sites"),
         Node(
@@ -24,7 +25,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         ),
         Node(
             nodes.predict_unmeasured,
-            ["transfer_model", section, sites, "unmeasured_features", tissue, "params:compute"],
+            ["transfer_model", section, sites, "unmeasured_features", tissue, *inference],
             "transferred",
             name="predict_unmeasured",
             tags="gpu",
