@@ -184,6 +184,8 @@ def test_smooth_predictions_and_bad_intervals(scores) -> None:
 
 def test_protocol_and_undefined_genes(scores) -> None:
     assert "Hidden spots lie among visible ones" in _all(scores)
+    scores["protocol"] = "lattice"
+    assert "what prediction between the spots reaches" in _all(scores)
     scores["protocol"] = "block"
     scores["models"]["spamcaf"]["n_undefined"] = 2
     assert "Hidden spots lie among visible ones" not in _all(scores)

@@ -56,6 +56,12 @@ _PROTOCOLS = {
         "Hidden spots lie among visible ones, so nearly every hidden spot has a measured neighbour. The scores do not "
         "apply to tissue far from any measured spot, or to another section.",
     ),
+    "lattice": Label(
+        "all between every k-th row and column of the array, as sites of a map between the spots lie",
+        "The visible spots are a lattice of k times the pitch (split.every), so these scores show on measured spots "
+        "what prediction between the spots reaches, from spots k times as far apart as those the map is made of. "
+        "Each choice of the visible sublattice (split.mask) has scores of its own.",
+    ),
     "block": Label(
         "whole blocks of tissue, so that no hidden spot has a measured neighbour inside its window",
         "One block of tissue was hidden, and no spot near it was used for training; the other blocks (split.mask) have "
