@@ -132,6 +132,7 @@ class Model(StrEnum):
     KRIGING = "kriging"
     RIDGE = "ridge"
     KRIGING_RIDGE_PROGRAMS = "kriging_ridge_programs"
+    DEPTH_ONLY = "depth_only"
     NEAREST_SPOT = "nearest_spot"
 
 

@@ -53,6 +53,7 @@ def scores() -> dict[str, Any]:
         "kriging": model(0.25, 0.55),
         "ridge": model(0.22, 0.56),
         "kriging_ridge_programs": model(0.3, 0.52),
+        "depth_only": model(0.28, 0.53),
     }
     return {
         "section": "151673",

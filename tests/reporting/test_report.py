@@ -73,7 +73,7 @@ def test_the_best_is_marked_in_text_too(parts) -> None:
     table = html.split('id="scores"')[1].split("</table>")[0]
     rows = table.split("<tr")[2:]
     assert "SpaMCAF" in rows[0]
-    assert [row.count(" best</span>") for row in rows] == [5, 0, 0, 0, 0, 3, 0]  # idw has the lower errors
+    assert [row.count(" best</span>") for row in rows] == [5, 0, 0, 0, 0, 0, 3, 0]  # idw has the lower errors
 
 
 def test_fetches_nothing(parts) -> None:

@@ -30,6 +30,7 @@ MODELS: dict[str, str] = {
     Model.KRIGING: "Kriging",
     Model.RIDGE: "Ridge on image features",
     Model.KRIGING_RIDGE_PROGRAMS: "Kriging + ridge on 5 programs",
+    Model.DEPTH_ONLY: "Sequencing depth alone",
     Model.NEAREST_SPOT: "Nearest spot",
 }
 

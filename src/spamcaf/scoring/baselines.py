@@ -18,6 +18,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -182,6 +183,28 @@ def kriging_ridge_programs(
     return (mean + (mixed @ programs.T) @ programs * scale).astype(np.float32)
 
 
+_MIN_DEPTH = 50.0
+"""Below, the logarithm of a depth is mostly noise."""
+
+
+def depth_only(
+    measured: Measured, sites: SiteSource, pitch_um: float, seed: int, *, positions: bool = True
+) -> Expression:
+    """Predict each gene by its least-squares line on log sequencing depth, the depth by kriging and ridge [7]_.
+
+    How far depth alone gets: total counts follow the density and size of cells, and so do all genes, also as log1p of
+    counts per 10 000. Without `positions` (spots of other sections) ridge alone predicts the depth.
+    """
+    log_depth = np.log(np.maximum(measured.depth, _MIN_DEPTH))[:, None]
+    if np.ptp(log_depth) == 0:
+        return gene_mean(measured, sites, pitch_um, seed)
+    depths = replace(measured, expression=log_depth.astype(np.float32))
+    predict = (kriging, ridge) if positions else (ridge,)
+    predicted = np.mean([one(depths, sites, pitch_um, seed) for one in predict], axis=0, dtype=np.float64)
+    lines = np.linalg.lstsq(np.hstack([np.ones_like(log_depth), log_depth]), measured.expression, rcond=None)[0]
+    return (lines[:1] + predicted * lines[1:]).astype(np.float32)
+
+
 BASELINES: dict[str, Callable[..., Expression]] = {
     Model.GENE_MEAN: gene_mean,
     Model.NEAREST_SPOT: nearest_spot,
@@ -189,6 +212,7 @@ BASELINES: dict[str, Callable[..., Expression]] = {
     Model.KRIGING: kriging,
     Model.RIDGE: ridge,
     Model.KRIGING_RIDGE_PROGRAMS: kriging_ridge_programs,
+    Model.DEPTH_ONLY: depth_only,
 }
 
 SUPER_RESOLUTION = tuple(BASELINES)
@@ -197,14 +221,20 @@ SUPER_RESOLUTION = tuple(BASELINES)
 RECOVERY = tuple(name for name in BASELINES if name != Model.NEAREST_SPOT)
 """Baselines at hidden spots."""
 
-TRANSFER = (Model.GENE_MEAN, Model.RIDGE)
-"""Baselines of a section without measured spots: those that use no position."""
+TRANSFER = (Model.GENE_MEAN, Model.RIDGE, Model.DEPTH_ONLY)
+"""Baselines of a section without measured spots: those that use no position, or need not.""" ""
 
 _MIN_SPOTS = 3
 
 
 def predict_all(
-    measured: Measured, sites: SiteSource, pitch_um: float, seed: int, names: Sequence[str] = RECOVERY
+    measured: Measured,
+    sites: SiteSource,
+    pitch_um: float,
+    seed: int,
+    names: Sequence[str] = RECOVERY,
+    *,
+    positions: bool = True,
 ) -> dict[str, Expression]:
     """Predict expression by each named baseline; kriging and ridge are fitted once, however many need them.
 
@@ -218,6 +248,8 @@ def predict_all(
     seed : int
     names : sequence of str
         Keys of `BASELINES`; ValueError for any other.
+    positions : bool
+        False where the measured spots are of other sections, whose positions say nothing of the sites.
 
     Returns
     -------
@@ -234,5 +266,6 @@ def predict_all(
     done: dict[str, Expression] = {}
     for name in dict.fromkeys((*parts, *names)):
         known = [done[part] for part in parts] if name == Model.KRIGING_RIDGE_PROGRAMS else []
-        done[name] = BASELINES[name](measured, sites, pitch_um, seed, *known)
+        options = {"positions": positions} if name == Model.DEPTH_ONLY else {}
+        done[name] = BASELINES[name](measured, sites, pitch_um, seed, *known, **options)
     return {str(name): done[name] for name in names}

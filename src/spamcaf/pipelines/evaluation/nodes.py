@@ -44,7 +44,8 @@ def fit_baselines(
         measured = stack(measured_other_sections(other_sections, expression, spot_features.key))
     xy_um = np.asarray(expression[hidden].obsm[SPATIAL]) * mpp_of(expression)
     sites = sites_of(hidden, xy_um, spot_features)
-    layers = predict_all(measured, sites, pitch_um_of(expression), seed, RECOVERY if visible else TRANSFER)
+    names, pitch_um = RECOVERY if visible else TRANSFER, pitch_um_of(expression)
+    layers = predict_all(measured, sites, pitch_um, seed, names, positions=bool(visible))
     return AnnData(
         None, expression[hidden].obs[[]], expression.var, layers=layers, shape=(len(hidden), expression.n_vars)
     )
