@@ -182,6 +182,15 @@ def test_smooth_predictions_and_bad_intervals(scores) -> None:
     assert "intervals" not in _all(scores)
 
 
+def test_reach_is_stated_and_may_be_missing_from_a_stored_record(scores, parts) -> None:
+    assert "Reachable limit of the mean PCC 0.500" in _all(scores)
+    assert "spamcaf reaches 80% of it" in _all(scores)
+    assert "explains 70% of the score" in _all(scores)
+    del scores["reachable_limit"], scores["models"]["depth_only"]
+    assert "Reachable limit" not in _all(scores)
+    assert "Reachable limit" not in render_report(**{**parts, "scores": scores})
+
+
 def test_protocol_and_undefined_genes(scores) -> None:
     assert "Hidden spots lie among visible ones" in _all(scores)
     scores["protocol"] = "lattice"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from spamcaf.scoring.metrics import (
+    correlate,
     interval_coverage,
     moran_ratio,
     morans_i,
     noise_ceiling,
+    reachable_limit,
     score_genes,
     summarise,
     summarise_ceiling,
+    summarise_limit,
 )
 
 N_GENES = 300  # more than one block
@@ -229,3 +233,36 @@ def test_ceiling_refuses_normalised_values_and_a_depth_of_the_panel_alone() -> N
         noise_ceiling(np.log1p(counts), total, _genes(N_PANEL), 0)
     with pytest.raises(ValueError, match="depth to be at least"):
         noise_ceiling(counts, counts.sum(axis=1) - 1, _genes(N_PANEL), 0)
+
+
+def test_the_limit_is_what_the_other_half_of_the_genes_tells() -> None:
+    rng = np.random.default_rng(0)
+    programs, loadings = rng.normal(size=(300, 2)), rng.normal(size=(2, 60))
+    signal = programs @ loadings
+    noisy = signal + rng.normal(size=signal.shape)
+    noisy[:, 0] = 1.0
+    noisy[:, 1] = rng.normal(size=300)
+    genes = [f"g{i}" for i in range(60)]
+    found = reachable_limit(noisy[:200], noisy[200:], genes, 0).set_index("gene")["limit"]
+    assert found.index.tolist() == genes
+    assert np.isnan(found["g0"])
+    assert abs(found["g1"]) < 0.3
+    perfect = correlate(noisy[200:, 2:], signal[200:, 2:])
+    np.testing.assert_allclose(found[2:], perfect, atol=0.1)
+    assert np.mean(found[2:] - perfect) == pytest.approx(0, abs=0.02)
+    assert summarise_limit(found.reset_index())["pcc_mean"] == pytest.approx(found.fillna(0).mean())
+
+
+def test_the_limit_follows_from_the_seed() -> None:
+    values = np.random.default_rng(0).normal(size=(60, 8))
+    genes = list("abcdefgh")
+    first, again, other = (reachable_limit(values[:40], values[40:], genes, s) for s in (1, 1, 2))
+    pd.testing.assert_frame_equal(first, again)
+    assert not first.equals(other)
+
+
+@pytest.mark.parametrize(("n_visible", "n_genes", "is_known"), [(20, 4, True), (19, 4, False), (20, 3, False)])
+def test_no_limit_of_few_spots_or_genes(n_visible: int, n_genes: int, is_known: bool) -> None:
+    values = np.random.default_rng(0).normal(size=(40, n_genes))
+    found = reachable_limit(values[:n_visible], values[n_visible:], list("abcd"[:n_genes]), 0)
+    assert (found is not None) == is_known

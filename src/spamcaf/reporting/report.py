@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model
 from spamcaf.scoring.baselines import BASELINES
-from spamcaf.scoring.scores import Models, best_baseline, best_model, model_of
+from spamcaf.scoring.scores import Models, best_baseline, best_model, model_of, reach
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,6 +105,7 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
         *_losses(models, model, "at hidden spots"),
         *(_losses(between["models"], model, "between the spots") if between else []),
     ]
+    texts += reach(scores)
     ratio, coverage = ours.get(Metric.VARIANCE_RATIO), scores.get("coverage_90")
     if ratio is not None and ratio < _SMOOTH:
         texts.append(

@@ -1,4 +1,4 @@
-"""How well each gene is predicted: metrics per gene, Moran's I, coverage of intervals, and the noise ceiling."""
+"""How well each gene is predicted: metrics per gene, Moran's I, coverage of intervals, and what can be reached."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
+from spamcaf.model.programs import scaled_svd
 from spamcaf.names import Metric
 from spamcaf.sections import panel
 
@@ -223,6 +224,58 @@ def summarise_ceiling(gene_ceilings: pd.DataFrame) -> dict[str, float | int | No
     """Return mean, median and top-50 ceiling of the panel by `Metric`; an undefined ceiling counts as 0."""
     ceiling = gene_ceilings["ceiling"]
     return _summarise_pearson(ceiling.fillna(0.0).to_numpy()) | {str(Metric.UNDEFINED): int(ceiling.isna().sum())}
+
+
+_N_PROGRAMS = 12
+_FEWEST_VISIBLE, _FEWEST_GENES = 20, 4
+_ALPHAS = np.logspace(-4, 4, 25)
+
+
+def reachable_limit(visible: Array, hidden: Array, genes: Sequence[str], seed: int) -> pd.DataFrame | None:
+    """Estimate the correlation that a prediction can reach which does not see a spot's own counts.
+
+    The noise ceiling is out of reach, because thinned halves share a spot's depth. Here the genes are split at random
+    into halves A and B. On visible spots B is regressed on the 12 leading programs of A by ridge, the penalty chosen by
+    leave-one-out cross-validation; then B of the hidden spots is predicted from their own A, and A from B. A model that
+    knows image and neighbours only has less to go by than the spot's own other genes.
+
+    Parameters
+    ----------
+    visible, hidden : (spot, gene)
+        log1p of counts per 10 000.
+    genes : sequence of str
+    seed : int
+        Of the halves.
+
+    Returns
+    -------
+    DataFrame or None
+        A row per gene: gene, limit; NaN where it is constant. None below 20 visible spots or 4 genes.
+    """
+    if len(visible) < _FEWEST_VISIBLE or len(genes) < _FEWEST_GENES:
+        return None
+    limit = np.full(len(genes), np.nan)
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(genes)), 2)
+    for known, wanted in (halves, halves[::-1]):
+        predicted = _regress_on_programs(visible[:, known], visible[:, wanted], hidden[:, known])
+        limit[wanted] = correlate(hidden[:, wanted], predicted)
+    return pd.DataFrame({"gene": list(genes), "limit": limit})
+
+
+def summarise_limit(gene_limits: pd.DataFrame) -> dict[str, float]:
+    """Return the mean limit of the panel by `Metric`; an undefined one counts as 0."""
+    return {str(Metric.PCC_MEAN): float(gene_limits["limit"].fillna(0.0).mean())}
+
+
+def _regress_on_programs(known: Array, wanted: Array, known_at_sites: Array) -> Array:
+    """Learn `wanted` (spot, gene) from programs of `known` (spot, gene); predict it (site, gene) at sites."""
+    from sklearn.linear_model import RidgeCV
+
+    mean = known.mean(axis=0, dtype=np.float64)
+    scale, _, loadings = scaled_svd(known - mean)
+    spots, sites = ((values - mean) / scale @ loadings[:_N_PROGRAMS].T for values in (known, known_at_sites))
+    predicted: Array = RidgeCV(_ALPHAS).fit(spots, wanted.astype(np.float64)).predict(sites)
+    return predicted
 
 
 def _half_correlation(counts: Counts, rest: Counts, rng: np.random.Generator) -> Array:

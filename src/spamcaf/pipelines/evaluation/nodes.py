@@ -93,7 +93,7 @@ def score_predictions(
     """Score every predictor on the hidden spots; print the table."""
     from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores, format_table
 
-    hidden = barcodes_of(spot_split, Part.HIDDEN)
+    visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
     _require_same_spots(hidden, recovered, baseline_predictions)
     truth = expression[hidden]
     hidden_spots = HiddenSpots(
@@ -105,10 +105,11 @@ def score_predictions(
     )
     predictions = {**_ours(recovered), **baseline_predictions.layers}
     name = str(expression.uns[SECTION_METADATA][SectionField.NAME])
-    n_train, n_buffer = (len(barcodes_of(spot_split, part)) for part in (Part.TRAIN, Part.BUFFER))
+    n_train, n_buffer = len(visible), len(barcodes_of(spot_split, Part.BUFFER))
     others = tuple(_record(recovered)["other_sections"])
     setting = Setting(name, _model(recovered), settings.protocol, n_train, n_buffer, others, _lattice(expression), seed)
-    scores, gene_scores = build_scores(setting, hidden_spots, predictions, recovered.layers.get(SD))
+    seen = np.asarray(expression[visible].X)
+    scores, gene_scores = build_scores(setting, hidden_spots, predictions, recovered.layers.get(SD), seen)
     if super_resolution_scores:
         scores["super_resolution"] = super_resolution_scores
     logger.info("scores on hidden spots\n%s", format_table(scores))
