@@ -12,7 +12,7 @@ import pytest
 from scipy.sparse import csc_matrix
 
 HOSTILE = "<script>alert(1)</script>"
-METRICS = ["pcc_mean", "pcc_median", "pcc_top50", "spearman_mean"]
+METRICS = ["pcc_mean", "pcc_median", "pcc_top50", "spearman_mean", "pcc_depth_removed"]
 
 
 @pytest.fixture
@@ -72,7 +72,10 @@ def scores() -> dict[str, Any]:
         "super_resolution": {
             "factor": 4,
             "n_sites": 364,
-            "models": {"spamcaf": model(0.4, 0.5), "nearest_spot": model(0.5, 0.4)},
+            "models": {
+                "spamcaf": model(0.4, 0.5) | {"pcc_depth_removed": None},
+                "nearest_spot": model(0.5, 0.4) | {"pcc_depth_removed": None},
+            },
             "verdict": "spamcaf does NOT beat nearest_spot",
         },
     }

@@ -72,6 +72,7 @@ def test_summary_has_the_agreed_keys_in_order(pair) -> None:
         "pcc_median",
         "pcc_top50",
         "spearman_mean",
+        "pcc_depth_removed",
         "mse",
         "mae",
         "rmse",
@@ -266,3 +267,46 @@ def test_no_limit_of_few_spots_or_genes(n_visible: int, n_genes: int, is_known: 
     values = np.random.default_rng(0).normal(size=(40, n_genes))
     found = reachable_limit(values[:n_visible], values[n_visible:], list("abcd"[:n_genes]), 0)
     assert (found is not None) == is_known
+
+
+def test_depth_is_removed_from_truth_and_prediction(pair) -> None:
+    truth, prediction = pair
+    rng = np.random.default_rng(1)
+    depth = rng.lognormal(7, 1, len(truth)).round()
+    depth[:3] = 10, 50, 49  # all count as 50
+    x = np.log(np.maximum(depth, 50))
+    truth, prediction = (
+        truth + np.outer(x, rng.normal(size=N_GENES)),
+        prediction + np.outer(x, rng.normal(size=N_GENES)),
+    )
+    design = np.column_stack([np.ones_like(x), x])
+    residuals = [values - design @ np.linalg.lstsq(design, values, rcond=None)[0] for values in (truth, prediction)]
+    expected = [stats.pearsonr(*columns)[0] for columns in zip(*(each.T for each in residuals), strict=True)]
+    found = score_genes(truth, prediction, _genes(), depth=depth)
+    np.testing.assert_allclose(found["pearson_depth_removed"], expected, atol=1e-9)
+    # the formula of the first-order partial correlation, from three plain ones
+    for gene in range(5):
+        r = np.corrcoef([truth[:, gene], prediction[:, gene], x])
+        partial = (r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
+        assert found["pearson_depth_removed"][gene] == pytest.approx(partial, abs=1e-9)
+    assert summarise(found)["pcc_depth_removed"] == pytest.approx(np.mean(expected), abs=1e-9)
+    assert abs(np.mean(expected) - found["pearson"].mean()) > 0.02  # the depth counted
+
+
+def test_what_is_a_line_on_the_depth_counts_as_0_without_it(pair) -> None:
+    truth, prediction = pair
+    depth = np.random.default_rng(1).lognormal(7, 1, len(truth))
+    prediction[:, 0] = 3 - 0.7 * np.log(depth)  # rounded to float32
+    prediction[:, 1] = 2.0
+    truth[:, 2] = 5.0
+    found = score_genes(truth, prediction, _genes(), depth=depth)["pearson_depth_removed"]
+    assert found[:3].tolist() == [0.0, 0.0, 0.0]
+    assert (found[3:] != 0).all() and found[3:].mean() > 0.2
+
+
+def test_equal_depths_remove_nothing_and_unknown_ones_give_no_score(pair) -> None:
+    found = score_genes(*pair, _genes(), depth=np.full(len(pair[0]), 1e4))
+    np.testing.assert_allclose(found["pearson_depth_removed"], found["pearson"], atol=1e-9)
+    found = score_genes(*pair, _genes())
+    assert "pearson_depth_removed" not in found
+    assert summarise(found)["pcc_depth_removed"] is None

@@ -10,7 +10,7 @@ import pytest
 
 from spamcaf.errors import InputError
 from spamcaf.names import Metric
-from spamcaf.scoring.metrics import reachable_limit, score_genes, summarise
+from spamcaf.scoring.metrics import correlate_without_depth, reachable_limit, score_genes, summarise
 from spamcaf.scoring.scores import best_model, build_scores, model_of, reach, verdict
 
 
@@ -47,7 +47,7 @@ def test_is_strict_json(scored) -> None:
 def test_holds_the_values_of_metrics(run, scored) -> None:
     scores, by_gene = scored
     hidden = run["hidden"]
-    expected = summarise(score_genes(hidden.expression, run["predictions"]["idw"], hidden.genes))
+    expected = summarise(score_genes(hidden.expression, run["predictions"]["idw"], hidden.genes, depth=hidden.depth))
     assert {key: scores["models"]["idw"][key] for key in expected} == expected
     assert by_gene.groupby("model").size().to_dict() == {"gene_mean": 40, "idw": 40, "spamcaf": 40}
     ours = by_gene[by_gene["model"] == "spamcaf"]["pearson"]
@@ -104,6 +104,19 @@ def test_no_limit_without_enough_visible_spots(run, n_visible: int | None) -> No
     assert scores["reachable_limit"] is None
     assert by_gene["reachable_limit"].isna().all()
     assert reach(scores) == []
+
+
+def test_depth_is_removed_where_it_was_measured(run) -> None:
+    hidden = replace(run["hidden"], depth=run["hidden"].counts.sum(axis=1) + 1000)
+    scores, by_gene = build_scores(**{**run, "hidden": hidden})
+    for name, prediction in run["predictions"].items():
+        expected = np.nan_to_num(correlate_without_depth(hidden.expression, prediction, hidden.depth))
+        np.testing.assert_array_equal(by_gene.loc[by_gene["model"] == name, "pearson_depth_removed"], expected)
+        assert scores["models"][name]["pcc_depth_removed"] == pytest.approx(expected.mean())
+
+
+def test_between_the_spots_no_depth_is_known(scored) -> None:
+    assert {row["pcc_depth_removed"] for row in scored[0]["super_resolution"]["models"].values()} == {None}
 
 
 def test_reach_is_told_in_two_sentences(scored) -> None:

@@ -39,6 +39,11 @@ METRICS: dict[Metric, Label] = {
     Metric.PCC_MEDIAN: Label("PCC, median", "the same, median over genes"),
     Metric.PCC_TOP50: Label("PCC, top 50", "the same, mean of the model's own 50 best genes"),
     Metric.SPEARMAN_MEAN: Label("Spearman", "rank correlation, mean over genes"),
+    Metric.PCC_DEPTH_REMOVED: Label(
+        "PCC, depth removed",
+        "correlation of what measured sequencing depth does not explain of truth and prediction (partial correlation), "
+        "mean over genes: it tells gene regulation from cellularity",
+    ),
     Metric.MSE: Label("MSE", "mean squared error of log1p CP10k, mean over genes; lower is better"),
     Metric.MAE: Label("MAE", "mean absolute error, mean over genes; lower is better"),
     Metric.RMSE: Label("RMSE", "root of each gene's mean squared error, mean over genes; lower is better"),

@@ -29,6 +29,7 @@ from scipy.spatial import cKDTree
 from spamcaf.errors import InputError
 from spamcaf.model.programs import scaled_svd
 from spamcaf.names import Model
+from spamcaf.scoring.metrics import log_depth
 from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
 
 if TYPE_CHECKING:
@@ -183,10 +184,6 @@ def kriging_ridge_programs(
     return (mean + (mixed @ programs.T) @ programs * scale).astype(np.float32)
 
 
-_MIN_DEPTH = 50.0
-"""Below, the logarithm of a depth is mostly noise."""
-
-
 def depth_only(
     measured: Measured, sites: SiteSource, pitch_um: float, seed: int, *, positions: bool = True
 ) -> Expression:
@@ -195,13 +192,13 @@ def depth_only(
     How far depth alone gets: total counts follow the density and size of cells, and so do all genes, also as log1p of
     counts per 10 000. Without `positions` (spots of other sections) ridge alone predicts the depth.
     """
-    log_depth = np.log(np.maximum(measured.depth, _MIN_DEPTH))[:, None]
-    if np.ptp(log_depth) == 0:
+    depth = log_depth(measured.depth)[:, None]
+    if np.ptp(depth) == 0:
         return gene_mean(measured, sites, pitch_um, seed)
-    depths = replace(measured, expression=log_depth.astype(np.float32))
+    depths = replace(measured, expression=depth.astype(np.float32))
     predict = (kriging, ridge) if positions else (ridge,)
     predicted = np.mean([one(depths, sites, pitch_um, seed) for one in predict], axis=0, dtype=np.float64)
-    lines = np.linalg.lstsq(np.hstack([np.ones_like(log_depth), log_depth]), measured.expression, rcond=None)[0]
+    lines = np.linalg.lstsq(np.hstack([np.ones_like(depth), depth]), measured.expression, rcond=None)[0]
     return (lines[:1] + predicted * lines[1:]).astype(np.float32)
 
 

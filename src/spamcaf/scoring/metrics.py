@@ -21,23 +21,48 @@ _GENES_PER_BLOCK = 256
 _N_TOP = 50
 _GOOD_PCC = 0.3
 _MIN_SITES = 3
-_MEANS = {Metric.SPEARMAN_MEAN: "spearman", Metric.MSE: "mse", Metric.MAE: "mae", Metric.RMSE: "rmse"}
+_MEANS = {
+    Metric.SPEARMAN_MEAN: "spearman",
+    Metric.PCC_DEPTH_REMOVED: "pearson_depth_removed",
+    Metric.MSE: "mse",
+    Metric.MAE: "mae",
+    Metric.RMSE: "rmse",
+}
 _CONSTANT = 1e-6
 """A gene that varies by less than this share of its largest value is constant: float32 rounding reaches 1e-7."""
 
 
-def score_genes(truth: Array, prediction: Array, genes: Sequence[str], model: str = "prediction") -> pd.DataFrame:
+_MIN_DEPTH = 50.0
+"""Below, the logarithm of a depth is mostly noise."""
+
+
+def log_depth(depth: NDArray[np.number]) -> NDArray[np.float64]:
+    """Return the logarithm of sequencing depths (spot,), total UMI counts; those below 50 count as 50."""
+    logarithm: NDArray[np.float64] = np.log(np.maximum(np.asarray(depth, np.float64), _MIN_DEPTH))
+    return logarithm
+
+
+def score_genes(
+    truth: Array,
+    prediction: Array,
+    genes: Sequence[str],
+    model: str = "prediction",
+    depth: NDArray[np.number] | None = None,
+) -> pd.DataFrame:
     """Score a (site, gene) prediction against the truth, gene by gene.
 
     Returns a row per gene: gene, pearson, spearman, mse, mae, rmse, variance_ratio (predicted / true; NaN for a
     constant truth) and undefined. Where truth or prediction is constant, the correlation is undefined and counts as 0:
     a model that predicts a constant must not be better off than one that predicts badly.
+    With the measured `depth` (site,) there is a column pearson_depth_removed, see `correlate_without_depth`.
     Raises ValueError where shapes disagree or a value is not finite, naming `model`.
     """
     _check(truth, prediction, genes, model)
     blocks = [slice(start, start + _GENES_PER_BLOCK) for start in range(0, len(genes), _GENES_PER_BLOCK)]
     scores = pd.concat([_score_block(truth[:, b], prediction[:, b]) for b in blocks], ignore_index=True)
     scores.insert(0, "gene", list(genes))
+    if depth is not None:
+        scores["pearson_depth_removed"] = np.nan_to_num(correlate_without_depth(truth, prediction, depth))
     return scores
 
 
@@ -45,12 +70,15 @@ def summarise(gene_scores: pd.DataFrame) -> dict[str, float | int | None]:
     """Return a model's scores over all genes by `Metric`: means, unless the name states otherwise.
 
     `pcc_top50` averages the model's own 50 best genes, chosen by the very scores it averages: a flattering number that
-    the field reports. `variance_ratio` is the median over genes, None where the truth of no gene varies.
+    the field reports. `variance_ratio` is the median over genes, None where the truth of no gene varies, and
+    `pcc_depth_removed` is None where no depth was given.
     """
     pearson = gene_scores["pearson"].to_numpy()
     ratio = gene_scores["variance_ratio"].dropna()
     summary = _summarise_pearson(pearson)
-    summary |= {str(key): float(gene_scores[column].mean()) for key, column in _MEANS.items()}
+    summary |= {
+        str(key): float(gene_scores[column].mean()) if column in gene_scores else None for key, column in _MEANS.items()
+    }
     summary[str(Metric.SHARE_ABOVE)] = float((pearson > _GOOD_PCC).mean())
     summary[str(Metric.UNDEFINED)] = int(gene_scores["undefined"].sum())
     summary[str(Metric.VARIANCE_RATIO)] = float(ratio.median()) if len(ratio) else None
@@ -74,6 +102,27 @@ def correlate(a: Array, b: Array) -> Array:
     product = (a * b).sum(axis=0)
     found = np.divide(product, norm, out=np.full(len(norm), np.nan), where=~undefined & (norm > 0))
     return np.clip(found, -1.0, 1.0)
+
+
+def correlate_without_depth(truth: Array, prediction: Array, depth: NDArray[np.number]) -> Array:
+    """Return each gene's partial correlation (gene,) of truth and prediction, both (site, gene), given the log depth.
+
+    It is the correlation of the residuals of both, each about its own line on the sites' measured log depth; NaN where
+    either leaves no residual. Cellularity raises or lowers all genes with the depth: this tells their regulation from
+    it.
+    """
+    x = log_depth(depth)
+    x -= x.mean()
+    norm2 = float(x @ x) if np.ptp(x) > 0 else 0.0
+    residuals, explained = [], np.zeros(truth.shape[1], bool)
+    for values in (truth.astype(np.float64), prediction.astype(np.float64)):
+        residual = values - values.mean(axis=0)
+        if norm2 > 0:
+            residual -= np.outer(x, x @ residual / norm2)
+        # against the values, not the residuals: a line on the depth leaves rounding errors, which vary
+        explained |= np.ptp(residual, axis=0) <= _CONSTANT * np.abs(values).max(axis=0)
+        residuals.append(residual)
+    return np.where(explained, np.nan, correlate(*residuals))
 
 
 def _is_constant(values: Array) -> NDArray[np.bool_]:

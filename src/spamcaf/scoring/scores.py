@@ -140,7 +140,7 @@ def build_scores(
         A row per model and gene, with the gene's noise ceiling and reachable limit (NaN where there is none).
     """
     truth = hidden.expression
-    by_gene, models = _score(truth, predictions, hidden.genes, hidden.xy_um, setting.lattice)
+    by_gene, models = _score(truth, predictions, hidden.genes, hidden.xy_um, setting.lattice, depth=hidden.depth)
     by_gene_ceiling = metrics.noise_ceiling(hidden.counts, hidden.depth, hidden.genes, setting.seed)
     ceiling = metrics.summarise_ceiling(by_gene_ceiling)
     limits = None if visible is None else metrics.reachable_limit(visible, truth, hidden.genes, setting.seed)
@@ -216,9 +216,12 @@ def _score(
     xy_um: NDArray[np.float64],
     lattice: str,
     where: str = "",
+    depth: NDArray[np.number] | None = None,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]:
     """Return the scores of each model by gene, and their summaries."""
-    by_gene = {name: metrics.score_genes(truth, values, genes, name + where) for name, values in predictions.items()}
+    by_gene = {
+        name: metrics.score_genes(truth, values, genes, name + where, depth) for name, values in predictions.items()
+    }
     n_neighbours = min(metrics.NEIGHBOURS[lattice], len(truth) - 1)
     ratios = {name: metrics.moran_ratio(truth, values, xy_um, n_neighbours) for name, values in predictions.items()}
     models = {name: metrics.summarise(by_gene[name]) | {str(Metric.MORAN_RATIO): ratios[name]} for name in by_gene}
