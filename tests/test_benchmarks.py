@@ -45,7 +45,7 @@ def rows(text: str, title: str) -> dict[str, list[float]]:
 
 def test_accuracy_prints_every_table(run: Callable[..., str]) -> None:
     text = run("accuracy.py", "--sections", "A", "B", "--masks", "1")
-    baselines = {"gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs"}
+    baselines = {"gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs", "depth_only"}
     for title in ("random, one", "random, visible", "block, halves", "block, quadrants"):
         assert set(rows(text, title)) == {"spamcaf", "program_gp"} | baselines
     assert {"ridge on RGB statistics", "ridge", "spamcaf"} <= set(rows(text, "leave one section out"))

@@ -122,6 +122,7 @@ class Model(StrEnum):
     KRIGING = "kriging"
     RIDGE = "ridge"
     KRIGING_RIDGE_PROGRAMS = "kriging_ridge_programs"
+    DEPTH_ONLY = "depth_only"
     NEAREST_SPOT = "nearest_spot"
 
 
@@ -132,6 +133,7 @@ class Metric(StrEnum):
     PCC_MEDIAN = "pcc_median"
     PCC_TOP50 = "pcc_top50"
     SPEARMAN_MEAN = "spearman_mean"
+    PCC_DEPTH_REMOVED = "pcc_depth_removed"
     MSE = "mse"
     MAE = "mae"
     RMSE = "rmse"
@@ -141,5 +143,12 @@ class Metric(StrEnum):
     MORAN_RATIO = "moran_ratio"
 
 
-HIGHER_IS_BETTER = (Metric.PCC_MEAN, Metric.PCC_MEDIAN, Metric.PCC_TOP50, Metric.SPEARMAN_MEAN, Metric.SHARE_ABOVE)
+HIGHER_IS_BETTER = (
+    Metric.PCC_MEAN,
+    Metric.PCC_MEDIAN,
+    Metric.PCC_TOP50,
+    Metric.SPEARMAN_MEAN,
+    Metric.PCC_DEPTH_REMOVED,
+    Metric.SHARE_ABOVE,
+)
 LOWER_IS_BETTER = (Metric.MSE, Metric.MAE, Metric.RMSE)

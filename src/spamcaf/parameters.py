@@ -88,13 +88,19 @@ class SectionSettings(_Settings):
 class SplitSettings(_Settings):
     """Which spots are hidden for the scores, and the folds of the visible ones."""
 
-    protocol: Literal["random", "block", "section"] = Field(
-        "random", description="random: spots hidden uniformly; block: a block of tissue; section: all spots"
+    protocol: Literal["random", "lattice", "block", "section"] = Field(
+        "random",
+        description="random: single spots; lattice: between every k-th row and column; block: of tissue; section: all",
     )
     hidden_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="share of spots that random hides")
+    every: int = Field(2, ge=2, description="k of lattice: every k-th row and column is visible, one spot in k x k")
     n_blocks: Literal[2, 4] = Field(4, description="blocks that block chooses from: halves or quadrants")
     n_folds: int = Field(5, ge=2, le=20, description="folds of the cross-validation on visible spots")
-    mask: int = Field(0, ge=0, description="number of the random mask, or of the block; reported means are over five")
+    mask: int = Field(
+        0,
+        ge=0,
+        description="number of the random mask, block or visible sublattice; report means of five",
+    )
 
 
 def _as_names(genes: object) -> object:

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from spamcaf.errors import InputError
 from spamcaf.parameters import SplitSettings
 from spamcaf.pipelines.evaluation.nodes import score_predictions
+from spamcaf.scoring.metrics import reachable_limit
 from spamcaf.sections.panel import normalise_expression
 
 N_SPOTS, N_GENES = 40, 4
@@ -55,6 +56,9 @@ def test_predictions_of_the_hidden_spots_are_scored(expression: AnnData, split: 
     gene_scores, scores = score_predictions(*arguments)
     assert set(gene_scores["gene"]) == set(expression.var_names)
     assert set(scores["models"]) == {"spamcaf", "gene_mean"}
+    expected = reachable_limit(expression[SPOTS[1::2]].X, expression[HIDDEN].X, list(expression.var_names), 0)
+    ours = gene_scores[gene_scores["model"] == "spamcaf"]
+    np.testing.assert_array_equal(ours["reachable_limit"], expected["limit"])
 
 
 OTHER_SPOTS = {

@@ -16,7 +16,7 @@ import pytest
 Run = Callable[..., subprocess.CompletedProcess[str]]
 WORDS = ("--params", "fit.model=released,released.epochs=2")
 REPORTING, OUTPUT = "data/08_reporting/simulated", "data/07_model_output/simulated"
-BASELINES = {"gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs"}
+BASELINES = {"gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs", "depth_only"}
 
 
 @pytest.fixture(scope="module")

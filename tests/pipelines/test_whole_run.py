@@ -27,7 +27,7 @@ from spamcaf.pipeline_registry import CHAIN
 Run = Callable[..., subprocess.CompletedProcess[str]]
 REPORTING = "data/08_reporting/simulated"
 OUTPUT = "data/07_model_output/simulated"
-MODELS = {"spamcaf", "program_gp", "gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs"}
+MODELS = {"spamcaf", "program_gp", "gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs", "depth_only"}
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 METRICS = {"pcc_mean", "pcc_median", "pcc_top50", "spearman_mean", "mse", "mae"}
 

@@ -12,7 +12,7 @@ import pytest
 from scipy.sparse import csc_matrix
 
 HOSTILE = "<script>alert(1)</script>"
-METRICS = ["pcc_mean", "pcc_median", "pcc_top50", "spearman_mean"]
+METRICS = ["pcc_mean", "pcc_median", "pcc_top50", "spearman_mean", "pcc_depth_removed"]
 
 
 @pytest.fixture
@@ -53,6 +53,7 @@ def scores() -> dict[str, Any]:
         "kriging": model(0.25, 0.55),
         "ridge": model(0.22, 0.56),
         "kriging_ridge_programs": model(0.3, 0.52),
+        "depth_only": model(0.28, 0.53),
     }
     return {
         "section": "151673",
@@ -65,12 +66,16 @@ def scores() -> dict[str, Any]:
         "n_genes": 3,
         "models": models,
         "noise_ceiling": {"pcc_mean": 0.8, "share_reached": {"spamcaf": 0.5}},
+        "reachable_limit": {"pcc_mean": 0.5, "share_reached": {"spamcaf": 0.8}},
         "coverage_90": 0.8,
         "verdict": "spamcaf beats the best baseline & more",
         "super_resolution": {
             "factor": 4,
             "n_sites": 364,
-            "models": {"spamcaf": model(0.4, 0.5), "nearest_spot": model(0.5, 0.4)},
+            "models": {
+                "spamcaf": model(0.4, 0.5) | {"pcc_depth_removed": None},
+                "nearest_spot": model(0.5, 0.4) | {"pcc_depth_removed": None},
+            },
             "verdict": "spamcaf does NOT beat nearest_spot",
         },
     }

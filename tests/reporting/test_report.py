@@ -73,7 +73,7 @@ def test_the_best_is_marked_in_text_too(parts) -> None:
     table = html.split('id="scores"')[1].split("</table>")[0]
     rows = table.split("<tr")[2:]
     assert "SpaMCAF" in rows[0]
-    assert [row.count(" best</span>") for row in rows] == [5, 0, 0, 0, 0, 3, 0]  # idw has the lower errors
+    assert [row.count(" best</span>") for row in rows] == [6, 0, 0, 0, 0, 0, 3, 0]  # idw has the lower errors
 
 
 def test_fetches_nothing(parts) -> None:
@@ -182,8 +182,21 @@ def test_smooth_predictions_and_bad_intervals(scores) -> None:
     assert "intervals" not in _all(scores)
 
 
+def test_reach_is_stated_and_may_be_missing_from_a_stored_record(scores, parts) -> None:
+    assert "Reachable limit of the mean PCC 0.500" in _all(scores)
+    assert "spamcaf reaches 80% of it" in _all(scores)
+    assert "explains 70% of the score" in _all(scores)
+    del scores["reachable_limit"], scores["models"]["depth_only"]
+    for values in (*scores["models"].values(), *scores["super_resolution"]["models"].values()):
+        del values["pcc_depth_removed"]
+    assert "Reachable limit" not in _all(scores)
+    assert "Reachable limit" not in render_report(**{**parts, "scores": scores})
+
+
 def test_protocol_and_undefined_genes(scores) -> None:
     assert "Hidden spots lie among visible ones" in _all(scores)
+    scores["protocol"] = "lattice"
+    assert "what prediction between the spots reaches" in _all(scores)
     scores["protocol"] = "block"
     scores["models"]["spamcaf"]["n_undefined"] = 2
     assert "Hidden spots lie among visible ones" not in _all(scores)

@@ -33,6 +33,7 @@ def run() -> dict[str, Any]:
         "hidden": HiddenSpots(genes, xy_um, truth, counts, depth),
         "predictions": predictions,
         "sd": np.full_like(truth, 0.35),
+        "visible": np.log1p(rng.poisson(10 * np.exp(signal))).astype(np.float32),
     }
 
 

@@ -16,7 +16,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from spamcaf.names import Model
 from spamcaf.scoring import baselines
-from spamcaf.scoring.baselines import BASELINES, RECOVERY, SUPER_RESOLUTION, predict_all
+from spamcaf.scoring.baselines import BASELINES, RECOVERY, SUPER_RESOLUTION, TRANSFER, predict_all
 from spamcaf.sections.sites import Measured, Sites
 
 PITCH_UM = 200.0
@@ -256,6 +256,63 @@ def test_features_without_variation_give_the_mean(make_case: Callable) -> None:
     hidden = Sites(case.hidden.xy_um, np.ones((n, 4), np.float32), np.ones((n, 9, 4), np.float32))
     found = baselines.ridge(Measured(blank, case.measured.expression, case.measured.depth), hidden, PITCH_UM, 0)
     np.testing.assert_allclose(found, np.tile(case.measured.expression.mean(axis=0), (n, 1)), atol=1e-5)
+
+
+def _with_depth(case: Case, log_depth: np.ndarray, n_genes: int = 30) -> Measured:
+    """Return the measured spots with this log depth, of which every gene is a noiseless line."""
+    rng = np.random.default_rng(4)
+    expression = rng.normal(size=n_genes) + np.log(np.maximum(np.exp(log_depth), 50))[:, None] * rng.normal(
+        size=n_genes
+    )
+    return Measured(case.measured.sites, expression.astype(np.float32), np.exp(log_depth))
+
+
+def _depth_of(case: Case, measured: Measured, *predict: Callable) -> np.ndarray:
+    """Return the mean of the predictions of log depth (site, 1) by these baselines."""
+    log_depth = np.log(np.maximum(measured.depth, 50)).astype(np.float32)[:, None]
+    depths = Measured(measured.sites, log_depth, measured.depth)
+    return np.mean([one(depths, case.hidden, PITCH_UM, 0) for one in predict], axis=0)
+
+
+def _smooth_depth(case: Case) -> np.ndarray:
+    return 7 + np.sin(case.measured.sites.xy_um[:, 0] / 700) + 2 * (case.measured.sites.target[:, 0] > 0)
+
+
+def test_each_gene_is_a_line_on_the_predicted_log_depth(make_case: Callable) -> None:
+    case = make_case()
+    measured = _with_depth(case, _smooth_depth(case))
+    found = baselines.depth_only(measured, case.hidden, PITCH_UM, 0)
+    log_depth = _depth_of(case, measured, baselines.kriging, baselines.ridge)
+    for gene in range(3):
+        slope, offset = np.polyfit(np.log(measured.depth), measured.expression[:, gene].astype(float), 1)
+        np.testing.assert_allclose(found[:, gene], offset + slope * log_depth[:, 0], atol=1e-4)
+    assert np.linalg.matrix_rank(found - found.mean(axis=0), tol=1e-2) == 1
+
+
+def test_depths_below_50_are_taken_as_50(make_case: Callable) -> None:
+    case = make_case()
+    log_depth = _smooth_depth(case) - 3.5
+    measured = _with_depth(case, log_depth)
+    assert 5 < (measured.depth < 50).sum() < 85
+    floored = replace(measured, depth=np.maximum(measured.depth, 50))
+    found = [baselines.depth_only(each, case.hidden, PITCH_UM, 0) for each in (measured, floored)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_equal_depths_give_the_gene_mean(make_case: Callable) -> None:
+    case = make_case(place=1.0)
+    found = baselines.depth_only(case.measured, case.hidden, PITCH_UM, 0)
+    np.testing.assert_array_equal(found, baselines.gene_mean(case.measured, case.hidden, PITCH_UM, 0))
+
+
+def test_depth_of_another_section_is_predicted_without_positions(make_case: Callable) -> None:
+    case = make_case()
+    measured = _with_depth(case, _smooth_depth(case))
+    found = predict_all(measured, case.hidden, PITCH_UM, 0, TRANSFER, positions=False)
+    assert list(found) == ["gene_mean", "ridge", "depth_only"]
+    log_depth = _depth_of(case, measured, baselines.ridge)[:, 0]
+    slope, offset = np.polyfit(np.log(measured.depth), measured.expression[:, 0].astype(float), 1)
+    np.testing.assert_allclose(found["depth_only"][:, 0], offset + slope * log_depth, atol=1e-4)
 
 
 def _measured(rank: int) -> Measured:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from spamcaf.scoring.metrics import (
+    correlate,
     interval_coverage,
     moran_ratio,
     morans_i,
     noise_ceiling,
+    reachable_limit,
     score_genes,
     summarise,
     summarise_ceiling,
+    summarise_limit,
 )
 
 N_GENES = 300  # more than one block
@@ -68,6 +72,7 @@ def test_summary_has_the_agreed_keys_in_order(pair) -> None:
         "pcc_median",
         "pcc_top50",
         "spearman_mean",
+        "pcc_depth_removed",
         "mse",
         "mae",
         "rmse",
@@ -229,3 +234,79 @@ def test_ceiling_refuses_normalised_values_and_a_depth_of_the_panel_alone() -> N
         noise_ceiling(np.log1p(counts), total, _genes(N_PANEL), 0)
     with pytest.raises(ValueError, match="depth to be at least"):
         noise_ceiling(counts, counts.sum(axis=1) - 1, _genes(N_PANEL), 0)
+
+
+def test_the_limit_is_what_the_other_half_of_the_genes_tells() -> None:
+    rng = np.random.default_rng(0)
+    programs, loadings = rng.normal(size=(300, 2)), rng.normal(size=(2, 60))
+    signal = programs @ loadings
+    noisy = signal + rng.normal(size=signal.shape)
+    noisy[:, 0] = 1.0
+    noisy[:, 1] = rng.normal(size=300)
+    genes = [f"g{i}" for i in range(60)]
+    found = reachable_limit(noisy[:200], noisy[200:], genes, 0).set_index("gene")["limit"]
+    assert found.index.tolist() == genes
+    assert np.isnan(found["g0"])
+    assert abs(found["g1"]) < 0.3
+    perfect = correlate(noisy[200:, 2:], signal[200:, 2:])
+    np.testing.assert_allclose(found[2:], perfect, atol=0.1)
+    assert np.mean(found[2:] - perfect) == pytest.approx(0, abs=0.02)
+    assert summarise_limit(found.reset_index())["pcc_mean"] == pytest.approx(found.fillna(0).mean())
+
+
+def test_the_limit_follows_from_the_seed() -> None:
+    values = np.random.default_rng(0).normal(size=(60, 8))
+    genes = list("abcdefgh")
+    first, again, other = (reachable_limit(values[:40], values[40:], genes, s) for s in (1, 1, 2))
+    pd.testing.assert_frame_equal(first, again)
+    assert not first.equals(other)
+
+
+@pytest.mark.parametrize(("n_visible", "n_genes", "is_known"), [(20, 4, True), (19, 4, False), (20, 3, False)])
+def test_no_limit_of_few_spots_or_genes(n_visible: int, n_genes: int, is_known: bool) -> None:
+    values = np.random.default_rng(0).normal(size=(40, n_genes))
+    found = reachable_limit(values[:n_visible], values[n_visible:], list("abcd"[:n_genes]), 0)
+    assert (found is not None) == is_known
+
+
+def test_depth_is_removed_from_truth_and_prediction(pair) -> None:
+    truth, prediction = pair
+    rng = np.random.default_rng(1)
+    depth = rng.lognormal(7, 1, len(truth)).round()
+    depth[:3] = 10, 50, 49  # all count as 50
+    x = np.log(np.maximum(depth, 50))
+    truth, prediction = (
+        truth + np.outer(x, rng.normal(size=N_GENES)),
+        prediction + np.outer(x, rng.normal(size=N_GENES)),
+    )
+    design = np.column_stack([np.ones_like(x), x])
+    residuals = [values - design @ np.linalg.lstsq(design, values, rcond=None)[0] for values in (truth, prediction)]
+    expected = [stats.pearsonr(*columns)[0] for columns in zip(*(each.T for each in residuals), strict=True)]
+    found = score_genes(truth, prediction, _genes(), depth=depth)
+    np.testing.assert_allclose(found["pearson_depth_removed"], expected, atol=1e-9)
+    # the formula of the first-order partial correlation, from three plain ones
+    for gene in range(5):
+        r = np.corrcoef([truth[:, gene], prediction[:, gene], x])
+        partial = (r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
+        assert found["pearson_depth_removed"][gene] == pytest.approx(partial, abs=1e-9)
+    assert summarise(found)["pcc_depth_removed"] == pytest.approx(np.mean(expected), abs=1e-9)
+    assert abs(np.mean(expected) - found["pearson"].mean()) > 0.02  # the depth counted
+
+
+def test_what_is_a_line_on_the_depth_counts_as_0_without_it(pair) -> None:
+    truth, prediction = pair
+    depth = np.random.default_rng(1).lognormal(7, 1, len(truth))
+    prediction[:, 0] = 3 - 0.7 * np.log(depth)  # rounded to float32
+    prediction[:, 1] = 2.0
+    truth[:, 2] = 5.0
+    found = score_genes(truth, prediction, _genes(), depth=depth)["pearson_depth_removed"]
+    assert found[:3].tolist() == [0.0, 0.0, 0.0]
+    assert (found[3:] != 0).all() and found[3:].mean() > 0.2
+
+
+def test_equal_depths_remove_nothing_and_unknown_ones_give_no_score(pair) -> None:
+    found = score_genes(*pair, _genes(), depth=np.full(len(pair[0]), 1e4))
+    np.testing.assert_allclose(found["pearson_depth_removed"], found["pearson"], atol=1e-9)
+    found = score_genes(*pair, _genes())
+    assert "pearson_depth_removed" not in found
+    assert summarise(found)["pcc_depth_removed"] is None

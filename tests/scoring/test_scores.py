@@ -10,8 +10,8 @@ import pytest
 
 from spamcaf.errors import InputError
 from spamcaf.names import Metric
-from spamcaf.scoring.metrics import score_genes, summarise
-from spamcaf.scoring.scores import best_model, build_scores, model_of, verdict
+from spamcaf.scoring.metrics import correlate_without_depth, reachable_limit, score_genes, summarise
+from spamcaf.scoring.scores import best_model, build_scores, model_of, reach, verdict
 
 
 def test_structure(scored) -> None:
@@ -27,6 +27,7 @@ def test_structure(scored) -> None:
         "n_genes",
         "models",
         "noise_ceiling",
+        "reachable_limit",
         "coverage_90",
         "verdict",
         "super_resolution",
@@ -46,7 +47,7 @@ def test_is_strict_json(scored) -> None:
 def test_holds_the_values_of_metrics(run, scored) -> None:
     scores, by_gene = scored
     hidden = run["hidden"]
-    expected = summarise(score_genes(hidden.expression, run["predictions"]["idw"], hidden.genes))
+    expected = summarise(score_genes(hidden.expression, run["predictions"]["idw"], hidden.genes, depth=hidden.depth))
     assert {key: scores["models"]["idw"][key] for key in expected} == expected
     assert by_gene.groupby("model").size().to_dict() == {"gene_mean": 40, "idw": 40, "spamcaf": 40}
     ours = by_gene[by_gene["model"] == "spamcaf"]["pearson"]
@@ -83,6 +84,52 @@ def test_share_of_the_ceiling_is_one_for_the_true_expression(scored) -> None:
     assert shares["spamcaf"] == pytest.approx(1.0, abs=0.05)
     assert shares["idw"] < 0.8
     assert shares["gene_mean"] == 0
+
+
+def test_the_reachable_limit_stands_beside_the_ceiling(run, scored) -> None:
+    scores, by_gene = scored
+    limit = scores["reachable_limit"]
+    expected = reachable_limit(run["visible"], run["hidden"].expression, run["hidden"].genes, 0)["limit"]
+    assert limit["pcc_mean"] == pytest.approx(expected.mean())
+    for name, share in limit["share_reached"].items():
+        assert share == pytest.approx(scores["models"][name]["pcc_mean"] / limit["pcc_mean"])
+    for _, rows in by_gene.groupby("model"):
+        np.testing.assert_array_equal(rows["reachable_limit"], expected)
+
+
+@pytest.mark.parametrize("n_visible", [None, 0, 19])
+def test_no_limit_without_enough_visible_spots(run, n_visible: int | None) -> None:
+    visible = None if n_visible is None else run["visible"][:n_visible]
+    scores, by_gene = build_scores(**{**run, "visible": visible})
+    assert scores["reachable_limit"] is None
+    assert by_gene["reachable_limit"].isna().all()
+    assert reach(scores) == []
+
+
+def test_depth_is_removed_where_it_was_measured(run) -> None:
+    hidden = replace(run["hidden"], depth=run["hidden"].counts.sum(axis=1) + 1000)
+    scores, by_gene = build_scores(**{**run, "hidden": hidden})
+    for name, prediction in run["predictions"].items():
+        expected = np.nan_to_num(correlate_without_depth(hidden.expression, prediction, hidden.depth))
+        np.testing.assert_array_equal(by_gene.loc[by_gene["model"] == name, "pearson_depth_removed"], expected)
+        assert scores["models"][name]["pcc_depth_removed"] == pytest.approx(expected.mean())
+
+
+def test_between_the_spots_no_depth_is_known(scored) -> None:
+    assert {row["pcc_depth_removed"] for row in scored[0]["super_resolution"]["models"].values()} == {None}
+
+
+def test_reach_is_told_in_two_sentences(scored) -> None:
+    scores, _ = scored
+    scores["models"]["depth_only"] = {"pcc_mean": scores["models"]["spamcaf"]["pcc_mean"] / 4}
+    scores["reachable_limit"] = {"pcc_mean": 0.5, "share_reached": {"spamcaf": 0.8}}
+    limit, depth = reach(scores)
+    assert "limit of the mean PCC 0.500" in limit and "spamcaf reaches 80% of it" in limit
+    assert "explains 25% of the score" in depth
+    del scores["reachable_limit"]  # as an earlier version stored it
+    assert reach(scores) == [depth]
+    scores["models"]["spamcaf"]["pcc_mean"] = 0.0
+    assert reach(scores) == []
 
 
 def test_without_deviations(run) -> None:

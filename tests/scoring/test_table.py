@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spamcaf.scoring.scores import format_table
+from spamcaf.scoring.scores import format_table, reach
 
 
 def test_rows_are_sorted_by_mean_pcc(scored) -> None:
@@ -14,7 +14,7 @@ def test_the_best_of_each_column_has_the_star(scored) -> None:
     rows = format_table(scored[0]).splitlines()
     ours = next(row for row in rows if row.startswith("spamcaf "))
     idw = next(row for row in rows if row.startswith("idw "))
-    assert ours.count("*") == 6  # four where high is good, two where low is
+    assert ours.count("*") == 7  # five where high is good, two where low is
     assert "*" not in idw
 
 
@@ -35,6 +35,15 @@ def test_ends_with_the_verdict_and_shows_super_resolution(scored) -> None:
     assert table.splitlines()[-1] == scores["verdict"]
     assert "Super-resolution 4.00 x, 120 sites" in table
     assert "nearest_spot" in table
+
+
+def test_states_what_can_be_reached(scored) -> None:
+    scores, _ = scored
+    scores["models"]["depth_only"] = scores["models"]["idw"]
+    table = format_table(scores)
+    for sentence in reach(scores):
+        assert sentence in table.splitlines()
+    assert table.count("Reachable limit") == table.count("Sequencing depth alone") == 1
 
 
 def test_without_super_resolution_and_coverage(scored) -> None:

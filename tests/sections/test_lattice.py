@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.sections.lattice import INDEX_STEPS, find_lattice, fit_lattice, search_lattice
+from spamcaf.sections.lattice import INDEX_STEPS, find_lattice, fit_lattice, lattice_steps, search_lattice
 
 KINDS = ("hexagonal", "square")
 
@@ -218,3 +218,11 @@ REFUSED = {
 def test_coordinates_without_a_lattice_are_refused(xy: NDArray[np.float64]) -> None:
     with pytest.raises(InputError, match="Next step: "):
         find_lattice(xy)
+
+
+def test_steps_lead_back_to_the_array_indices() -> None:
+    steps = np.stack(np.meshgrid(np.arange(-7, 30), np.arange(-5, 20)), axis=-1).reshape(-1, 2)
+    for kind in ("square", "hexagonal"):
+        np.testing.assert_array_equal(lattice_steps(steps @ INDEX_STEPS[kind], kind), steps)
+    # an array that begins at an odd column is the same one, shifted
+    np.testing.assert_array_equal(lattice_steps(steps @ INDEX_STEPS["hexagonal"] + [1, 0], "hexagonal"), steps)

@@ -19,6 +19,9 @@ from spamcaf.errors import InputError
 from spamcaf.names import Part
 from spamcaf.parameters import SplitSettings, TileSettings
 from spamcaf.pipelines.ingestion import nodes
+from spamcaf.scoring.metrics import NEIGHBOURS
+from spamcaf.sections.array_indices import lattice_of
+from spamcaf.sections.lattice import lattice_steps
 from spamcaf.sections.split import (
     BARCODE,
     FOLD,
@@ -184,6 +187,90 @@ def test_a_piece_of_tissue_far_from_the_rest_needs_no_buffer() -> None:
     split = split_spots(names_for(xy), xy, REACH_UM, block(n_blocks=2), 1)
     assert set(split[PART]) == {Part.TRAIN, Part.HIDDEN}
     assert (split.loc[:63, PART] == Part.HIDDEN).all()
+
+
+def array(kind: str, n_rows: int, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (array_col, array_row) and positions in pitches of an array; hexagonal columns count half pitches."""
+    row, column = (a.ravel() for a in np.mgrid[:n_rows, :n_columns])
+    if kind == "square":
+        return np.column_stack([column, row]), np.column_stack([column, row]).astype(float)
+    column = 2 * column + row % 2
+    return np.column_stack([column, row]), np.column_stack([column / 2, row * np.sqrt(3) / 2])
+
+
+def by_lattice(kind: str, every: int, mask: int, shape: tuple[int, int] = (24, 20)) -> tuple[pd.DataFrame, np.ndarray]:
+    index, xy = array(kind, *shape)
+    settings_ = SplitSettings(protocol="lattice", every=every, mask=mask)
+    return split_spots(names_for(xy), xy, REACH_UM, settings_, 1, lattice_steps(index, kind)), xy
+
+
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("kind", ["square", "hexagonal"])
+def test_visible_spots_are_a_lattice_of_k_times_the_pitch(kind: str, every: int) -> None:
+    for mask in range(every**2):
+        split, xy = by_lattice(kind, every, mask)
+        visible = xy[(split[PART] == Part.TRAIN).to_numpy()]
+        neighbours = NEIGHBOURS[kind]
+        distance = cKDTree(visible).query(visible, k=neighbours + 1)[0][:, 1:]
+        np.testing.assert_allclose(distance[:, 0], every)
+        inside = (np.abs(visible - xy.mean(axis=0)) < np.ptp(xy, axis=0) / 2 - every).all(axis=1)
+        assert inside.sum() > 6
+        np.testing.assert_allclose(distance[inside], every)  # all neighbours: no row or column is left out
+        assert set(split[PART]) == {Part.TRAIN, Part.HIDDEN}
+
+
+def test_a_square_phase_is_row_and_column() -> None:
+    index, _ = array("square", 24, 20)
+    for mask, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1), (0, 0)]):
+        split, _ = by_lattice("square", 2, mask)
+        expected = (index[:, 1] % 2 == row) & (index[:, 0] % 2 == column)
+        np.testing.assert_array_equal(split[PART] == Part.TRAIN, expected)
+
+
+@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("kind", ["square", "hexagonal"])
+def test_each_spot_is_visible_in_exactly_one_phase(kind: str, every: int) -> None:
+    visible = [(by_lattice(kind, every, mask)[0][PART] == Part.TRAIN).to_numpy() for mask in range(every**2)]
+    assert (np.sum(visible, axis=0) == 1).all()
+    again = by_lattice(kind, every, every**2 + 1)[0]
+    np.testing.assert_array_equal(again[PART] == Part.TRAIN, visible[1])
+
+
+def test_folds_of_a_lattice_are_dealt_at_random_in_any_order_of_spots() -> None:
+    split, xy = by_lattice("hexagonal", 2, 0)
+    train = (split[PART] == Part.TRAIN).to_numpy()
+    assert sorted(split.loc[train, FOLD].value_counts()) == [24] * 5
+    assert (split.loc[~train, FOLD] == NO_FOLD).all()
+    spread = [xy[(split[FOLD] == fold).to_numpy()].std(axis=0) for fold in range(5)]
+    np.testing.assert_allclose(spread, np.tile(xy.std(axis=0), (5, 1)), rtol=0.4)
+    order = np.random.default_rng(0).permutation(len(xy))
+    steps = lattice_steps(array("hexagonal", 24, 20)[0], "hexagonal")[order]
+    names = [f"spot{i}" for i in order]
+    theirs = split_spots(names, xy[order], REACH_UM, SplitSettings(protocol="lattice"), 1, steps)
+    pd.testing.assert_frame_equal(split.iloc[order].reset_index(drop=True), theirs)
+
+
+def test_the_node_hides_between_the_rows_of_a_section(make_section: Callable[..., AnnData]) -> None:
+    section = make_section(12, 12)
+    section.uns["section"]["spot_diameter_um"] = 55.0
+    split = nodes.split_spots(section, SplitSettings(protocol="lattice"), TileSettings(), 1)
+    visible = (split[PART] == Part.TRAIN).to_numpy()
+    assert visible.sum() == 36
+    pitch_px = lattice_of(section).pitch_px
+    xy = section.obsm["spatial"][visible]
+    np.testing.assert_allclose(cKDTree(xy).query(xy, k=2)[0][:, 1], 2 * pitch_px, rtol=0.01)
+
+
+@pytest.mark.parametrize(("every", "shape"), [(2, (4, 4)), (9, (14, 14))])
+def test_too_few_visible_spots_of_a_lattice_name_the_setting(every: int, shape: tuple[int, int]) -> None:
+    message = rf"Found: 4 spots to learn from, .* at least 5 to learn from .*split\.every={every} shows one spot in"
+    with pytest.raises(InputError, match=message):
+        by_lattice("square", every, 0, shape)
+
+
+def test_a_lattice_split_without_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs the steps"):
+        at_random(names_for(np.zeros((30, 2))), SplitSettings(protocol="lattice"), 1)
 
 
 def test_section_hides_every_spot() -> None:

@@ -149,3 +149,10 @@ def source_weights(own: NDArray[np.floating], covariances: Sequence[Float64]) ->
     root = (vectors * np.sqrt(np.maximum(values, 1e-9 * values.max()))).T  # root' root = G
     weights, _ = nnls(root, np.linalg.solve(root.T, wanted))
     return weights / weights.sum() if weights.sum() > 0 else alone
+
+
+def scaled_svd(expression: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return gene scale (gene,) and loadings (program, gene) of centred expression (spot, gene)."""
+    scale = np.sqrt(expression.std(axis=0, dtype=np.float64))
+    scale[scale == 0] = 1.0
+    return scale, np.linalg.svd(expression / scale, full_matrices=False)[2]

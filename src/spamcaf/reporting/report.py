@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model
 from spamcaf.scoring.baselines import BASELINES
-from spamcaf.scoring.scores import Models, best_baseline, best_model, model_of
+from spamcaf.scoring.scores import Models, best_baseline, best_model, model_of, reach
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ MODELS: dict[str, str] = {
     Model.KRIGING: "Kriging",
     Model.RIDGE: "Ridge on image features",
     Model.KRIGING_RIDGE_PROGRAMS: "Kriging + ridge on 5 programs",
+    Model.DEPTH_ONLY: "Sequencing depth alone",
     Model.NEAREST_SPOT: "Nearest spot",
 }
 
@@ -41,6 +42,11 @@ METRICS: dict[Metric, Label] = {
     Metric.PCC_MEDIAN: Label("PCC, median", "the same, median over genes"),
     Metric.PCC_TOP50: Label("PCC, top 50", "the same, mean of the model's own 50 best genes"),
     Metric.SPEARMAN_MEAN: Label("Spearman", "rank correlation, mean over genes"),
+    Metric.PCC_DEPTH_REMOVED: Label(
+        "PCC, depth removed",
+        "correlation of what measured sequencing depth does not explain of truth and prediction (partial correlation), "
+        "mean over genes: it tells gene regulation from cellularity",
+    ),
     Metric.MSE: Label("MSE", "mean squared error of log1p CP10k, mean over genes; lower is better"),
     Metric.MAE: Label("MAE", "mean absolute error, mean over genes; lower is better"),
     Metric.RMSE: Label("RMSE", "root of each gene's mean squared error, mean over genes; lower is better"),
@@ -58,6 +64,12 @@ _PROTOCOLS = {
         "These scores belong to one random choice of hidden spots; another choice gives slightly different ones. "
         "Hidden spots lie among visible ones, so nearly every hidden spot has a measured neighbour. The scores do not "
         "apply to tissue far from any measured spot, or to another section.",
+    ),
+    "lattice": Label(
+        "all between every k-th row and column of the array, as sites of a map between the spots lie",
+        "The visible spots are a lattice of k times the pitch (split.every), so these scores show on measured spots "
+        "what prediction between the spots reaches, from spots k times as far apart as those the map is made of. "
+        "Each choice of the visible sublattice (split.mask) has scores of its own.",
     ),
     "block": Label(
         "whole blocks of tissue, so that no hidden spot has a measured neighbour inside its window",
@@ -103,6 +115,7 @@ def notes(scores: Record) -> list[str]:
         *_losses(models, model, "at hidden spots"),
         *(_losses(between["models"], model, "between the spots") if between else []),
     ]
+    texts += reach(scores)
     ratio, coverage = ours.get(Metric.VARIANCE_RATIO), scores.get("coverage_90")
     if ratio is not None and ratio < _SMOOTH:
         texts.append(

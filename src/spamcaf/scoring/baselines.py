@@ -18,6 +18,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,8 @@ from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
 from spamcaf.errors import InputError
+from spamcaf.model.depth import log_depth
+from spamcaf.model.programs import scaled_svd
 from spamcaf.names import Model
 from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
 
@@ -164,13 +167,6 @@ def _features(sites: Sites) -> NDArray[np.float64]:
 _N_PROGRAMS = 5
 
 
-def _scaled_svd(expression: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return gene scale (gene,) and loadings (program, gene) of centred expression (spot, gene)."""
-    scale = np.sqrt(expression.std(axis=0, dtype=np.float64))
-    scale[scale == 0] = 1.0
-    return scale, np.linalg.svd(expression / scale, full_matrices=False)[2]
-
-
 def kriging_ridge_programs(
     measured: Measured, sites: SiteSource, pitch_um: float, seed: int, *known: Expression
 ) -> Expression:
@@ -180,10 +176,28 @@ def kriging_ridge_programs(
     """
     kriged, regressed = known or [predict(measured, sites, pitch_um, seed) for predict in (kriging, ridge)]
     mean = measured.expression.mean(axis=0, dtype=np.float64)
-    scale, loadings = _scaled_svd(measured.expression - mean)
+    scale, loadings = scaled_svd(measured.expression - mean)
     programs = loadings[:_N_PROGRAMS]
     mixed = ((kriged + regressed) / 2 - mean) / scale
     return (mean + (mixed @ programs.T) @ programs * scale).astype(np.float32)
+
+
+def depth_only(
+    measured: Measured, sites: SiteSource, pitch_um: float, seed: int, *, positions: bool = True
+) -> Expression:
+    """Predict each gene by its least-squares line on log sequencing depth, the depth by kriging and ridge [7]_.
+
+    How far depth alone gets: total counts follow the density and size of cells, and so do all genes, also as log1p of
+    counts per 10 000. Without `positions` (spots of other sections) ridge alone predicts the depth.
+    """
+    depth = log_depth(measured.depth)[:, None]
+    if np.ptp(depth) == 0:
+        return gene_mean(measured, sites, pitch_um, seed)
+    depths = replace(measured, expression=depth.astype(np.float32))
+    predict = (kriging, ridge) if positions else (ridge,)
+    predicted = np.mean([one(depths, sites, pitch_um, seed) for one in predict], axis=0, dtype=np.float64)
+    lines = np.linalg.lstsq(np.hstack([np.ones_like(depth), depth]), measured.expression, rcond=None)[0]
+    return (lines[:1] + predicted * lines[1:]).astype(np.float32)
 
 
 BASELINES: dict[str, Callable[..., Expression]] = {
@@ -193,22 +207,44 @@ BASELINES: dict[str, Callable[..., Expression]] = {
     Model.KRIGING: kriging,
     Model.RIDGE: ridge,
     Model.KRIGING_RIDGE_PROGRAMS: kriging_ridge_programs,
+    Model.DEPTH_ONLY: depth_only,
 }
 
 SUPER_RESOLUTION = tuple(BASELINES)
 RECOVERY = tuple(name for name in BASELINES if name != Model.NEAREST_SPOT)
-TRANSFER = (Model.GENE_MEAN, Model.RIDGE)
-"""Baselines between the spots, at hidden spots, and of a section without measured spots (none that uses positions)."""
+TRANSFER = (Model.GENE_MEAN, Model.RIDGE, Model.DEPTH_ONLY)
+"""Baselines between the spots, at hidden spots, and of a section without measured spots: none that needs positions."""
 _MIN_SPOTS = 3
 
 
 def predict_all(
-    measured: Measured, sites: SiteSource, pitch_um: float, seed: int, names: Sequence[str] = RECOVERY
+    measured: Measured,
+    sites: SiteSource,
+    pitch_um: float,
+    seed: int,
+    names: Sequence[str] = RECOVERY,
+    *,
+    positions: bool = True,
 ) -> dict[str, Expression]:
     """Predict expression by each named baseline; kriging and ridge are fitted once, however many need them.
 
-    Returns log1p of counts per 10 000 (site, gene) by name, in the order of `names`. Raises InputError for fewer than 3
-    spots to learn from, and ValueError for a name that is not of `BASELINES`.
+    Parameters
+    ----------
+    measured : Measured
+        Spots to learn from, at least 3.
+    sites : SiteSource
+    pitch_um : float
+        Distance of neighbouring spots.
+    seed : int
+    names : sequence of str
+        Keys of `BASELINES`; ValueError for any other.
+    positions : bool
+        False where the measured spots are of other sections, whose positions say nothing of the sites.
+
+    Returns
+    -------
+    dict of (site, gene) float32
+        log1p of counts per 10 000, in the order of `names`.
     """
     if len(measured) < _MIN_SPOTS:
         expected = f"at least {_MIN_SPOTS} for the baselines."
@@ -219,5 +255,6 @@ def predict_all(
     done: dict[str, Expression] = {}
     for name in dict.fromkeys((*parts, *names)):
         known = [done[part] for part in parts] if name == Model.KRIGING_RIDGE_PROGRAMS else []
-        done[name] = BASELINES[name](measured, sites, pitch_um, seed, *known)
+        options = {"positions": positions} if name == Model.DEPTH_ONLY else {}
+        done[name] = BASELINES[name](measured, sites, pitch_um, seed, *known, **options)
     return {str(name): done[name] for name in names}

@@ -1,4 +1,4 @@
-"""How well each gene is predicted: metrics per gene, Moran's I, coverage of intervals, and the noise ceiling."""
+"""How well each gene is predicted: metrics per gene, Moran's I, coverage of intervals, and what can be reached."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
+from spamcaf.model.depth import log_depth
+from spamcaf.model.programs import scaled_svd
 from spamcaf.names import Metric
 from spamcaf.sections import panel
 
@@ -22,23 +24,38 @@ _GOOD_PCC = 0.3
 _N_REPEATS = 5
 _SCALE = 10_000
 _MIN_SITES = 3
-_MEANS = {Metric.SPEARMAN_MEAN: "spearman", Metric.MSE: "mse", Metric.MAE: "mae", Metric.RMSE: "rmse"}
+_MEANS = {
+    Metric.SPEARMAN_MEAN: "spearman",
+    Metric.PCC_DEPTH_REMOVED: "pearson_depth_removed",
+    Metric.MSE: "mse",
+    Metric.MAE: "mae",
+    Metric.RMSE: "rmse",
+}
 _CONSTANT = 1e-6
 """A gene that varies by less than this share of its largest value is constant: float32 rounding reaches 1e-7."""
 
 
-def score_genes(truth: Array, prediction: Array, genes: Sequence[str], model: str = "prediction") -> pd.DataFrame:
+def score_genes(
+    truth: Array,
+    prediction: Array,
+    genes: Sequence[str],
+    model: str = "prediction",
+    depth: NDArray[np.number] | None = None,
+) -> pd.DataFrame:
     """Score a (site, gene) prediction against the truth, gene by gene.
 
     Returns a row per gene: gene, pearson, spearman, mse, mae, rmse, variance_ratio (predicted / true; NaN for a
     constant truth) and undefined. Where truth or prediction is constant, the correlation is undefined and counts as 0:
     a model that predicts a constant must not be better off than one that predicts badly.
+    With the measured `depth` (site,) there is a column pearson_depth_removed, see `correlate_without_depth`.
     Raises ValueError where shapes disagree or a value is not finite, naming `model`.
     """
     _check(truth, prediction, genes, model)
     blocks = [slice(start, start + _GENES_PER_BLOCK) for start in range(0, len(genes), _GENES_PER_BLOCK)]
     scores = pd.concat([_score_block(truth[:, b], prediction[:, b]) for b in blocks], ignore_index=True)
     scores.insert(0, "gene", list(genes))
+    if depth is not None:
+        scores["pearson_depth_removed"] = np.nan_to_num(correlate_without_depth(truth, prediction, depth))
     return scores
 
 
@@ -46,12 +63,15 @@ def summarise(gene_scores: pd.DataFrame) -> dict[str, float | int | None]:
     """Return a model's scores over all genes by `Metric`: means, unless the name states otherwise.
 
     `pcc_top50` averages the model's own 50 best genes, chosen by the very scores it averages: a flattering number that
-    the field reports. `variance_ratio` is the median over genes, None where the truth of no gene varies.
+    the field reports. `variance_ratio` is the median over genes, None where the truth of no gene varies, and
+    `pcc_depth_removed` is None where no depth was given.
     """
     pearson = gene_scores["pearson"].to_numpy()
     ratio = gene_scores["variance_ratio"].dropna()
     summary = _summarise_pearson(pearson)
-    summary |= {str(key): float(gene_scores[column].mean()) for key, column in _MEANS.items()}
+    summary |= {
+        str(key): float(gene_scores[column].mean()) if column in gene_scores else None for key, column in _MEANS.items()
+    }
     summary[str(Metric.SHARE_ABOVE)] = float((pearson > _GOOD_PCC).mean())
     summary[str(Metric.UNDEFINED)] = int(gene_scores["undefined"].sum())
     summary[str(Metric.VARIANCE_RATIO)] = float(ratio.median()) if len(ratio) else None
@@ -73,6 +93,27 @@ def correlate(a: Array, b: Array) -> Array:
     norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     found = np.divide((a * b).sum(axis=0), norm, out=np.full(len(norm), np.nan), where=varies & (norm > 0))
     return np.clip(found, -1.0, 1.0)
+
+
+def correlate_without_depth(truth: Array, prediction: Array, depth: NDArray[np.number]) -> Array:
+    """Return each gene's partial correlation (gene,) of truth and prediction, both (site, gene), given the log depth.
+
+    It is the correlation of the residuals of both, each about its own line on the sites' measured log depth; NaN where
+    either leaves no residual. Cellularity raises or lowers all genes with the depth: this tells their regulation from
+    it.
+    """
+    x = log_depth(depth)
+    x -= x.mean()
+    norm2 = float(x @ x) if np.ptp(x) > 0 else 0.0
+    residuals, explained = [], np.zeros(truth.shape[1], bool)
+    for values in (truth.astype(np.float64), prediction.astype(np.float64)):
+        residual = values - values.mean(axis=0)
+        if norm2 > 0:
+            residual -= np.outer(x, x @ residual / norm2)
+        # against the values, not the residuals: a line on the depth leaves rounding errors, which vary
+        explained |= np.ptp(residual, axis=0) <= _CONSTANT * np.abs(values).max(axis=0)
+        residuals.append(residual)
+    return np.where(explained, np.nan, correlate(*residuals))
 
 
 def _is_constant(values: Array) -> NDArray[np.bool_]:
@@ -227,6 +268,58 @@ def summarise_ceiling(gene_ceilings: pd.DataFrame) -> dict[str, float | int | No
     """Return mean, median and top-50 ceiling of the panel by `Metric`; an undefined ceiling counts as 0."""
     ceiling = gene_ceilings["ceiling"]
     return _summarise_pearson(ceiling.fillna(0.0).to_numpy()) | {str(Metric.UNDEFINED): int(ceiling.isna().sum())}
+
+
+_N_PROGRAMS = 12
+_FEWEST_VISIBLE, _FEWEST_GENES = 20, 4
+_ALPHAS = np.logspace(-4, 4, 25)
+
+
+def reachable_limit(visible: Array, hidden: Array, genes: Sequence[str], seed: int) -> pd.DataFrame | None:
+    """Estimate the correlation that a prediction can reach which does not see a spot's own counts.
+
+    The noise ceiling is out of reach, because thinned halves share a spot's depth. Here the genes are split at random
+    into halves A and B. On visible spots B is regressed on the 12 leading programs of A by ridge, the penalty chosen by
+    leave-one-out cross-validation; then B of the hidden spots is predicted from their own A, and A from B. A model that
+    knows image and neighbours only has less to go by than the spot's own other genes.
+
+    Parameters
+    ----------
+    visible, hidden : (spot, gene)
+        log1p of counts per 10 000.
+    genes : sequence of str
+    seed : int
+        Of the halves.
+
+    Returns
+    -------
+    DataFrame or None
+        A row per gene: gene, limit; NaN where it is constant. None below 20 visible spots or 4 genes.
+    """
+    if len(visible) < _FEWEST_VISIBLE or len(genes) < _FEWEST_GENES:
+        return None
+    limit = np.full(len(genes), np.nan)
+    halves = np.array_split(np.random.default_rng(seed).permutation(len(genes)), 2)
+    for known, wanted in (halves, halves[::-1]):
+        predicted = _regress_on_programs(visible[:, known], visible[:, wanted], hidden[:, known])
+        limit[wanted] = correlate(hidden[:, wanted], predicted)
+    return pd.DataFrame({"gene": list(genes), "limit": limit})
+
+
+def summarise_limit(gene_limits: pd.DataFrame) -> dict[str, float]:
+    """Return the mean limit of the panel by `Metric`; an undefined one counts as 0."""
+    return {str(Metric.PCC_MEAN): float(gene_limits["limit"].fillna(0.0).mean())}
+
+
+def _regress_on_programs(known: Array, wanted: Array, known_at_sites: Array) -> Array:
+    """Learn `wanted` (spot, gene) from programs of `known` (spot, gene); predict it (site, gene) at sites."""
+    from sklearn.linear_model import RidgeCV
+
+    mean = known.mean(axis=0, dtype=np.float64)
+    scale, loadings = scaled_svd(known - mean)
+    spots, sites = ((values - mean) / scale @ loadings[:_N_PROGRAMS].T for values in (known, known_at_sites))
+    predicted: Array = RidgeCV(_ALPHAS).fit(spots, wanted.astype(np.float64)).predict(sites)
+    return predicted
 
 
 def _half_correlation(counts: Counts, rest: Counts, rng: np.random.Generator) -> Array:

@@ -113,19 +113,33 @@ def build_scores(
     hidden: HiddenSpots,
     predictions: Mapping[str, NDArray[np.float32]],
     sd: NDArray[np.float32] | None = None,
+    visible: NDArray[np.float32] | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Score every model on the same hidden spots and genes.
 
-    `predictions` (spot, gene) are by model; `sd` is the standard deviation of a measurement that the run's model
-    predicts, where it predicts one. Returns the record of `scores.json`, plain data, and a table with a row per model
-    and gene, with the gene's noise ceiling.
+    Parameters
+    ----------
+    setting : Setting
+    hidden : HiddenSpots
+    predictions : dict of (spot, gene)
+        By model.
+    sd : (spot, gene), optional
+        Standard deviation of a measurement that the run's model predicts, where it predicts one.
+    visible : (spot, gene), optional
+        Expression of the section's visible spots, from which the reachable limit is learned.
+
+    Returns
+    -------
+    scores : dict
+        The record of `scores.json`, plain data.
+    gene_scores : DataFrame
+        A row per model and gene, with the gene's noise ceiling and reachable limit (NaN where there is none).
     """
     truth = hidden.expression
-    by_gene, models = _score(hidden, predictions, setting.lattice)
+    by_gene, models = _score(hidden, predictions, setting.lattice, depth=hidden.depth)
     by_gene_ceiling = metrics.noise_ceiling(hidden.counts, hidden.depth, hidden.genes, setting.seed)
     ceiling = metrics.summarise_ceiling(by_gene_ceiling)
-    top = ceiling[Metric.PCC_MEAN] or 0.0
-    shares = {name: values[Metric.PCC_MEAN] / top if top > 0 else None for name, values in models.items()}
+    limits = None if visible is None else metrics.reachable_limit(visible, truth, hidden.genes, setting.seed)
     scores: dict[str, Any] = {
         "section": setting.section,
         "model": setting.model,
@@ -136,12 +150,44 @@ def build_scores(
         "other_sections": list(setting.others),
         "n_genes": len(hidden.genes),
         "models": models,
-        "noise_ceiling": ceiling | {"share_reached": shares},
+        "noise_ceiling": _with_shares(ceiling, models),
+        "reachable_limit": None if limits is None else _with_shares(metrics.summarise_limit(limits), models),
         "coverage_90": None if sd is None else metrics.interval_coverage(truth, predictions[setting.model], sd),
         "verdict": verdict(models, setting.model, "hidden spots"),
     }
     gene_scores = pd.concat(by_gene, names=["model", None]).reset_index("model").reset_index(drop=True)
-    return scores, gene_scores.assign(ceiling=np.tile(by_gene_ceiling["ceiling"], len(by_gene)))
+    by_gene_limit = np.full(len(hidden.genes), np.nan) if limits is None else limits["limit"].to_numpy()
+    return scores, gene_scores.assign(
+        ceiling=np.tile(by_gene_ceiling["ceiling"], len(by_gene)), reachable_limit=np.tile(by_gene_limit, len(by_gene))
+    )
+
+
+def _with_shares(bound: Mapping[str, Any], models: Models) -> dict[str, Any]:
+    """Return the bound of the mean PCC with the share of it that each model reaches, None for a bound of 0."""
+    top = bound[Metric.PCC_MEAN]
+    shares = {name: values[Metric.PCC_MEAN] / top if top > 0 else None for name, values in models.items()}
+    return {**bound, "share_reached": shares}
+
+
+def reach(scores: Mapping[str, Any]) -> list[str]:
+    """Say in sentences what can be reached of the mean PCC, and how much of the model's sequencing depth explains.
+
+    `scores` is the record of `build_scores`; one of an earlier version may hold neither.
+    """
+    model, models, limit = model_of(scores), scores["models"], scores.get("reachable_limit")
+    ours = models.get(model, {}).get(Metric.PCC_MEAN, 0.0)
+    sentences = []
+    if limit is not None:
+        share = limit["share_reached"].get(model)
+        reached = "" if share is None else f"; {model} reaches {share:.0%} of it"
+        sentences.append(
+            f"Reachable limit of the mean PCC {limit[Metric.PCC_MEAN]:.3f}: what the hidden spots' own other genes "
+            f"predict{reached}."
+        )
+    if Model.DEPTH_ONLY in models and ours > 0:
+        share = models[Model.DEPTH_ONLY][Metric.PCC_MEAN] / ours
+        sentences.append(f"Sequencing depth alone, predicted likewise (depth_only), explains {share:.0%} of the score.")
+    return sentences
 
 
 def score_super_resolution(sites: SuperResolution, model: str, lattice: str) -> dict[str, Any]:
@@ -153,13 +199,17 @@ def score_super_resolution(sites: SuperResolution, model: str, lattice: str) -> 
 
 
 def _score(
-    sites: HiddenSpots | SuperResolution, predictions: Mapping[str, NDArray[np.float32]], lattice: str, where: str = ""
+    sites: HiddenSpots | SuperResolution,
+    predictions: Mapping[str, NDArray[np.float32]],
+    lattice: str,
+    where: str = "",
+    depth: NDArray[np.number] | None = None,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]:
     """Return the scores of each model by gene, and their summaries."""
     truth, n_neighbours = sites.expression, min(metrics.NEIGHBOURS[lattice], len(sites.expression) - 1)
     by_gene, models = {}, {}
     for name, values in predictions.items():
-        by_gene[name] = metrics.score_genes(truth, values, sites.genes, name + where)
+        by_gene[name] = metrics.score_genes(truth, values, sites.genes, name + where, depth)
         ratio = metrics.moran_ratio(truth, values, sites.xy_um, n_neighbours)
         models[name] = metrics.summarise(by_gene[name]) | {str(Metric.MORAN_RATIO): ratio}
     return by_gene, models
@@ -181,6 +231,7 @@ def format_table(scores: Mapping[str, Any]) -> str:
         f"{scores['n_train']} visible{buffer}{others}, {scores['n_genes']} genes; "
         f"noise ceiling of the mean PCC {scores['noise_ceiling'][Metric.PCC_MEAN]:.3f}",
         *_rows(scores["models"]),
+        *reach(scores),
     ]
     if scores["coverage_90"] is not None:
         covered = f"{scores['coverage_90']:.1%} of the hidden values"

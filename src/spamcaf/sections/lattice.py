@@ -89,6 +89,17 @@ class FoundLattice:
         return int(counts[counts > 1].sum())
 
 
+def lattice_steps(index: Integers, kind: LatticeKind) -> Integers:
+    """Return the whole numbers of the two lattice vectors to each (array_col, array_row) of `index` (spot, 2).
+
+    Columns of a hexagonal array advance by two in a row; where all are one off (row + column odd), they count as the
+    column before.
+    """
+    exact = np.linalg.solve(INDEX_STEPS[kind].T.astype(float), index.T.astype(float)).T
+    # the margin keeps rounding error from lowering a whole number by one
+    return np.floor(exact + 0.25).astype(np.int64)
+
+
 def fit_lattice(xy_px: Floats, index: Integers, kind: LatticeKind) -> Lattice:
     """Fit a lattice to spots with known array indices, by least squares: any rotation, reflection and scale is found.
 

@@ -25,22 +25,43 @@ _HALVES = 2
 
 
 def split_spots(
-    barcodes: list[str], xy_um: Floats, reach_um: float, settings: SplitSettings, seed: int
+    barcodes: list[str],
+    xy_um: Floats,
+    reach_um: float,
+    settings: SplitSettings,
+    seed: int,
+    steps: NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
     """Hide spots and assign the visible ones to folds.
 
     - random: single spots are hidden uniformly, and folds are drawn at random.
+    - lattice: every k-th row and column of the array stays visible, a lattice of k times the pitch; the mask chooses
+      which of the k x k. It is what prediction between the spots does, but at sites with a measured truth.
     - block: a block of tissue is hidden, see `cut_blocks`. Its spots within reach of a visible one are the buffer:
       neither learned from nor scored. Folds are pieces of tissue too.
     - section: all spots are hidden; the model that predicts them is fitted on other sections.
 
-    The split follows from the spots, the seed and the mask alone: their order does not matter. The table has a row per
-    spot: barcode, part (train | hidden | buffer) and fold (0 .. n_folds - 1 for training spots, -1 for others).
-    `reach_um` is how far from its centre (spot, 2), along both image axes, a spot's window may touch another spot.
+    The split follows from the spots, the seed and the mask alone: their order does not matter. Which spots lattice and
+    block hide does not depend on the seed.
+
+    Parameters
+    ----------
+    barcodes : a unique one per spot
+    xy_um : (spot, 2) float64, micrometres
+    reach_um : how far from its centre, along both image axes, a spot's window may touch another spot
+    settings : protocol, share, k or number of blocks, mask and number of folds
+    seed : of the random protocol, and of the folds of random and lattice
+    steps : (spot, 2) int64, steps along the two lattice vectors (see `lattice.lattice_steps`), of the lattice protocol
+
+    Returns
+    -------
+    DataFrame with a row per spot: barcode, part (train | hidden | buffer) and fold (0 .. n_folds - 1 for training
+        spots, -1 for others); each fold serves as the validation part once
 
     Raises
     ------
     InputError : when too few spots are left to learn from or to score
+    ValueError : when the lattice protocol is given no steps
     """
     import pandas as pd
 
@@ -48,6 +69,10 @@ def split_spots(
     names, xy_um = sorted(barcodes), xy_um[order]
     if settings.protocol == "random":
         part, fold = _hide_at_random(names, settings, seed)
+    elif settings.protocol == "lattice":
+        if steps is None:
+            raise ValueError("The lattice protocol needs the steps of each spot along the lattice vectors, found none.")
+        part, fold = _hide_between(names, np.asarray(steps)[order], settings, seed)
     elif settings.protocol == "block":
         part, fold = _hide_block(xy_um, reach_um, settings)
     else:
@@ -141,9 +166,23 @@ def _principal_coordinates(xy_um: Floats) -> Floats:
 def _hide_at_random(names: list[str], settings: SplitSettings, seed: int) -> tuple[NDArray[np.str_], Integers]:
     order = np.random.default_rng([seed, settings.mask, _number(names)]).permutation(len(names))
     n_hidden = max(min(max(round(len(names) * settings.hidden_share), 1), len(names) - settings.n_folds), 0)
-    fold = np.full(len(names), NO_FOLD)
-    visible = order[n_hidden:]
-    fold[visible] = np.arange(len(visible)) % settings.n_folds
+    return _deal(order[n_hidden:], len(names), settings.n_folds)
+
+
+def _hide_between(
+    names: list[str], steps: NDArray[np.int64], settings: SplitSettings, seed: int
+) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    # k steps along both vectors span the lattice k times as wide: of a square and of a hexagonal one alike
+    phase = divmod(settings.mask % settings.every**2, settings.every)
+    visible = (steps[:, ::-1] % settings.every == phase).all(axis=1)  # row first
+    order = np.random.default_rng([seed, settings.mask, _number(names)]).permutation(len(names))
+    return _deal(order[visible[order]], len(names), settings.n_folds)
+
+
+def _deal(visible: NDArray[np.int64], n_spots: int, n_folds: int) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Return part and fold of each spot (spot,): rows `visible` are dealt out to folds in turn, others are hidden."""
+    fold = np.full(n_spots, NO_FOLD)
+    fold[visible] = np.arange(len(visible)) % n_folds
     return np.where(fold == NO_FOLD, Part.HIDDEN.value, Part.TRAIN.value), fold
 
 
@@ -165,6 +204,8 @@ def _require_enough(part: NDArray[np.str_], settings: SplitSettings) -> None:
     larger = "Hide halves: split.n_blocks=2. " if settings.n_blocks > _HALVES else ""
     steps = {
         "random": "Change split.hidden_share, or use a larger section.",
+        "lattice": f"split.every={settings.every} shows one spot in {settings.every**2}. Lower it if above 2, try "
+        "another split.mask, use a larger section, or split.protocol=random.",
         "block": f"{larger}Use smaller tiles (tiles.tile_um), a larger section, or split.protocol=random.",
         "section": "Use a larger section.",
     }

@@ -44,7 +44,8 @@ def fit_baselines(
         measured = stack(measured_other_sections(other_sections, expression, spot_features.key))
     xy_um = np.asarray(expression[hidden].obsm[SPATIAL]) * mpp_of(expression)
     sites = sites_of(hidden, xy_um, spot_features)
-    layers = predict_all(measured, sites, pitch_um_of(expression), seed, RECOVERY if visible else TRANSFER)
+    names, pitch_um = RECOVERY if visible else TRANSFER, pitch_um_of(expression)
+    layers = predict_all(measured, sites, pitch_um, seed, names, positions=bool(visible))
     return AnnData(
         None, expression[hidden].obs[[]], expression.var, layers=layers, shape=(len(hidden), expression.n_vars)
     )
@@ -93,7 +94,7 @@ def score_predictions(
     from spamcaf.scoring import metrics
     from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores, format_table
 
-    hidden = barcodes_of(spot_split, Part.HIDDEN)
+    visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
     _require_same_spots(hidden, recovered, baseline_predictions)
     truth = expression[hidden]
     hidden_spots = HiddenSpots(
@@ -105,10 +106,11 @@ def score_predictions(
     )
     predictions = {**_ours(recovered), **baseline_predictions.layers}
     name = str(expression.uns[SECTION_METADATA][SectionField.NAME])
-    n_train, n_buffer = (len(barcodes_of(spot_split, part)) for part in (Part.TRAIN, Part.BUFFER))
+    n_train, n_buffer = len(visible), len(barcodes_of(spot_split, Part.BUFFER))
     others = tuple(_record(recovered)["other_sections"])
     setting = Setting(name, _model(recovered), settings.protocol, n_train, n_buffer, others, _lattice(expression), seed)
-    scores, gene_scores = build_scores(setting, hidden_spots, predictions, recovered.layers.get(SD))
+    seen = np.asarray(expression[visible].X)
+    scores, gene_scores = build_scores(setting, hidden_spots, predictions, recovered.layers.get(SD), seen)
     draws = [np.asarray(layer) for key, layer in recovered.layers.items() if key and key.startswith(DRAW)]
     if draws:
         n_neighbours = min(metrics.NEIGHBOURS[setting.lattice], len(hidden) - 1)

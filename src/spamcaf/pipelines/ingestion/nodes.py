@@ -12,7 +12,7 @@ from spamcaf.histology.placement import require_handedness, require_on_tissue, w
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import SECTION_METADATA, SPATIAL, Part, SectionField
+from spamcaf.names import SECTION_METADATA, SPATIAL, Obs, Part, SectionField
 from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, SplitSettings, TileSettings, TissueSettings
 from spamcaf.pipelines.joins import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections
@@ -20,6 +20,7 @@ from spamcaf.provenance import provenance_record
 from spamcaf.sections import checks, gene_names, panel, sites, split
 from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.checks import as_table
+from spamcaf.sections.lattice import lattice_steps
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,9 @@ def split_spots(section: AnnData, settings: SplitSettings, tiles: TileSettings, 
     window_um = (WindowGeometry.of(tiles, mpp).window_px + 1) * mpp
     reach_um = (window_um + float(section.uns[SECTION_METADATA][SectionField.SPOT_UM])) / 2
     xy_um = np.asarray(section.obsm[SPATIAL], np.float64) * mpp
-    table = split.split_spots(section.obs_names.tolist(), xy_um, reach_um, settings, seed)
+    index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)
+    steps = lattice_steps(index, section.uns[SECTION_METADATA][SectionField.LATTICE])
+    table = split.split_spots(section.obs_names.tolist(), xy_um, reach_um, settings, seed, steps)
     counts = table[split.PART].value_counts()
     logger.info("split by %s: %s", settings.protocol, ", ".join(f"{n} {part}" for part, n in counts.items()))
     return table
