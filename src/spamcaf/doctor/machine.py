@@ -107,7 +107,7 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
     n_genes = len(settings.panel.genes) or settings.panel.n_genes
     site_bytes = N_TILES * width * FLOAT_BYTES
     prediction = n_sites * n_genes * FLOAT_BYTES * LAYERS
-    n_tiles = n_sites * N_TILES
+    n_tiles = n_sites * (N_TILES + settings.tiles.views - 1)
     if settings.tiles.dense:  # at most the rasters over the whole image, and as far as windows reach beyond it
         tile_px = WindowGeometry.of(settings.tiles, inputs.mpp).tile_px
         rows, columns = (OVERLAP * (ceil(side / tile_px) + TILES_ACROSS) for side in inputs.image_px)
