@@ -55,7 +55,7 @@ def row_of_shared_tiles(path: Path) -> tuple[str, str, str]:
     x, y = np.meshgrid(np.arange(16), np.arange(16))
     xy = np.column_stack([x.ravel(), y.ravel()]) * 224.0 + 600
     job = task_of(path, xy, 0.5, vit("test_vit"))
-    once = sum(len(distinct(job.boxes(start).reshape(-1, 3))[0]) for start in job.starts())
+    once = sum(len(distinct(job.boxes(start).reshape(-1, 4))[0]) for start in job.starts())
     return "tiles computed / tiles seen, 16 x 16 sites one tile apart", f"{once / (len(xy) * 9):.2f}", ""
 
 

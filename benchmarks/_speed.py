@@ -96,7 +96,7 @@ def row_of_compiling(path: Path, device: torch.device, backbone: Backbone) -> tu
 
 def ready_batches(job: EmbeddingJob, start: int, embedder: Embedder) -> list[Tensor]:
     """Return the batches of a block as they go into the network, on its device."""
-    places, _ = distinct(job.boxes(start).reshape(-1, 3))
+    places, _ = distinct(job.boxes(start).reshape(-1, 4))
     cut = (places[i : i + embedder.batch] for i in range(0, len(places), embedder.batch))
     ready = (read_tiles(job.slide, batch, None).tiles for batch in cut)
     return [torch.from_numpy(tiles).to(embedder.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for tiles in ready]

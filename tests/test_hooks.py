@@ -15,7 +15,7 @@ from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.datasets.section import SectionDataset
 from spamcaf.datasets.stored import AtomicDataset
 from spamcaf.errors import InputError
-from spamcaf.hooks import SettingsGuard
+from spamcaf.hooks import SettingsGuard, check_settings
 
 
 def embed(raw_section: object, backbone: object) -> None:
@@ -105,3 +105,15 @@ def test_names_that_look_like_numbers_are_names(value: str) -> None:
 def test_an_unknown_setting_comes_before_a_wrong_name() -> None:
     with pytest.raises(InputError, match="Did you mean 'split'"):
         SettingsGuard().after_context_created(context({}, section="..", splt={"mask": 1}))
+
+
+def test_views_with_dense_features_are_refused_with_both_names() -> None:
+    with pytest.raises(InputError, match=r"tiles\.views=1, or tiles\.dense=false"):
+        SettingsGuard().after_context_created(context({}, tiles={"dense": True, "views": 4}))
+    assert check_settings({"tiles": {"dense": True, "views": 1}}).tiles.dense
+
+
+@pytest.mark.parametrize("views", [0, 3, 16, "8 or so"])
+def test_a_number_of_views_that_is_none_of_five_is_refused(views: object) -> None:
+    with pytest.raises(InputError, match=r"tiles\.views = .*1, 2, 4, 8 or 12"):
+        check_settings({"tiles": {"views": views}})

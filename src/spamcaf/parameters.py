@@ -164,7 +164,19 @@ class TileSettings(_Settings):
     dense: bool = Field(
         False, description="one pass over the whole slide, its maps averaged per tile: for fine grids, approximate"
     )
+    views: Literal[1, 2, 4, 8, 12] = Field(
+        1, description="views of a site's own tile to average over; 12: 11 more passes per site, shared by no other"
+    )
     batch: int = Field(64, ge=1, description="tiles per forward pass on a GPU; halved when its memory is exhausted")
+
+    @model_validator(mode="after")
+    def _dense_has_no_views(self) -> Self:
+        if self.dense and self.views > 1:
+            raise ValueError(
+                "tiles.views should be 1 with tiles.dense=true, whose features are cut from one map of the slide; "
+                f"found {self.views}: set tiles.views=1, or tiles.dense=false"
+            )
+        return self
 
 
 class ComputeSettings(_Settings):

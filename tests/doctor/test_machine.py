@@ -64,6 +64,12 @@ def test_dense_tiles_are_those_of_the_image_however_fine_the_grid() -> None:
     assert estimate_resources(dense, replace(INPUTS, n_spots=10), WIDTH, 1).n_tiles == 90
 
 
+def test_views_are_passes_of_every_site_and_no_more_features() -> None:
+    viewed = SETTINGS.model_copy(update={"tiles": TileSettings(views=12)})
+    resources, plain = estimate_resources(viewed, INPUTS, WIDTH), estimate_resources(SETTINGS, INPUTS, WIDTH)
+    assert resources == replace(plain, n_tiles=9000 * 20)
+
+
 def test_genes_named_by_the_user_count_instead_of_n_genes() -> None:
     named = RunSettings.model_validate({"grid": {"subdivide": 3}, "panel": {"genes": ["a", "b"]}})
     assert estimate_resources(named, INPUTS, WIDTH).output_bytes == 9000 * 2 * 4 * 3 * 2 + IMAGE * 4 // 3

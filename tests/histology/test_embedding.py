@@ -14,7 +14,7 @@ from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.embedding import Embedder, EmbeddingJob, embed_blocks
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
 from spamcaf.histology.slide import ArrayPixels, Slide
-from spamcaf.histology.tiles import WindowGeometry, read_tile
+from spamcaf.histology.tiles import CENTRE, WindowGeometry, distinct, read_tile, read_tiles
 from spamcaf.parameters import TileSettings
 
 CPU = torch.device("cpu")
@@ -25,8 +25,9 @@ GEOMETRY = WindowGeometry.of(TileSettings(), 4.0)
 KEY = FeatureKey("s", "b", "v", "i", 84)
 
 
-def job_of(slide: Slide, block: int = 64, *, with_whole: bool = False) -> EmbeddingJob:
-    return EmbeddingJob(slide, GEOMETRY, IDS, XY, replace(KEY, block=block), with_whole)
+def job_of(slide: Slide, block: int = 64, *, with_whole: bool = False, views: int = 1) -> EmbeddingJob:
+    geometry = WindowGeometry.of(TileSettings(views=views), 4.0)
+    return EmbeddingJob(slide, geometry, IDS, XY, replace(KEY, block=block), with_whole)
 
 
 def run(job: EmbeddingJob, backbone: Backbone, batch: int = 64, threads: int = 1) -> Features:
@@ -90,8 +91,9 @@ def test_the_order_of_sites_does_not_matter(slide: Slide, convolution: Backbone)
     np.testing.assert_array_equal(found.n_px_padded, expected.n_px_padded)
 
 
-def test_a_part_of_the_blocks_is_the_same_part_of_the_whole(slide: Slide, convolution: Backbone) -> None:
-    job, embedder = job_of(slide, 2), Embedder(convolution, CPU, torch.float32, 64)
+@pytest.mark.parametrize("views", [1, 12])
+def test_a_part_of_the_blocks_is_the_same_part_of_the_whole(slide: Slide, convolution: Backbone, views: int) -> None:
+    job, embedder = job_of(slide, 2, views=views), Embedder(convolution, CPU, torch.float32, 64)
     blocks = list(embed_blocks(job, embedder, [0, 2, 4], 1))
     assert [(block.start, len(block.ids)) for block in blocks] == [(0, 2), (2, 2), (4, 1)]
     (alone,) = embed_blocks(job, embedder, [2], 1)
@@ -108,6 +110,60 @@ def test_a_tile_that_several_sites_share_is_computed_once(slide: Slide, mean_col
     for i, place in enumerate(xy):
         alone = run(EmbeddingJob(slide, GEOMETRY, ["a"], place[None], KEY), mean_colour)
         np.testing.assert_allclose(windows_of(features, [str(i)])[0], alone.windows[0], atol=1e-6)
+
+
+def test_without_further_views_features_are_the_networks_to_the_last_bit(slide: Slide, convolution: Backbone) -> None:
+    job, embedder = job_of(slide), Embedder(convolution, CPU, torch.float32, 64)
+    once, which = distinct(GEOMETRY.tiles(XY[job.order]).reshape(-1, 3))
+    expected = embedder.embed(read_tiles(slide, once, None).tiles).numpy()[which].reshape(N, 9, -1)
+    np.testing.assert_array_equal(run(job, convolution).windows, expected)
+
+
+def views_by_hand(tile: np.ndarray, shifted: list[np.ndarray]) -> dict[int, list[np.ndarray]]:
+    """The views of a tile, by their number."""
+    turns = [np.rot90(tile, k) for k in range(4)]
+    eight = turns + [np.flipud(turn) for turn in turns]
+    return {2: [tile, np.fliplr(tile)], 4: turns, 8: eight, 12: eight + shifted}
+
+
+@pytest.mark.parametrize("views", [2, 4, 8, 12])
+def test_the_target_tile_is_the_mean_over_its_views(slide: Slide, convolution: Backbone, views: int) -> None:
+    plain, found = run(job_of(slide), convolution), run(job_of(slide, views=views), convolution)
+    embedder = Embedder(convolution, CPU, torch.float32, 64)
+    for name, (x, y, width) in zip(IDS, GEOMETRY.tiles(XY)[:, CENTRE].tolist(), strict=True):
+        shifted = [read_tile(slide, x + dx, y + dy, width)[0] for dx, dy in [(-7, 0), (7, 0), (0, -7), (0, 7)]]
+        by_hand = views_by_hand(read_tile(slide, x, y, width)[0], shifted)[views]
+        expected = embedder.embed(np.stack(by_hand)).numpy().mean(axis=0)
+        np.testing.assert_allclose(windows_of(found, [name])[0, CENTRE], expected, atol=1e-5)
+    difference = np.abs(found.windows - plain.windows).max(axis=(0, 2))
+    assert difference[CENTRE] > 0.01
+    assert np.delete(difference, CENTRE).max() < 1e-5
+    np.testing.assert_array_equal(found.n_px_padded, plain.n_px_padded)
+
+
+def test_numbers_of_views_give_different_features(slide: Slide, convolution: Backbone) -> None:
+    found = [run(job_of(slide, views=views), convolution).windows[:, CENTRE] for views in (1, 2, 4, 8, 12)]
+    assert min(np.abs(a - b).max() for i, a in enumerate(found) for b in found[:i]) > 1e-4
+
+
+def test_a_target_tile_with_views_is_plain_where_it_is_a_neighbour(slide: Slide, convolution: Backbone) -> None:
+    """Sites in a row, one tile apart, in one block: the tile to the right of a site is the target of the next."""
+    xy = np.column_stack([100.0 + 28 * np.arange(4), np.full(4, 150.0)])
+    plain = replace(job_of(slide), xy_px=xy, ids=IDS[:4])
+    viewed = replace(plain, geometry=replace(GEOMETRY, views=12))
+    expected, found = (windows_of(run(job, convolution), IDS[:4]) for job in (plain, viewed))
+    np.testing.assert_allclose(found[:-1, CENTRE + 1], expected[1:, CENTRE], atol=1e-5)
+    np.testing.assert_allclose(found[1:, CENTRE - 1], expected[:-1, CENTRE], atol=1e-5)
+    assert np.abs(found[:, CENTRE] - expected[:, CENTRE]).max(axis=1).min() > 1e-3
+
+
+@pytest.mark.parametrize(("views", "n_passes"), [(1, 30), (2, 42), (12, 162)])
+def test_views_take_one_pass_each_and_shared_tiles_still_one_in_all(
+    slide: Slide, mean_colour: Backbone, views: int, n_passes: int
+) -> None:
+    xy = np.array([[100.0 + 28 * column, 100.0 + 28 * row] for row in range(3) for column in range(4)])
+    run(EmbeddingJob(slide, replace(GEOMETRY, views=views), [str(i) for i in range(12)], xy, KEY), mean_colour)
+    assert sum(mean_colour.network.sizes) == n_passes
 
 
 def test_out_of_memory_halves_the_batch_with_one_warning(
@@ -174,6 +230,13 @@ def test_the_whole_window_leaves_the_tiles_as_they_are(slide: Slide, convolution
     assert without.whole is None
     np.testing.assert_allclose(with_it.windows, without.windows, atol=1e-6)
     np.testing.assert_array_equal(with_it.n_px_padded, without.n_px_padded)
+
+
+def test_views_leave_the_whole_window_as_it_is(slide: Slide, convolution: Backbone) -> None:
+    plain = run(job_of(slide, with_whole=True), convolution)
+    found = run(job_of(slide, with_whole=True, views=12), convolution)
+    np.testing.assert_allclose(found.whole, plain.whole, atol=1e-6)
+    np.testing.assert_allclose(found.windows, run(job_of(slide, views=12), convolution).windows, atol=1e-6)
 
 
 def test_a_stain_changes_every_tile(slide: Slide, mean_colour: Backbone) -> None:

@@ -13,7 +13,15 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from spamcaf.histology.slide import GLASS, ArrayPixels, Slide
-from spamcaf.histology.tiles import CENTRE, WindowGeometry, distinct, prefetch_tiles, read_tile, reading_order
+from spamcaf.histology.tiles import (
+    CENTRE,
+    WindowGeometry,
+    distinct,
+    prefetch_tiles,
+    read_tile,
+    read_tiles,
+    reading_order,
+)
 from spamcaf.parameters import TileSettings
 
 COLOURS = np.array([(20 * i + 5, 250 - 25 * i, (i * 70) % 250) for i in range(9)], np.uint8)
@@ -103,6 +111,33 @@ def test_tiles_make_up_the_window_and_sites_one_tile_apart_share_them(mpp: float
     np.testing.assert_array_equal(first[0, :2], window[:2])
     assert (first[8, :2] + geometry.tile_px == window[:2] + window[2]).all()
     assert abs(window[:2] + geometry.window_px / 2 - (700.5, 800.0)).max() <= 0.5
+
+
+@pytest.mark.parametrize(("tile_px", "quarter_px"), [(224, 56), (28, 7), (29, 7), (30, 8), (31, 8), (1, 0)])
+def test_a_quarter_of_a_tile_is_the_nearest_pixel_to_all_four_sides(tile_px: int, quarter_px: int) -> None:
+    sites = np.array([[400.0, 300.5], [9.0, 7.0]])
+    geometry = WindowGeometry(tile_px, "", views=12)
+    shifts = geometry.target_views(sites)[:, 7:] - np.pad(geometry.tiles(sites)[:, [CENTRE]], [(0, 0), (0, 0), (0, 1)])
+    expected = np.array([(-1, 0, 0, 0), (1, 0, 0, 0), (0, -1, 0, 0), (0, 1, 0, 0)]) * quarter_px
+    np.testing.assert_array_equal(shifts, [expected, expected])
+
+
+def test_turns_of_one_square_are_read_once() -> None:
+    read: list[int] = []
+
+    class Counting(ArrayPixels):
+        def crop(self, x0: int, y0: int, width: int, height: int) -> np.ndarray:
+            read.append(x0)
+            return super().crop(x0, y0, width, height)
+
+    image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    boxes = [(5, 9, 224, turn) for turn in range(8)] + [(6, 9, 224, 0)]
+    found = read_tiles(Slide(Counting(image, "f"), "s"), np.array(boxes), lambda tile: 255 - tile).tiles
+    assert read == [5, 6]
+    np.testing.assert_array_equal(found[0], 255 - image[9:233, 5:229])
+    np.testing.assert_array_equal(found[4], found[0][:, ::-1])
+    np.testing.assert_array_equal(found[3], np.rot90(found[0], 3))
+    assert len({tile.tobytes() for tile in found}) == 9
 
 
 def test_a_window_shrinks_to_one_tile_without_moving() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.features import Features, StoredBlock, join_blocks
 from spamcaf.histology.slide import ArrayPixels, Slide
+from spamcaf.histology.tiles import CENTRE
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.parameters import ComputeSettings, TileSettings
@@ -48,14 +49,41 @@ def spots(
         {"tile_um": 100.0},
         {"unit": "pixels"},
         {"stain": "macenko"},
+        {"views": 2},
         {"compute": ComputeSettings(device="cpu", precision="bf16")},
         {"slide": Slide(ArrayPixels(IMAGE, "g"), "s")},
     ],
-    ids=["width", "unit", "stain", "precision", "slide"],
+    ids=["width", "unit", "stain", "views", "precision", "slide"],
 )
 def test_what_changes_features_changes_the_key(changed: dict[str, object]) -> None:
     first, again, other = spots()[0].key, spots()[0].key, spots(**changed)[0].key
     assert first == again != other
+
+
+def test_the_key_tells_views_and_without_them_is_that_of_earlier_versions() -> None:
+    earlier = (
+        '{"precision": "float32", "resized": "each tile by itself, bilinear with antialias, uint8", "stain": "none", '
+        '"tile": "112 um", "tile_px": 224, "tiles_across": 3}'
+    )
+    views = [spots(views=n)[0].key.view for n in (1, 2, 4, 8, 12)]
+    assert views[0] == earlier
+    assert len(set(views)) == 5
+
+
+def test_spots_and_sites_between_them_get_the_same_views() -> None:
+    """Shifts move the mean colour, turns do not."""
+    grid = pd.DataFrame({SITE_ID: SECTION.obs_names, SUB_INDEX: 1, X_PX: XY[:, 0], Y_PX: XY[:, 1]})
+    found = [
+        join_blocks(list(embed_grid(grid, SECTION, SLIDE, TISSUE, BACKBONE, [], tiles, COMPUTE, "spamcaf")))
+        for tiles in (TileSettings(), TileSettings(views=12))
+    ]
+    plain, viewed = (features.windows[features.rows(SECTION.obs_names)] for features in found)
+    of_spots = join_blocks(spots(views=12))
+    assert found[1].key.view == of_spots.key.view
+    np.testing.assert_allclose(viewed, of_spots.windows[of_spots.rows(SECTION.obs_names)], atol=1e-5)
+    difference = np.abs(viewed - plain).max(axis=(0, 2))
+    assert difference[CENTRE] > 1e-3
+    assert np.delete(difference, CENTRE).max() < 1e-5
 
 
 def test_how_fast_it_is_computed_does_not() -> None:

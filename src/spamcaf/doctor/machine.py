@@ -99,7 +99,7 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
     n_sites = inputs.n_spots * (subdivide or settings.grid.subdivide) ** 2
     image = inputs.image_px[0] * inputs.image_px[1] * 3
     n_genes = len(settings.panel.genes) or settings.panel.n_genes
-    site_bytes, n_tiles = N_TILES * width * FLOAT_BYTES, n_sites * N_TILES
+    site_bytes, n_tiles = N_TILES * width * FLOAT_BYTES, n_sites * (N_TILES + settings.tiles.views - 1)
     prediction = n_sites * n_genes * FLOAT_BYTES * LAYERS
     if settings.tiles.dense:  # at most the rasters over the whole image, and as far as windows reach beyond it
         tile_px = WindowGeometry.of(settings.tiles, inputs.mpp).tile_px

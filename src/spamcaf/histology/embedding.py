@@ -18,7 +18,17 @@ from spamcaf.errors import InputError, first_line
 from spamcaf.histology.backbone import Backbone
 from spamcaf.histology.features import FeatureKey, Features
 from spamcaf.histology.slide import Slide
-from spamcaf.histology.tiles import N_TILES, TILE_PX, Stain, WindowGeometry, distinct, prefetch_tiles, reading_order
+from spamcaf.histology.tiles import (
+    CENTRE,
+    N_TILES,
+    TILE_PX,
+    Stain,
+    WindowGeometry,
+    distinct,
+    prefetch_tiles,
+    reading_order,
+    with_turn,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +122,7 @@ class EmbeddingJob:
     geometry: WindowGeometry
     ids: Sequence[str]
     xy_px: NDArray[np.float64]  # (site, 2), full-resolution pixels
-    key: FeatureKey  # tells `with_whole` and `stain`, too
+    key: FeatureKey  # tells `with_whole`, `stain` and the geometry's views, too
     with_whole: bool = False  # add the features of each window shrunk to one tile
     stain: Stain | None = None
 
@@ -134,10 +144,13 @@ class EmbeddingJob:
         return tuple(self.ids[row] for row in self.rows(start))
 
     def boxes(self, start: int) -> NDArray[np.int64]:
-        """Return x, y and width of the squares to read for each site of a block, (site, 9 or 10, 3)."""
+        """Return what to read for each site of a block, (site, box, 4): tiles, whole window, views of the target tile.
+
+        The plain target tile is among them: another site may have it as a neighbour.
+        """
         xy_px = self.xy_px[self.rows(start)]
-        tiles = self.geometry.tiles(xy_px)
-        return np.concatenate([tiles, self.geometry.windows(xy_px)], axis=1) if self.with_whole else tiles
+        squares = [self.geometry.tiles(xy_px)] + [self.geometry.windows(xy_px)] * self.with_whole
+        return np.concatenate([*map(with_turn, squares), self.geometry.target_views(xy_px)], axis=1)
 
 
 def embed_blocks(job: EmbeddingJob, embedder: Embedder, starts: Sequence[int], threads: int) -> Iterator[Features]:
@@ -158,13 +171,16 @@ def embed_blocks(job: EmbeddingJob, embedder: Embedder, starts: Sequence[int], t
         features = torch.cat([output.to("cpu") for output in outputs]).numpy()[which]
         n_px_padded = np.concatenate(n_padded)[which][:, :N_TILES].sum(axis=1)
         windows = np.ascontiguousarray(features[:, :N_TILES])
+        if job.geometry.views > 1:
+            views = features[:, N_TILES + job.with_whole :]
+            windows[:, CENTRE] = (windows[:, CENTRE] + views.sum(axis=1)) / job.geometry.views
         whole = np.ascontiguousarray(features[:, N_TILES]) if job.with_whole else None
         yield Features(job.ids_at(start), windows, n_px_padded, job.key, len(job.ids), start, whole)
 
 
 def _batches(job: EmbeddingJob, start: int, batch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.intp]]:
-    """Return a block's distinct boxes in batches, and which of them each site needs, (site, 9 or 10)."""
+    """Return a block's distinct boxes in batches, and which of them each site needs, (site, box)."""
     boxes = job.boxes(start)
-    once, which = distinct(boxes.reshape(-1, 3))
+    once, which = distinct(boxes.reshape(-1, 4))
     # not across blocks: a block must not depend on whether those before it were computed in this run
     return [once[i : i + batch] for i in range(0, len(once), batch)], which.reshape(boxes.shape[:2])

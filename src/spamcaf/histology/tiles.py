@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,12 @@ AHEAD_BYTES = 128 << 20
 TILE_BYTES = 3 * TILE_PX**2
 Stain = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """Stain normalisation: brings the colours of a tile, (row, column, 3), to those of a common stain."""
+MIRRORED = 4
+"""A turn is a number of quarter turns, 0 to 3, plus this where the tile is mirrored left to right before."""
+TURNS = {1: (), 2: (MIRRORED,), 4: range(1, 4), 8: range(1, 8), 12: range(1, 8)}
+"""Turns of the target tile beside the tile as it is, by the number of views."""
+SHIFTS = {1: (), 2: (), 4: (), 8: (), 12: ((-1, 0), (1, 0), (0, -1), (0, 1))}
+"""Shifts of the target tile, x and y in quarters of its width, by the number of views."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +40,19 @@ class WindowGeometry:
     """A window of 3 x 3 tiles, each `tile_px` full-resolution pixels wide; `requested` is the width as it was set.
 
     Its methods take sites, (site, 2), x and y in full-resolution pixels, and return boxes: x and y of the upper left
-    pixel, and width, int64.
+    pixel, and width, int64. The target tile's features are the mean over `views` of it: 1, 2, 4, 8 or 12.
     """
 
     tile_px: int
     requested: str
+    views: int = 1
 
     @classmethod
     def of(cls, tiles: TileSettings, mpp: float) -> WindowGeometry:
         """Return the geometry at `mpp` micrometres per pixel; `pixels` takes the backbone's 224 as they are."""
         if tiles.unit == "pixels":
-            return cls(TILE_PX, f"{TILE_PX} px")
-        return cls(max(round(tiles.tile_um / mpp), 1), f"{tiles.tile_um:g} um")
+            return cls(TILE_PX, f"{TILE_PX} px", tiles.views)
+        return cls(max(round(tiles.tile_um / mpp), 1), f"{tiles.tile_um:g} um", tiles.views)
 
     @property
     def window_px(self) -> int:
@@ -53,7 +61,9 @@ class WindowGeometry:
 
     def view(self) -> dict[str, object]:
         """Return the part of a feature key that tells how tiles are cut, the same for every section."""
-        return {"tile": self.requested, "tile_px": TILE_PX, "tiles_across": TILES_ACROSS, "resized": RESIZED}
+        cut = {"tile": self.requested, "tile_px": TILE_PX, "tiles_across": TILES_ACROSS, "resized": RESIZED}
+        # without further views as in earlier versions: features that are stored stay valid
+        return cut if self.views == 1 else {**cut, "target": f"mean over {self.views} views"}
 
     def corners(self, xy_px: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the upper left pixel (x, y) of the windows around sites, (site, 2) as `xy_px`."""
@@ -70,6 +80,22 @@ class WindowGeometry:
     def windows(self, xy_px: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the box of the whole window around each site, (site, 1, 3)."""
         return np.column_stack([self.corners(xy_px), np.full(len(xy_px), self.window_px)])[:, None]
+
+    def target_views(self, xy_px: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the views of each site's target tile, without the tile as it is: boxes with turns, (site, view, 4).
+
+        A shift is a quarter of the tile's width, to the nearest pixel (half a pixel up), the same to all four sides.
+        """
+        quarter_px = (self.tile_px + 2) // 4
+        turns = [(0, 0, 0, turn) for turn in TURNS[self.views]]
+        shifts = [(x * quarter_px, y * quarter_px, 0, 0) for x, y in SHIFTS[self.views]]
+        changes = np.array(turns + shifts, np.int64).reshape(-1, 4)
+        return with_turn(self.tiles(xy_px)[:, [CENTRE]]) + changes
+
+
+def with_turn(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return boxes, (site, box, 3), with the turn 0 as a fourth column."""
+    return np.pad(boxes, ((0, 0), (0, 0), (0, 1)))
 
 
 @dataclass(frozen=True)
@@ -95,13 +121,23 @@ def read_tile(slide: Slide, x0: int, y0: int, width: int) -> tuple[NDArray[np.ui
     return resized[0].permute(1, 2, 0).numpy(), n_padded
 
 
+def turned(tile: NDArray[np.uint8], turn: int = 0) -> NDArray[np.uint8]:
+    """Return (row, column, 3) mirrored and turned as `turn` tells."""
+    return np.rot90(tile[:, ::-1] if turn >= MIRRORED else tile, turn % MIRRORED)
+
+
 def read_tiles(slide: Slide, boxes: NDArray[np.int64], stain: Stain | None) -> TileBatch:
-    """Read the tiles of `boxes`, (tile, 3)."""
+    """Read the tiles of `boxes`, (tile, 3), or (tile, 4) with their turns.
+
+    Turns of one square that follow each other are read once.
+    """
     tiles = np.empty((len(boxes), TILE_PX, TILE_PX, 3), np.uint8)
     n_padded = np.empty(len(boxes), np.int64)
-    for i, (x0, y0, width) in enumerate(boxes.tolist()):
-        tile, n_padded[i] = read_tile(slide, x0, y0, width)
-        tiles[i] = tile if stain is None else stain(tile)
+    for square, same in groupby(range(len(boxes)), key=boxes[:, :3].tolist().__getitem__):
+        tile, n = read_tile(slide, *square)
+        tile = tile if stain is None else stain(tile)
+        for i in same:
+            tiles[i], n_padded[i] = turned(tile, *boxes[i, 3:].tolist()), n
     return TileBatch(tiles, n_padded)
 
 
@@ -111,7 +147,7 @@ def reading_order(xy_px: NDArray[np.float64], band_px: int) -> NDArray[np.intp]:
 
 
 def distinct(boxes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-    """Return the distinct rows of (box, 3) in the order they first come, and the index among them of each row."""
+    """Return the distinct rows of (box, 3 or 4) in the order they first come, and the index among them of each row."""
     _, first, inverse = np.unique(boxes, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return boxes[first[order]], np.argsort(order)[inverse.ravel()]

@@ -35,7 +35,7 @@ MEAN_COUNTS = np.concatenate([[0.0], np.geomspace(1e-4, 1e5, 300)])
 LOG_DEPTHS = np.linspace(np.log(MIN_DEPTH), np.log(MAX_DEPTH), N_DEPTHS)
 
 
-def log_depth(depth: NDArray[np.floating]) -> Float64:
+def log_depth(depth: NDArray[np.number]) -> Float64:
     """Return the natural logarithm of total UMI counts, at least `MIN_DEPTH`."""
     return np.log(np.maximum(np.asarray(depth, np.float64), MIN_DEPTH))
 
