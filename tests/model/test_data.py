@@ -43,7 +43,7 @@ def test_every_section_is_centred_by_itself(pool_of_three: PooledSections) -> No
     assert np.unique(pool_of_three.section).tolist() == [0, 1, 2]
     for number in range(3):
         rows = pool_of_three.section == number
-        np.testing.assert_allclose(pool_of_three.centred(40)[rows].mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(pool_of_three.centred()[rows].mean(axis=0), 0, atol=1e-5)
         np.testing.assert_allclose(pool_of_three.scores(programs)[rows].mean(axis=0), 0, atol=1e-5)
         np.testing.assert_allclose(pool_of_three.image_features.target[rows].mean(axis=0), 0, atol=1e-5)
 

@@ -194,6 +194,7 @@ class PooledSections:
     depth: NDArray[np.float64]  # (spot,) total UMI counts
     folds: NDArray[np.integer]  # (spot,)
     means: dict[int, ExpressionMeans]  # by number of the section
+    n_genes: int  # genes that are predicted, the first ones
 
     def __len__(self) -> int:
         return len(self.section)
@@ -231,6 +232,7 @@ class PooledSections:
             kernel_pca=pca,
             depth=measured.depth,
             folds=folds,
+            n_genes=measured.expression.shape[1],
             means={number: mean.expression for number, mean in enumerate(means, start=first)},
         )
 
@@ -252,11 +254,11 @@ class PooledSections:
             scores[rows] = means.scores(programs, self.expression[rows], self.depth[rows])
         return scores
 
-    def centred(self, n_genes: int) -> NDArray[np.float64]:
-        """Return the expression (spot, `n_genes`) of the first genes, from its section's mean."""
-        centred = self.expression[:, :n_genes].astype(np.float64)
+    def centred(self) -> NDArray[np.float64]:
+        """Return the expression (spot, predicted gene) from its section's mean."""
+        centred = self.expression[:, : self.n_genes].astype(np.float64)
         for number, means in self.means.items():
-            centred[self.section == number] -= means.expression[:n_genes]
+            centred[self.section == number] -= means.expression[: self.n_genes]
         return centred
 
     def decode(self, programs: Programs, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -276,6 +278,10 @@ class PooledSections:
             rows = self.rows_of(number)
             decoded[rows] = means.decode_variance(programs, scores[rows], variance[rows])
         return decoded
+
+    def reference_spots(self, columns: NDArray[np.float64]) -> ReferenceSpots:
+        """Return the spots with their `columns` (spot, column), as the Gaussian process is conditioned on them."""
+        return ReferenceSpots(self.image_features, columns, self.depth, self.section, self.sites.xy_um)
 
     def section_mean(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the mean of `values` (spot, ...) over each spot's section, repeated per spot."""

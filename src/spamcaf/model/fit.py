@@ -66,18 +66,14 @@ def fit_spamcaf(
 
     Parameters
     ----------
-    target_section : TrainingSection or None
-        The section to predict; None where it was never measured.
-    others : sequence of TrainingSection
-        With the same genes and the same backbone.
+    target_section, others : TrainingSection, sequence of TrainingSection
+        The section to predict, None where it was never measured; others with the same genes and the same backbone.
     pitch_um : float
         Distance of neighbouring spots.
-    fit, network, compute : settings
-    seed : int
-        The same seed gives the same weights on a CPU.
+    fit, network, compute, seed
+        Settings; the same seed gives the same weights on a CPU.
     checkpoints : Checkpoints, optional
-        Where finished folds are stored: a fit that was cut off goes on from them, to the weights that it would have
-        had.
+        Where finished folds are stored: a fit that was cut off goes on from them, to the same weights.
     references : sequence of ReferenceCounts
         Counts of other sections, patients or cells, of the same genes, that gene programs are learned from too.
 
@@ -87,22 +83,18 @@ def fit_spamcaf(
         Where there is no spot, or only one fold.
     """
     pooled = PooledSections.from_sections(target_section, others)
-    n_genes = (others[0] if target_section is None else target_section).measured.expression.shape[1]
-    programs, sources = _learn_programs(pooled, references, fit.n_programs, n_genes, seed)
+    programs, sources = _learn_programs(pooled, references, fit.n_programs, seed)
     scores = pooled.scores(programs)
-    logger.info("%d gene programs, signal fractions %s", len(programs), _listed(programs.signal_fraction))
-    logger.info("gene programs learned from: %s", ", ".join(f"{k} {v:.2f}" for k, v in sources.items()))
     # A step's tensors are small: a second thread saves little, and on busy cores waiting for it costs many times more.
     with computing(compute.model_copy(update={"threads": compute.threads or 1})) as machine:
         folds = FoldTrainer(pooled, programs, scores, fit, network, machine, seed, checkpoints).fit_folds()
-    own_genes = _most_variable(pooled.centred(n_genes), fit.n_gene_processes)
-    columns = np.hstack([scores, pooled.centred(n_genes)[:, own_genes]])
-    spots = ReferenceSpots(pooled.image_features, columns, pooled.depth, pooled.section, pooled.sites.xy_um)
+    own_genes = _most_variable(pooled.centred(), fit.n_gene_processes)
+    spots = pooled.reference_spots(np.hstack([scores, pooled.centred()[:, own_genes]]))
     mode = _ModeFit(pooled, programs, spots, own_genes, pitch_um, fit, seed)
     within_section = mode.fit(folds.within_section, use_positions=True)
     new_section = mode.fit(folds.new_section, use_positions=False)
-    logger.info("network weights among measured spots: %s", _listed(within_section.stacking.network_weight))
-    logger.info("network weights on new sections: %s", _listed(new_section.stacking.network_weight))
+    for where, fitted in (("among measured spots", within_section), ("on new sections", new_section)):
+        logger.info("network weights %s: %s", where, _listed(fitted.stacking.network_weight))
     model = SpamcafModel(
         means=ExpressionMeans.mean_of(list(pooled.means.values())),
         programs=programs,
@@ -122,7 +114,7 @@ def fit_spamcaf(
 
 
 def _learn_programs(
-    pooled: PooledSections, references: Sequence[ReferenceCounts], n_programs: int, n_genes: int, seed: int
+    pooled: PooledSections, references: Sequence[ReferenceCounts], n_programs: int, seed: int
 ) -> tuple[Programs, dict[str, float]]:
     """Return gene programs, and the weight of each source by name."""
     first, *rest = pooled.means
@@ -133,9 +125,11 @@ def _learn_programs(
         *(pooled.weighted_residuals(number) for number in rest),
         *(part.weighted_residuals() for part in references),
     ]
-    programs, weights = learn_programs(own, rows, n_programs, n_genes, seed)
-    names += [part.name for part in references]
-    return programs, dict(zip(names, weights.tolist(), strict=True))
+    programs, weights = learn_programs(own, rows, n_programs, pooled.n_genes, seed)
+    sources = dict(zip([*names, *(part.name for part in references)], weights.tolist(), strict=True))
+    logger.info("%d gene programs, signal fractions %s", len(programs), _listed(programs.signal_fraction))
+    logger.info("gene programs learned from: %s", ", ".join(f"{name} {w:.2f}" for name, w in sources.items()))
+    return programs, sources
 
 
 def _most_variable(centred: Float64, n: int) -> NDArray[np.int64]:
@@ -164,7 +158,7 @@ class _ModeFit:
         by_network = by_gp if by_network is None else by_network
         weights = stacking_weights(self.spots.scores[:, :n_scores], by_gp, by_network, pooled.folds)
         combined = by_gp + weights * (by_network - by_gp)
-        truth, expression = pooled.centred(self.programs.n_predicted), pooled.decode(self.programs, combined)
+        truth, expression = pooled.centred(), pooled.decode(self.programs, combined)
         own, gene_weight = self.own_genes, np.zeros(len(self.own_genes))
         if use_positions and len(own):
             # beside the process alone, so that its prediction does not depend on the network

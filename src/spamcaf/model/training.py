@@ -395,7 +395,7 @@ class FoldTrainer:
 
     def _train(self, network: SpamcafNetwork, data: FoldData, fold: int, is_validation: NDArray[np.bool_]) -> LogRows:
         rows: LogRows = []
-        truth = self.pooled.centred(self.programs.n_predicted)[is_validation]
+        truth = self.pooled.centred()[is_validation]
         scores = np.zeros((len(self.pooled), len(self.score_scale)))
 
         def after_epoch(losses: list[float]) -> None:

@@ -45,7 +45,6 @@ def fit_spamcaf(
     import pandas as pd
 
     from spamcaf.model import fit as learning
-    from spamcaf.model.data import TrainingSection
     from spamcaf.model.fitted import PROGRAM_COLUMNS, SpamcafModel, program_rows
     from spamcaf.model.training import LOG_COLUMNS
     from spamcaf.peers.models import TrainedModel
@@ -53,12 +52,8 @@ def fit_spamcaf(
 
     spots = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
     barcodes = spots[BARCODE].tolist()
-    target_section = None
-    if barcodes:
-        target_section = TrainingSection(measured_spots(expression, spot_features, barcodes), spots[FOLD].to_numpy())
-    elsewhere = measured_other_sections(other_sections, expression, spot_features.key)
-    others = list(map(TrainingSection, elsewhere, fold_others(spots, elsewhere)))
-    logger.info("fitting %s to %d spots, and %d of other sections", fit.model, len(barcodes), sum(map(len, elsewhere)))
+    target_section, others = _training_sections(expression, spots, spot_features, other_sections)
+    logger.info("fitting %s to %d spots, and %d other sections", fit.model, len(barcodes), len(others))
     fitted: learning.Fitted | FittedReleased
     if fit.model == Model.RELEASED:
         fitted = fit_released(_only(target_section, others), released, compute, seed, fit_checkpoints)
@@ -87,6 +82,20 @@ def fit_spamcaf(
     training_log = pd.DataFrame(fitted.log, columns=None if fitted.log else LOG_COLUMNS)
     model = TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record)
     return model, training_log, pd.DataFrame(programs, columns=PROGRAM_COLUMNS)
+
+
+def _training_sections(
+    expression: AnnData, spots: DataFrame, spot_features: Features, other_sections: OtherSections
+) -> tuple[TrainingSection | None, list[TrainingSection]]:
+    """Return the section's `spots` (barcode and fold), None without any, and the other sections."""
+    from spamcaf.model.data import TrainingSection
+
+    target_section = None
+    if len(spots):
+        measured = measured_spots(expression, spot_features, spots[BARCODE].tolist())
+        target_section = TrainingSection(measured, spots[FOLD].to_numpy())
+    elsewhere = measured_other_sections(other_sections, expression, spot_features.key)
+    return target_section, list(map(TrainingSection, elsewhere, fold_others(spots, elsewhere)))
 
 
 def fit_on_all_spots(
