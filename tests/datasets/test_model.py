@@ -41,7 +41,7 @@ def trained(measured: Measured) -> TrainedModel:
         TrainingSection(measured, np.arange(30) % 3), [], 100.0, fit, NetworkSettings(image_components=4), CPU, 0
     ).model
     names = tuple(f"g{i}" for i in range(12))
-    return TrainedModel(model, names, names, {"spots": "abc", "backbone": "b", "view": "v"})
+    return TrainedModel(model, names, names, {"spots": "abc", "program_genes": "d", "backbone": "b", "view": "v"})
 
 
 def test_round_trip(trained: TrainedModel, measured: Measured, tmp_path: Path) -> None:
@@ -70,11 +70,12 @@ def test_a_damaged_model_is_refused(trained: TrainedModel, tmp_path: Path, damag
 
 def test_a_model_of_other_spots_or_genes_is_refused(trained: TrainedModel) -> None:
     trained.require_spots("abc")
-    trained.require_genes([f"g{i}" for i in range(12)])
+    trained.require_genes([f"g{i}" for i in range(12)], "d")
     with pytest.raises(InputError, match="other spots"):
         trained.require_spots("abd")
-    with pytest.raises(InputError, match="not the model's panel"):
-        trained.require_genes([f"g{i}" for i in reversed(range(12))])
+    for genes, program_genes in (([f"g{i}" for i in reversed(range(12))], "d"), ([f"g{i}" for i in range(12)], "e")):
+        with pytest.raises(InputError, match="not of the model's panel"):
+            trained.require_genes(genes, program_genes)
 
 
 def test_the_released_network_is_stored_the_same_way(measured: Measured, tmp_path: Path) -> None:

@@ -238,3 +238,12 @@ def test_columns_of_one_covariance_are_predicted_as_each_alone(
         ):
             for a, b in zip(both, single, strict=True):
                 np.testing.assert_allclose(a[:, column], b[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_scores_that_do_not_vary_are_predicted_as_they_are(
+    visible: Measured, folds: np.ndarray, kernels_of: Callable[..., Kernels]
+) -> None:
+    kernels, scores = kernels_of(visible), np.zeros((len(visible), 1))
+    hyper = learn_hyperparameters(kernels.gram(), scores, visible.depth)
+    for found in (*out_of_fold(hyper, kernels.gram(), scores, visible.depth, folds),):
+        assert np.isfinite(found).all() and np.abs(found).max() < 1e-3

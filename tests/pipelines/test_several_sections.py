@@ -86,7 +86,7 @@ def test_a_section_is_predicted_by_others_alone(run: Run, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = scores(folder, "S1")
     assert (found["protocol"], found["n_train"]) == ("section", 0)
-    assert set(found["models"]) == {"spamcaf", "program_gp", "gene_mean", "ridge"}
+    assert set(found["models"]) == {"spamcaf", "program_gp", "gene_mean", "ridge", "depth_only"}
 
 
 def test_an_image_alone_is_predicted_by_the_model_of_a_measured_section(run: Run, folder: Path) -> None:

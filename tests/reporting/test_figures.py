@@ -202,7 +202,7 @@ def test_a_log_of_one_loss_has_one_panel(log, none) -> None:
 
 def test_the_network_weight_of_each_program_is_a_bar(log, programs) -> None:
     *_, axes = plot_training_curves(log, programs).axes
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["depth", "1"]
     measured, unmeasured = axes.containers
     assert [bar.get_height() for bar in measured] == [0.1, 0.3]
     assert [bar.get_height() for bar in unmeasured] == [0.5, 0.0]

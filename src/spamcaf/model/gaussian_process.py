@@ -30,6 +30,8 @@ PRIOR_SD = 1.0
 WEIGHT_BOUNDS = (np.log(1e-5), np.log(10.0))
 NOISE_BOUNDS = (np.log(1e-3), np.log(10.0))
 """The least noise stays well above the rounding of single-precision kernels."""
+LEAST_VARIANCE = 1e-6
+"""Of a column of scores, squared scores: where all are equal, as of spots of one depth, nothing is divided by 0."""
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -210,7 +212,7 @@ def learn_hyperparameters(gram: Float32, scores: Float64, depth: Float64) -> Hyp
     """
     reference_depth = float(np.median(np.maximum(depth, 1.0)))
     shape = _noise_shape(depth, reference_depth)
-    variance = np.maximum(np.square(scores).mean(axis=0), np.finfo(float).tiny)
+    variance = np.maximum(np.square(scores).mean(axis=0), LEAST_VARIANCE)
     flat = gram.reshape(len(gram), -1).astype(np.float64)
     found = np.stack([_maximise(flat, y, shape) for y in (scores / np.sqrt(variance)).T])
     absolute = np.exp(found) * variance[:, None]

@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 LOG_COLUMNS = ("fold", "epoch", "loss", "l1", "l2", "l3", "l4", "validation_pcc")
 """Columns of the training log, which has a row per fold and epoch."""
 
+LEAST_SCALE = 1e-3
+"""Unit of scores that hardly vary, such as the log depth of spots of one depth; others are near 1."""
+
 Tensors = dict[str, NDArray[Any]]
 LogRows = list[dict[str, Any]]
 
@@ -335,7 +338,7 @@ class FoldTrainer:
         mean = pooled.section_mean(pooled.sites.neighbours.mean(axis=1))
         tiles = (pooled.sites.neighbours - mean[:, None]).reshape(-1, mean.shape[-1])
         self.network_pca = FeaturePCA.fit(tiles, network.image_components)
-        self.score_scale: NDArray[np.float64] = np.maximum(scores.std(axis=0), np.finfo(np.float32).tiny)
+        self.score_scale: NDArray[np.float64] = np.maximum(scores.std(axis=0), LEAST_SCALE)
         origin = pooled.section_mean(pooled.sites.xy_um)
         sites = SiteTensors.from_sites(pooled.sites, mean, origin, self.network_pca, machine.device)
         self.spots = SpotTensors(sites, self._tensor(scores / self.score_scale))
