@@ -14,7 +14,7 @@ from spamcaf.names import Part
 from spamcaf.parameters import PanelSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.ingestion import nodes as ingestion
 from spamcaf.scoring.metrics import noise_ceiling, summarise_ceiling
-from spamcaf.sections.panel import choose_gene_panel
+from spamcaf.sections.panel import choose_gene_panel, choose_program_genes
 from spamcaf.sections.sites import Measured, Sites
 from spamcaf.sections.split import FOLD, PART
 
@@ -31,18 +31,21 @@ class Hiding:
     folds: NDArray[np.integer]
     hidden: NDArray[np.intp]
     genes: list[str]
+    more: list[str]  # genes that gene programs are learned from beside
 
     @classmethod
     def of(cls, section: Section, split: SplitSettings, panel: PanelSettings) -> Hiding:
         """Hide spots of `section` as the pipeline's node does, and choose the panel."""
         table = ingestion.split_spots(section.data, split, TileSettings(), SEED)
         train, hidden = (np.flatnonzero(table[PART] == part.value) for part in (Part.TRAIN, Part.HIDDEN))
-        genes = choose_gene_panel(section.data[train], panel)["gene"].tolist()
-        return cls(section, train, table[FOLD].to_numpy()[train], hidden, genes)
+        chosen = choose_gene_panel(section.data[train], panel)
+        more = choose_program_genes(section.data[train], chosen, panel.n_program_genes)["gene"].tolist()
+        return cls(section, train, table[FOLD].to_numpy()[train], hidden, chosen["gene"].tolist(), more)
 
-    def visible(self, genes: list[str] | None = None) -> TrainingSection:
-        """Return what is learned from; `genes` are another section's panel."""
-        return TrainingSection(self.section.measured(genes or self.genes, self.train), self.folds)
+    def visible(self, of: Hiding | None = None) -> TrainingSection:
+        """Return what is learned from, with the genes of another hiding where one is given."""
+        of = of or self
+        return TrainingSection(self.section.measured(of.genes, self.train, of.more), self.folds)
 
     def held_out(self) -> Measured:
         """Return what is scored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ class Options:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     released: ReleasedSettings = field(default_factory=ReleasedSettings)
     panel: PanelSettings = field(default_factory=PanelSettings)
+    references: tuple[Path, ...] = ()  # files of counts that gene programs are learned from too
     compute: ComputeSettings = field(default_factory=lambda: ComputeSettings(threads=1))
 
 

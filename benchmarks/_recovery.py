@@ -41,6 +41,19 @@ def _random(sections: Sequence[Section], n_masks: int, options: Options, *, is_p
     return _judged(table, notes)
 
 
+def lattice_table(sections: Sequence[Section], n_masks: int, options: Options) -> str:
+    """One section at a time, every second row and column visible, each phase once; `n_masks` has no say."""
+    table, notes = (
+        Table("lattice, every 2, one section at a time, masks 0-3"),
+        Table("spamcaf: interval and ceiling", 3),
+    )
+    for mask in range(4):
+        for section in sections:
+            split = SplitSettings(protocol="lattice", every=2, mask=mask)
+            _recover(Hiding.of(section, split, options.panel), [], options, table, notes, section.name)
+    return _judged(table, notes)
+
+
 def block_table(sections: Sequence[Section], n_masks: int, options: Options) -> str:
     """One section at a time, whole blocks hidden; `n_masks` has no say, each block is hidden once."""
     return _blocks(sections, options, "halves", 2) + "\n" + _blocks(sections, options, "quadrants", 4)
@@ -61,7 +74,7 @@ def _recover(
 ) -> None:
     """Fit and score every predictor on one hiding."""
     target_section, held = hiding.visible(), hiding.held_out()
-    pooled = [other.visible(hiding.genes) for other in others]
+    pooled = [other.visible(hiding) for other in others]
     pitch_um = hiding.section.pitch_um
     predicted = predict_ours(
         fit_ours(target_section, pooled, pitch_um, options), target_section.measured, held.sites, options

@@ -69,9 +69,14 @@ class Section:
             self.data.uns[SECTION_METADATA][SectionField.MPP]
         )
 
-    def measured(self, genes: list[str], rows: Rows = ALL) -> Measured:
-        """Return the spots `rows`; a gene that the section lacks is a column of zeros."""
-        return Measured(self.seen.sites(self.xy_um, rows), *self._expression(genes, rows))
+    def measured(self, genes: list[str], rows: Rows = ALL, more: list[str] | None = None) -> Measured:
+        """Return the spots `rows`; a gene that the section lacks is a column of zeros.
+
+        `more` are genes that gene programs are learned from beside.
+        """
+        expression, depth = self._expression([*genes, *(more or [])], rows)
+        ours, others = np.split(expression, [len(genes)], axis=1)
+        return Measured(self.seen.sites(self.xy_um, rows), ours, depth, others if more else None)
 
     def _expression(self, genes: list[str], rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         import pandas as pd

@@ -14,7 +14,8 @@ import _synthetic
 from _ablation import ablation_table
 from _dense import dense_table
 from _models import Options
-from _recovery import block_table, pooled_table, random_table, released_table
+from _recovery import block_table, lattice_table, pooled_table, random_table, released_table
+from _reference import draws_table, reference_table
 from _section import Section
 from _simulated import simulated_table
 from _transfer import transfer_table
@@ -26,10 +27,13 @@ REAL: dict[str, Callable[[Sequence[Section], int, Options], str]] = {
     "pooled": pooled_table,
     "transfer": transfer_table,
     "block": block_table,
+    "lattice": lattice_table,
+    "reference": reference_table,
+    "draws": draws_table,
     "ablation": ablation_table,
     "released": released_table,
 }
-NEED_SEVERAL = ("pooled", "transfer")
+NEED_SEVERAL = ("pooled", "transfer", "reference")
 SIMULATED, DENSE = "simulated", "dense"
 TABLES = (*REAL, SIMULATED, DENSE)
 
@@ -41,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = [name for name in names if name not in TABLES]
     if unknown:
         raise SystemExit(f"Unknown table: {', '.join(unknown)}. Choose from: {', '.join(TABLES)}.")
-    options = _synthetic.OPTIONS if asked.quick else Options(released=ReleasedSettings(epochs=asked.released_epochs))
+    options = (
+        _synthetic.OPTIONS
+        if asked.quick
+        else Options(released=ReleasedSettings(epochs=asked.released_epochs), references=tuple(asked.references))
+    )
     real = [name for name in names if name in REAL]
     sections = _real_sections(asked) if real else []
     for name in real:
@@ -73,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, default=Path("data/01_raw"), help="folder that holds her2st")
     parser.add_argument("--cache", type=Path, default=Path("data/benchmarks"), help="where sections and features stay")
     parser.add_argument("--sections", nargs="+", default=["C2", "C3", "C4"])
+    parser.add_argument("--references", nargs="*", type=Path, default=[], help="count files of the table reference")
     parser.add_argument("--masks", type=int, default=5, help="random masks of the tables random and pooled")
     parser.add_argument("--only", default=",".join(TABLES), help=f"tables, separated by commas: {','.join(TABLES)}")
     parser.add_argument("--released-epochs", type=int, default=ReleasedSettings().epochs)

@@ -35,10 +35,11 @@ def reference_counts(references: References, expression: AnnData, seed: int) -> 
 
     Raises InputError where hardly a gene is shared.
     """
-    return [_reference(name, counts, expression, seed) for name, counts in references.load()]
+    return [join_reference(name, counts, expression, seed) for name, counts in references.load()]
 
 
-def _reference(name: str, counts: AnnData, expression: AnnData, seed: int) -> ReferenceCounts:
+def join_reference(name: str, counts: AnnData, expression: AnnData, seed: int) -> ReferenceCounts:
+    """Return one reference, of raw `counts` (spot or cell, gene), see `reference_counts`."""
     from spamcaf.model.data import ReferenceCounts
 
     ids = all_gene_ids(expression)
