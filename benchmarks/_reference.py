@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.fitted import SpamcafModel
 from spamcaf.parameters import FitSettings, SplitSettings
 from spamcaf.pipelines.references import join_reference, reference_counts
+from spamcaf.readers.reference import read_reference
 from spamcaf.scoring.metrics import gene_structure, score_draws
 from spamcaf.sections.panel import normalise_expression
 
@@ -36,7 +38,10 @@ def reference_table(sections: Sequence[Section], n_masks: int, options: Options)
         for section in sections:
             hiding = Hiding.of(section, SplitSettings(mask=mask), options.panel)
             others = [other for other in sections if other is not section]
-            rows = {"no reference": ((), ()), f"files ({files})": (options.references, ())}
+            rows: dict[str, tuple[Sequence[Path], Sequence[Section]]] = {
+                "no reference": ((), ()),
+                f"files ({files})": (options.references, ()),
+            }
             rows["files, and counts of the other sections"] = (options.references, others)
             held = hiding.held_out()
             for row, (paths, of_sections) in rows.items():
@@ -73,7 +78,8 @@ def draws_table(sections: Sequence[Section], n_masks: int, options: Options) -> 
 
 def _fit(hiding: Hiding, options: Options, paths: Sequence[Path], others: Sequence[Section]) -> SpamcafModel:
     expression = _expression(hiding)
-    counts = reference_counts(References(tuple(map(str, paths)), Path(), Path()), expression, SEED)
+    references = References({path.name: partial(read_reference, path) for path in paths})
+    counts = reference_counts(references, expression, SEED)
     counts += [join_reference(other.name, other.data, expression, SEED) for other in others]
     fit = FitSettings(**{**options.fit.model_dump(), "use_network": False})
     options = replace(options, fit=fit)

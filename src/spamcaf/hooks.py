@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kedro.io import CatalogProtocol
     from kedro.pipeline import Pipeline
 
-BACKBONE = "backbone"
+BACKBONE, REFERENCES = "backbone", "references"
 RAW = ("raw_section", "slide")
 # choices that name folders of results, and the next step after a name that cannot
 NAMES = {
@@ -44,15 +44,17 @@ class SettingsGuard:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Look for the weights of the backbone that the run will load, before it works for hours; loads nothing."""
+        """Look for the references and the backbone that the run will load, before it works for hours; loads nothing."""
+        from spamcaf.backbones.weights import TIMEOUT_S
+        from spamcaf.datasets.inputs import BackboneDataset, ReferencesDataset
+
         inputs = pipeline.inputs()
+        if REFERENCES in inputs and isinstance(references := catalog.get(REFERENCES), ReferencesDataset):
+            references.find()
         features = [name for node in pipeline.nodes if BACKBONE in node.inputs for name in node.outputs]
         is_embedded = run_params.get("only_missing_outputs") and all(_exists(catalog, name) for name in features)
         if BACKBONE not in inputs or is_embedded:
             return
-        from spamcaf.backbones.weights import TIMEOUT_S
-        from spamcaf.datasets.inputs import BackboneDataset
-
         backbone = catalog.get(BACKBONE)
         try:
             if isinstance(backbone, BackboneDataset):

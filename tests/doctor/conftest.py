@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from spamcaf.datasets.inputs import OtherSections
+from spamcaf.datasets.inputs import OtherSections, ReferencesDataset
 from spamcaf.doctor.check import RunRequest
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.parameters import RunSettings
@@ -75,6 +75,8 @@ def make_request(tmp_path: Path) -> Callable[..., RunRequest]:
         none = OtherSections((), tmp_path, tmp_path)
         values = {"raw_section": make_section(), "slide": make_slide(), "other_sections": none, **entries}
         catalog: Any = {name: Entry(value) for name, value in values.items()}
+        layer = str(tmp_path / "data/02_intermediate")
+        catalog["references"] = ReferencesDataset(filepath=layer, names=None, section="S1", raw_root=str(tmp_path))
         chosen = RunSettings.model_validate({"panel": {"n_genes": 20}, **(settings or {})})
         return RunRequest(chosen, catalog, tmp_path, "--env e --params section=S1", can_download)
 

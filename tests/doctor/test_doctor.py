@@ -12,14 +12,15 @@ import click
 import pytest
 from kedro.config import MissingConfigException
 
-from spamcaf.datasets.inputs import BackboneDataset
+from spamcaf.datasets.inputs import BackboneDataset, ReferencesDataset
 from spamcaf.doctor import doctor, machine
 from spamcaf.doctor.check import Check, RunRequest, Status
 from spamcaf.errors import InputError
 
 MakeRequest = Callable[..., RunRequest]
 ALL = [
-    "configuration", "section", "slide", "identity", "gene panel", "backbone", "device", "memory", "disk", "software"
+    "configuration", "section", "slide", "identity", "gene panel", "backbone", "reference", "device", "memory", "disk",
+    "software",
 ]  # fmt: skip
 MISSING = InputError("nothing.", "something.", "Do it.")
 REPORT = [
@@ -164,3 +165,14 @@ def test_the_worst_status_counts() -> None:
     assert doctor.worst([]) is Status.PASS
     assert doctor.worst([fine, doubtful, fine]) is Status.WARN
     assert doctor.worst([bad, doubtful, fine]) is Status.FAIL
+
+
+def test_a_reference_that_is_not_there_fails_before_any_work(
+    make_request: Callable[..., RunRequest], weights: Path
+) -> None:
+    request = make_request()
+    given = {"filepath": str(weights / "data/02_intermediate"), "section": "S1", "raw_root": str(weights)}
+    (weights / "atlas.csv").write_text("cell,A1BG\nc,1\n")
+    for names, status in (("atlas.csv", Status.PASS), ("atlas.csv+none.h5ad", Status.FAIL), ("S1", Status.FAIL)):
+        request.catalog["references"] = ReferencesDataset(names=names, **given)
+        assert examine(request, weights)["reference"].status is status

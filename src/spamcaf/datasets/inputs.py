@@ -18,7 +18,7 @@ from spamcaf.provenance import configuration_hash
 from spamcaf.readers.reference import find_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from anndata import AnnData
 
@@ -163,16 +163,14 @@ def _listed(names: list[str] | str | int | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class References:
-    """Counts without an image by name; nothing is read before `load`."""
+    """Counts without an image; nothing is read before `load`."""
 
-    names: tuple[str, ...]
-    stored: Path
-    raw_root: Path
+    readers: dict[str, Callable[[], AnnData]]  # by name
 
     def load(self) -> Iterator[tuple[str, AnnData]]:
-        """Yield name and raw counts of each, see `find_reference`."""
-        for name in self.names:
-            yield name, find_reference(name, self.stored, self.raw_root)
+        """Yield name and raw counts of each."""
+        for name, read in self.readers.items():
+            yield name, read()
 
 
 class ReferencesDataset(ReadOnlyDataset):
@@ -208,6 +206,10 @@ class ReferencesDataset(ReadOnlyDataset):
         self._names, self._section, self._raw_root = _listed(names), str(section), Path(raw_root)
 
     def load(self) -> References:
+        return self.find()
+
+    def find(self) -> References:
+        """Return the references, unread; InputError where one is not there, named twice, or the section itself."""
         for name in self._names:
             if name == self._section or self._names.count(name) > 1:
                 raise InputError(
@@ -215,4 +217,6 @@ class ReferencesDataset(ReadOnlyDataset):
                     "other counts, each once: hidden spots of the section must not be seen.",
                     "Separate names by +: --params reference=C1+D1.",
                 )
-        return References(self._names, self._filepath, self._raw_root)
+        # data/02_intermediate lies two folders below the project's root
+        where = (self._filepath.parents[1], self._filepath, self._raw_root)
+        return References({name: find_reference(name, *where) for name in self._names})

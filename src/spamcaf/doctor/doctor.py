@@ -40,11 +40,12 @@ def examine(load_context: Callable[[], KedroContext], root: Path) -> list[Check]
     configured, request = run_check("configuration", partial(check_configuration, load_context))
     checks, settings, size, spec = [configured], RunSettings(), None, None
     if request is None:
-        checks += [skip_check(name, "configuration") for name in ("section", "backbone")]
+        checks += [skip_check(name, "configuration") for name in ("section", "backbone", "reference")]
     else:
         settings, root = request.settings, request.root
         inputs_checked, size = inputs.check_inputs(request)
         checks += [*inputs_checked, run_check("backbone", partial(inputs.check_backbone, request))[0]]
+        checks += [run_check("reference", partial(inputs.check_references, request))[0]]
         # what is wrong with the backbone's entry is in its own line
         _, spec = run_check("backbone", lambda: Finding("", value=inputs.read_spec(request)))
     width = spec.width if spec else None

@@ -44,6 +44,12 @@ def check_backbone(request: RunRequest) -> Finding[None]:
     return Finding(found, fix)
 
 
+def check_references(request: RunRequest) -> Finding[None]:
+    """Look for the counts that gene programs are to be learned from too; reads none."""
+    found = request.catalog["references"].find().readers
+    return Finding(f"counts of {', '.join(found)}" if found else "no counts beside the section's own are named")
+
+
 def is_non_commercial(licence: str) -> bool:
     """Return whether a licence's short name contains NC, or `non-commercial` in full."""
     return "NC" in re.split(r"[^A-Z]+", licence.upper()) or "non-commercial" in licence.lower()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,22 +52,27 @@ def read_reference(path: Path) -> AnnData:
     raise InputError(f"{path} as a reference.", f"{EXPECTED}.", "Name another file: --params reference=<file>.")
 
 
-def find_reference(name: str, stored: Path, raw_root: Path) -> AnnData:
-    """Return the counts of `name`: a file, a section that was ingested (in `stored`), or one that lies in `raw_root`.
+def find_reference(name: str, project: Path, stored: Path, raw_root: Path) -> Callable[[], AnnData]:
+    """Return what reads the counts of `name`: a file or folder, an ingested section, or one that lies in `raw_root`.
 
-    Raises InputError where there is none.
+    Parameters
+    ----------
+    name : str
+        Name of a section, or path of a file or folder, from the project's root where it is relative.
+    project, stored, raw_root : Path
+        The project's root, the layer of ingested sections, and the folder of raw ones.
+
+    Raises
+    ------
+    InputError
+        Where there is none; nothing is read yet.
     """
-    path = Path(name)
-    if path.is_file() or path.is_dir():
-        return read_reference(path)
-    if (stored / name / "section.h5ad").is_file():
-        return read_reference(stored / name / "section.h5ad")
     tables = [raw_root / LegacyST.COUNTS / f"{name}{suffix}" for suffix in TABLE_SUFFIXES]
-    for table in tables:
-        if table.is_file():
-            return read_reference(table)
+    for path in (project / Path(name).expanduser(), stored / name / "section.h5ad", *tables):
+        if path.exists():
+            return partial(read_reference, path)
     try:
-        return find_reader(SectionQuery(raw_root, name)).read()
+        return find_reader(SectionQuery(raw_root, name)).read
     except InputError as error:
         raise InputError(
             f"no reference '{name}': no such file, no ingested section of that name in {stored}, none in {raw_root}.",
