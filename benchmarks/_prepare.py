@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import yaml
@@ -51,18 +51,19 @@ def load_backbone() -> Backbone:
     return BackboneDataset(name=BACKBONE, backbones=yaml.safe_load(GLOBALS.read_text())["backbones"]).load()
 
 
-def read_section(folder: Path, name: str, backbone: Backbone, cache: Path) -> Section:
-    """Return a section of a folder in any layout that the project reads."""
+def read_section(folder: Path, name: str, backbone: Backbone, cache: Path, views: Literal[1, 12] = 1) -> Section:
+    """Return a section of a folder in any layout that the project reads; `views` of each target tile are averaged."""
+    tiles = TileSettings(views=views)
     slide = SectionSlideDataset(filepath=str(folder), section=name).load()
 
     def prepare() -> Section:
         raw = SectionDataset(filepath=str(folder), section=name).load()
         checked, _ = ingestion.check_section(raw, slide, SectionSettings(), TissueSettings())
         tissue = ingestion.find_tissue(checked, slide, TissueSettings())
-        return Section(name, checked, _embed(checked, slide, tissue, backbone, TileSettings(), Model.RELEASED))
+        return Section(name, checked, _embed(checked, slide, tissue, backbone, tiles, Model.RELEASED))
 
-    what = {"slide": slide.fingerprint, "backbone": backbone.identity.key, "tiles": TileSettings().model_dump()}
-    return _kept(cache, name, what, prepare)
+    what = {"slide": slide.fingerprint, "backbone": backbone.identity.key, "tiles": tiles.model_dump()}
+    return replace(_kept(cache, name if views == 1 else f"{name}_{views}_views", what, prepare), name=name)
 
 
 def simulate_section(

@@ -52,6 +52,23 @@ def reference_table(sections: Sequence[Section], n_masks: int, options: Options)
     return f"{table.markdown()}\n{notes.markdown()}"
 
 
+def views_table(sections: Sequence[Section], viewed: Sequence[Section], n_masks: int, options: Options) -> str:
+    """Features of one view of each site's tile and of several, without and with reference counts."""
+    table = Table(f"random, one view of the tile and 12 (use_network=false), masks 0-{n_masks - 1}")
+    for mask in range(n_masks):
+        for one, many in zip(sections, viewed, strict=True):
+            others = [other for other in sections if other.name != one.name]
+            for section, row in ((one, "1 view"), (many, "12 views")):
+                hiding = Hiding.of(section, SplitSettings(mask=mask), options.panel)
+                held = hiding.held_out()
+                for where, given in (("", ((), ())), (", files and other sections", (options.references, others))):
+                    predicted = predict_ours(
+                        _fit(hiding, options, *given), hiding.visible().measured, held.sites, options
+                    )
+                    table.add(f"{row}{where}", section.name, mean_pcc(held.expression, predicted.mean))
+    return table.markdown()
+
+
 def draws_table(sections: Sequence[Section], n_masks: int, options: Options) -> str:
     """Variance, Moran's I and gene-gene structure of the prediction and of draws, against the measurement."""
     table = Table(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import _prepare
 import _synthetic
@@ -15,7 +16,7 @@ from _ablation import ablation_table
 from _dense import dense_table
 from _models import Options
 from _recovery import block_table, lattice_table, pooled_table, random_table, released_table
-from _reference import draws_table, reference_table
+from _reference import draws_table, reference_table, views_table
 from _section import Section
 from _simulated import simulated_table
 from _transfer import transfer_table
@@ -34,8 +35,8 @@ REAL: dict[str, Callable[[Sequence[Section], int, Options], str]] = {
     "released": released_table,
 }
 NEED_SEVERAL = ("pooled", "transfer", "reference")
-SIMULATED, DENSE = "simulated", "dense"
-TABLES = (*REAL, SIMULATED, DENSE)
+SIMULATED, DENSE, VIEWS = "simulated", "dense", "views"
+TABLES = (*REAL, VIEWS, SIMULATED, DENSE)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,18 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in real:
         few = asked.quick and name not in NEED_SEVERAL
         print(REAL[name](sections[:1] if few else sections, asked.masks, options), flush=True)
+    if VIEWS in names:
+        print(views_table(_real_sections(asked), _real_sections(asked, views=12), asked.masks, options), flush=True)
     if SIMULATED in names:
         print(simulated_table(_simulated_section(asked), asked.simulated_masks, options), flush=True)
     if DENSE in names:
         print(dense_table(_simulated_section(asked), _simulated_section(asked, is_dense=True), options), flush=True)
 
 
-def _real_sections(asked: argparse.Namespace) -> list[Section]:
+def _real_sections(asked: argparse.Namespace, views: Literal[1, 12] = 1) -> list[Section]:
     if asked.quick:
         return [_synthetic.make_section(name, n_side=8, seed=seed) for seed, name in enumerate(asked.sections)]
     folder = asked.data / "her2st" if (asked.data / "her2st").is_dir() else asked.data
     backbone = _prepare.load_backbone()
-    return [_prepare.read_section(folder, name, backbone, asked.cache) for name in asked.sections]
+    return [_prepare.read_section(folder, name, backbone, asked.cache, views) for name in asked.sections]
 
 
 def _simulated_section(asked: argparse.Namespace, *, is_dense: bool = False) -> Section:
