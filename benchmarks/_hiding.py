@@ -13,7 +13,7 @@ from spamcaf.model.data import TrainingSection
 from spamcaf.names import Part
 from spamcaf.parameters import PanelSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.ingestion import nodes as ingestion
-from spamcaf.scoring.metrics import noise_ceiling, summarise_ceiling
+from spamcaf.scoring.limits import noise_ceiling, summarise_ceiling
 from spamcaf.sections.panel import choose_gene_panel, choose_program_genes
 from spamcaf.sections.sites import Measured, Sites
 from spamcaf.sections.split import FOLD, PART

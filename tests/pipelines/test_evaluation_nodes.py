@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from spamcaf.errors import InputError
 from spamcaf.parameters import SplitSettings
 from spamcaf.pipelines.evaluation.nodes import score_predictions
-from spamcaf.scoring.metrics import reachable_limit
+from spamcaf.scoring.limits import reachable_limit
 from spamcaf.sections.panel import normalise_expression
 
 N_SPOTS, N_GENES = 40, 4

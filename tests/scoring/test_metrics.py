@@ -7,17 +7,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from spamcaf.scoring.limits import noise_ceiling, reachable_limit, summarise_ceiling, summarise_limit
 from spamcaf.scoring.metrics import (
     correlate,
     interval_coverage,
     moran_ratio,
     morans_i,
-    noise_ceiling,
-    reachable_limit,
     score_genes,
     summarise,
-    summarise_ceiling,
-    summarise_limit,
 )
 
 N_GENES = 300  # more than one block

@@ -10,7 +10,8 @@ import pytest
 
 from spamcaf.errors import InputError
 from spamcaf.names import Metric
-from spamcaf.scoring.metrics import correlate_without_depth, reachable_limit, score_genes, summarise
+from spamcaf.scoring.limits import reachable_limit
+from spamcaf.scoring.metrics import correlate_without_depth, score_genes, summarise
 from spamcaf.scoring.scores import best_model, build_scores, model_of, reach, verdict
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model
-from spamcaf.scoring import metrics
+from spamcaf.scoring import limits, metrics
 from spamcaf.scoring.baselines import BASELINES
 
 Models = Mapping[str, Mapping[str, Any]]
@@ -137,9 +137,9 @@ def build_scores(
     """
     truth = hidden.expression
     by_gene, models = _score(hidden, predictions, setting.lattice, depth=hidden.depth)
-    by_gene_ceiling = metrics.noise_ceiling(hidden.counts, hidden.depth, hidden.genes, setting.seed)
-    ceiling = metrics.summarise_ceiling(by_gene_ceiling)
-    limits = None if visible is None else metrics.reachable_limit(visible, truth, hidden.genes, setting.seed)
+    by_gene_ceiling = limits.noise_ceiling(hidden.counts, hidden.depth, hidden.genes, setting.seed)
+    ceiling = limits.summarise_ceiling(by_gene_ceiling)
+    reachable = None if visible is None else limits.reachable_limit(visible, truth, hidden.genes, setting.seed)
     scores: dict[str, Any] = {
         "section": setting.section,
         "model": setting.model,
@@ -151,12 +151,12 @@ def build_scores(
         "n_genes": len(hidden.genes),
         "models": models,
         "noise_ceiling": _with_shares(ceiling, models),
-        "reachable_limit": None if limits is None else _with_shares(metrics.summarise_limit(limits), models),
+        "reachable_limit": None if reachable is None else _with_shares(limits.summarise_limit(reachable), models),
         "coverage_90": None if sd is None else metrics.interval_coverage(truth, predictions[setting.model], sd),
         "verdict": verdict(models, setting.model, "hidden spots"),
     }
     gene_scores = pd.concat(by_gene, names=["model", None]).reset_index("model").reset_index(drop=True)
-    by_gene_limit = np.full(len(hidden.genes), np.nan) if limits is None else limits["limit"].to_numpy()
+    by_gene_limit = np.full(len(hidden.genes), np.nan) if reachable is None else reachable["limit"].to_numpy()
     return scores, gene_scores.assign(
         ceiling=np.tile(by_gene_ceiling["ceiling"], len(by_gene)), reachable_limit=np.tile(by_gene_limit, len(by_gene))
     )
