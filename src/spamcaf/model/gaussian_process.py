@@ -288,9 +288,10 @@ def _loss(
 
 def _inverse(lower: Float64) -> Float64:
     """Return the inverse of a matrix from its lower Cholesky factor."""
-    inverse, _ = lapack.dpotri(lower, lower=True)
-    triangle = np.tril(inverse)
-    return triangle + np.tril(triangle, -1).T
+    triangle, _ = lapack.dpotri(lower, lower=True)  # above the diagonal it stays 0, as the factor is there
+    inverse = triangle + triangle.T
+    inverse[np.diag_indices_from(inverse)] = np.diagonal(triangle)
+    return inverse
 
 
 def out_of_fold(
