@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,13 +153,18 @@ def counting_variance(rate: Float64, depth: Float64) -> Float64:
     return np.average(variances, axis=0, weights=weights[used])
 
 
+@cache
+def _expression_by_count() -> Float64:
+    """Return expected expression (depth of `LOG_DEPTHS`, mean count of `MEAN_COUNTS`), the same for every gene."""
+    return np.stack([_moments(MEAN_COUNTS, depth)[0] for depth in np.exp(LOG_DEPTHS)])
+
+
 def simulate_counts(rng: np.random.Generator, expected: Float64, at: Float64) -> Float64:
     """Return log1p of counts per 10 000 (site, gene) of counts drawn so that `expected` is its mean.
 
     `at` (site,) is the log depth at which each site is counted.
     """
-    table = np.stack([_moments(MEAN_COUNTS, float(np.exp(depth)))[0] for depth in LOG_DEPTHS])
-    curves = _interpolated(table, at)  # (site, mean count): rising, so it can be inverted
+    curves = _interpolated(_expression_by_count(), at)  # (site, mean count): rising, so it can be inverted
     drawn = np.empty_like(expected)
     for site, (curve, wanted) in enumerate(zip(curves, expected, strict=True)):
         drawn[site] = rng.poisson(np.interp(wanted, curve, MEAN_COUNTS))

@@ -136,11 +136,11 @@ def draw_expression(
     for rows, chunk, image_features in iter_sites(model, means, sites, gp.n_spots):
         corrected, _ = gp.at(image_features, chunk.xy_um)
         by_draw = corrected.reshape(len(chunk), 1 + n_draws, n_scores)
-        left_out = _left_out(image_features, mode, known)
+        left_out, decoded = _left_out(image_features, mode, known), variances.decode(by_draw[:, 0])
         for d, (sample, offset) in enumerate(zip(samples, offsets, strict=True)):
             scores = by_draw[:, 1 + d] + sample.at(image_features, chunk.xy_um) - offset
             scores += rng.normal(size=scores.shape) * left_out
-            drawn[d, rows] = variances.measured(rng, mean[rows], by_draw[:, 0], scores, noise)
+            drawn[d, rows] = variances.measured(rng, mean[rows] - decoded, scores, noise)
     return drawn
 
 
@@ -209,18 +209,24 @@ class _Variances:
         gene = np.maximum(mode.stacking.gene_noise - carried - counting[:n_genes], 0)
         return cls(model, means, score, gene, mode.stacking.gene_noise)
 
+    def decode(self, scores: Float64) -> Float64:
+        """Return expression (site, gene) of `scores` (site, score)."""
+        return self.means.expression.decode(self.model.programs, scores)
+
     def measured(
-        self, rng: np.random.Generator, mean: NDArray[np.floating], predicted: Float64, scores: Float64, noise: Noise
+        self, rng: np.random.Generator, shift: NDArray[np.floating], scores: Float64, noise: Noise
     ) -> NDArray[np.floating]:
-        """Return a draw of expression (site, gene) for drawn `scores` (site, score) around the `predicted` ones."""
+        """Return a draw of expression (site, gene) for drawn `scores` (site, score).
+
+        `shift` (site, gene) is what the prediction adds to its own decoded scores.
+        """
         if noise == "counts":
             scores = scores + rng.normal(size=scores.shape) * np.sqrt(self.score)
-        expression, programs = self.means.expression, self.model.programs
-        drawn = mean + expression.decode(programs, scores) - expression.decode(programs, predicted)
+        drawn = self.decode(scores) + shift
         if noise == "none":
             return np.maximum(drawn, 0)
         rest = rng.normal(size=drawn.shape)
         if noise == "gene":
             return np.maximum(drawn + rest * np.sqrt(self.whole), 0)
         drawn = np.maximum(drawn + rest * np.sqrt(self.gene), 0)
-        return simulate_counts(rng, drawn, expression.log_depth + scores[:, 0])
+        return simulate_counts(rng, drawn, self.means.expression.log_depth + scores[:, 0])

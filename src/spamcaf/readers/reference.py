@@ -53,7 +53,7 @@ def read_reference(path: Path) -> AnnData:
 
 
 def find_reference(name: str, project: Path, stored: Path, raw_root: Path) -> Callable[[], AnnData]:
-    """Return what reads the counts of `name`: a file or folder, an ingested section, or one that lies in `raw_root`.
+    """Return what reads the counts of `name`: an ingested section, one of `raw_root`, or a file or folder.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def find_reference(name: str, project: Path, stored: Path, raw_root: Path) -> Ca
         Where there is none; nothing is read yet.
     """
     tables = [raw_root / LegacyST.COUNTS / f"{name}{suffix}" for suffix in TABLE_SUFFIXES]
-    for path in (project / Path(name).expanduser(), stored / name / "section.h5ad", *tables):
+    for path in (stored / name / "section.h5ad", *tables, project / Path(name).expanduser()):
         if path.exists():
             return partial(read_reference, path)
     try:
