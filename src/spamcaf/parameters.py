@@ -225,6 +225,9 @@ class FitSettings(_Settings):
     epochs: int = Field(40, ge=1, description="passes over the visible spots, per fold")
     batch: int = Field(128, ge=2, description="spots per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak of AdamW's schedule: linear warm-up, then cosine")
+    finetune: int = Field(0, ge=0, description="last blocks of the backbone that are trained with the network")
+    finetune_epochs: int = Field(10, ge=1, description="last epochs, in which they are trained")
+    finetune_rate: Share = Field(0.5, description="their learning rate, a share of the network's")
     weight_decay: float = Field(0.05, ge=0, description="weight decay of AdamW")
     warmup_share: Share = Field(0.1, description="share of the steps in the warm-up")
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm; larger ones are clipped")
@@ -242,6 +245,12 @@ class FitSettings(_Settings):
     @classmethod
     def _take_old_names(cls, values: Any) -> Any:  # noqa: ANN401  whatever pydantic is given
         return rename_deprecated("fit", values, set()) if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def _need_network(self) -> Self:
+        if self.finetune and not (self.use_network and self.model == "spamcaf"):
+            raise ValueError("finetune trains blocks with the network of spamcaf: use_network=true, or finetune=0")
+        return self
 
 
 class ReleasedSettings(_Settings):

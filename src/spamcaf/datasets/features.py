@@ -1,9 +1,9 @@
 """The feature store: a Zarr group per key, in which a chunk is a block of sites and carries its own checksum.
 
-`<filepath>/<key>.zarr` holds `windows` (site, 9, feature), `n_px_padded` (site,), `ids` (site,) and, for the released
-network, `whole` (site, feature), with sites in the order they were read. Zarr writes a chunk beside its place and
-renames it: a killed process leaves whole chunks and `*.partial` files. It does not sync them to the disk, so what a
-power cut leaves of a chunk is noticed by its CRC32C.
+`<filepath>/<key>.zarr` holds `windows` (site, 9, feature), `n_px_padded` (site,), `ids` (site,), for the released
+network `whole` (site, feature), and for fine-tuning `maps` (site, view, ...), with sites in the order they were read.
+Zarr writes a chunk beside its place and renames it: a killed process leaves whole chunks and `*.partial` files. It does
+not sync them to the disk, so what a power cut leaves of a chunk is noticed by its CRC32C.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WINDOWS, WHOLE, N_PADDED, IDS = "windows", "whole", "n_px_padded", "ids"
+WINDOWS, WHOLE, MAPS, N_PADDED, IDS = "windows", "whole", "maps", "n_px_padded", "ids"
 VERSION_0_1 = "*/block_*.safetensors"  # files of the feature stores that version 0.1 wrote
 
 
@@ -84,12 +84,12 @@ class StoredRows:
     def __init__(self, group: _Group, name: str) -> None:
         self._group, self._name = group, name
         self.shape: tuple[int, ...] = group.arrays[name].shape
-        self.ndim, self.dtype = len(self.shape), np.dtype(np.float32)
+        self.ndim, self.dtype = len(self.shape), np.dtype(group.arrays[name].dtype)
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: Any) -> NDArray[np.float32]:  # noqa: ANN401  whatever numpy takes
+    def __getitem__(self, index: Any) -> NDArray[Any]:  # noqa: ANN401  whatever numpy takes
         first, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
         rows = np.arange(len(self))[first]
         out = np.empty((*np.shape(rows), *self.shape[1:]), self.dtype)
@@ -144,8 +144,9 @@ class FeaturesDataset(PathDataset[Features, Features]):
             )
         n_padded = np.concatenate([np.empty(0, np.int64), *(padded for _, _, padded in blocks)])
         # as good as arrays wherever rows are taken by an index, which is all that is done with features
-        rows = {name: cast("NDArray[np.float32]", StoredRows(group, name)) for name in group.arrays if name != IDS}
-        return Features(ids, rows[WINDOWS], n_padded, group.key, group.n_total, whole=rows.get(WHOLE))
+        rows = {name: cast("NDArray[Any]", StoredRows(group, name)) for name in group.arrays if name != IDS}
+        whole, maps = rows.get(WHOLE), rows.get(MAPS)
+        return Features(ids, rows[WINDOWS], n_padded, group.key, group.n_total, whole=whole, maps=maps)
 
     def _folders(self) -> list[Path]:
         return [folder for folder in self._filepath.iterdir() if folder.is_dir()] if self._filepath.is_dir() else []
@@ -194,8 +195,8 @@ class StoredBlocksDataset(FeaturesDataset):
 
 
 def _arrays(block: Features) -> dict[str, NDArray[Any]]:
-    whole = {} if block.whole is None else {WHOLE: block.whole}
-    return {WINDOWS: block.windows, **whole, N_PADDED: block.n_px_padded, IDS: np.array(block.ids, object)}
+    more = {name: values for name, values in ((WHOLE, block.whole), (MAPS, block.maps)) if values is not None}
+    return {WINDOWS: block.windows, **more, N_PADDED: block.n_px_padded, IDS: np.array(block.ids, object)}
 
 
 def _create(folder: Path, block: Features) -> _Group:

@@ -85,6 +85,13 @@ class BackboneDataset(ReadOnlyDataset):
         return validated(BackboneSpec, find_entry(self._name, self._backbones), f"'{self._name}' of `backbones`")
 
 
+class BackboneLoaderDataset(BackboneDataset):
+    """Give a function that loads the backbone, for nodes that need its weights in some runs only."""
+
+    def load(self) -> Callable[[], Backbone]:  # type: ignore[override]
+        return super().load
+
+
 @dataclass(frozen=True)
 class OtherSections:
     """Sections by name, whose ingestion and feature extraction are stored; nothing is read before it is used."""

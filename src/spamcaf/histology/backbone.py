@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+
+from spamcaf.errors import InputError
+from spamcaf.histology.tiles import TILE_PX
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,17 @@ class Backbone:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     identity: BackboneIdentity
+    maps: tuple[int, ...] = ()  # shape of the maps that the network gives, flat, behind a tile's features, if any
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers that the network gives per tile."""
+        return self.width + (math.prod(self.maps) if self.maps else 0)
+
+    def with_maps(self, n_last_blocks: int) -> Self:
+        """Return the backbone that gives the maps before its last blocks, too, see `FeaturesAndMaps`."""
+        network = FeaturesAndMaps(self.network, n_last_blocks)
+        return replace(self, network=network, maps=network.maps)
 
     @property
     def width(self) -> int:
@@ -95,3 +111,82 @@ class FeatureMap(nn.Module):
         if not is_map or features.shape[1] != features.shape[2]:
             raise TypeError(f"features of shape {tuple(features.shape)} are no square map")
         return features
+
+
+class LastBlocks(nn.Module):
+    """The last blocks of a timm network and what follows them: maps before them -> (tile, feature).
+
+    Maps are (tile, channel, row, column) of a convolutional network, (tile, token, width) of a vision transformer.
+    The modules are those of `network`, not copies.
+    """
+
+    def __init__(self, network: nn.Module, n: int) -> None:
+        """Take the last `n` blocks; raise InputError where the network has no row of blocks, or too few."""
+        super().__init__()
+        inner: Any = network.network if isinstance(network, ClassAndMean) else network
+        blocks = getattr(inner, "blocks", None)
+        self.is_convolutional = hasattr(inner, "conv_head")
+        pool = "class_and_mean" if inner is not network else getattr(inner, "global_pool", None)
+        if (
+            not isinstance(blocks, nn.Sequential)
+            or not (self.is_convolutional or pool in ("class_and_mean", "token", "avg"))
+            or len(blocks) <= n
+        ):
+            raise InputError(
+                f"fit.finetune={n} with a {type(inner).__name__}.",
+                "an EfficientNet or vision transformer of timm, of more blocks than that.",
+                "Choose another backbone, or set fit.finetune to 0.",
+            )
+        self.blocks = blocks[-n:]
+        self.pool = pool if isinstance(pool, str) else "map"
+        self.n_prefix = int(getattr(inner, "num_prefix_tokens", 0))
+        names = ("conv_head", "bn2", "global_pool") if self.is_convolutional else ("norm",)
+        self.after = nn.Sequential(*(getattr(inner, name) for name in names))
+        self.last_norm = getattr(inner, "fc_norm", None) or nn.Identity()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the features (tile, feature) of maps."""
+        x: Tensor = self.after(self.blocks(maps))
+        if self.pool == "class_and_mean":
+            return torch.cat([x[:, 0], x[:, self.n_prefix :].mean(dim=1)], dim=-1)
+        if not self.is_convolutional:
+            x = x[:, 0] if self.pool == "token" else x[:, self.n_prefix :].mean(dim=1)
+        return cast("Tensor", self.last_norm(x))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; batch normalisation keeps the statistics of all that the backbone was trained on."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+class FeaturesAndMaps(nn.Module):
+    """A timm network that gives the maps before its last blocks, too: (tile, 3, 224, 224) -> (tile, feature + map).
+
+    The maps are flat, behind the features. They are all that later training of the last blocks needs of a tile.
+    """
+
+    def __init__(self, network: nn.Module, n_last_blocks: int) -> None:
+        super().__init__()
+        self.last = LastBlocks(network, n_last_blocks)
+        inner: Any = network.network if isinstance(network, ClassAndMean) else network
+        names = ("conv_stem", "bn1") if self.last.is_convolutional else ("patch_embed",)
+        self.inner, self.n_last = inner, n_last_blocks
+        self.first = nn.Sequential(*(getattr(inner, name) for name in names))
+        with torch.inference_mode():
+            parameter = next(inner.parameters())
+            tile = torch.zeros(1, 3, TILE_PX, TILE_PX, device=parameter.device, dtype=parameter.dtype)
+            self.maps = tuple(self._maps(tile).shape[1:])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return features and flat maps, (tile, feature + map)."""
+        maps = self._maps(pixels)
+        return torch.cat([self.last(maps), maps.flatten(1)], dim=1)
+
+    def _maps(self, pixels: Tensor) -> Tensor:
+        x, inner = self.first(pixels), cast("Any", self.inner)
+        if not self.last.is_convolutional:
+            x = inner.norm_pre(inner.patch_drop(inner._pos_embed(x)))
+        return cast("Tensor", inner.blocks[: -self.n_last](x))

@@ -55,7 +55,7 @@ class Embedder:
         # a whole line of pixels each: along three channels alone the arithmetic took 15 times as long on a CPU
         channels = backbone.mean, backbone.std
         self._mean, self._std = (torch.tensor(each, device=device).repeat(TILE_PX) * 255 for each in channels)
-        self.device, self.width = device, backbone.width
+        self.device, self.width, self.maps, self.n_outputs = device, backbone.width, backbone.maps, backbone.n_outputs
         self.batch = min(batch, CPU_TILES) if device.type == "cpu" else batch
 
     def embed(self, tiles: NDArray[np.uint8]) -> Tensor:
@@ -163,19 +163,26 @@ def embed_blocks(job: EmbeddingJob, embedder: Embedder, starts: Sequence[int], t
     tiles = prefetch_tiles(job.slide, ahead, job.stain, threads)
     for start in starts:
         batches, which = _batches(job, start, batch)
-        outputs, n_padded = [torch.empty(0, embedder.width)], [np.empty(0, np.int64)]
+        outputs, n_padded = [torch.empty(0, embedder.n_outputs)], [np.empty(0, np.int64)]
         for ready in islice(tiles, len(batches)):
             outputs.append(embedder.embed(ready.tiles))
             n_padded.append(ready.n_padded)
         # a GPU is waited for once in a block
-        features = torch.cat([output.to("cpu") for output in outputs]).numpy()[which]
+        output = torch.cat([output.to("cpu") for output in outputs]).numpy()
+        features, views = output[:, : embedder.width][which], [CENTRE, *range(N_TILES + job.with_whole, which.shape[1])]
         n_px_padded = np.concatenate(n_padded)[which][:, :N_TILES].sum(axis=1)
         windows = np.ascontiguousarray(features[:, :N_TILES])
         if job.geometry.views > 1:
-            views = features[:, N_TILES + job.with_whole :]
-            windows[:, CENTRE] = (windows[:, CENTRE] + views.sum(axis=1)) / job.geometry.views
+            windows[:, CENTRE] = features[:, views].sum(axis=1) / job.geometry.views
         whole = np.ascontiguousarray(features[:, N_TILES]) if job.with_whole else None
-        yield Features(job.ids_at(start), windows, n_px_padded, job.key, len(job.ids), start, whole)
+        maps = None
+        if embedder.maps:
+            maps = (
+                output[which[:, views], embedder.width :]
+                .astype(np.float16)
+                .reshape(*which[:, views].shape, *embedder.maps)
+            )
+        yield Features(job.ids_at(start), windows, n_px_padded, job.key, len(job.ids), start, whole, maps)
 
 
 def _batches(job: EmbeddingJob, start: int, batch: int) -> tuple[list[NDArray[np.int64]], NDArray[np.intp]]:

@@ -89,6 +89,7 @@ class Features:
     n_total: int  # sites of the whole
     start: int = 0  # site of the whole at which this block starts
     whole: NDArray[np.float32] | None = None  # (site, feature), of the window shrunk to one tile, where requested
+    maps: NDArray[np.float16] | None = None  # (site, view, ...) of the target tile, before the backbone's last blocks
 
     def require_sites(self, ids: list[str], xy_px: NDArray[np.float64]) -> None:
         """Raise InputError unless these are the features of `ids` at `xy_px`; a name may be of another place by now."""
@@ -116,6 +117,7 @@ def join_blocks(blocks: list[Features]) -> Features:
     """Join the blocks of one key into the whole, in the order of their start."""
     ordered = sorted(blocks, key=lambda block: block.start)
     whole = [block.whole for block in ordered if block.whole is not None]
+    maps = [block.maps for block in ordered if block.maps is not None]
     return Features(
         tuple(name for block in ordered for name in block.ids),
         np.concatenate([block.windows for block in ordered]),
@@ -123,6 +125,7 @@ def join_blocks(blocks: list[Features]) -> Features:
         ordered[0].key,
         ordered[0].n_total,
         whole=np.concatenate(whole) if whole else None,
+        maps=np.concatenate(maps) if maps else None,
     )
 
 

@@ -84,7 +84,8 @@ def embed_sites(job: EmbeddingJob, backbone: Backbone, workers: Workers, done: s
     if not missing or not job.ids:
         windows = np.empty((0, N_TILES, backbone.width), np.float32)
         whole = windows[:, 0] if job.with_whole else None
-        yield Features((), windows, np.empty(0, np.int64), job.key, len(job.ids), 0, whole)
+        maps = np.empty((0, job.geometry.views, *backbone.maps), np.float16) if backbone.maps else None
+        yield Features((), windows, np.empty(0, np.int64), job.key, len(job.ids), 0, whole, maps)
         return
     n = min(len(workers.devices), len(missing)) if job.slide.is_portable else 1
     logger.info("%d blocks on %s", len(missing), ", ".join(map(str, workers.devices[:n])))

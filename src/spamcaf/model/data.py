@@ -378,6 +378,8 @@ class SiteTensors:
     target: Tensor
     neighbours: Tensor
     xy_um: Tensor
+    maps: Tensor | None = None  # (site, view, ...), where the backbone's last blocks are trained
+    origin: Tensor | None = None  # (site, feature), the features from which those of the maps are counted
 
     @classmethod
     def from_sites(
@@ -387,6 +389,8 @@ class SiteTensors:
         origin_um: NDArray[np.float64],
         pca: FeaturePCA,
         device: torch.device,
+        *,
+        with_maps: bool = False,
     ) -> SiteTensors:
         """Project and move to the device.
 
@@ -399,22 +403,31 @@ class SiteTensors:
             A position in the section; positions are counted from it.
         pca : FeaturePCA
         device : torch.device
+        with_maps : bool
+            Take the maps of the target tiles, too.
         """
         tile_mean = mean if mean.ndim == 1 else mean[:, None]
+        maps = origin = None
+        if with_maps:
+            assert sites.maps is not None
+            maps = torch.from_numpy(sites.maps).to(device)
+            origin = torch.from_numpy(np.broadcast_to(mean + pca.mean, sites.target.shape).copy()).to(device)
         return cls(
             torch.from_numpy(pca(sites.target - mean)).to(device),
             torch.from_numpy(pca(sites.neighbours - tile_mean)).to(device),
             torch.from_numpy((sites.xy_um - origin_um).astype(np.float32)).to(device),
+            maps,
+            origin,
         )
 
     @classmethod
     def stack(cls, parts: Sequence[SiteTensors]) -> SiteTensors:
-        """Return the sites of all parts, one after the other."""
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+        """Return the sites of all parts, one after the other, without maps."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("target", "neighbours", "xy_um")))
 
     def without_positions(self) -> SiteTensors:
         """Return the same features at unknown positions."""
-        return SiteTensors(self.target, self.neighbours, torch.full_like(self.xy_um, torch.nan))
+        return replace(self, xy_um=torch.full_like(self.xy_um, torch.nan))
 
 
 @dataclass(frozen=True)
@@ -457,6 +470,8 @@ class SpotTensors:
             context_target=self.sites.target[index],
             context_offset_um=self.sites.xy_um[index] - xy_um[:, None],
             context_seen=seen,
+            maps=None if sites.maps is None else sites.maps[rows],
+            origin=None if sites.origin is None else sites.origin[rows],
         )
 
     def drop_context(self) -> SpotTensors:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.compute import computing
+from spamcaf.histology.backbone import LastBlocks
 from spamcaf.model.data import TARGET, PooledSections, ReferenceCounts, ReferenceSpots, TrainingSection
 from spamcaf.model.depth import ExpressionMeans
 from spamcaf.model.fitted import ModeParameters, SpamcafModel
@@ -61,6 +62,7 @@ def fit_spamcaf(
     seed: int,
     checkpoints: Checkpoints | None = None,
     references: Sequence[ReferenceCounts] = (),
+    last_blocks: LastBlocks | None = None,
 ) -> Fitted:
     """Fit the model to the visible spots of a section, and of other sections of the same tissue.
 
@@ -76,6 +78,8 @@ def fit_spamcaf(
         Where finished folds are stored: a fit that was cut off goes on from them, to the same weights.
     references : sequence of ReferenceCounts
         Counts of other sections, patients or cells, of the same genes, that gene programs are learned from too.
+    last_blocks : LastBlocks, optional
+        The backbone's last blocks, to be trained with the networks; spots then need their maps.
 
     Raises
     ------
@@ -87,7 +91,7 @@ def fit_spamcaf(
     scores = pooled.scores(programs)
     # A step's tensors are small: a second thread saves little, and on busy cores waiting for it costs many times more.
     with computing(compute.model_copy(update={"threads": compute.threads or 1})) as machine:
-        folds = FoldTrainer(pooled, programs, scores, fit, network, machine, seed, checkpoints).fit_folds()
+        folds = FoldTrainer(pooled, programs, scores, fit, network, machine, seed, checkpoints, last_blocks).fit_folds()
     own_genes = _most_variable(pooled.centred(), fit.n_gene_processes)
     spots = pooled.reference_spots(np.hstack([scores, pooled.centred()[:, own_genes]]))
     mode = _ModeFit(pooled, programs, spots, own_genes, pitch_um, fit, seed)

@@ -92,7 +92,10 @@ class SpamcafModel:
         require_format(metadata, KIND, FORMAT, "SpaMCAF")
         sizes, values = json.loads(metadata["sizes"]), json.loads(metadata[VALUES])
         network = NetworkSettings.model_validate(values["network"])
-        check_tensors(tensors, _expected_shapes(sizes, network))
+        shapes = _expected_shapes(sizes, network)
+        if values["fit"].get("finetune"):  # theirs are the backbone's, which takes them strictly when it is loaded
+            shapes |= {name: array.shape for name, array in tensors.items() if ".last_blocks." in name}
+        check_tensors(tensors, shapes)
         return unflatten(cls, tensors, values)
 
 

@@ -287,6 +287,8 @@ class SpamcafInput(NamedTuple):
     context_target: Tensor  # (site, neighbour, component)
     context_offset_um: Tensor  # (site, neighbour, 2)
     context_seen: Tensor  # (site, neighbour) bool
+    maps: Tensor | None = None  # (site, view, ...) of the target tile, before the backbone's last blocks
+    origin: Tensor | None = None  # (site, feature) from which the features of those blocks are counted
 
 
 class SpamcafOutput(NamedTuple):

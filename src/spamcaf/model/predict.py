@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from spamcaf.compute import Machine, computing
 from spamcaf.errors import InputError
+from spamcaf.histology.backbone import LastBlocks
 from spamcaf.model.data import TARGET, ImageFeatures, ReferenceSpots, SectionMeans, SiteTensors, SpotTensors, nearest
 from spamcaf.model.fitted import ModeParameters, SpamcafModel, require_n_features
 from spamcaf.model.gaussian_process import GaussianProcess, Hyperparameters, Kernels, condition
 from spamcaf.model.network import SpamcafNetwork
-from spamcaf.model.training import load_weights, network_shape
+from spamcaf.model.training import load_weights, make_network, network_shape
 from spamcaf.model.vecchia import VecchiaProcess, condition_vecchia
 from spamcaf.parameters import ComputeSettings
 from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
@@ -41,7 +42,11 @@ class Predicted:
 
 
 def predict_spamcaf(
-    model: SpamcafModel, context: Measured | None, sites: SiteSource, compute: ComputeSettings
+    model: SpamcafModel,
+    context: Measured | None,
+    sites: SiteSource,
+    compute: ComputeSettings,
+    last_blocks: LastBlocks | None = None,
 ) -> Predicted:
     """Predict expression at sites of one section.
 
@@ -55,6 +60,8 @@ def predict_spamcaf(
     sites : SiteSource
         Without context they should cover the section, since image features are counted from their mean.
     compute : ComputeSettings
+    last_blocks : LastBlocks, optional
+        The backbone's last blocks, whatever their weights, where the model has its own.
 
     Raises
     ------
@@ -66,7 +73,7 @@ def predict_spamcaf(
     n_genes, n_scores = model.sizes["gene"], model.sizes["score"]
     expression, sd, by_gp = (np.empty((len(sites), n_genes), np.float32) for _ in range(3))
     with computing(compute) as machine:
-        ensemble = _Ensemble.of_model(model, machine, means)
+        ensemble = _Ensemble.of_model(model, machine, means, last_blocks)
         spots = ensemble.new_section(sites) if context is None else ensemble.measured_spots(context)
         for rows, chunk, image_features in iter_sites(model, means, sites, gp.n_spots):
             mean, variance = gp.at(image_features, chunk.xy_um)
@@ -170,9 +177,11 @@ class _Ensemble:
     means: SectionMeans
 
     @classmethod
-    def of_model(cls, model: SpamcafModel, machine: Machine, means: SectionMeans) -> _Ensemble:
+    def of_model(
+        cls, model: SpamcafModel, machine: Machine, means: SectionMeans, last_blocks: LastBlocks | None = None
+    ) -> _Ensemble:
         shape = network_shape(model.sizes["component"], model.sizes["score"], model.network)
-        networks = tuple(SpamcafNetwork(shape) for _ in model.networks)
+        networks = tuple(make_network(shape, last_blocks, model.network_pca) for _ in model.networks)
         for network, weights in zip(networks, model.networks, strict=True):
             load_weights(network, weights)
         return cls(model, tuple(network.to(machine.device).eval() for network in networks), machine, means)
@@ -197,10 +206,10 @@ class _Ensemble:
             return np.zeros((len(sites), self.model.sizes["score"]))
         tensors, measured = spots
         if measured is None:
-            batch = self._tensors(sites, sites).without_positions()
+            batch = self._tensors(sites, sites, with_maps=True).without_positions()
             index = np.empty((len(sites), 0), np.intp)
         else:
-            batch = self._tensors(sites, measured)
+            batch = self._tensors(sites, measured, with_maps=True)
             index = nearest(sites.xy_um, measured.xy_um, self.model.network.n_context)
         rows = torch.from_numpy(index).to(self.machine.device)
         given = tensors.network_input(batch, slice(None), rows, torch.ones_like(rows, dtype=torch.bool))
@@ -208,6 +217,8 @@ class _Ensemble:
             out = torch.stack([network(given).fusion.float() for network in self.networks]).mean(0)
         return out.cpu().numpy().astype(np.float64) * self.model.score_scale
 
-    def _tensors(self, sites: Sites, spots: SiteSource) -> SiteTensors:
+    def _tensors(self, sites: Sites, spots: SiteSource, *, with_maps: bool = False) -> SiteTensors:
         mean, origin_um = self.means.image_features.neighbourhood, spots.xy_um.mean(axis=0)
-        return SiteTensors.from_sites(sites, mean, origin_um, self.model.network_pca, self.machine.device)
+        with_maps = with_maps and self.model.fit.finetune > 0
+        where = (origin_um, self.model.network_pca, self.machine.device)
+        return SiteTensors.from_sites(sites, mean, *where, with_maps=with_maps)

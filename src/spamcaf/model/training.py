@@ -24,6 +24,7 @@ from torch import Tensor
 
 from spamcaf import __version__
 from spamcaf.compute import Machine, seeded
+from spamcaf.histology.backbone import LastBlocks
 from spamcaf.model.data import (
     FeaturePCA,
     PooledSections,
@@ -32,6 +33,7 @@ from spamcaf.model.data import (
     neighbours_same_section,
     select_visible,
 )
+from spamcaf.model.finetune import FineTunedNetwork
 from spamcaf.model.network import SpamcafNetwork, SpamcafOutput, SpamcafShape
 from spamcaf.model.programs import Programs
 from spamcaf.parameters import FitSettings, NetworkSettings
@@ -167,9 +169,20 @@ def network_shape(n_components: int, n_programs: int, network: NetworkSettings) 
     return SpamcafShape(n_components=n_components, n_programs=n_programs, **settings)
 
 
+def make_network(shape: SpamcafShape, last_blocks: LastBlocks | None, pca: FeaturePCA) -> SpamcafNetwork:
+    """Return a network before training; with the backbone's last blocks in front where they are given."""
+    return SpamcafNetwork(shape) if last_blocks is None else FineTunedNetwork(shape, last_blocks, pca)
+
+
 def make_optimizer(network: SpamcafNetwork, fit: FitSettings) -> torch.optim.Optimizer:
-    """Return AdamW over all parameters; the learning rate is set at each step."""
-    return torch.optim.AdamW(network.parameters(), weight_decay=fit.weight_decay, fused=True)
+    """Return AdamW over all parameters; the learning rate is set at each step, of the backbone's blocks a share."""
+    is_last = {id(parameter) for name, parameter in network.named_parameters() if name.startswith("last_blocks.")}
+    own = [parameter for parameter in network.parameters() if id(parameter) not in is_last]
+    groups: list[dict[str, Any]] = [{"params": own, "share": 1.0}]
+    if is_last:
+        rest = [parameter for parameter in network.parameters() if id(parameter) in is_last]
+        groups.append({"params": rest, "share": fit.finetune_rate})
+    return torch.optim.AdamW(groups, weight_decay=fit.weight_decay, fused=True)
 
 
 def learning_rate_at(step: int, n_steps: int, fit: FitSettings) -> float:
@@ -199,6 +212,8 @@ def train_fold(
     train, optimizer = data.train, make_optimizer(network, fit)
     n_steps = sum(_n_batches(len(rows), fit.batch) for rows in train if len(rows))
     for epoch in range(fit.epochs):
+        if isinstance(network, FineTunedNetwork):
+            network.is_tuned = epoch >= fit.epochs - fit.finetune_epochs
         before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         *losses, norm = _train_epoch(network, optimizer, data, train, fit, range(epoch * n_steps, fit.epochs * n_steps))
         if not all(math.isfinite(mean) for mean in (*losses, norm)):
@@ -236,7 +251,7 @@ def _train_epoch(
 def take_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Let the optimiser take one step at a learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("share", 1.0)
     optimizer.step()
 
 
@@ -332,7 +347,9 @@ class FoldTrainer:
         machine: Machine,
         seed: int,
         checkpoints: Checkpoints | None = None,
+        last_blocks: LastBlocks | None = None,
     ) -> None:
+        self.last_blocks = last_blocks
         self.pooled, self.programs, self.fit, self.network = pooled, programs, fit, network
         self.machine, self.seed, self.checkpoints = machine, seed, checkpoints
         mean = pooled.section_mean(pooled.sites.neighbours.mean(axis=1))
@@ -340,7 +357,8 @@ class FoldTrainer:
         self.network_pca = FeaturePCA.fit(tiles, network.image_components)
         self.score_scale: NDArray[np.float64] = np.maximum(scores.std(axis=0), LEAST_SCALE)
         origin = pooled.section_mean(pooled.sites.xy_um)
-        sites = SiteTensors.from_sites(pooled.sites, mean, origin, self.network_pca, machine.device)
+        where = (self.network_pca, machine.device)
+        sites = SiteTensors.from_sites(pooled.sites, mean, origin, *where, with_maps=last_blocks is not None)
         self.spots = SpotTensors(sites, self._tensor(scores / self.score_scale))
         # In units of gene variance: a score counts by what it adds to the decoded genes.
         norms = np.mean([means.score_norms(programs) for means in pooled.means.values()], axis=0)
@@ -355,7 +373,8 @@ class FoldTrainer:
         arrays = {
             **{f"pooled.{name}": getattr(self.pooled, name) for name in ("section", "folds", "expression")},
             **{f"programs.{name}": np.asarray(value) for name, value in vars(self.programs).items()},
-            **{f"sites.{name}": tensor.cpu().numpy() for name, tensor in vars(self.spots.sites).items()},
+            **{f"sites.{name}": t.cpu().numpy() for name, t in vars(self.spots.sites).items() if t is not None},
+            **(_weights(self.last_blocks) if self.last_blocks else {}),
             "xy_um": self.pooled.sites.xy_um,
             "score_scale": self.score_scale,
             "scores": self.spots.scores.cpu().numpy(),
@@ -382,10 +401,10 @@ class FoldTrainer:
         section, xy_um, n_context = self.pooled.section, self.pooled.sites.xy_um, self.network.n_context
         given = (is_validation, self.loss_weights, n_context, self.machine)
         data = FoldData.of_fold(self.spots, section, xy_um, *given)
-        shape = network_shape(len(self.network_pca.axes), len(self.score_scale), self.network)
         fold_seed = int(np.random.SeedSequence((self.seed, fold)).generate_state(1)[0])
         with seeded(fold_seed, self.machine.device):
-            network = SpamcafNetwork(shape).to(self.machine.device)
+            shape = network_shape(len(self.network_pca.axes), len(self.score_scale), self.network)
+            network = make_network(shape, self.last_blocks, self.network_pca).to(self.machine.device)
             stored = self.checkpoints.load(f"fold_{fold}", self.key) if self.checkpoints else None
             if stored is not None:
                 load_weights(network, stored.tensors)
@@ -402,7 +421,11 @@ class FoldTrainer:
         scores = np.zeros((len(self.pooled), len(self.score_scale)))
 
         def after_epoch(losses: list[float]) -> None:
+            if isinstance(network, FineTunedNetwork):
+                network.is_quick = True
             scores[is_validation] = self._validation_scores(network, data, without_context=False)
+            if isinstance(network, FineTunedNetwork):
+                network.is_quick = False
             predicted = self.pooled.decode(self.programs, scores)[is_validation]
             row = (fold, len(rows), *losses, mean_gene_pearson(truth, predicted))
             rows.append(dict(zip(LOG_COLUMNS, row, strict=True)))
@@ -422,7 +445,7 @@ class FoldTrainer:
         return scores.cpu().numpy().astype(np.float64) * self.score_scale
 
 
-def _weights(network: SpamcafNetwork) -> Tensors:
+def _weights(network: torch.nn.Module) -> Tensors:
     return {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
 
 

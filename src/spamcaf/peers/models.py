@@ -16,6 +16,7 @@ from spamcaf.peers.released import ReleasedModel
 from spamcaf.sections.sites import Measured, SiteSource
 
 if TYPE_CHECKING:
+    from spamcaf.histology.backbone import LastBlocks
     from spamcaf.histology.features import FeatureKey
 
 FittedModel = SpamcafModel | ReleasedModel
@@ -28,6 +29,7 @@ def predict(
     compute: ComputeSettings,
     inference: InferenceSettings | None = None,
     seed: int = 0,
+    last_blocks: LastBlocks | None = None,
 ) -> Predicted:
     """Predict expression at sites with a model of any kind, see `predict_spamcaf`; `released` uses no context.
 
@@ -42,7 +44,7 @@ def predict(
                 "Fit spamcaf (fit.model=spamcaf), or set inference.n_draws to 0.",
             )
         return Predicted(released.predict_released(model, sites, compute))
-    predicted = predict_spamcaf(model, context, sites, compute)
+    predicted = predict_spamcaf(model, context, sites, compute, last_blocks)
     if inference is None or not n_draws:
         return predicted
     draws = draw_expression(model, context, sites, predicted.mean, n_draws, inference.draw_noise, seed)
@@ -61,6 +63,11 @@ class TrainedModel:
     genes: tuple[str, ...]
     gene_ids: tuple[str, ...]
     record: dict[str, Any]
+
+    @property
+    def n_finetuned(self) -> int:
+        """Last blocks of the backbone that the model has weights of its own for."""
+        return self.model.fit.finetune if isinstance(self.model, SpamcafModel) else 0
 
     @classmethod
     def from_tensors(

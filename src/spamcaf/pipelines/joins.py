@@ -18,13 +18,14 @@ from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX, Index, Measur
 from spamcaf.sections.split import FOLD, MAP_FOLDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
     from spamcaf.datasets.inputs import OtherSections
+    from spamcaf.histology.backbone import Backbone, LastBlocks
     from spamcaf.histology.features import FeatureKey
     from spamcaf.histology.tissue import Tissue
     from spamcaf.model.predict import Predicted
@@ -58,16 +59,16 @@ class StoredSites:
     def at(self, index: Index) -> Sites:
         """Return the sites at `index` with their features, in memory."""
         windows = self._taken([features.windows for features in self.stores], index)
-        whole = [features.whole for features in self.stores if features.whole is not None]
-        shrunk = self._taken(whole, index) if len(whole) == len(self.stores) else None
-        return Sites(self.xy_um[index], windows[:, CENTRE], windows, shrunk)
+        parts: list[list[Any]] = [[store.whole for store in self.stores], [store.maps for store in self.stores]]
+        whole, maps = (None if any(p is None for p in part) else self._taken(part, index) for part in parts)
+        return Sites(self.xy_um[index], windows[:, CENTRE], windows, whole, maps)
 
     @property
     def n_px_padded(self) -> NDArray[np.int64]:
         """Pixels of each site's window outside the image, (site,)."""
         return self._taken([features.n_px_padded for features in self.stores], EVERY)
 
-    def _taken(self, arrays: Sequence[NDArray[Any]], index: Index) -> NDArray[Any]:
+    def _taken(self, arrays: Sequence[Any], index: Index) -> NDArray[Any]:
         store, row = self.store[index], self.row[index]
         taken = np.empty((len(row), *arrays[0].shape[1:]), arrays[0].dtype)
         for number in np.unique(store):
@@ -106,6 +107,22 @@ def measured_spots(expression: AnnData, features: Features, barcodes: list[str])
     sites = sites_of(barcodes, xy_um, features).at(EVERY)
     others = np.asarray(spots.obsm[PROGRAM_GENES], np.float32) if PROGRAM_GENES in spots.obsm else None
     return Measured(sites, np.asarray(spots.X), spots.obs[DEPTH].to_numpy(np.float64), others)
+
+
+def last_blocks_of(load_backbone: Callable[[], Backbone], n: int, key: FeatureKey) -> LastBlocks | None:
+    """Return the last `n` blocks of the backbone, None where `n` is 0; InputError where features are of another."""
+    if not n:
+        return None
+    from spamcaf.histology.backbone import LastBlocks
+
+    backbone = load_backbone()
+    if backbone.identity.key != key.backbone:
+        raise InputError(
+            f"the backbone {backbone.identity.key}, and features of {key.backbone}.",
+            "the same, to train its last blocks.",
+            "Name the same backbone (--params backbone=<name>), or run feature_extraction again.",
+        )
+    return LastBlocks(backbone.network, n)
 
 
 def all_gene_ids(expression: AnnData) -> list[str]:

@@ -48,6 +48,7 @@ class Sites:
     target: NDArray[np.float32]  # (site, feature), of the tile at the site
     neighbours: NDArray[np.float32]  # (site, 9, feature), of the 3 x 3 tiles, row by row; index 4 equals `target`
     whole: NDArray[np.float32] | None = None  # (site, feature), of the window shrunk to one tile; where needed
+    maps: NDArray[np.float16] | None = None  # (site, view, ...), of the tile before the backbone's last blocks
 
     def __post_init__(self) -> None:
         n = len(self.xy_um)
@@ -63,8 +64,8 @@ class Sites:
 
     def at(self, index: Index) -> Self:
         """Return the sites at `index`."""
-        whole = None if self.whole is None else self.whole[index]
-        return type(self)(self.xy_um[index], self.target[index], self.neighbours[index], whole)
+        whole, maps = None if self.whole is None else self.whole[index], None if self.maps is None else self.maps[index]
+        return type(self)(self.xy_um[index], self.target[index], self.neighbours[index], whole, maps)
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,8 @@ def iter_chunks(sites: SiteSource, size: int) -> Iterator[Sites]:
 def stack(parts: Sequence[Measured]) -> Measured:
     """Return the spots of several sections, one after the other; their coordinates are each section's own."""
     sites = [part.sites for part in parts]
-    whole = [s.whole for s in sites if s.whole is not None]
-    xy, target, neighbours = (
-        np.concatenate([getattr(s, name) for s in sites]) for name in ("xy_um", "target", "neighbours")
-    )
-    stacked = Sites(xy, target, neighbours, np.concatenate(whole) if len(whole) == len(sites) else None)
+    arrays = {name: [getattr(part, name) for part in sites] for name in Sites.__dataclass_fields__}
+    stacked = Sites(**{name: np.concatenate(a) for name, a in arrays.items() if not any(part is None for part in a)})
     expression, depth = (np.concatenate([getattr(part, name) for part in parts]) for name in ("expression", "depth"))
     others = [part.others for part in parts if part.others is not None]
     return Measured(stacked, expression, depth, np.concatenate(others) if len(others) == len(parts) else None)

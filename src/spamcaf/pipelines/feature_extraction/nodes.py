@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.compute import choose_precision, computing
+from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 from spamcaf.histology.macenko import Macenko
 from spamcaf.histology.slide import Slide
@@ -39,13 +40,16 @@ def embed_spots(
     tiles: TileSettings,
     compute: ComputeSettings,
     model: str,
+    finetune: int = 0,
 ) -> Iterator[Features]:
     """Yield those blocks of the spots' features that are not stored yet.
 
-    `model` is the one to be fitted: only `released` needs the whole window shrunk to one tile.
+    `model` is the one to be fitted: only `released` needs the whole window shrunk to one tile. With `finetune`, the
+    maps before that many last blocks of the backbone are stored too.
     """
     ids, xy_px = section.obs_names.tolist(), np.asarray(section.obsm[SPATIAL], np.float64)
-    yield from _embed("spots", ids, xy_px, slide, tissue, backbone, stored, tiles, compute, mpp_of(section), model)
+    how = (stored, tiles, compute, mpp_of(section), model, finetune)
+    yield from _embed("spots", ids, xy_px, slide, tissue, backbone, *how)
 
 
 def embed_grid(
@@ -58,11 +62,13 @@ def embed_grid(
     tiles: TileSettings,
     compute: ComputeSettings,
     model: str,
+    finetune: int = 0,
 ) -> Iterator[Features]:
     """Yield those blocks of the features of sites between the spots that are not stored yet, as `embed_spots`."""
     between = grid[grid[SUB_INDEX] > 0]
     ids, xy_px = between[SITE_ID].tolist(), between[[X_PX, Y_PX]].to_numpy(np.float64)
-    yield from _embed("sites", ids, xy_px, slide, tissue, backbone, stored, tiles, compute, mpp_of(section), model)
+    how = (stored, tiles, compute, mpp_of(section), model, finetune)
+    yield from _embed("sites", ids, xy_px, slide, tissue, backbone, *how)
 
 
 def _embed(
@@ -77,18 +83,27 @@ def _embed(
     compute: ComputeSettings,
     mpp: float,
     model: str,
+    finetune: int,
 ) -> Iterator[Features]:
     from spamcaf.histology.dense import DenseEmbeddingJob
     from spamcaf.histology.embedding import EmbeddingJob
     from spamcaf.histology.workers import Workers, embed_sites
 
+    if finetune:
+        if tiles.dense or compute.compile:
+            raise InputError(
+                f"fit.finetune={finetune} with tiles.dense or compute.compile.",
+                "tiles that pass one by one, and a network as it is.",
+                "Set them to false, or fit.finetune to 0.",
+            )
+        backbone = backbone.with_maps(finetune)
     with computing(compute) as machine:
         dtype = choose_precision(compute, machine.device)
         geometry = WindowGeometry.of(tiles, mpp)
         with_whole = model == Model.RELEASED
         stain = Macenko.of_slide(slide, tissue) if tiles.stain == "macenko" else None
         pixels = slide.fingerprint if stain is None else f"{slide.fingerprint}, stains {stain.fingerprint}"
-        view = _view(geometry, dtype, tiles, with_whole=with_whole, is_compiled=compute.compile)
+        view = _view(geometry, dtype, tiles, with_whole=with_whole, is_compiled=compute.compile, finetune=finetune)
         key = FeatureKey.of(pixels, backbone.identity, view, geometry.window_px, ids, xy_px)
         done = {block.start for block in stored if block.key == key}
         _warn_of_scale(backbone, tiles)
@@ -100,7 +115,13 @@ def _embed(
 
 
 def _view(
-    geometry: WindowGeometry, dtype: torch.dtype, tiles: TileSettings, *, with_whole: bool, is_compiled: bool
+    geometry: WindowGeometry,
+    dtype: torch.dtype,
+    tiles: TileSettings,
+    *,
+    with_whole: bool,
+    is_compiled: bool,
+    finetune: int,
 ) -> dict[str, object]:
     """Return all that features depend on, but for slide, backbone and sites."""
     from spamcaf.histology.dense import VIEW as DENSE_VIEW
@@ -110,6 +131,8 @@ def _view(
         view["whole"] = f"window in {TILE_PX} px"
     if tiles.dense:
         view |= DENSE_VIEW
+    if finetune:
+        view["maps"] = f"before the last {finetune} blocks"
     if is_compiled:  # rounds otherwise
         view["compiled"] = True
     return view

@@ -10,7 +10,7 @@ from spamcaf.pipelines.feature_extraction import nodes
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
     common = ["slide", "tissue", "backbone"]
-    settings = ["params:tiles", "params:compute", "params:fit.model"]
+    settings = ["params:tiles", "params:compute", "params:fit.model", "params:fit.finetune"]
     steps = [
         Node(
             nodes.embed_spots,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,16 @@ from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import SPATIAL, Part
 from spamcaf.parameters import ComputeSettings, GridSettings, InferenceSettings, ReportSettings
-from spamcaf.pipelines.joins import all_gene_ids, as_prediction, grid_sites, measured_spots, mpp_of, sites_of
-from spamcaf.pipelines.types import AnnData, DataFrame, SpatialData, TrainedModel
+from spamcaf.pipelines.joins import (
+    all_gene_ids,
+    as_prediction,
+    grid_sites,
+    last_blocks_of,
+    measured_spots,
+    mpp_of,
+    sites_of,
+)
+from spamcaf.pipelines.types import AnnData, Backbone, DataFrame, SpatialData, TrainedModel
 from spamcaf.provenance import names_hash
 from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.sites import SUB_INDEX, X_PX, Y_PX
@@ -36,6 +45,7 @@ def predict_hidden_spots(
     compute: ComputeSettings,
     inference: InferenceSettings,
     seed: int,
+    load_backbone: Callable[[], Backbone],
 ) -> AnnData:
     """Predict the hidden spots from image and visible spots only; from the image alone where all are hidden."""
     from spamcaf.peers.models import predict
@@ -48,7 +58,8 @@ def predict_hidden_spots(
     table = subdivide(spots, lattice_of(section), 1)
     sites = sites_of(hidden, table[[X_PX, Y_PX]].to_numpy() * mpp_of(section), spot_features)
     context = measured_spots(expression, spot_features, visible) if visible else None
-    predicted = predict(model.model, context, sites, compute, inference, seed)
+    last_blocks = last_blocks_of(load_backbone, model.n_finetuned, spot_features.key)
+    predicted = predict(model.model, context, sites, compute, inference, seed, last_blocks)
     genes = section.var.loc[list(model.genes)]
     return as_prediction(predicted, model, genes, table, sites.n_px_padded, section, tissue, 1)
 
@@ -65,6 +76,7 @@ def predict_grid(
     compute: ComputeSettings,
     inference: InferenceSettings,
     seed: int,
+    load_backbone: Callable[[], Backbone],
 ) -> AnnData:
     """Predict the sites between the spots with the model of all measured spots, all of them as context."""
     from spamcaf.peers.models import predict
@@ -74,7 +86,8 @@ def predict_grid(
     full_model.require_spots(names_hash(expression.obs_names))
     sites = grid_sites(grid, spot_features, grid_features, mpp_of(section))
     context = measured_spots(expression, spot_features, expression.obs_names.tolist())
-    predicted = predict(full_model.model, context, sites, compute, inference, seed)
+    last_blocks = last_blocks_of(load_backbone, full_model.n_finetuned, spot_features.key)
+    predicted = predict(full_model.model, context, sites, compute, inference, seed, last_blocks)
     logger.info("%d sites predicted, %d of them between the spots", len(grid), (grid[SUB_INDEX] > 0).sum())
     genes = section.var.loc[list(full_model.genes)]
     return as_prediction(predicted, full_model, genes, grid, sites.n_px_padded, section, tissue, settings.subdivide)

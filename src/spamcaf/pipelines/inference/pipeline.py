@@ -9,7 +9,7 @@ from spamcaf.pipelines.inference import nodes
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
-    settings = ["params:compute", "params:inference", "params:seed"]
+    settings = ["params:compute", "params:inference", "params:seed", "backbone_loader"]
     features = ["spot_features", "grid_features"]
     steps = [
         Node(

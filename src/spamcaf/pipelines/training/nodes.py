@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.names import GENE_IDS, SECTION_METADATA, Model, Part, SectionField
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
-from spamcaf.pipelines.joins import all_gene_ids, fold_others, measured_other_sections, measured_spots, pitch_um_of
+from spamcaf.pipelines.joins import (
+    all_gene_ids,
+    fold_others,
+    last_blocks_of,
+    measured_other_sections,
+    measured_spots,
+    pitch_um_of,
+)
 from spamcaf.pipelines.references import reference_counts
-from spamcaf.pipelines.types import AnnData, Checkpoints, DataFrame, Figure, OtherSections, References, TrainedModel
+from spamcaf.pipelines.types import (
+    AnnData,
+    Backbone,
+    Checkpoints,
+    DataFrame,
+    Figure,
+    OtherSections,
+    References,
+    TrainedModel,
+)
 from spamcaf.provenance import configuration_hash, names_hash, provenance_record
 from spamcaf.sections.split import BARCODE, FOLD, PART, fold_all
 
@@ -34,13 +51,14 @@ def fit_spamcaf(
     released: ReleasedSettings,
     compute: ComputeSettings,
     seed: int,
+    load_backbone: Callable[[], Backbone],
 ) -> tuple[TrainedModel, DataFrame, DataFrame]:
     """Fit the model that is scored, to the visible spots, and to all spots of other sections where there are any.
 
     Gene programs are learned from `references`, too.
     Returns it, the training log with a row per fold and epoch, and the program log with a row per gene program.
     `fit.model` chooses the model, spamcaf or the replica of the released network. A fit that was killed goes on from
-    its checkpoints; they are removed when it is done.
+    its checkpoints; they are removed when it is done. `load_backbone` is called only where `fit.finetune` needs it.
     """
     import pandas as pd
 
@@ -60,7 +78,8 @@ def fit_spamcaf(
     else:
         pitch_um, counts = pitch_um_of(expression), reference_counts(references, expression, seed)
         settings = (fit, network, compute, seed, fit_checkpoints)
-        fitted = learning.fit_spamcaf(target_section, others, pitch_um, *settings, counts)
+        last_blocks = last_blocks_of(load_backbone, fit.finetune, spot_features.key)
+        fitted = learning.fit_spamcaf(target_section, others, pitch_um, *settings, counts, last_blocks)
     fit_checkpoints.clear()
     record = provenance_record(
         model=fit.model,
@@ -110,6 +129,7 @@ def fit_on_all_spots(
     released: ReleasedSettings,
     compute: ComputeSettings,
     seed: int,
+    load_backbone: Callable[[], Backbone],
 ) -> TrainedModel:
     """Fit the model that draws the map, to every measured spot: for the map nothing needs to be hidden.
 
@@ -117,7 +137,7 @@ def fit_on_all_spots(
     """
     spots = fold_all(spot_split).assign(**{PART: Part.TRAIN})
     where = (expression, spots, spot_features, other_sections, references, full_fit_checkpoints)
-    return fit_spamcaf(*where, fit, network, released, compute, seed)[0]
+    return fit_spamcaf(*where, fit, network, released, compute, seed, load_backbone)[0]
 
 
 def _only(target_section: TrainingSection | None, others: list[TrainingSection]) -> TrainingSection:

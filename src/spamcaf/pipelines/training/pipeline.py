@@ -10,7 +10,7 @@ from spamcaf.pipelines.training import nodes
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
     data = ["expression", "spot_split", "spot_features", "other_sections", "references"]
-    settings = ["params:fit", "params:network", "params:released", "params:compute", "params:seed"]
+    settings = ["params:fit", "params:network", "params:released", "params:compute", "params:seed", "backbone_loader"]
     steps = [
         Node(
             nodes.fit_spamcaf,

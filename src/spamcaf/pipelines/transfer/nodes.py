@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import PurePath
 
 import numpy as np
@@ -13,8 +14,8 @@ from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import GENE_IDS, SPATIAL
 from spamcaf.parameters import ComputeSettings, InferenceSettings, ReportSettings, TissueSettings, TransferSettings
-from spamcaf.pipelines.joins import as_prediction, mpp_of, sites_of
-from spamcaf.pipelines.types import AnnData, DataFrame, Figure, TrainedModel
+from spamcaf.pipelines.joins import as_prediction, last_blocks_of, mpp_of, sites_of
+from spamcaf.pipelines.types import AnnData, Backbone, DataFrame, Figure, TrainedModel
 from spamcaf.sections import sites
 from spamcaf.sections.sites import SITE_ID, X_PX, Y_PX
 
@@ -40,6 +41,7 @@ def predict_unmeasured(
     compute: ComputeSettings,
     inference: InferenceSettings,
     seed: int,
+    load_backbone: Callable[[], Backbone],
 ) -> AnnData:
     """Predict every site from image features alone."""
     import pandas as pd
@@ -51,7 +53,8 @@ def predict_unmeasured(
     xy_px = np.asarray(unmeasured_section.obsm[SPATIAL], np.float64)
     unmeasured_features.require_sites(ids, xy_px)
     sites = sites_of(ids, xy_px * mpp_of(unmeasured_section), unmeasured_features)
-    predicted = predict(transfer_model.model, None, sites, compute, inference, seed)
+    last_blocks = last_blocks_of(load_backbone, transfer_model.n_finetuned, unmeasured_features.key)
+    predicted = predict(transfer_model.model, None, sites, compute, inference, seed, last_blocks)
     genes = pd.DataFrame({GENE_IDS: list(transfer_model.gene_ids)}, index=list(transfer_model.genes))
     where = (unmeasured_sites, sites.n_px_padded, unmeasured_section, unmeasured_tissue)
     return as_prediction(predicted, transfer_model, genes, *where, 1)

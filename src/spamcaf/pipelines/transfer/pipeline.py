@@ -12,8 +12,8 @@ from spamcaf.pipelines.transfer import nodes
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
     section, sites, tissue = laid = ["unmeasured_section", "unmeasured_sites", "unmeasured_tissue"]
-    settings = ["params:tiles", "params:compute", "params:fit.model"]
-    inference = ["params:compute", "params:inference", "params:seed"]
+    settings = ["params:tiles", "params:compute", "params:fit.model", "params:fit.finetune"]
+    inference = ["params:compute", "params:inference", "params:seed", "backbone_loader"]
     steps = [
         Node(nodes.lay_sites, ["slide", "params:transfer", "params:tissue"], laid, name="lay_sites"),
         Node(
