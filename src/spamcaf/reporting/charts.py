@@ -116,7 +116,7 @@ def gene_scatter(genes: pd.DataFrame, column: str, label: str, title: str, ours:
     chart = Chart(title, caption, (label, *x_range), (f"PCC, {ours}", *y_range))
     if diagonal:
         chart.add_line("diagonal", x_range, x_range)
-    outcomes = shown["outcome"].value_counts()
+    outcomes = known["outcome"].value_counts()
     chart.legend = [(kind, f"{word}: {outcomes[kind]}") for kind, word in OUTCOMES.items() if kind in outcomes]
     for (x, y), row in zip(chart.place(shown[column], shown["ours"]), shown.itertuples(), strict=True):
         text = f"{row.gene}: {label} {getattr(row, column):.2f}, {ours} {row.ours:.2f}"

@@ -1,4 +1,4 @@
-"""What a reader must know before using the results: losses, reach, smoothing, intervals, and what was hidden."""
+"""What a reader must know before using the results: losses, smoothing, intervals, and what was hidden."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model, display_name
-from spamcaf.scoring.scores import best_model, model_of, reach
+from spamcaf.scoring.scores import best_model, model_of
 
 Record = Mapping[str, Any]
 
@@ -80,7 +80,6 @@ def notes(scores: Record) -> list[str]:
         *_losses(scores, model, "at hidden spots"),
         *(_losses(between, model, "between the spots") if between else []),
     ]
-    texts += reach(scores)
     ratio, coverage = ours.get(Metric.VARIANCE_RATIO), scores.get("coverage_90")
     if ratio is not None and ratio < _SMOOTH:
         texts.append(

@@ -314,7 +314,9 @@ def _text(value: object, form: str = ".3f") -> str:
 
 
 def _gap(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else "–".join(f"{value:.3f}".replace("0.", ".", 1) for value in interval)  # noqa: RUF001  a range
+    """Return an interval as short text: without the 0 before the point, for tables are wide."""
+    texts = [re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}") for value in interval or ()]
+    return "–".join(texts)  # noqa: RUF001  an en dash, for a range
 
 
 def _figure(name: str, png: bytes) -> dict[str, str]:
