@@ -170,7 +170,10 @@ def preview_of(page: str) -> str:
     """Return the top of a report as a fragment without scripts, styles in place, for viewers that allow no more."""
     found = re.search(r'<template id="preview">(.*?)</template>', page, re.DOTALL)
     picture = re.search(r"<noscript>\s*(<img[^>]*>)", page)
-    return found[1] + (picture[1] if picture else "") if found else page
+    if not found:
+        return page
+    # without white space between elements, which Kedro-Viz takes for line breaks
+    return re.sub(r">\s+<", "><", found[1].strip()) + (picture[1] if picture else "")
 
 
 def _mean_pcc(models: Sequence[Models]) -> dict[str, dict[str, float]]:
