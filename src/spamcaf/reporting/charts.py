@@ -66,9 +66,10 @@ class Chart:
 def _ticks(low: float, high: float) -> Points:
     from matplotlib.ticker import MaxNLocator
 
-    values = MaxNLocator(_MAX_TICKS, steps=[1, 2, 5, 10]).tick_values(low, high)
+    values = np.asarray(MaxNLocator(_MAX_TICKS, steps=[1, 2, 5, 10]).tick_values(low, high), float)
     inside = (values >= low - 1e-9) & (values <= high + 1e-9)
-    return np.asarray(values[inside].round(9) + 0.0)
+    ticks: Points = values[inside].round(9) + 0.0  # no negative zero
+    return ticks
 
 
 def _range(*values: Points | pd.Series) -> tuple[float, float]:

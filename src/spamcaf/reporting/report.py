@@ -214,11 +214,8 @@ def _reach_rows(scores: Record, model: str) -> list[tuple[str, float, float, boo
     """Return (label, mean PCC, percent of the noise ceiling, is ours) from what depth alone reaches to the ceiling."""
     models, top = scores["models"], scores["noise_ceiling"][Metric.PCC_MEAN]
     limit = scores.get("reachable_limit")
-    found = {
-        display_name(n): models[n][Metric.PCC_MEAN]
-        for n in (Model.DEPTH_ONLY, best_baseline(models), model)
-        if n in models
-    }
+    shown = [name for name in (Model.DEPTH_ONLY, best_baseline(models), model) if name in models]
+    found = {display_name(str(name)): models[str(name)][Metric.PCC_MEAN] for name in shown}
     found |= {"Reachable limit": limit[Metric.PCC_MEAN]} if limit else {}
     found |= {"Noise ceiling": top}
     return [(label, pcc, _percent(pcc, top), label == display_name(model)) for label, pcc in found.items()]
