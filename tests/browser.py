@@ -137,9 +137,9 @@ class Browser:
         """Type text into the element that has the focus."""
         self._send("Input.insertText", text=text)
 
-    def print_pdf(self) -> bytes:
-        """Return the page as it is printed."""
-        return base64.b64decode(self._send("Page.printToPDF", printBackground=True)["data"])
+    def set_media(self, kind: str) -> None:
+        """Lay pages out for "print", or for the "screen" again."""
+        self._send("Emulation.setEmulatedMedia", media=kind)
 
     def picture(self, path: Path) -> None:
         """Save the whole page as PNG."""

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 
 N_GENES, HOSTILE = 60, "<img src=x onerror=document.title='broken'>"
 ROWS = "[...document.querySelectorAll('#gene-table tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
-PHONE = 390
+PHONE, A4_PX = 390, 718
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +229,12 @@ def test_without_javascript_the_best_genes_and_static_maps_are_there(
     assert [row[0] for row in rows[:2]] == [HOSTILE, "GENE1"] and len(rows) == 17
 
 
-def test_prints_the_whole_page(browser: Browser, write: Callable[[], str]) -> None:
-    browser.open(write())
-    assert browser.print_pdf().startswith(b"%PDF")
+def test_a_printed_page_fits_its_paper_and_names_the_gene(browser: Browser, write: Callable[[], str]) -> None:
+    browser.set_media("print")
+    try:
+        browser.open(write(), A4_PX)
+        assert browser.run("document.documentElement.scrollWidth") <= A4_PX
+        assert browser.run("[...document.querySelectorAll('.scroll')].every(e => e.scrollHeight <= e.clientHeight + 1)")
+        assert "GENE1: PCC" in browser.run("document.querySelector('#map-controls').innerText")
+    finally:
+        browser.set_media("screen")

@@ -48,8 +48,9 @@ def tabulate_genes(gene_scores: pd.DataFrame, model: str, baseline: str | None, 
     """
     rows = gene_scores[gene_scores["model"] == model].reindex(columns=_OF_THE_MODEL)
     theirs = gene_scores[gene_scores["model"] == baseline].set_index("gene")["pearson"]
-    measured = np.asarray(expression.X, dtype=np.float64)
-    levels = pd.DataFrame({"expression": measured.mean(axis=0), "variance": measured.var(axis=0)}, expression.var_names)
+    measured = np.asarray(expression.X)
+    moments = {"expression": measured.mean(axis=0, dtype=np.float64), "variance": measured.var(axis=0)}
+    levels = pd.DataFrame(moments, expression.var_names)
     genes = rows.rename(columns={"pearson": "ours"}).assign(baseline=rows["gene"].map(theirs))
     genes = genes.join(levels, on="gene")
     genes["difference"] = genes["ours"] - genes["baseline"]

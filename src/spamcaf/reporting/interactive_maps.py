@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_GENES = 30
-_MAX_BYTES = 6_000_000  # of all values, before base64 makes them a third longer
+_MAX_BYTES = 5_000_000  # of all values, before base64 makes them a third longer
 _MAX_SITES = 60_000  # per map; of more sites, evenly spaced ones are drawn
 _IMAGE_PX = 1100
 _JPEG_QUALITY = 82
