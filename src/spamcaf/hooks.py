@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
-from kedro.io import DatasetError
+from kedro.io import AbstractDataset, DatasetError
 from pydantic import BaseModel, ValidationError
 
 from spamcaf.errors import MAX_NAME, InputError, is_section_name
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from kedro.io import CatalogProtocol
     from kedro.pipeline import Pipeline
 
-BACKBONE, REFERENCES = "backbone", "references"
+logger = logging.getLogger(__name__)
+
+BACKBONE, REFERENCES, REPORT = "backbone", "references", "report"
 RAW = ("raw_section", "slide")
 # choices that name folders of results, and the next step after a name that cannot
 NAMES = {
@@ -63,6 +66,13 @@ class SettingsGuard:
             # raw data that are not there come first: the node that reads them names what is missing
             if all(_exists(catalog, name) for name in RAW if name in inputs):
                 raise
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """State where the report lies, as the last line of a run that wrote one."""
+        report = catalog.get(REPORT) if REPORT in pipeline.all_outputs() else None
+        if isinstance(report, AbstractDataset) and (path := report._describe().get("filepath")):
+            logger.info("report: %s", path)
 
 
 def _exists(catalog: CatalogProtocol, name: str) -> bool:

@@ -126,6 +126,26 @@ class Model(StrEnum):
     NEAREST_SPOT = "nearest_spot"
 
 
+DISPLAY_NAMES: dict[str, str] = {
+    Model.SPAMCAF: "SpaMCAF",
+    Model.PROGRAM_GP: "Gaussian process alone",
+    Model.RELEASED: "Released network (replica)",
+    Model.GENE_MEAN: "Gene mean",
+    Model.IDW: "Inverse distance",
+    Model.KRIGING: "Kriging",
+    Model.RIDGE: "Ridge on image features",
+    Model.KRIGING_RIDGE_PROGRAMS: "Kriging + ridge on programs",
+    Model.DEPTH_ONLY: "Sequencing depth alone",
+    Model.NEAREST_SPOT: "Nearest spot",
+}
+"""Names of the models for people, in the printed table and in reports; files and settings use those of `Model`."""
+
+
+def display_name(model: str) -> str:
+    """Return the model's name for people, or the name itself where there is no other."""
+    return DISPLAY_NAMES.get(model, model)
+
+
 class Metric(StrEnum):
     """Keys of one model's scores in `scores.json`, in the order in which they are printed."""
 

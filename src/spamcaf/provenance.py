@@ -5,8 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import platform
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
-from pathlib import PurePath
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,3 +53,25 @@ def names_hash(names: Iterable[str]) -> str:
 def provenance_record(**facts: Any) -> dict[str, Any]:  # noqa: ANN401  plain data of any kind
     """Return the facts with the version of the package."""
     return {"package_version": __version__, **facts}
+
+
+def as_plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Kedro's parameters, groups of which may be settings objects, as plain data."""
+    # objects know how to dump themselves; pydantic itself is not needed for that
+    return plain({name: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for name, v in parameters.items()})
+
+
+_PACKAGES = ("kedro", "torch", "numpy", "scipy", "scikit-learn", "anndata", "timm")
+
+
+def run_record(seed: int) -> dict[str, Any]:
+    """Return date, command, seed and versions of the run that is under way."""
+    program, *words = sys.argv
+    return {
+        "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        "command": shlex.join([Path(program).name, *words]),
+        "seed": seed,
+        "spamcaf": __version__,
+        "Python": platform.python_version(),
+        **{package: version(package) for package in _PACKAGES},
+    }

@@ -43,13 +43,13 @@ def test_its_row_is_released_and_nothing_else_is_ours(scores: dict) -> None:
     assert set(scores["super_resolution"]["models"]) == BASELINES | {"released", "nearest_spot"}
     assert scores["model"] == "released"
     assert scores["coverage_90"] is None
-    assert scores["verdict"].startswith("released ")
+    assert scores["verdict"].startswith("Released network (replica) ")
 
 
 def test_the_table_is_printed_last(released_run: subprocess.CompletedProcess[str]) -> None:
     lines = [line for line in released_run.stdout.splitlines() if line.strip()]
-    assert "mean PCC" in lines[-1]
-    assert any(line.startswith("released ") for line in lines[:-1])
+    assert "mean PCC" in lines[-2] and "report: " in lines[-1]
+    assert any(line.startswith("Released network (replica) ") for line in lines[:-1])
 
 
 @pytest.mark.usefixtures("released_run")

@@ -21,7 +21,7 @@ import pytest
 from nbclient import NotebookClient
 
 from spamcaf.datasets.model import read_tensors
-from spamcaf.names import Model
+from spamcaf.names import DISPLAY_NAMES, Model
 from spamcaf.pipeline_registry import CHAIN
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,10 +34,13 @@ METRICS = {"pcc_mean", "pcc_median", "pcc_top50", "spearman_mean", "mse", "mae"}
 pytestmark = pytest.mark.usefixtures("first_run")
 
 
-def test_prints_the_table_last(first_run: subprocess.CompletedProcess[str]) -> None:
+def test_prints_the_table_and_the_place_of_the_report_last(
+    first_run: subprocess.CompletedProcess[str], project: Path
+) -> None:
     lines = [line for line in first_run.stdout.splitlines() if line.strip()]
-    assert "mean PCC" in lines[-1]
-    assert all(any(line.startswith(f"{model} ") for line in lines) for model in MODELS)
+    assert "mean PCC" in lines[-2]
+    assert lines[-1].endswith(f"report: {project / REPORTING / 'report.html'}")
+    assert all(any(line.startswith(f"{DISPLAY_NAMES[model]} ") for line in lines) for model in MODELS)
 
 
 def test_scores_are_of_hidden_spots_only(project: Path) -> None:

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csc_matrix
 
+from spamcaf.reporting.gene_table import tabulate_genes
+
 HOSTILE = "<script>alert(1)</script>"
 METRICS = ["pcc_mean", "pcc_median", "pcc_top50", "spearman_mean", "pcc_depth_removed"]
 
@@ -68,7 +70,7 @@ def scores() -> dict[str, Any]:
         "noise_ceiling": {"pcc_mean": 0.8, "share_reached": {"spamcaf": 0.5}},
         "reachable_limit": {"pcc_mean": 0.5, "share_reached": {"spamcaf": 0.8}},
         "coverage_90": 0.8,
-        "verdict": "spamcaf beats the best baseline & more",
+        "verdict": "SpaMCAF beats the best baseline & more",
         "super_resolution": {
             "factor": 4,
             "n_sites": 364,
@@ -76,9 +78,17 @@ def scores() -> dict[str, Any]:
                 "spamcaf": model(0.4, 0.5) | {"pcc_depth_removed": None},
                 "nearest_spot": model(0.5, 0.4) | {"pcc_depth_removed": None},
             },
-            "verdict": "spamcaf does NOT beat nearest_spot",
+            "verdict": "SpaMCAF does NOT beat Nearest spot",
         },
     }
+
+
+@pytest.fixture
+def genes(gene_scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of genes made of `gene_scores`, compared with idw."""
+    measured = np.array([[0.0, 1.0, 2.0], [2.0, 1.0, 2.0]], np.float32)
+    expression = ad.AnnData(measured, var=pd.DataFrame(index=["A", "B", HOSTILE]))
+    return tabulate_genes(gene_scores, "spamcaf", "idw", expression)
 
 
 @pytest.fixture

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import re
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
+from PIL import Image
 
 from spamcaf.errors import InputError
-from spamcaf.names import Metric
-from spamcaf.reporting.report import METRICS, MODELS, notes, render_report
+from spamcaf.names import DISPLAY_NAMES, Metric, Model
+from spamcaf.reporting.gene_table import count_outcomes, tabulate_genes
+from spamcaf.reporting.notes import METRICS, notes
+from spamcaf.reporting.report import preview_of, render_cohort_report, render_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
+SVG_VOID = {"line", "polyline", "rect", "circle"}
 
 
 class _Page(HTMLParser):
@@ -32,28 +41,39 @@ class _Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in SVG_VOID
+        self.elements.append((tag, dict(attrs)))
+
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-PNG = b"\x89PNG\r\n\x1a\n"
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3)).save(file, "PNG")
+    return file.getvalue()
+
+
+PNG = _png()
 
 
 @pytest.fixture
-def parts(scores, gene_scores) -> dict[str, Any]:
+def parts(scores, genes) -> dict[str, Any]:
     return {
         "scores": scores,
         "section_report": {"n_spots": 181, "mpp": {"lattice": 0.7253}, "warnings": ["a <b> c", "d"], "note": None},
         "figures": {"maps": PNG, "overlay": PNG, "training_curves": PNG, "my_extra": PNG},
-        "provenance": {"configuration_hash": "abc123", "seed": 0, "backbone": "x & y"},
-        "gene_scores": gene_scores,
+        "provenance": {"This run": {"seed": 0}, "Model": {"configuration_hash": "abc123", "backbone": "x & y"}},
+        "genes": genes,
     }
 
 
 def test_holds_every_model_metric_and_fact(parts) -> None:
     html = render_report(**parts)
     for model in parts["scores"]["models"]:
-        assert MODELS[model] in html
+        assert DISPLAY_NAMES[model] in html
+        assert f">{model}<" not in html
     for metric in Metric:
         assert METRICS[metric].label.replace(">", "&gt;") in html
     for text in (
@@ -68,22 +88,43 @@ def test_holds_every_model_metric_and_fact(parts) -> None:
         assert text in html
 
 
+def _score_rows(html: str) -> list[str]:
+    table = html.split('id="scores"', maxsplit=1)[1].split("</table>", maxsplit=1)[0]
+    return table.split("<tr")[2:]
+
+
 def test_the_best_is_marked_in_text_too(parts) -> None:
-    html = render_report(**parts)
-    table = html.split('id="scores"')[1].split("</table>")[0]
-    rows = table.split("<tr")[2:]
+    rows = _score_rows(render_report(**parts))
     assert "SpaMCAF" in rows[0]
     assert [row.count(" best</span>") for row in rows] == [6, 0, 0, 0, 0, 0, 3, 0]  # idw has the lower errors
 
 
+def test_a_difference_inside_the_interval_gets_no_star_and_is_no_loss(parts) -> None:
+    scores = parts["scores"]
+    scores["comparison"] = {
+        "pcc_mean": {"best": "spamcaf", "level": ["kriging"]},
+        "mse": {"best": "idw", "level": ["spamcaf"]},
+        "mae": {"best": "idw", "level": []},
+    }
+    scores["intervals"] = {"spamcaf": {"pcc_mean": [-0.05, 10.04]}}
+    html = render_report(**parts)
+    rows = {re.search(r'row">([^<]*)', row)[1]: row for row in _score_rows(html)}
+    assert "★" not in rows["SpaMCAF"] and rows["Inverse distance"].count("★") == 1
+    assert rows["SpaMCAF"].count('class="level"') == 2 and rows["Kriging"].count('class="level"') == 1
+    assert "-.050–10.040" in rows["SpaMCAF"]  # noqa: RUF001
+    assert "MAE 0.450 against 0.500" in html and " MSE 0.450" not in html
+
+
 def test_fetches_nothing(parts) -> None:
     page = _Page(render_report(**parts))
-    assert {tag for tag, _ in page.elements}.isdisjoint({"script", "link", "iframe", "object", "embed"})
+    assert {tag for tag, _ in page.elements}.isdisjoint({"link", "iframe", "object", "embed"})
     sources = [value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")]
     assert len(sources) == 4
-    assert all(value.startswith("data:image/png;base64,") for value in sources)
+    assert all(re.match(r"data:image/(png|jpeg);base64,", value) for value in sources)
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    assert policy.startswith("default-src 'none'; img-src data:;")
     html = re.sub(r"base64,[A-Za-z0-9+/=]+", "", render_report(**parts))
-    assert "http" not in html
+    assert "://" not in html
     assert "url(" not in html
     assert "@import" not in html
 
@@ -93,10 +134,10 @@ def test_escapes_hostile_names_everywhere(parts) -> None:
     parts["scores"]["section"] = hostile
     parts["scores"]["models"][hostile] = parts["scores"]["models"]["idw"]
     parts["section_report"][hostile] = hostile
-    parts["provenance"][hostile] = '"><img src=x onerror=alert(1)>'
+    parts["provenance"]["Model"][hostile] = '"><img src=x onerror=alert(1)>'
     parts["figures"]['"><script>'] = PNG
     html = render_report(**parts)
-    assert "<script" not in html
+    assert html.count("<script") == 2  # the data and ours
     assert html.count("&lt;script&gt;alert(1)") >= 5
     assert "<img src=x" not in html
 
@@ -106,6 +147,8 @@ def test_is_well_formed_and_accessible(parts) -> None:
     assert not page.open
     assert page.all("html") == [{"lang": "en"}]
     assert len(page.all("h1")) == 1
+    assert len(page.all("label")) == 3  # search, outcome, least PCC
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in page.all("svg"))
     assert all(len(image["alt"] or "") > 10 for image in page.all("img"))
     assert all(header.get("scope") in ("col", "row") for header in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table"))
@@ -116,11 +159,66 @@ def test_is_well_formed_and_accessible(parts) -> None:
 
 
 def test_genes_are_listed_best_first_with_the_best_baseline(parts) -> None:
-    html = render_report(**parts).split('id="genes"')[1].split("</table>")[0]
+    html = render_report(**parts).split('id="gene-table"')[1].split("</table>")[0]
     rows = [re.sub(r"<[^>]+>", " ", row).split() for row in html.split("<tr>")[2:]]
-    assert [row[:2] for row in rows[:2]] == [["B", "0.700"], ["A", "0.500"]]
-    assert rows[1][-1] == "0.900"
-    assert rows[0][-1] == "n/a"
+    assert [row[:5] for row in rows[:2]] == [
+        ["B", "0.700", "n/a", "n/a", "level"],
+        ["A", "0.500", "0.900", "-0.400", "worse"],
+    ]
+    assert rows[1][-1] == "1.000"  # mean expression
+
+
+def test_wins_need_an_interval_that_excludes_zero(gene_scores) -> None:
+    ours = gene_scores["model"] == "spamcaf"
+    low, high = {"A": 0.1, "B": -0.1}, {"A": 0.3, "B": 0.3}
+    idw = gene_scores[ours].assign(model="idw", pearson=0.05)
+    table = gene_scores[ours].assign(
+        difference_low=gene_scores["gene"].map(low), difference_high=gene_scores["gene"].map(high)
+    )
+    expression = AnnData(np.zeros((2, 3), np.float32), var=pd.DataFrame(index=gene_scores["gene"][ours]))
+    genes = tabulate_genes(pd.concat([table, idw]), "spamcaf", "idw", expression).set_index("gene")
+    assert genes.loc[["A", "B"], "outcome"].tolist() == ["win", "level"]
+    assert count_outcomes(genes) == {"higher": 3, "lower": 0, "win": 2, "loss": 0}  # without an interval by the sign
+
+
+def test_other_models_that_saw_more_are_marked(parts) -> None:
+    assert "Not every model saw the same" not in render_report(**parts)
+    parts["scores"]["other_sections"] = ["C3", "C4"]
+    html = render_report(**parts)
+    assert "SpaMCAF, Gaussian process alone also learned from all spots of C3, C4; the others from this section" in html
+    rows = _score_rows(html)
+    assert [" †" in row for row in rows] == [True, True, *[False] * 6]
+    parts["scores"]["n_train"] = 0
+    assert all(" †" in row for row in _score_rows(render_report(**parts)))
+
+
+def test_the_preview_is_the_top_of_the_report_without_a_script(parts) -> None:
+    preview = preview_of(render_report(**parts))
+    page = _Page(preview)
+    assert not page.open and not page.all("script") and not page.all("style")
+    assert "SpaMCAF beats the best baseline &amp; more" in preview
+    assert all(DISPLAY_NAMES[model] in preview for model in parts["scores"]["models"])
+    assert preview_of("<p>another page</p>") == "<p>another page</p>"
+
+
+def test_every_model_has_a_name_for_people() -> None:
+    assert set(DISPLAY_NAMES) == set(Model)
+    assert not any("_" in name for name in DISPLAY_NAMES.values())
+
+
+def test_a_cohort_has_a_column_per_run_and_counts_wins(scores) -> None:
+    other = copy.deepcopy(scores) | {"section": "B", "difference": [-0.1, 0.1]}
+    other["models"]["spamcaf"]["pcc_mean"] = 0.2
+    html = render_cohort_report([("A & 1", scores), ("B", other)], {"B": "../B/report.html"})
+    page = _Page(html)
+    assert not page.open
+    assert "is ahead on 1 of 2, level on 1 and behind on 0" in html
+    assert "its mean PCC over runs is 0.300, that of the best baseline, Kriging + ridge on programs, 0.300" in html
+    assert [link["href"] for link in page.all("a")] == ["../B/report.html"]
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in _score_rows(html)]
+    ours = next(row for row in rows if "SpaMCAF" in row)
+    assert ours[-1] == "0.300" and "0.400" in ours and "0.200" in ours
+    assert "A &amp; 1" in html
 
 
 def test_is_whole_without_figures_and_super_resolution(parts) -> None:
@@ -148,12 +246,11 @@ def test_where_released_was_fitted_alone_the_report_is_about_it(parts) -> None:
         record["models"].pop("program_gp", None)
     parts["scores"]["model"] = "released"
     parts["scores"]["coverage_90"] = None
-    parts["gene_scores"] = parts["gene_scores"].replace({"model": {"spamcaf": "released"}})
     html = render_report(**parts)
-    assert "Predicted best by Released network (replica)" in html
+    assert "scores of each gene at hidden spots by Released network (replica)" in html
     assert "Released network (replica), mean PCC" in html
-    assert "Another model beats released" in html
-    assert "Program Gaussian process" not in html
+    assert "Another model beats Released network (replica)" in html
+    assert "Gaussian process alone" not in html
 
 
 def _all(scores) -> str:
@@ -162,14 +259,19 @@ def _all(scores) -> str:
 
 def test_losses_are_named_with_figures(scores) -> None:
     text = _all(scores)
-    assert "Another model beats spamcaf at hidden spots in 3 of the scores" in text
-    assert "Inverse distance, 8 neighbours: MSE 0.450 against 0.500; MAE 0.450 against 0.500" in text
-    assert "Another model beats spamcaf between the spots in 8 of the scores" in text
+    assert "Another model beats SpaMCAF at hidden spots in 3 of the scores" in text
+    assert "Inverse distance: MSE 0.450 against 0.500; MAE 0.450 against 0.500" in text
+    assert "Another model beats SpaMCAF between the spots in 8 of the scores" in text
+
+
+def test_the_model_does_not_lose_to_a_part_of_itself(scores) -> None:
+    scores["models"]["program_gp"] = {**scores["models"]["spamcaf"], "pcc_mean": 0.9, "mse": 0.1, "spearman_mean": 0.9}
+    assert "Gaussian process" not in _all(scores)
 
 
 def test_no_loss_is_text_too(scores) -> None:
     scores["models"] = {name: scores["models"][name] for name in ("spamcaf", "gene_mean")}
-    assert "No other model of the table beats spamcaf at hidden spots" in _all(scores)
+    assert "No other model of the table beats SpaMCAF at hidden spots" in _all(scores)
 
 
 def test_smooth_predictions_and_bad_intervals(scores) -> None:
@@ -183,14 +285,14 @@ def test_smooth_predictions_and_bad_intervals(scores) -> None:
 
 
 def test_reach_is_stated_and_may_be_missing_from_a_stored_record(scores, parts) -> None:
-    assert "Reachable limit of the mean PCC 0.500" in _all(scores)
-    assert "spamcaf reaches 80% of it" in _all(scores)
-    assert "explains 70% of the score" in _all(scores)
+    html = render_report(**parts)
+    assert "Reachable limit of the mean PCC 0.500" in html
+    assert "SpaMCAF reaches 80% of it" in html
+    assert "explains 70% of the score" in html
     del scores["reachable_limit"], scores["models"]["depth_only"]
     for values in (*scores["models"].values(), *scores["super_resolution"]["models"].values()):
         del values["pcc_depth_removed"]
-    assert "Reachable limit" not in _all(scores)
-    assert "Reachable limit" not in render_report(**{**parts, "scores": scores})
+    assert "Reachable limit" not in render_report(**parts).split('id="notes"')[0]
 
 
 def test_protocol_and_undefined_genes(scores) -> None:

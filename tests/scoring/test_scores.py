@@ -30,6 +30,10 @@ def test_structure(scored) -> None:
         "noise_ceiling",
         "reachable_limit",
         "coverage_90",
+        "calibration",
+        "intervals",
+        "comparison",
+        "difference",
         "verdict",
         "super_resolution",
     ]
@@ -60,7 +64,7 @@ def test_the_model_is_that_of_the_fit(run) -> None:
     run["setting"] = replace(run["setting"], model="released")
     scores, _ = build_scores(**run)
     assert model_of(scores) == "released"
-    assert scores["verdict"].startswith("released beats the best baseline, idw")
+    assert scores["verdict"].startswith("Released network (replica) beats the best baseline, Inverse distance")
     assert scores["coverage_90"] is not None
 
 
@@ -125,7 +129,7 @@ def test_reach_is_told_in_two_sentences(scored) -> None:
     scores["models"]["depth_only"] = {"pcc_mean": scores["models"]["spamcaf"]["pcc_mean"] / 4}
     scores["reachable_limit"] = {"pcc_mean": 0.5, "share_reached": {"spamcaf": 0.8}}
     limit, depth = reach(scores)
-    assert "limit of the mean PCC 0.500" in limit and "spamcaf reaches 80% of it" in limit
+    assert "limit of the mean PCC 0.500" in limit and "SpaMCAF reaches 80% of it" in limit
     assert "explains 25% of the score" in depth
     del scores["reachable_limit"]  # as an earlier version stored it
     assert reach(scores) == [depth]
@@ -155,16 +159,26 @@ def _models(**pcc: float) -> dict[str, dict[str, float]]:
 
 def test_win() -> None:
     sentence = verdict(_models(spamcaf=0.24, idw=0.1, ridge=0.2), "spamcaf", "hidden spots")
-    assert "spamcaf beats the best baseline, ridge, by a factor of 1.20" in sentence
+    assert "SpaMCAF beats the best baseline, Ridge on image features, by a factor of 1.20" in sentence
 
 
 def test_loss() -> None:
     sentence = verdict(_models(spamcaf=0.1, idw=0.2, ridge=0.1), "spamcaf", "hidden spots")
-    assert "does NOT beat the best baseline, idw: it reaches 0.50 of it" in sentence
+    assert "does NOT beat the best baseline, Inverse distance: it reaches 0.50 of it" in sentence
 
 
 def test_draw() -> None:
     assert "is level with" in verdict(_models(spamcaf=0.2001, idw=0.2), "spamcaf", "hidden spots")
+
+
+def test_a_difference_whose_interval_holds_zero_is_a_draw() -> None:
+    models = _models(spamcaf=0.24, idw=0.2)
+    assert "is level with" in verdict(models, "spamcaf", "hidden spots", [-0.01, 0.09])
+    assert "difference +0.010 to +0.070" in verdict(models, "spamcaf", "hidden spots", [0.01, 0.07])
+
+
+def test_a_part_that_predicts_the_same_is_said_to() -> None:
+    assert "alone has 0.220 too." in verdict(_models(spamcaf=0.22, program_gp=0.2201, idw=0.1), "spamcaf", "spots")
 
 
 def test_own_part_is_no_baseline_but_is_named() -> None:
@@ -184,5 +198,5 @@ def test_nothing_to_compare() -> None:
 
 def test_where_released_was_fitted_alone_it_is_judged() -> None:
     sentence = verdict(_models(released=0.1, idw=0.2), "released", "hidden spots")
-    assert sentence.startswith("released does NOT beat the best baseline, idw: it reaches 0.50 of it")
+    assert sentence.startswith("Released network (replica) does NOT beat the best baseline, Inverse distance:")
     assert "Gaussian process" not in sentence

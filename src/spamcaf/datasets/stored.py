@@ -195,7 +195,9 @@ class AtomicDataset(StoredDataset[Any, Any]):
         return head.where(head.notna(), None).to_dict(orient="split")  # type: ignore[no-any-return]
 
     def _preview_page(self) -> HTMLPreview:
-        return self.load()  # type: ignore[no-any-return]
+        from spamcaf.reporting.report import preview_of
+
+        return preview_of(self.load())  # type: ignore[return-value]
 
 
 class AnnDataDataset(StoredDataset["AnnData", "AnnData"]):

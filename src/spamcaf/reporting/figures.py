@@ -29,6 +29,7 @@ _UM_PER_MM = 1000
 _PANEL_INCHES = 3.5
 _PERCENTILES = (1, 99)
 _MAP_COLUMNS = 3
+SPOT_SHARE = 0.65  # of the pitch: 65 um spots, 100 um apart; where the source states no diameter
 
 
 def _draw_map(
@@ -38,7 +39,7 @@ def _draw_map(
     _draw_tissue(axes, background)
     xy_px = np.asarray(section.obsm[SPATIAL], dtype=float)
     diameter = library_of(section)[1]["scalefactors"].get(ScaleFactor.SPOT)
-    diameter_px = float(diameter) if diameter else 0.65 * _nearest_px(xy_px)  # 65 um spots, 100 um apart
+    diameter_px = float(diameter) if diameter else SPOT_SHARE * nearest_px(xy_px)
     size, angles, transform = np.full(len(xy_px), diameter_px), np.zeros(len(xy_px)), axes.transData
     discs = EllipseCollection(size, size, angles, units="xy", offsets=xy_px, offset_transform=transform, linewidths=0)
     discs.set(array=np.asarray(values, dtype=float), cmap="viridis", clim=limits)
@@ -62,7 +63,7 @@ def _draw_tissue(axes: Axes, section: AnnData) -> None:
 def _frame(axes: Axes, xy_px: NDArray[np.float64]) -> None:
     """Fit the axes to the sites `xy_px` (site, 2) with a margin: equal aspect, y down, no ticks."""
     low, high = xy_px.min(axis=0), xy_px.max(axis=0)
-    margin = _MARGIN * (high - low).max() + 0.5 * _nearest_px(xy_px)
+    margin = _MARGIN * (high - low).max() + 0.5 * nearest_px(xy_px)
     x, y = np.column_stack([low - margin, high + margin])
     axes.set(aspect="equal", xlim=x, ylim=y[::-1], xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -83,7 +84,7 @@ def _draw_scale_bar(axes: Axes, mpp: float) -> None:
     axes.add_artist(bar)
 
 
-def _nearest_px(xy_px: NDArray[np.float64]) -> float:
+def nearest_px(xy_px: NDArray[np.float64]) -> float:
     """Return the median distance to the nearest other site, 1 for a single site."""
     return 1.0 if len(xy_px) == 1 else float(np.median(nearest_neighbours(xy_px, 1)[0])) or 1.0
 
@@ -138,7 +139,7 @@ def plot_gene_maps(
     grid = figure.subplots(len(genes), len(sections), squeeze=False)
     for row, (gene, pcc) in zip(grid, genes.items(), strict=True):
         values = [section.obs_vector(gene).astype(float) for section in sections.values()]
-        limits = [_limits(values[0]), *[_limits(np.concatenate(values[1:]))] * (len(values) - 1)]
+        limits = [colour_limits(values[0]), *[colour_limits(np.concatenate(values[1:]))] * (len(values) - 1)]
         discs = []
         for i, (axes, (title, section)) in enumerate(zip(row, sections.items(), strict=True)):
             discs.append(_draw_map(axes, measured, section, values[i], limits[i]))
@@ -162,7 +163,7 @@ def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) ->
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, gene in zip(panels, genes, strict=False):
         values = predicted.obs_vector(gene).astype(float)
-        discs = _draw_map(axes, predicted, predicted, values, _limits(values))
+        discs = _draw_map(axes, predicted, predicted, values, colour_limits(values))
         _add_colour_bar(figure, discs, [axes], "predicted")
         axes.set_title(gene, fontsize=10)
     for axes in panels[len(genes) :]:
@@ -188,7 +189,8 @@ def _check(sections: Mapping[str, AnnData], genes: Mapping[str, float]) -> None:
             )
 
 
-def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+def colour_limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 1st and 99th percentile, between which colours are spread."""
     low, high = np.percentile(values, _PERCENTILES)
     return float(low), float(max(high, low + 1e-3))  # a constant gene still needs a range to colour by
 

@@ -1,88 +1,38 @@
-"""The HTML report of a run: one file that needs nothing else."""
+"""The HTML reports of a run and of several: one file each that needs nothing else."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model
-from spamcaf.scoring.baselines import BASELINES
-from spamcaf.scoring.scores import Models, best_baseline, best_model, model_of, reach
+from spamcaf.names import Metric, Model, display_name
+from spamcaf.reporting import charts
+from spamcaf.reporting.gene_table import COLUMNS, count_outcomes
+from spamcaf.reporting.notes import METRICS, PROTOCOLS, Label, Record, notes
+from spamcaf.scoring.scores import Models, best_baseline, best_beyond_interval, best_model, by_rank, model_of, reach
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jinja2 import Environment
 
-
-Record = Mapping[str, Any]
-
-
-class Label(NamedTuple):
-    """A short label and what it means."""
-
-    label: str
-    meaning: str
-
-
-MODELS: dict[str, str] = {
-    Model.SPAMCAF: "SpaMCAF",
-    Model.PROGRAM_GP: "Program Gaussian process",
-    Model.RELEASED: "Released network (replica)",
-    Model.GENE_MEAN: "Gene mean",
-    Model.IDW: "Inverse distance, 8 neighbours",
-    Model.KRIGING: "Kriging",
-    Model.RIDGE: "Ridge on image features",
-    Model.KRIGING_RIDGE_PROGRAMS: "Kriging + ridge on 5 programs",
-    Model.DEPTH_ONLY: "Sequencing depth alone",
-    Model.NEAREST_SPOT: "Nearest spot",
+_LEARNS_FROM: dict[str, str] = {
+    Model.SPAMCAF: "image features of a site and its surroundings, and the positions, expression and depth of visible "
+    "spots: a Gaussian process on gene programs, combined with the network where one was fitted",
+    Model.PROGRAM_GP: "the same, without the network; a part of SpaMCAF",
+    Model.RELEASED: "image features of a site and its surroundings",
+    Model.GENE_MEAN: "each gene's mean over the visible spots",
+    Model.IDW: "the 8 nearest visible spots, weighted by inverse distance",
+    Model.KRIGING: "positions and expression of visible spots",
+    Model.RIDGE: "image features of a site",
+    Model.KRIGING_RIDGE_PROGRAMS: "image features and positions, for 5 gene programs",
+    Model.DEPTH_ONLY: "sequencing depth alone, which is predicted from image features and positions",
+    Model.NEAREST_SPOT: "the nearest measured spot",
 }
-
-METRICS: dict[Metric, Label] = {
-    Metric.PCC_MEAN: Label("PCC, mean", "Pearson correlation of a gene over the scored sites, mean over genes"),
-    Metric.PCC_MEDIAN: Label("PCC, median", "the same, median over genes"),
-    Metric.PCC_TOP50: Label("PCC, top 50", "the same, mean of the model's own 50 best genes"),
-    Metric.SPEARMAN_MEAN: Label("Spearman", "rank correlation, mean over genes"),
-    Metric.PCC_DEPTH_REMOVED: Label(
-        "PCC, depth removed",
-        "correlation of what measured sequencing depth does not explain of truth and prediction (partial correlation), "
-        "mean over genes: it tells gene regulation from cellularity",
-    ),
-    Metric.MSE: Label("MSE", "mean squared error of log1p CP10k, mean over genes; lower is better"),
-    Metric.MAE: Label("MAE", "mean absolute error, mean over genes; lower is better"),
-    Metric.RMSE: Label("RMSE", "root of each gene's mean squared error, mean over genes; lower is better"),
-    Metric.SHARE_ABOVE: Label("PCC > 0.3", "share of genes with a PCC above 0.3"),
-    Metric.UNDEFINED: Label("Undefined", "number of genes whose correlation is undefined; it counts as 0"),
-    Metric.VARIANCE_RATIO: Label("Variance ratio", "predicted / measured variance, median over genes; ideally 1"),
-    Metric.MORAN_RATIO: Label(
-        "Moran ratio", "predicted / measured Moran's I; above 1 the prediction is smoother than the measurement"
-    ),
-}
-
-_PROTOCOLS = {
-    "random": Label(
-        "single spots, drawn uniformly at random",
-        "These scores belong to one random choice of hidden spots; another choice gives slightly different ones. "
-        "Hidden spots lie among visible ones, so nearly every hidden spot has a measured neighbour. The scores do not "
-        "apply to tissue far from any measured spot, or to another section.",
-    ),
-    "lattice": Label(
-        "all between every k-th row and column of the array, as sites of a map between the spots lie",
-        "The visible spots are a lattice of k times the pitch (split.every), so these scores show on measured spots "
-        "what prediction between the spots reaches, from spots k times as far apart as those the map is made of. "
-        "Each choice of the visible sublattice (split.mask) has scores of its own.",
-    ),
-    "block": Label(
-        "whole blocks of tissue, so that no hidden spot has a measured neighbour inside its window",
-        "One block of tissue was hidden, and no spot near it was used for training; the other blocks (split.mask) have "
-        "scores of their own, which may differ much. The scores show how well the model extrapolates, not how well it "
-        "interpolates.",
-    ),
-    "section": Label(
-        "the whole section: every model was trained on other sections",
-        "The model was trained without any spot of this section. The scores do not apply to other donors or tissues.",
-    ),
-}
-"""By protocol: which spots were hidden, and what the scores can and cannot show."""
 
 _FIGURES: dict[str, Label] = {
     "overlay": Label("Section check", "The spots drawn on the image, with the outline of the detected tissue."),
@@ -98,100 +48,151 @@ _FIGURES: dict[str, Label] = {
     ),
 }
 
-_SMOOTH = 0.9
-_COVERAGE_TOLERANCE = 0.03
-_NOMINAL_COVERAGE = 0.9
-_N_BEST = 12
-_N_WORST = 5
+_N_BEST, _N_WORST = 12, 5  # rows of the gene table without JavaScript
+_STATIC_MAPS_PX = 1200
+_SCRIPT = "gene_explorer.js"
 
 
-def notes(scores: Record) -> list[str]:
-    """Return the limits of the results in sentences: scores that the model loses, smoothing, intervals, protocol."""
-    model, models, between = model_of(scores), scores["models"], scores.get("super_resolution")
-    ours = models.get(model, {})
-    texts = [
-        "A predicted value is an estimate, not a measurement. Predicted maps suit the search for patterns; "
-        "a finding about one gene at one site must be confirmed by a measurement.",
-        *_losses(models, model, "at hidden spots"),
-        *(_losses(between["models"], model, "between the spots") if between else []),
-    ]
-    texts += reach(scores)
-    ratio, coverage = ours.get(Metric.VARIANCE_RATIO), scores.get("coverage_90")
-    if ratio is not None and ratio < _SMOOTH:
-        texts.append(
-            f"Predicted values vary less than measured ones: the variance of the median gene is {ratio:.0%} of the "
-            "measured. Part of what is missing is noise, part is real difference. Do not compare predicted with "
-            "measured values site by site, and do not test for differences as if predictions were samples: "
-            "draws from the posterior are made for that (inference.n_draws)."
-        )
-    if coverage is not None:
-        off = coverage - _NOMINAL_COVERAGE
-        fit = f"too {'wide' if off > 0 else 'narrow'}" if abs(off) > _COVERAGE_TOLERANCE else "about right"
-        texts.append(f"The 90 % intervals contain {coverage:.1%} of the hidden values: they are {fit}.")
-    if scores["protocol"] in _PROTOCOLS:
-        texts.append(_PROTOCOLS[scores["protocol"]].meaning)
-    if undefined := ours.get(Metric.UNDEFINED, 0):
-        texts.append(
-            f"For {undefined} of {scores['n_genes']} genes the correlation is undefined, since measured or predicted "
-            "values are the same everywhere; they count as 0 in every mean."
-        )
-    return [
-        *texts,
-        "The top-50 score averages each model's own 50 best genes, chosen by the same scores: "
-        "it flatters every model alike and is printed because the field reports it.",
-    ]
-
-
-def _losses(models: Models, model: str, where: str) -> list[str]:
-    if model not in models or len(models) == 1:
-        return []
-    lost: dict[str, list[str]] = {}
-    for metric in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER):
-        best = best_model({model: models[model], **models}, metric)  # the model comes first: a tie is not lost
-        if best is not None and best != model:
-            rival = MODELS.get(best, best) + (", a part of spamcaf" if best == Model.PROGRAM_GP else "")
-            values = f"{models[best][metric]:.3f} against {models[model][metric]:.3f}"
-            lost.setdefault(rival, []).append(f"{METRICS[metric].label} {values}")
-    if not lost:
-        return [f"No other model of the table beats {model} {where}, in any score where higher or lower is better."]
-    by_rival = " ".join(f"{rival}: {'; '.join(values)}." for rival, values in lost.items())
-    return [f"Another model beats {model} {where} in {sum(map(len, lost.values()))} of the scores. {by_rival}"]
-
-
-def render_report(
-    scores: Record, section_report: Record, figures: Mapping[str, bytes], provenance: Record, gene_scores: pd.DataFrame
-) -> str:
-    """Render the report of one run; everything is escaped, figures are embedded, nothing is fetched.
-
-    Parameters
-    ----------
-    scores : the record of `scores.json`; InputError where it does not state its model
-    section_report, provenance : shown as tables, nested keys joined by dots
-    figures : PNG by name: overlay, training_curves and maps, each optional; others are added at the end
-    gene_scores : a row per model and gene
-    """
+@cache
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("spamcaf.reporting", ".")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= {"number": _text, "name": display_name, "gap": _gap}
+    script = loader.get_source(environment, _SCRIPT)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    environment.globals |= {"metrics": METRICS, "script": script, "script_hash": digest}
+    return environment
+
+
+def render_report(
+    scores: Record,
+    section_report: Record,
+    figures: Mapping[str, bytes],
+    provenance: Mapping[str, Record],
+    genes: pd.DataFrame,
+    maps: Record | None = None,
+) -> str:
+    """Render the report of one run; everything is escaped, figures are embedded, nothing is fetched.
+
+    Parameters
+    ----------
+    scores : the record of `scores.json`; InputError where it does not state its model
+    section_report : shown as a table, nested keys joined by dots
+    figures : PNG by name: overlay, training_curves and maps, each optional; others are added at the end
+    provenance : records by title, shown as tables
+    genes : as `tabulate_genes` returns it
+    maps : as `map_data` returns it; None for a report without interactive maps
+    """
     model, between, protocol = model_of(scores), scores.get("super_resolution"), scores["protocol"]
-    return environment.get_template("report.html.jinja").render(
-        scores=scores,
-        hidden_rule=_PROTOCOLS[protocol].label if protocol in _PROTOCOLS else protocol,
-        key_numbers=_key_numbers(scores, model),
-        table=_table(scores["models"], model),
-        between=between and {**between, "table": _table(between["models"], model)},
-        metrics=[METRICS[metric] for metric in Metric],
-        section_rows=_flatten(section_report),
-        provenance_rows=_flatten(provenance),
-        figures={name: _figure(name, figure) for name, figure in figures.items()},
-        placed=list(_FIGURES),
-        ours=MODELS.get(model, model),
-        genes=_gene_rows(gene_scores, model),
-        notes=notes(scores),
+    baseline = best_baseline(scores["models"])
+    names = {"ours": display_name(model), "baseline": display_name(baseline or "")}
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            scores=scores,
+            hidden_rule=PROTOCOLS[protocol].label if protocol in PROTOCOLS else protocol,
+            key_numbers=_key_numbers(scores, model),
+            reach_rows=_reach_rows(scores, model),
+            reach=reach(scores),
+            table=_table(scores, model),
+            between=between and {**between, "table": _table(between, model)},
+            learns_from=_learns_from(scores, between),
+            names=names,
+            columns=COLUMNS,
+            n_genes=len(genes),
+            outcomes=charts.OUTCOMES,
+            counts=count_outcomes(genes),
+            gene_rows=_static_rows(genes),
+            charts=_charts(genes, scores, names),
+            data={"columns": list(COLUMNS), "rows": _rows(genes), "outcomes": charts.OUTCOMES, "maps": maps},
+            section_rows=_flatten(section_report),
+            provenance={title: _flatten(record) for title, record in provenance.items()},
+            figures={name: _figure(name, figure) for name, figure in figures.items()},
+            placed=list(_FIGURES),
+            notes=notes(scores),
+        )
     )
+
+
+def render_cohort_report(sections: Sequence[tuple[str, Record]], links: Mapping[str, str] | None = None) -> str:
+    """Render the report of several runs: verdict, mean PCC of each model by run with the mean over runs, and wins.
+
+    Parameters
+    ----------
+    sections : list of (name, record of `scores.json`)
+        A name for each run, such as its section or section and mask. Models that a run lacks have an empty cell.
+    links : dict of str, optional
+        Addresses of the runs' reports by name, relative to the page.
+    """
+    means = _mean_pcc([scores["models"] for _, scores in sections])
+    model = model_of(sections[0][1])
+    baseline = best_baseline(means)
+    runs = [
+        {
+            "name": name,
+            "link": (links or {}).get(name),
+            "scores": scores,
+            "table": _table(scores, model_of(scores)),
+            "outcome": _outcome(scores),
+        }
+        for name, scores in sections
+    ]
+    top = max(values[Metric.PCC_MEAN] for values in means.values())
+    rows = [
+        {
+            "label": display_name(name),
+            "is_ours": name == model,
+            "mean": means[name][Metric.PCC_MEAN],
+            "bar_percent": _percent(means[name][Metric.PCC_MEAN], top),
+            "cells": [_cell(scores, name, Metric.PCC_MEAN) for _, scores in sections],
+        }
+        for name in by_rank(means)
+    ]
+    page = _environment().get_template("cohort.html.jinja")
+    wins = {word: sum(run["outcome"] == word for run in runs) for word in charts.OUTCOMES}
+    return page.render(
+        runs=runs,
+        rows=rows,
+        wins=wins,
+        ours=display_name(model),
+        baseline=baseline and display_name(baseline),
+        ours_mean=means[model][Metric.PCC_MEAN],
+        baseline_mean=baseline and means[baseline][Metric.PCC_MEAN],
+    )
+
+
+def preview_of(page: str) -> str:
+    """Return the top of a report as a fragment without scripts, styles in place, for viewers that allow no more."""
+    found = re.search(r'<template id="preview">(.*?)</template>', page, re.DOTALL)
+    picture = re.search(r"<noscript>\s*(<img[^>]*>)", page)
+    if not found:
+        return page
+    # without white space between elements, which Kedro-Viz takes for line breaks
+    return re.sub(r">\s+<", "><", found[1].strip()) + (picture[1] if picture else "")
+
+
+def _mean_pcc(models: Sequence[Models]) -> dict[str, dict[str, float]]:
+    """Return the mean PCC over runs of each model that all of them have."""
+    shared = [name for name in models[0] if all(name in record for record in models)]
+    return {name: {Metric.PCC_MEAN: sum(r[name][Metric.PCC_MEAN] for r in models) / len(models)} for name in shared}
+
+
+def _outcome(scores: Record) -> str:
+    """Return win, level or loss of the run's model against the run's best baseline, by the interval of the difference.
+
+    A record of an earlier version has no interval: there any difference counts.
+    """
+    model, baseline = model_of(scores), best_baseline(scores["models"])
+    if baseline is None or model not in scores["models"]:
+        return "level"
+    pcc = {name: scores["models"][name][Metric.PCC_MEAN] for name in (model, baseline)}
+    low, high = scores.get("difference") or [pcc[model] - pcc[baseline]] * 2
+    return "win" if low > 0 else "loss" if high < 0 else "level"
 
 
 def _key_numbers(scores: Record, model: str) -> list[tuple[str, str, str]]:
@@ -199,43 +200,98 @@ def _key_numbers(scores: Record, model: str) -> list[tuple[str, str, str]]:
     models, ceiling = scores["models"], scores["noise_ceiling"]
     tiles = []
     if model in models:
-        share = ceiling.get("share_reached", {}).get(model)
-        remark = "mean over genes" if share is None else f"{share:.0%} of the noise ceiling"
-        tiles.append((f"{MODELS.get(model, model)}, mean PCC", _text(models[model][Metric.PCC_MEAN]), remark))
+        interval = scores.get("intervals", {}).get(model, {}).get(Metric.PCC_MEAN)
+        remark = f"95 % interval over genes {_gap(interval)}" if interval else "mean over genes"
+        tiles.append((f"{display_name(model)}, mean PCC", _text(models[model][Metric.PCC_MEAN]), remark))
     if (best := best_baseline(models)) is not None:
-        tiles.append(("Best baseline, mean PCC", _text(models[best][Metric.PCC_MEAN]), MODELS.get(best, best)))
+        tiles.append(("Best baseline, mean PCC", _text(models[best][Metric.PCC_MEAN]), display_name(best)))
     tiles.append(("Noise ceiling", _text(ceiling[Metric.PCC_MEAN]), "highest mean PCC that the noise of counts allows"))
     hidden = f"of {scores['n_train'] + scores['n_hidden'] + scores['n_buffer']} spots, {scores['n_genes']} genes"
     return [*tiles, ("Hidden spots", str(scores["n_hidden"]), hidden)]
 
 
-def _table(models: Models, model: str) -> list[dict[str, Any]]:
-    """Return one row per model, best mean PCC first; a cell is (text, is best)."""
-    best = {metric: models.get(best_model(models, metric) or "", {}).get(metric) for metric in Metric}
-    top = best[Metric.PCC_MEAN] or 0.0
+def _reach_rows(scores: Record, model: str) -> list[tuple[str, float, float, bool]]:
+    """Return (label, mean PCC, percent of the noise ceiling, is ours) from what depth alone reaches to the ceiling."""
+    models, top = scores["models"], scores["noise_ceiling"][Metric.PCC_MEAN]
+    limit = scores.get("reachable_limit")
+    shown = [name for name in (Model.DEPTH_ONLY, best_baseline(models), model) if name in models]
+    found = {display_name(str(name)): models[str(name)][Metric.PCC_MEAN] for name in shown}
+    found |= {"Reachable limit": limit[Metric.PCC_MEAN]} if limit else {}
+    found |= {"Noise ceiling": top}
+    return [(label, pcc, _percent(pcc, top), label == display_name(model)) for label, pcc in found.items()]
+
+
+def _percent(value: float, top: float) -> float:
+    return round(min(100 * max(value, 0.0) / top, 100.0), 1) if top > 0 else 0
+
+
+def _table(record: Record, model: str) -> list[dict[str, Any]]:
+    """Return one row per model, best mean PCC first, with a cell per metric."""
+    models = record["models"]
+    top = models[best_model(models) or model][Metric.PCC_MEAN]
     return [
         {
-            "label": MODELS.get(name, name),
+            "model": name,
+            "label": display_name(name),
             "is_ours": name == model,
-            "bar_percent": round(100 * max(values[Metric.PCC_MEAN], 0.0) / top) if top > 0 else 0,
-            "cells": [
-                (_text(value := values.get(metric)), value is not None and value == best[metric]) for metric in Metric
-            ],
+            "bar_percent": _percent(models[name][Metric.PCC_MEAN], top),
+            "cells": [_cell(record, name, metric) for metric in Metric],
         }
-        for name, values in sorted(models.items(), key=lambda item: -item[1][Metric.PCC_MEAN])
+        for name in by_rank(models)
     ]
 
 
-def _gene_rows(gene_scores: pd.DataFrame, model: str) -> dict[str, list[list[str]]]:
-    """Return the genes that the model predicts best and worst: gene, PCC, Spearman, RMSE, the best baseline's PCC."""
-    ours = gene_scores[gene_scores["model"] == model].sort_values("pearson", ascending=False, kind="stable")
-    others = gene_scores[gene_scores["model"].isin(list(BASELINES))].groupby("gene")["pearson"].max()
-    rows = [
-        [str(row.gene), *map(_text, (row.pearson, row.spearman, row.rmse, others.get(row.gene)))]
-        for row in ours.itertuples()
-    ]
+def _cell(record: Record, name: str, metric: Metric) -> dict[str, Any]:
+    """Return value and interval as text, and whether the model is the best or level with it."""
+    compared = record.get("comparison", {}).get(metric, {"best": None, "level": []})
+    return {
+        "text": _text(record["models"].get(name, {}).get(metric)),
+        "interval": _gap(record.get("intervals", {}).get(name, {}).get(metric)),
+        "is_best": best_beyond_interval(record)[metric] == name,
+        "is_level": bool(compared["level"]) and name in (compared["best"], *compared["level"]),
+    }
+
+
+def _learns_from(scores: Record, between: Record | None) -> list[tuple[str, str, str]]:
+    """Return (model, what it learned from, what it learned from beside this section) in the order of the table."""
+    models = dict.fromkeys([*by_rank(scores["models"]), *(between["models"] if between else ())])
+    others = ", ".join(scores["other_sections"])
+    rows = []
+    for name in models:
+        sees_others = bool(others) and (name in (scores["model"], Model.PROGRAM_GP) or not scores["n_train"])
+        rows.append((display_name(name), _LEARNS_FROM.get(name, ""), others if sees_others else ""))
+    return rows
+
+
+def _charts(genes: pd.DataFrame, scores: Record, names: Mapping[str, str]) -> list[charts.Chart]:
+    if not len(genes):
+        return []
+    series = {**names, "reachable_limit": "Reachable limit", "ceiling": "Noise ceiling"}
+    found = [charts.pcc_histogram(genes, {key: label for key, label in series.items() if label})]
+    if genes["baseline"].notna().any():
+        label = f"PCC, {names['baseline']}"
+        found.append(
+            charts.gene_scatter(genes, "baseline", label, "Against the best baseline", names["ours"], diagonal=True)
+        )
+    label, title = "mean expression, log1p CP10k", "By level of expression"
+    if genes["expression"].notna().any():
+        found.append(charts.gene_scatter(genes, "expression", label, title, names["ours"], diagonal=False))
+    if scores.get("calibration"):
+        found.append(charts.calibration_curve(scores["calibration"]))
+    return found
+
+
+def _rows(genes: pd.DataFrame) -> list[list[Any]]:
+    """Return the table's rows as plain values of few digits, None for what is missing."""
+    shown = genes[list(COLUMNS)].round(4).astype(object)
+    return shown.where(shown.notna(), None).values.tolist()  # type: ignore[no-any-return]
+
+
+def _static_rows(genes: pd.DataFrame) -> list[list[str]]:
+    """Return the best and worst predicted genes as texts: what is shown without JavaScript."""
+    rows = [[_text(value, ".3f") for value in row] for row in _rows(genes)]
     n_worst = min(_N_WORST, max(len(rows) - _N_BEST, 0))
-    return {"best": rows[:_N_BEST], "worst": rows[len(rows) - n_worst :]}
+    return rows[:_N_BEST] + rows[len(rows) - n_worst :]
 
 
 def _flatten(record: Record, prefix: str = "") -> list[tuple[str, str]]:
@@ -257,7 +313,31 @@ def _text(value: object, form: str = ".3f") -> str:
     return format(value, form) if isinstance(value, float) else str(value)
 
 
+def _gap(interval: Sequence[float] | None) -> str:
+    """Return an interval as short text: without the 0 before the point, for tables are wide."""
+    texts = [re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}") for value in interval or ()]
+    return "–".join(texts)  # noqa: RUF001  an en dash, for a range
+
+
 def _figure(name: str, png: bytes) -> dict[str, str]:
     title, caption = _FIGURES.get(name, (name.replace("_", " ").capitalize(), ""))
-    data = base64.b64encode(png).decode("ascii")
-    return {"png": data, "title": title, "caption": caption, "alt": f"{title}. {caption or 'A figure of this run.'}"}
+    kind, data = ("jpeg", _as_jpeg(png)) if name == "maps" else ("png", png)
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return {
+        "source": source,
+        "title": title,
+        "caption": caption,
+        "alt": f"{title}. {caption or 'A figure of this run.'}",
+    }
+
+
+def _as_jpeg(png: bytes) -> bytes:
+    """Return the static maps as a small JPEG: with JavaScript they are not shown, and must not fill the page."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        shrunk = image.convert("RGB")
+    shrunk.thumbnail((_STATIC_MAPS_PX, 1 << 16))
+    file = io.BytesIO()
+    shrunk.save(file, "JPEG", quality=80)
+    return file.getvalue()

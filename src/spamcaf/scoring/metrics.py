@@ -19,6 +19,7 @@ Array = NDArray[np.floating]
 _GENES_PER_BLOCK = 256
 _N_TOP = 50
 _GOOD_PCC = 0.3
+_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # of the calibration curve
 _MIN_SITES = 3
 _MEANS = {
     Metric.SPEARMAN_MEAN: "spearman",
@@ -234,3 +235,11 @@ def interval_coverage(truth: Array, prediction: Array, sd: Array, level: float =
     """
     width = NormalDist().inv_cdf(0.5 + level / 2)
     return float((np.abs(truth - prediction) <= width * sd).mean())
+
+
+def calibration(truth: Array, prediction: Array, sd: Array) -> list[list[float]]:
+    """Return [level, coverage] of central intervals from 10 % to 99 %, see `interval_coverage`; equal is right."""
+    distance = np.sort((np.abs(truth - prediction) / np.maximum(sd, 1e-12)).ravel())
+    widths = [NormalDist().inv_cdf(0.5 + level / 2) for level in _LEVELS]
+    inside = np.searchsorted(distance, widths, side="right") / len(distance)
+    return [[level, float(share)] for level, share in zip(_LEVELS, inside, strict=True)]

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model
-from spamcaf.scoring import limits, metrics
+from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model, display_name
+from spamcaf.scoring import intervals, limits, metrics
 from spamcaf.scoring.baselines import BASELINES
 
 Models = Mapping[str, Mapping[str, Any]]
@@ -42,30 +42,52 @@ def best_baseline(models: Models) -> str | None:
     return best_model({name: values for name, values in models.items() if name in BASELINES})
 
 
-def verdict(models: Models, model: str, where: str) -> str:
-    """Compare `model` with the best baseline by mean PCC, in one sentence; `where` names the sites scored."""
+def best_beyond_interval(record: Mapping[str, Any]) -> dict[Metric, str | None]:
+    """Return by metric the model that is best by more than the interval of its difference to every other one.
+
+    None where another model is level with it, or the metric has no better and worse. `record` is that of
+    `build_scores` or `score_super_resolution`; one of an earlier version has no intervals, and any difference counts.
+    """
+    if "comparison" not in record:
+        return {metric: best_model(record["models"], metric) for metric in Metric}
+    found = {
+        Metric(metric): None if rival["level"] else rival["best"] for metric, rival in record["comparison"].items()
+    }
+    return {metric: found.get(metric) for metric in Metric}
+
+
+def verdict(models: Models, model: str, where: str, difference: Sequence[float] | None = None) -> str:
+    """Compare `model` with the best baseline by mean PCC, in one sentence; `where` names the sites scored.
+
+    `difference` is the 95 % interval of the difference between the two; when it holds 0, they are level.
+    """
     best = best_baseline(models)
     if model not in models or best is None:
-        return f"No verdict at {where}: {model} and at least one baseline must be scored, found {', '.join(models)}."
+        names = ", ".join(map(display_name, models))
+        return f"No verdict at {where}: {display_name(model)} and at least one baseline must be scored, found {names}."
     ours, theirs = (float(models[name][Metric.PCC_MEAN]) for name in (model, best))
-    sentence = _compare(model, ours, best, theirs, f"mean PCC {ours:.3f} against {theirs:.3f} at {where}")
+    figures = f"mean PCC {ours:.3f} against {theirs:.3f} at {where}"
+    if difference is not None:
+        figures += f", difference {difference[0]:+.3f} to {difference[1]:+.3f} in 95 % of bootstraps over genes"
+    is_level = difference is not None and difference[0] <= 0 <= difference[1]
+    sentence = _compare(display_name(model), ours, display_name(best), theirs, figures, is_level)
     if model == Model.SPAMCAF and Model.PROGRAM_GP in models:
         alone = float(models[Model.PROGRAM_GP][Metric.PCC_MEAN])
-        change = f"the network changes that by {ours - alone:+.3f}"
-        sentence += f"; its program Gaussian process alone has {alone:.3f}, {change}"
+        change = round(ours - alone, 3)
+        sentence += f"; its Gaussian process alone has {alone:.3f}"
+        sentence += f", the network changes that by {change:+.3f}" if change else " too"
     return f"{sentence}."
 
 
-def _compare(model: str, ours: float, best: str, theirs: float, figures: str) -> str:
+def _compare(model: str, ours: float, best: str, theirs: float, figures: str, is_level: bool) -> str:
+    if is_level or (theirs > 0 and abs(ours / theirs - 1) < _LEVEL):
+        return f"{model} is level with the best baseline, {best} ({figures})"
     if theirs <= 0:
         word = "beats" if ours > theirs else "does not beat"
         return f"{model} {word} the best baseline, {best} ({figures}; no factor, for the baseline is not above 0)"
-    factor = ours / theirs
-    if abs(factor - 1) < _LEVEL:
-        return f"{model} is level with the best baseline, {best} ({figures})"
-    if factor > 1:
-        return f"{model} beats the best baseline, {best}, by a factor of {factor:.2f} ({figures})"
-    return f"{model} does NOT beat the best baseline, {best}: it reaches {factor:.2f} of it ({figures})"
+    if ours > theirs:
+        return f"{model} beats the best baseline, {best}, by a factor of {ours / theirs:.2f} ({figures})"
+    return f"{model} does NOT beat the best baseline, {best}: it reaches {ours / theirs:.2f} of it ({figures})"
 
 
 @dataclass(frozen=True)
@@ -133,13 +155,15 @@ def build_scores(
     scores : dict
         The record of `scores.json`, plain data.
     gene_scores : DataFrame
-        A row per model and gene, with the gene's noise ceiling and reachable limit (NaN where there is none).
+        A row per model and gene, with the gene's noise ceiling and reachable limit (NaN where there is none). Rows of
+        the run's model have the 95 % interval of its PCC minus that of the best baseline (difference_low and _high).
     """
     truth = hidden.expression
     by_gene, models = _score(hidden, predictions, setting.lattice, depth=hidden.depth)
     by_gene_ceiling = limits.noise_ceiling(hidden.counts, hidden.depth, hidden.genes, setting.seed)
     ceiling = limits.summarise_ceiling(by_gene_ceiling)
     reachable = None if visible is None else limits.reachable_limit(visible, truth, hidden.genes, setting.seed)
+    compared = _with_intervals(by_gene, models, setting.model, "hidden spots", setting.seed)
     scores: dict[str, Any] = {
         "section": setting.section,
         "model": setting.model,
@@ -153,8 +177,14 @@ def build_scores(
         "noise_ceiling": _with_shares(ceiling, models),
         "reachable_limit": None if reachable is None else _with_shares(limits.summarise_limit(reachable), models),
         "coverage_90": None if sd is None else metrics.interval_coverage(truth, predictions[setting.model], sd),
-        "verdict": verdict(models, setting.model, "hidden spots"),
+        "calibration": None if sd is None else metrics.calibration(truth, predictions[setting.model], sd),
+        **compared,
     }
+    baseline = best_baseline(models)
+    if baseline is not None and setting.model in models:
+        ours, theirs = predictions[setting.model], predictions[baseline]
+        low, high = intervals.correlation_differences(truth, ours, theirs, setting.seed)
+        by_gene[setting.model] = by_gene[setting.model].assign(difference_low=low, difference_high=high)
     gene_scores = pd.concat(by_gene, names=["model", None]).reset_index("model").reset_index(drop=True)
     by_gene_limit = np.full(len(hidden.genes), np.nan) if reachable is None else reachable["limit"].to_numpy()
     return scores, gene_scores.assign(
@@ -179,23 +209,48 @@ def reach(scores: Mapping[str, Any]) -> list[str]:
     sentences = []
     if limit is not None:
         share = limit["share_reached"].get(model)
-        reached = "" if share is None else f"; {model} reaches {share:.0%} of it"
+        reached = "" if share is None else f"; {display_name(model)} reaches {share:.0%} of it"
         sentences.append(
             f"Reachable limit of the mean PCC {limit[Metric.PCC_MEAN]:.3f}: what the hidden spots' own other genes "
             f"predict{reached}."
         )
     if Model.DEPTH_ONLY in models and ours > 0:
         share = models[Model.DEPTH_ONLY][Metric.PCC_MEAN] / ours
-        sentences.append(f"Sequencing depth alone, predicted likewise (depth_only), explains {share:.0%} of the score.")
+        sentences.append(f"Sequencing depth alone, predicted likewise, explains {share:.0%} of the score.")
     return sentences
 
 
-def score_super_resolution(sites: SuperResolution, model: str, lattice: str) -> dict[str, Any]:
+def score_super_resolution(sites: SuperResolution, model: str, lattice: str, seed: int = 0) -> dict[str, Any]:
     """Score every prediction between the spots, `model` being the fitted one: `super_resolution` of `scores.json`."""
     where = " between the spots"
-    _, models = _score(sites, sites.predictions, lattice, where)
-    words = verdict(models, model, f"sites{where}")
-    return {"factor": sites.factor, "n_sites": len(sites.expression), "models": models, "verdict": words}
+    by_gene, models = _score(sites, sites.predictions, lattice, where)
+    compared = _with_intervals(by_gene, models, model, f"sites{where}", seed)
+    return {"factor": sites.factor, "n_sites": len(sites.expression), "models": models, **compared}
+
+
+def _with_intervals(
+    by_gene: Mapping[str, pd.DataFrame], models: Models, model: str, where: str, seed: int
+) -> dict[str, Any]:
+    """Return each score's interval, by metric the best model and those level with it, and the verdict.
+
+    A model is not compared with a part of itself.
+    """
+    samples = intervals.bootstrap(by_gene, seed)
+    is_part = {Model.PROGRAM_GP} if model == Model.SPAMCAF and model in models else set()
+    rivals = {name: models[name] for name in models if name not in is_part}
+    best = {metric: best_model(rivals, metric) for metric in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)}
+    comparison = {
+        str(metric): {"best": name, "level": intervals.level_with(samples[metric], name, list(rivals))}
+        for metric, name in best.items()
+        if name is not None and metric in samples
+    }
+    difference, baseline = None, best_baseline(models)
+    if baseline is not None and model in models:
+        pcc = samples[Metric.PCC_MEAN]
+        difference = intervals.interval(pcc[model] - pcc[baseline])
+    by_model = {name: {str(m): intervals.interval(s[name]) for m, s in samples.items() if name in s} for name in models}
+    words = verdict(models, model, where, difference)
+    return {"intervals": by_model, "comparison": comparison, "difference": difference, "verdict": words}
 
 
 def _score(
@@ -220,7 +275,9 @@ _UNPRINTED = (Metric.RMSE, Metric.SHARE_ABOVE, Metric.UNDEFINED, Metric.MORAN_RA
 
 
 def format_table(scores: Mapping[str, Any]) -> str:
-    """Format the record of `build_scores` as a table of models x metrics, best first, a star at the best of a column.
+    """Format the record of `build_scores` as a table of models x metrics, best first.
+
+    A star marks the best of a column, unless another model is level with it, see `best_beyond_interval`.
 
     Super-resolution follows where it could be scored, then the verdict.
     """
@@ -230,12 +287,12 @@ def format_table(scores: Mapping[str, Any]) -> str:
         f"Section {scores['section']}, protocol {scores['protocol']}: {scores['n_hidden']} hidden spots, "
         f"{scores['n_train']} visible{buffer}{others}, {scores['n_genes']} genes; "
         f"noise ceiling of the mean PCC {scores['noise_ceiling'][Metric.PCC_MEAN]:.3f}",
-        *_rows(scores["models"]),
+        *_rows(scores),
         *reach(scores),
     ]
     if scores["coverage_90"] is not None:
         covered = f"{scores['coverage_90']:.1%} of the hidden values"
-        lines.append(f"90 % intervals of {model_of(scores)} cover {covered}.")
+        lines.append(f"90 % intervals of {display_name(model_of(scores))} cover {covered}.")
     if draws := scores.get("draws"):
         ratios = (draws[Metric.VARIANCE_RATIO], draws[Metric.MORAN_RATIO], draws["gene_structure"])
         variance, moran, structure = ("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
@@ -245,16 +302,21 @@ def format_table(scores: Mapping[str, Any]) -> str:
         )
     if between := scores.get("super_resolution"):
         lines += ["", f"Super-resolution {between['factor']:.2f} x, {between['n_sites']} sites with a known truth"]
-        lines += [*_rows(between["models"]), between["verdict"]]
+        lines += [*_rows(between), between["verdict"]]
     return "\n".join([*lines, "", scores["verdict"]])
 
 
-def _rows(models: Models) -> list[str]:
-    order = sorted(models, key=lambda name: -models[name][Metric.PCC_MEAN])
-    columns = [["model", *order]]
+def by_rank(models: Models) -> list[str]:
+    """Return the models by mean PCC, the best first: the order of every table."""
+    return sorted(models, key=lambda name: -models[name][Metric.PCC_MEAN])
+
+
+def _rows(record: Mapping[str, Any]) -> list[str]:
+    models, best = record["models"], best_beyond_interval(record)
+    order = by_rank(models)
+    columns = [["model", *map(display_name, order)]]
     for metric in (metric for metric in Metric if metric not in _UNPRINTED):
-        best = models.get(best_model(models, metric) or "", {}).get(metric)
-        columns.append([metric.value, *(_cell(models[name].get(metric), best) for name in order)])
+        columns.append([metric.value, *(_cell(models[name].get(metric), name == best[metric]) for name in order)])
     widths = [max(map(len, column)) for column in columns]
     return [
         "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip()
@@ -262,8 +324,8 @@ def _rows(models: Models) -> list[str]:
     ]
 
 
-def _cell(value: float | None, best: float | None) -> str:
+def _cell(value: float | None, is_best: bool) -> str:
     if value is None:
         return "-  "
     text = str(value) if isinstance(value, int) else f"{value:.3f}"
-    return f"{text} {'*' if value == best else ' '}"
+    return f"{text} {'*' if is_best else ' '}"

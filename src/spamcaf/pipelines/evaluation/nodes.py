@@ -78,7 +78,7 @@ def score_super_resolution(
     known = truth.true_expression(sites.xy_um)[:, truth.genes.index.get_indexer(genes)]
     factor = len(grid) / expression.n_obs
     scored = scores.SuperResolution(factor, genes, sites.xy_um, known, predictions)
-    return scores.score_super_resolution(scored, _model(super_resolved), _lattice(expression))
+    return scores.score_super_resolution(scored, _model(super_resolved), _lattice(expression), seed)
 
 
 def score_predictions(
@@ -141,13 +141,32 @@ def write_report(
     section_overlay: bytes,
     training_curves: bytes,
     maps: bytes,
+    expression: AnnData,
     recovered: AnnData,
+    super_resolved: AnnData,
+    settings: ReportSettings,
+    parameters: dict[str, Any],
 ) -> str:
-    """Return the HTML report of the run; its provenance is that of the model that was scored."""
-    from spamcaf.reporting.report import render_report
+    """Return the HTML report of the run: the scores, and the maps of the genes best and worst predicted, and others.
 
+    Its provenance is that of this run, and the record of the model that was scored.
+    """
+    from spamcaf.provenance import as_plain, run_record
+    from spamcaf.reporting.gene_table import tabulate_genes
+    from spamcaf.reporting.interactive_maps import choose_map_genes, map_data
+    from spamcaf.reporting.report import render_report
+    from spamcaf.scoring.scores import best_baseline
+
+    genes = tabulate_genes(gene_scores, _model(recovered), best_baseline(scores["models"]), expression)
+    chosen = choose_map_genes(genes, settings.genes)
+    drawn = map_data(expression, recovered, super_resolved, chosen, mpp_of(expression))
+    provenance = {
+        "This run": run_record(parameters["seed"]),
+        "Parameters of this run": as_plain(parameters),
+        "The model that was scored": _record(recovered),
+    }
     figures = {"overlay": section_overlay, "training_curves": training_curves, "maps": maps}
-    return render_report(scores, section_report, figures, _record(recovered), gene_scores)
+    return render_report(scores, section_report, figures, provenance, genes, drawn)
 
 
 def _ours(prediction: AnnData) -> dict[str, NDArray[np.float32]]:

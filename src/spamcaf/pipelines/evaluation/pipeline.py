@@ -37,7 +37,10 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         ),
         Node(
             nodes.write_report,
-            ["scores", "section_report", "gene_scores", "section_overlay", "training_curves", "maps", "recovered"],
+            [
+                *["scores", "section_report", "gene_scores", "section_overlay", "training_curves", "maps"],
+                *["expression", "recovered", "super_resolved", "params:report", "parameters"],
+            ],
             "report",
             name="write_report",
         ),
