@@ -134,6 +134,9 @@ class Metric(StrEnum):
     PCC_TOP50 = "pcc_top50"
     SPEARMAN_MEAN = "spearman_mean"
     PCC_DEPTH_REMOVED = "pcc_depth_removed"
+    SSIM = "ssim"
+    PCC_SPOTS = "pcc_spots"
+    GENE_STRUCTURE = "gene_structure"
     MSE = "mse"
     MAE = "mae"
     RMSE = "rmse"
@@ -149,6 +152,9 @@ HIGHER_IS_BETTER = (
     Metric.PCC_TOP50,
     Metric.SPEARMAN_MEAN,
     Metric.PCC_DEPTH_REMOVED,
+    Metric.SSIM,
+    Metric.PCC_SPOTS,
+    Metric.GENE_STRUCTURE,
     Metric.SHARE_ABOVE,
 )
 LOWER_IS_BETTER = (Metric.MSE, Metric.MAE, Metric.RMSE)

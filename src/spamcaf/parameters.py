@@ -271,6 +271,16 @@ class InferenceSettings(_Settings):
     )
 
 
+class EvaluationSettings(_Settings):
+    """What is scored beside the panel as a whole."""
+
+    gene_sets: dict[str, GeneNames] = Field(
+        {}, description="your own, by name: symbols or Ensembl ids, or the path of a .txt, .csv or .tsv file of them"
+    )
+    domains: bool = Field(True, description="compare clusters of the spots with their labels, where there are labels")
+    domain_seeds: int = Field(20, ge=2, description="seeds of each clustering, reported as mean and spread")
+
+
 class ReportSettings(_Settings):
     """Genes in figures and in the export for QuPath."""
 
@@ -294,6 +304,7 @@ class RunSettings(_Settings):
     released: ReleasedSettings = ReleasedSettings()
     transfer: TransferSettings = TransferSettings()
     inference: InferenceSettings = InferenceSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     report: ReportSettings = ReportSettings()
 
 

@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
-from spamcaf.parameters import SplitSettings
+from spamcaf.parameters import EvaluationSettings, SplitSettings
 from spamcaf.pipelines.evaluation.nodes import score_predictions
 from spamcaf.scoring.limits import reachable_limit
 from spamcaf.sections.panel import normalise_expression
@@ -52,7 +52,17 @@ def baselines(spots: list[str]) -> AnnData:
 
 
 def test_predictions_of_the_hidden_spots_are_scored(expression: AnnData, split: pd.DataFrame) -> None:
-    arguments = recovered(HIDDEN), baselines(HIDDEN), expression, split, {}, SplitSettings(), 0
+    arguments = (
+        recovered(HIDDEN),
+        baselines(HIDDEN),
+        expression,
+        split,
+        {},
+        SplitSettings(),
+        0,
+        EvaluationSettings(),
+        {},
+    )
     gene_scores, scores = score_predictions(*arguments)
     assert set(gene_scores["gene"]) == set(expression.var_names)
     assert set(scores["models"]) == {"spamcaf", "gene_mean"}
@@ -80,4 +90,6 @@ def test_predictions_of_other_spots_are_refused(
     with pytest.raises(
         InputError, match=rf"predictions \({which}\) for other spots than those hidden now.*Run training"
     ):
-        score_predictions(recovered(ours), baselines(theirs), expression, split, {}, SplitSettings(), 0)
+        score_predictions(
+            recovered(ours), baselines(theirs), expression, split, {}, SplitSettings(), 0, EvaluationSettings(), {}
+        )

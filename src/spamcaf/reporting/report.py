@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model
 from spamcaf.scoring.baselines import BASELINES
-from spamcaf.scoring.scores import Models, best_baseline, best_model, model_of, reach
+from spamcaf.scoring.domains import describe_domains
+from spamcaf.scoring.scores import Models, best_baseline, best_model, describe_gene_sets, model_of, reach
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,17 @@ METRICS: dict[Metric, Label] = {
         "PCC, depth removed",
         "correlation of what measured sequencing depth does not explain of truth and prediction (partial correlation), "
         "mean over genes: it tells gene regulation from cellularity",
+    ),
+    Metric.SSIM: Label(
+        "SSIM",
+        "structural similarity of the map on the lattice, in windows of 7 x 7 scored sites, mean over genes",
+    ),
+    Metric.PCC_SPOTS: Label(
+        "PCC over genes",
+        "correlation over genes of a site's profile, mean over sites; high for every model with right gene means",
+    ),
+    Metric.GENE_STRUCTURE: Label(
+        "Gene-gene structure", "correlation of the predicted with the measured gene-gene correlations"
     ),
     Metric.MSE: Label("MSE", "mean squared error of log1p CP10k, mean over genes; lower is better"),
     Metric.MAE: Label("MAE", "mean absolute error, mean over genes; lower is better"),
@@ -115,7 +127,7 @@ def notes(scores: Record) -> list[str]:
         *_losses(models, model, "at hidden spots"),
         *(_losses(between["models"], model, "between the spots") if between else []),
     ]
-    texts += reach(scores)
+    texts += [*reach(scores), *describe_gene_sets(scores), *describe_domains(scores)]
     ratio, coverage = ours.get(Metric.VARIANCE_RATIO), scores.get("coverage_90")
     if ratio is not None and ratio < _SMOOTH:
         texts.append(
@@ -150,7 +162,7 @@ def _losses(models: Models, model: str, where: str) -> list[str]:
         best = best_model({model: models[model], **models}, metric)  # the model comes first: a tie is not lost
         if best is not None and best != model:
             rival = MODELS.get(best, best) + (", a part of spamcaf" if best == Model.PROGRAM_GP else "")
-            values = f"{models[best][metric]:.3f} against {models[model][metric]:.3f}"
+            values = f"{_text(models[best][metric])} against {_text(models[model].get(metric))}"
             lost.setdefault(rival, []).append(f"{METRICS[metric].label} {values}")
     if not lost:
         return [f"No other model of the table beats {model} {where}, in any score where higher or lower is better."]
