@@ -146,6 +146,9 @@ class Metric(StrEnum):
     MORAN_RATIO = "moran_ratio"
 
 
+GENE_SETS: dict[str, int] = {"variable_50": 50, "variable_200": 200, "expressed_50": 50, "spatial_50": 50}
+"""Gene sets that are always scored, and their sizes: see `scoring.gene_sets`."""
+
 HIGHER_IS_BETTER = (
     Metric.PCC_MEAN,
     Metric.PCC_MEDIAN,

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from spamcaf.errors import InputError
+from spamcaf.names import GENE_SETS
 
 logger = logging.getLogger(__name__)
 
@@ -279,6 +280,12 @@ class EvaluationSettings(_Settings):
     )
     domains: bool = Field(True, description="compare clusters of the spots with their labels, where there are labels")
     domain_seeds: int = Field(20, ge=2, description="seeds of each clustering, reported as mean and spread")
+
+    @model_validator(mode="after")
+    def _own_names(self) -> Self:
+        if taken := sorted(self.gene_sets.keys() & GENE_SETS.keys()):
+            raise ValueError(f"gene_sets should have other names than {', '.join(GENE_SETS)}, found {taken[0]}")
+        return self
 
 
 class ReportSettings(_Settings):

@@ -74,7 +74,7 @@ def score_domains(sites: Mapping[str, LabelledSites], n_seeds: int, seed: int) -
         return {}
     methods = [KMEANS] if find_spec("igraph") is None else [LEIDEN, KMEANS]
     if LEIDEN not in methods:
-        logger.warning("clusters by k-means alone: Leiden needs the package igraph (pip install igraph)")
+        logger.warning("clusters by k-means alone: Leiden needs igraph, under the GPL (pip install igraph)")
     found = {name: _score(_at_most(one, seed), len(labels), methods, n_seeds, seed) for name, one in sites.items()}
     return {"labels": labels, "n_seeds": n_seeds, "expression": found}
 

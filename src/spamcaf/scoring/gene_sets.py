@@ -8,13 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spamcaf.names import GENE_SETS
 from spamcaf.scoring import metrics
 from spamcaf.scoring.metrics import Array
-
-VARIABLE, EXPRESSED, SPATIAL = "variable", "expressed", "spatial"
-_SETS = {f"{VARIABLE}_50": 50, f"{VARIABLE}_200": 200, f"{EXPRESSED}_50": 50, f"{SPATIAL}_50": 50}
-NAMES = tuple(_SETS)
-"""Of the sets that are always scored; a user's set has another name."""
 
 
 def choose_gene_sets(visible: Array, xy_um: Array, lattice: str, genes: Sequence[str]) -> dict[str, list[str]]:
@@ -40,14 +36,14 @@ def choose_gene_sets(visible: Array, xy_um: Array, lattice: str, genes: Sequence
     if len(visible) <= n_neighbours:
         return {}
     values = {
-        VARIABLE: visible.var(axis=0, dtype=np.float64),
-        EXPRESSED: visible.mean(axis=0, dtype=np.float64),
-        SPATIAL: np.nan_to_num(metrics.morans_i(visible, xy_um, n_neighbours), nan=-np.inf),
+        "variable": visible.var(axis=0, dtype=np.float64),
+        "expressed": visible.mean(axis=0, dtype=np.float64),
+        "spatial": np.nan_to_num(metrics.morans_i(visible, xy_um, n_neighbours), nan=-np.inf),
     }
     order = {name: np.argsort(-value, kind="stable") for name, value in values.items()}
     return {
         name: [genes[i] for i in order[name.split("_")[0]][:n_genes]]
-        for name, n_genes in _SETS.items()
+        for name, n_genes in GENE_SETS.items()
         if n_genes < len(genes)
     }
 

@@ -165,20 +165,18 @@ def score_predictions(
 
 def _gene_sets(expression: AnnData, visible: list[str], settings: EvaluationSettings) -> dict[str, list[str]]:
     """Return the gene sets that visible spots give, then the user's, as far as the panel has their genes."""
-    from spamcaf.scoring.gene_sets import NAMES, choose_gene_sets
+    from spamcaf.scoring.gene_sets import choose_gene_sets
 
     spots = expression[visible]
     xy_um = np.asarray(spots.obsm[SPATIAL]) * mpp_of(expression)
     sets = choose_gene_sets(np.asarray(spots.X), xy_um, _lattice(expression), expression.var_names.tolist())
     for name, requested in settings.gene_sets.items():
         genes, absent = find_genes(requested, expression.var)
-        if name in NAMES or not genes:
-            found = "the name of a set that is always scored" if name in NAMES else "none of its genes in the panel"
-            next_step = "Give the set another name." if name in NAMES else "Add its genes by panel.include."
-            raise InputError(f"evaluation.gene_sets.{name}: {found}.", "a set of genes of the panel.", next_step)
         if absent:
-            logger.warning("gene set %s: %d of its genes are not in the panel: %s", name, len(absent), named(absent))
-        sets[name] = genes
+            figures = len(absent), len(absent) + len(genes)
+            logger.warning("gene set %s: %d of %d genes are not in the panel: %s", name, *figures, named(absent))
+        if genes:
+            sets[name] = genes
     return sets
 
 
