@@ -339,3 +339,31 @@ def test_a_name_that_no_file_system_holds_is_refused(tmp_path: Path) -> None:
     loader = ProjectConfigLoader(tmp_path / "conf", "base", {"image": f"a/{'x' * 300}.tif"}, base_env="base")
     with pytest.raises(InputError, match="more than 255 bytes"):
         loader["catalog"]
+
+
+def _loaded(folder: Path, **gene_sets: object) -> dict[str, Any]:
+    (folder / "conf/base").mkdir(parents=True)
+    (folder / "conf/local").mkdir()
+    (folder / "conf/base/parameters.yml").write_text(
+        yaml.safe_dump({"evaluation": {"gene_sets": gene_sets}, "seed": 1})
+    )
+    return ProjectConfigLoader(str(folder / "conf"), **LIKE_KEDRO)["parameters"]
+
+
+def test_a_gene_set_may_be_a_file_of_names(tmp_path: Path) -> None:
+    (tmp_path / "tls genes.txt").write_text("# B and T cells\nMS4A1, CD79A\n1e3 # a number\nCD3E;007\n")
+    found = _loaded(tmp_path, tls="tls genes.txt", pasted="CD3E CD3D", listed=["A", "B"])
+    assert found["seed"] == 1
+    assert found["evaluation"]["gene_sets"] == {
+        "tls": ["MS4A1", "CD79A", "1e3", "CD3E", "007"],
+        "pasted": "CD3E CD3D",
+        "listed": ["A", "B"],
+    }
+
+
+@pytest.mark.parametrize("content", [None, b"# nothing\n", b"\xff\xfe\x00"])
+def test_a_gene_set_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "mine.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"mine\.csv \(evaluation\.gene_sets\.mine\).*Correct evaluation"):
+        _loaded(tmp_path, mine="mine.csv")

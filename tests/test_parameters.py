@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from spamcaf.parameters import (
     DEPRECATED_SETTINGS,
+    EvaluationSettings,
     FitSettings,
     PanelSettings,
     ReportSettings,
@@ -93,3 +94,12 @@ def test_settings_under_present_names_are_not_warned_of(caplog: pytest.LogCaptur
 def test_all_lists_of_genes_are_of_one_type(kind: type[PanelSettings | ReportSettings], genes: str | list[str]) -> None:
     assert kind.model_validate({"genes": genes}).genes == ["ERBB2", "CD74"]
     assert kind.model_validate({"genes": [1, "CD74"]}).genes == ["1", "CD74"]
+
+
+def test_gene_sets_are_lists_however_they_are_written() -> None:
+    sets = EvaluationSettings.model_validate({"gene_sets": {"a": "CD3E, CD79A", "b": ["MS4A1"], "c": 7}}).gene_sets
+    assert sets == {"a": ["CD3E", "CD79A"], "b": ["MS4A1"], "c": ["7"]}
+    with pytest.raises(ValidationError):
+        EvaluationSettings.model_validate({"domain_seeds": 1})
+    with pytest.raises(ValidationError, match="other names than variable_50, .* found spatial_50"):
+        EvaluationSettings.model_validate({"gene_sets": {"spatial_50": ["A"]}})

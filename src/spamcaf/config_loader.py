@@ -26,6 +26,7 @@ LEADING_ZEROS = re.compile(r"^0+(?=[0-9]+$)")
 WRITTEN = ("globals", "parameters")  # configuration that holds names of sections, paths and genes
 PATHS = ("filepath", "image", "labels", "features", "source", "raw_root")
 """Keys of catalog entries that are paths, unless a scheme such as hf-hub: leads elsewhere."""
+GENE_FILE = re.compile(r"[^\n]+\.(txt|csv|tsv)", re.IGNORECASE)
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 LONGEST_PART = 255  # bytes of a file's name
 
@@ -93,12 +94,13 @@ def _text_of(name: str, value: Any) -> Any:  # noqa: ANN401  whatever a session 
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, with four additions.
+    """Kedro's loader, with five additions.
 
     Names are texts as typed. Settings with an old name are renamed in each source, before sources are merged. Paths of
     the catalog start at the project's root, wherever a session runs, and `~` is the home folder (Kedro makes only
     `filepath` absolute, kedro-org/kedro#2942). Credentials are always complete: those of the environment replace those
     of `conf/local`, which Kedro would not read beside another environment, and no token means the hub's login.
+    A gene set (`evaluation.gene_sets`) that is the path of a file is replaced by the names in it.
     """
 
     def __init__(
@@ -118,6 +120,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
         """Return the configuration of `key`."""
         if key == "catalog":
             return {name: _placed(entry, self.project_root) for name, entry in super().__getitem__(key).items()}
+        if key == "parameters":
+            return _with_gene_files(super().__getitem__(key), self.project_root)
         if key != "credentials" or key in self.data:
             return super().__getitem__(key)
         try:
@@ -160,6 +164,33 @@ class ProjectConfigLoader(OmegaConfigLoader):
         files = sorted((Path(self.conf_source) / self.default_run_env).glob("credentials*.y*ml"))
         merged = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)), resolve=True) if files else {}
         return {str(name): value for name, value in merged.items()} if isinstance(merged, dict) else {}
+
+
+def _with_gene_files(parameters: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Return the parameters with the genes in place of the path of each gene set that is given as a file."""
+    evaluation = parameters.get("evaluation")
+    sets = evaluation.get("gene_sets") if isinstance(evaluation, Mapping) else None
+    if not isinstance(evaluation, Mapping) or not isinstance(sets, Mapping):
+        return parameters
+    read = {name: _read_genes(name, value, root) if _is_file(value) else value for name, value in sets.items()}
+    return {**parameters, "evaluation": {**evaluation, "gene_sets": read}}
+
+
+def _is_file(genes: object) -> bool:
+    return isinstance(genes, str) and GENE_FILE.fullmatch(genes.strip()) is not None
+
+
+def _read_genes(name: str, path: str, root: Path) -> list[str]:
+    file, setting = Path(_absolute(path.strip(), root)), f"evaluation.gene_sets.{name}"
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        found = f"{file} ({setting}), which cannot be read ({first_line(error)})."
+        raise InputError(found, "a text file with a gene on each line.", f"Correct {setting}.") from error
+    genes = re.findall(r"[^\s,;]+", "\n".join(line.partition("#")[0] for line in lines))
+    if not genes:
+        raise InputError(f"no gene in {file} ({setting}).", "a gene on each line.", f"Correct {setting}.")
+    return genes
 
 
 def _placed(entry: Any, root: Path) -> Any:  # noqa: ANN401  whatever a catalog holds

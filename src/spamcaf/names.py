@@ -154,6 +154,9 @@ class Metric(StrEnum):
     PCC_TOP50 = "pcc_top50"
     SPEARMAN_MEAN = "spearman_mean"
     PCC_DEPTH_REMOVED = "pcc_depth_removed"
+    SSIM = "ssim"
+    PCC_SPOTS = "pcc_spots"
+    GENE_STRUCTURE = "gene_structure"
     MSE = "mse"
     MAE = "mae"
     RMSE = "rmse"
@@ -163,12 +166,18 @@ class Metric(StrEnum):
     MORAN_RATIO = "moran_ratio"
 
 
+GENE_SETS: dict[str, int] = {"variable_50": 50, "variable_200": 200, "expressed_50": 50, "spatial_50": 50}
+"""Gene sets that are always scored, and their sizes: see `scoring.gene_sets`."""
+
 HIGHER_IS_BETTER = (
     Metric.PCC_MEAN,
     Metric.PCC_MEDIAN,
     Metric.PCC_TOP50,
     Metric.SPEARMAN_MEAN,
     Metric.PCC_DEPTH_REMOVED,
+    Metric.SSIM,
+    Metric.PCC_SPOTS,
+    Metric.GENE_STRUCTURE,
     Metric.SHARE_ABOVE,
 )
 LOWER_IS_BETTER = (Metric.MSE, Metric.MAE, Metric.RMSE)

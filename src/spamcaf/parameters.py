@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from spamcaf.errors import InputError
+from spamcaf.names import GENE_SETS
 
 logger = logging.getLogger(__name__)
 
@@ -280,6 +281,22 @@ class InferenceSettings(_Settings):
     )
 
 
+class EvaluationSettings(_Settings):
+    """What is scored beside the panel as a whole."""
+
+    gene_sets: dict[str, GeneNames] = Field(
+        {}, description="your own, by name: symbols or Ensembl ids, or the path of a .txt, .csv or .tsv file of them"
+    )
+    domains: bool = Field(True, description="compare clusters of the spots with their labels, where there are labels")
+    domain_seeds: int = Field(20, ge=2, description="seeds of each clustering, reported as mean and spread")
+
+    @model_validator(mode="after")
+    def _own_names(self) -> Self:
+        if taken := sorted(self.gene_sets.keys() & GENE_SETS.keys()):
+            raise ValueError(f"gene_sets should have other names than {', '.join(GENE_SETS)}, found {taken[0]}")
+        return self
+
+
 class ReportSettings(_Settings):
     """Genes in figures and in the export for QuPath."""
 
@@ -303,6 +320,7 @@ class RunSettings(_Settings):
     released: ReleasedSettings = ReleasedSettings()
     transfer: TransferSettings = TransferSettings()
     inference: InferenceSettings = InferenceSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     report: ReportSettings = ReportSettings()
 
 

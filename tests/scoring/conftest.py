@@ -30,7 +30,7 @@ def run() -> dict[str, Any]:
     }
     return {
         "setting": Setting("s1", "spamcaf", "random", 110, 0, (), "square", 0),
-        "hidden": HiddenSpots(genes, xy_um, truth, counts, depth),
+        "hidden": HiddenSpots(genes, xy_um, truth, counts, depth, (xy_um / 100).astype(int)),
         "predictions": predictions,
         "sd": np.full_like(truth, 0.35),
         "visible": np.log1p(rng.poisson(10 * np.exp(signal))).astype(np.float32),
@@ -42,7 +42,7 @@ def super_resolution(run: dict[str, Any]) -> SuperResolution:
     """Return the hidden spots as sites between the spots, with one baseline more."""
     hidden: HiddenSpots = run["hidden"]
     predictions = {**run["predictions"], "nearest_spot": hidden.expression[::-1]}
-    return SuperResolution(4, hidden.genes, hidden.xy_um, hidden.expression, predictions)
+    return SuperResolution(4, hidden.genes, hidden.xy_um, hidden.expression, predictions, hidden.index)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ N_GENES = 80
 
 
 def _scores(rng: np.random.Generator, shift: float = 0.0) -> pd.DataFrame:
-    columns = ["pearson", "spearman", "mse", "mae", "rmse", "variance_ratio", "pearson_depth_removed"]
+    columns = ["pearson", "spearman", "mse", "mae", "rmse", "variance_ratio", "pearson_depth_removed", "ssim"]
     values = rng.uniform(-0.2, 0.8, (N_GENES, len(columns))) + shift
     return pd.DataFrame(values, columns=columns).assign(undefined=False)
 

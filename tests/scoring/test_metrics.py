@@ -10,10 +10,14 @@ from scipy import stats
 from spamcaf.scoring.limits import noise_ceiling, reachable_limit, summarise_ceiling, summarise_limit
 from spamcaf.scoring.metrics import (
     correlate,
+    correlate_spots,
+    gene_structure,
     interval_coverage,
+    lattice_windows,
     moran_ratio,
     morans_i,
     score_genes,
+    structural_similarity,
     summarise,
 )
 
@@ -70,6 +74,7 @@ def test_summary_has_the_agreed_keys_in_order(pair) -> None:
         "pcc_top50",
         "spearman_mean",
         "pcc_depth_removed",
+        "ssim",
         "mse",
         "mae",
         "rmse",
@@ -307,3 +312,96 @@ def test_equal_depths_remove_nothing_and_unknown_ones_give_no_score(pair) -> Non
     found = score_genes(*pair, _genes())
     assert "pearson_depth_removed" not in found
     assert summarise(found)["pcc_depth_removed"] is None
+
+
+def _maps(rows: int = 18, columns: int = 15, n_genes: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return index (site, 2), true and predicted maps (row, column, gene) float32 of a full rectangle."""
+    rng = np.random.default_rng(0)
+    index = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
+    truth = np.log1p(rng.poisson(rng.gamma(2, 2, n_genes), (rows, columns, n_genes))).astype(np.float32)
+    return index, truth, (0.6 * truth + 0.3 * rng.random(truth.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("lattice", ["square", "hexagonal"])
+def test_similarity_agrees_with_scikit_image(lattice: str) -> None:
+    from skimage.metrics import structural_similarity as reference
+
+    index, truth, prediction = _maps()
+    if lattice == "hexagonal":  # columns count in half pitches, and every other row begins with an odd one
+        index = np.column_stack([2 * index[:, 0] + index[:, 1] % 2, index[:, 1]])
+    n_genes = truth.shape[2]
+    order = np.random.default_rng(1).permutation(len(index))  # sites in any order
+    windows = lattice_windows(index[order], lattice)
+    found = structural_similarity(truth.reshape(-1, n_genes)[order], prediction.reshape(-1, n_genes)[order], windows)
+    expected = [
+        reference(
+            *(each[..., j].astype(float) for each in (truth, prediction)), data_range=float(np.ptp(truth[..., j]))
+        )
+        for j in range(n_genes)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (found > 0.2).all() and (found < 0.95).all()
+
+
+def test_only_sites_of_a_window_count() -> None:
+    """Half of the points are no sites: each window compares the others, by the formula of the SSIM."""
+    index, truth, prediction = _maps(n_genes=1)
+    kept = np.random.default_rng(2).random(len(index)) < 0.5
+    kept[[0, -1]] = True  # the extent stays
+    index, a, b = index[kept], truth.reshape(-1)[kept].astype(float), prediction.reshape(-1)[kept].astype(float)
+    c1, c2 = (0.01 * np.ptp(a)) ** 2, (0.03 * np.ptp(a)) ** 2
+    expected = []
+    for column, row in index:
+        if not (3 <= column < 12 and 3 <= row < 15):
+            continue
+        near = (np.abs(index - [column, row]) <= 3).all(axis=1)
+        (va, vab), (_, vb) = np.cov(a[near], b[near])
+        ma, mb = a[near].mean(), b[near].mean()
+        expected.append((2 * ma * mb + c1) * (2 * vab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
+    assert len(expected) > 30
+    windows = lattice_windows(index, "square")
+    assert windows.shape == (len(expected), len(index))
+    assert structural_similarity(a[:, None], b[:, None], windows)[0] == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_similarity_of_equal_constant_and_small_maps() -> None:
+    index, truth, prediction = (each.reshape(-1, each.shape[-1]) for each in _maps())
+    truth[:, 0] = 2.0
+    windows = lattice_windows(index, "square")
+    same = structural_similarity(truth, truth, windows)
+    assert np.isnan(same[0])
+    np.testing.assert_allclose(same[1:], 1)
+    scores = score_genes(truth, prediction, _genes(5), windows=windows)
+    np.testing.assert_array_equal(scores["ssim"], structural_similarity(truth, prediction, windows))
+    assert summarise(scores)["ssim"] == pytest.approx(scores["ssim"][1:].mean())  # an undefined one does not count
+    assert lattice_windows(index[index[:, 0] < 6], "square") is None  # narrower than a window
+    assert summarise(score_genes(truth, prediction, _genes(5)))["ssim"] is None
+
+
+def test_profiles_of_spots_agree_with_scipy(pair) -> None:
+    truth, prediction = pair
+    expected = [stats.pearsonr(a, b).statistic for a, b in zip(truth, prediction, strict=True)]
+    assert correlate_spots(truth, prediction) == pytest.approx(np.mean(expected), abs=1e-6)
+    truth[0] = 1.0
+    assert correlate_spots(truth, prediction) == pytest.approx(np.sum(expected[1:]) / len(truth), abs=1e-6)
+
+
+def test_gene_structure_agrees_with_scipy(pair) -> None:
+    truth, prediction = (each[:, :12] for each in pair)
+    prediction = prediction + truth[:, [3]]  # structure of its own
+    pairs = [(i, j) for i in range(12) for j in range(i)]
+    both = [[stats.pearsonr(v[:, i], v[:, j]).statistic for i, j in pairs] for v in (truth, prediction)]
+    assert gene_structure(truth, prediction) == pytest.approx(stats.pearsonr(*both).statistic, abs=1e-6)
+
+
+def test_morans_i_agrees_with_squidpy() -> None:
+    sq = pytest.importorskip("squidpy")
+    from anndata import AnnData
+
+    rng = np.random.default_rng(0)
+    xy_um, values = rng.uniform(size=(60, 2)) * 1000, rng.normal(size=(60, 5)) + np.arange(60)[:, None] / 30
+    section = AnnData(values, obsm={"spatial": xy_um})
+    sq.gr.spatial_neighbors_knn(section, n_neighs=6)
+    sq.gr.spatial_autocorr(section, mode="moran", n_perms=None, transformation=True)
+    expected = section.uns["moranI"].loc[section.var_names, "I"]
+    np.testing.assert_allclose(morans_i(values, xy_um, 6), expected, atol=1e-6)

@@ -11,7 +11,15 @@ import pytest
 from spamcaf.errors import InputError
 from spamcaf.names import Metric
 from spamcaf.scoring.limits import reachable_limit
-from spamcaf.scoring.metrics import correlate_without_depth, score_genes, summarise
+from spamcaf.scoring.metrics import (
+    correlate_spots,
+    correlate_without_depth,
+    gene_structure,
+    lattice_windows,
+    score_genes,
+    structural_similarity,
+    summarise,
+)
 from spamcaf.scoring.scores import best_model, build_scores, model_of, reach, verdict
 
 
@@ -52,11 +60,30 @@ def test_is_strict_json(scored) -> None:
 def test_holds_the_values_of_metrics(run, scored) -> None:
     scores, by_gene = scored
     hidden = run["hidden"]
-    expected = summarise(score_genes(hidden.expression, run["predictions"]["idw"], hidden.genes, depth=hidden.depth))
+    windows = lattice_windows(hidden.index, "square")
+    expected = summarise(
+        score_genes(hidden.expression, run["predictions"]["idw"], hidden.genes, depth=hidden.depth, windows=windows)
+    )
     assert {key: scores["models"]["idw"][key] for key in expected} == expected
     assert by_gene.groupby("model").size().to_dict() == {"gene_mean": 40, "idw": 40, "spamcaf": 40}
     ours = by_gene[by_gene["model"] == "spamcaf"]["pearson"]
     assert ours.mean() == pytest.approx(scores["models"]["spamcaf"]["pcc_mean"])
+
+
+def test_maps_profiles_and_gene_structure_are_scored(run, scored) -> None:
+    scores, by_gene = scored
+    hidden, idw = run["hidden"], run["predictions"]["idw"]
+    row = scores["models"]["idw"]
+    assert row["pcc_spots"] == correlate_spots(hidden.expression, idw)
+    assert row["gene_structure"] == gene_structure(hidden.expression, idw)
+    windows = lattice_windows(hidden.index, "square")
+    expected = structural_similarity(hidden.expression, idw, windows)
+    np.testing.assert_array_equal(by_gene.loc[by_gene["model"] == "idw", "ssim"], expected)
+    assert row["ssim"] == pytest.approx(expected.mean())
+    assert scores["models"]["gene_mean"]["gene_structure"] is None
+    assert scores["super_resolution"]["models"]["idw"]["ssim"] == pytest.approx(expected.mean())
+    without, _ = build_scores(**{**run, "hidden": replace(hidden, index=None)})
+    assert without["models"]["idw"]["ssim"] is None
 
 
 def test_the_model_is_that_of_the_fit(run) -> None:

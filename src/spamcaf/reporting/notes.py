@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model, display_name
-from spamcaf.scoring.scores import best_model, model_of
+from spamcaf.scoring.domains import describe_domains
+from spamcaf.scoring.scores import best_model, describe_gene_sets, model_of
 
 Record = Mapping[str, Any]
 
@@ -27,6 +28,17 @@ METRICS: dict[Metric, Label] = {
         "PCC, depth removed",
         "correlation of what measured sequencing depth does not explain of truth and prediction (partial correlation), "
         "mean over genes: it tells gene regulation from cellularity",
+    ),
+    Metric.SSIM: Label(
+        "SSIM",
+        "structural similarity of the map on the lattice, in windows of 7 x 7 scored sites, mean over genes",
+    ),
+    Metric.PCC_SPOTS: Label(
+        "PCC over genes",
+        "correlation over genes of a site's profile, mean over sites; high for every model with right gene means",
+    ),
+    Metric.GENE_STRUCTURE: Label(
+        "Gene-gene structure", "correlation of the predicted with the measured gene-gene correlations"
     ),
     Metric.MSE: Label("MSE", "mean squared error of log1p CP10k, mean over genes; lower is better"),
     Metric.MAE: Label("MAE", "mean absolute error, mean over genes; lower is better"),
@@ -79,6 +91,8 @@ def notes(scores: Record) -> list[str]:
         "a finding about one gene at one site must be confirmed by a measurement.",
         *_losses(scores, model, "at hidden spots"),
         *(_losses(between, model, "between the spots") if between else []),
+        *describe_gene_sets(scores),
+        *describe_domains(scores),
     ]
     ratio, coverage = ours.get(Metric.VARIANCE_RATIO), scores.get("coverage_90")
     if ratio is not None and ratio < _SMOOTH:

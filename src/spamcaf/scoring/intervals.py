@@ -80,6 +80,7 @@ _SUMMARIES: dict[Metric, tuple[str, Callable[[NDArray[np.int64], Array], Array]]
     Metric.PCC_TOP50: ("pearson", _top),
     Metric.SPEARMAN_MEAN: ("spearman", _mean),
     Metric.PCC_DEPTH_REMOVED: ("pearson_depth_removed", _mean),
+    Metric.SSIM: ("ssim", _mean),
     Metric.MSE: ("mse", _mean),
     Metric.MAE: ("mae", _mean),
     Metric.RMSE: ("rmse", _mean),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,9 @@ from spamcaf.errors import InputError
 from spamcaf.model.depth import log_depth
 from spamcaf.names import Metric
 from spamcaf.sections import panel
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Array = NDArray[np.floating]
 
@@ -24,6 +28,7 @@ _MIN_SITES = 3
 _MEANS = {
     Metric.SPEARMAN_MEAN: "spearman",
     Metric.PCC_DEPTH_REMOVED: "pearson_depth_removed",
+    Metric.SSIM: "ssim",
     Metric.MSE: "mse",
     Metric.MAE: "mae",
     Metric.RMSE: "rmse",
@@ -38,6 +43,7 @@ def score_genes(
     genes: Sequence[str],
     model: str = "prediction",
     depth: NDArray[np.number] | None = None,
+    windows: csr_array | None = None,
 ) -> pd.DataFrame:
     """Score a (site, gene) prediction against the truth, gene by gene.
 
@@ -45,11 +51,12 @@ def score_genes(
     constant truth) and undefined. Where truth or prediction is constant, the correlation is undefined and counts as 0:
     a model that predicts a constant must not be better off than one that predicts badly.
     With the measured `depth` (site,) there is a column pearson_depth_removed, see `correlate_without_depth`.
+    With `windows` (window, site), see `lattice_windows`, there is a column ssim; NaN for a constant truth.
     Raises ValueError where shapes disagree or a value is not finite, naming `model`.
     """
     _check(truth, prediction, genes, model)
     blocks = [slice(start, start + _GENES_PER_BLOCK) for start in range(0, len(genes), _GENES_PER_BLOCK)]
-    scores = pd.concat([_score_block(truth[:, b], prediction[:, b]) for b in blocks], ignore_index=True)
+    scores = pd.concat([_score_block(truth[:, b], prediction[:, b], windows) for b in blocks], ignore_index=True)
     scores.insert(0, "gene", list(genes))
     if depth is not None:
         scores["pearson_depth_removed"] = np.nan_to_num(correlate_without_depth(truth, prediction, depth))
@@ -61,14 +68,14 @@ def summarise(gene_scores: pd.DataFrame) -> dict[str, float | int | None]:
 
     `pcc_top50` averages the model's own 50 best genes, chosen by the very scores it averages: a flattering number that
     the field reports. `variance_ratio` is the median over genes, None where the truth of no gene varies, and
-    `pcc_depth_removed` is None where no depth was given.
+    `pcc_depth_removed` and `ssim` are None where they were not scored.
     """
     pearson = gene_scores["pearson"].to_numpy()
     ratio = gene_scores["variance_ratio"].dropna()
     summary = summarise_pearson(pearson)
-    summary |= {
-        str(key): float(gene_scores[column].mean()) if column in gene_scores else None for key, column in _MEANS.items()
-    }
+    for key, column in _MEANS.items():
+        scored = gene_scores[column].dropna() if column in gene_scores else ()
+        summary[str(key)] = float(np.mean(scored)) if len(scored) else None
     summary[str(Metric.SHARE_ABOVE)] = float((pearson > _GOOD_PCC).mean())
     summary[str(Metric.UNDEFINED)] = int(gene_scores["undefined"].sum())
     summary[str(Metric.VARIANCE_RATIO)] = float(ratio.median()) if len(ratio) else None
@@ -118,7 +125,7 @@ def _is_constant(values: Array) -> NDArray[np.bool_]:
     return np.ptp(values, axis=0) <= _CONSTANT * np.abs(values).max(axis=0)
 
 
-def _score_block(truth: Array, prediction: Array) -> pd.DataFrame:
+def _score_block(truth: Array, prediction: Array, windows: csr_array | None) -> pd.DataFrame:
     from scipy.stats import rankdata
 
     truth, prediction = truth.astype(np.float64), prediction.astype(np.float64)
@@ -129,7 +136,7 @@ def _score_block(truth: Array, prediction: Array) -> pd.DataFrame:
     mse = (error**2).mean(axis=0)
     unknown = np.full(len(mse), np.nan)
     ratio = np.divide(prediction.var(axis=0), truth.var(axis=0), out=unknown, where=~_is_constant(truth))
-    return pd.DataFrame(
+    block = pd.DataFrame(
         {
             "pearson": np.where(undefined, 0.0, pearson),
             "spearman": np.where(undefined, 0.0, spearman),
@@ -140,6 +147,7 @@ def _score_block(truth: Array, prediction: Array) -> pd.DataFrame:
             "undefined": undefined,
         }
     )
+    return block if windows is None else block.assign(ssim=structural_similarity(truth, prediction, windows))
 
 
 def _check(truth: Array, prediction: Array, genes: Sequence[str], model: str) -> None:
@@ -158,6 +166,82 @@ def _check(truth: Array, prediction: Array, genes: Sequence[str], model: str) ->
                 f"{name}: found {n_bad} of {values.size} values that are NaN or infinite, expected none. "
                 f"Look at what '{name}' is computed from; nothing was scored."
             )
+
+
+_RADIUS = 3  # of a window of 7 x 7 lattice points, the default of scikit-image
+_K1, _K2 = 0.01, 0.03  # the constants of the SSIM
+
+
+def lattice_windows(index: NDArray[np.integer], lattice: str) -> csr_array | None:
+    """Return the windows of 7 x 7 lattice points that `structural_similarity` compares, and the sites in each.
+
+    The sites are pixels: a row of the array is a row of pixels, in which neighbouring spots are neighbours (every other
+    row of a hexagonal array is half a pixel off). Each window is centred on a site and lies wholly inside the extent of
+    the sites. Points that are no site (visible spots, glass) are left out of it.
+
+    Parameters
+    ----------
+    index : (site, 2)
+        array_col and array_row of each site.
+    lattice : "hexagonal" or "square"
+
+    Returns
+    -------
+    csr_array (window, site) or None
+        1 where the site is in the window. None without a window that has 3 sites.
+    """
+    from scipy.sparse import csr_array
+    from scipy.spatial import cKDTree
+
+    pixel = index // (2 if lattice == "hexagonal" else 1, 1)  # Visium counts columns in half pitches
+    inside = (pixel - _RADIUS >= pixel.min(axis=0)) & (pixel + _RADIUS <= pixel.max(axis=0))
+    centres = pixel[inside.all(axis=1)]
+    found = cKDTree(pixel).query_ball_point(centres, _RADIUS + 0.5, p=np.inf) if len(centres) else []
+    members = [sites for sites in found if len(sites) >= _MIN_SITES]
+    if not members:
+        return None
+    pointer = np.concatenate([[0], np.cumsum([len(sites) for sites in members])])
+    column = np.concatenate(members)
+    return csr_array((np.ones(len(column)), column, pointer), shape=(len(members), len(pixel)))
+
+
+def structural_similarity(truth: Array, prediction: Array, windows: csr_array) -> Array:
+    """Return the structural similarity (SSIM) of each gene (gene,), the mean over windows; NaN for a constant truth.
+
+    On a full rectangle of sites it equals that of scikit-image with its default window and constants. The data range is
+    that of the gene's true values. Only scored sites count, unlike in maps that show measured spots beside predicted
+    ones, whose SSIM rises with the share of measured spots.
+
+    Parameters
+    ----------
+    truth, prediction : (site, gene)
+    windows : (window, site)
+        See `lattice_windows`.
+
+    References
+    ----------
+    Wang, Bovik, Sheikh and Simoncelli (2004), Image quality assessment: from error visibility to structural similarity,
+    IEEE Transactions on Image Processing 13, 600-612.
+    """
+    truth, prediction = truth.astype(np.float64), prediction.astype(np.float64)
+    n = np.asarray(windows.sum(axis=1))[:, None]
+    a, b = windows @ truth / n, windows @ prediction / n
+    sample = n / (n - 1)
+    variances = sample * (windows @ (truth**2 + prediction**2) / n - a**2 - b**2)
+    covariance = sample * (windows @ (truth * prediction) / n - a * b)
+    constant = _is_constant(truth)
+    data_range = np.where(constant, 1.0, np.ptp(truth, axis=0))
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
+    similarity = (2 * a * b + c1) * (2 * covariance + c2) / ((a**2 + b**2 + c1) * (variances + c2))
+    return np.where(constant, np.nan, similarity.mean(axis=0))
+
+
+def correlate_spots(truth: Array, prediction: Array) -> float:
+    """Return the Pearson correlation over genes of each site's profile, (site, gene), as the mean over sites.
+
+    An undefined one counts as 0. It is high for any prediction with the right mean of each gene, gene_mean included.
+    """
+    return float(np.nan_to_num(correlate(truth.T, prediction.T)).mean())
 
 
 NEIGHBOURS = {"hexagonal": 6, "square": 4}  # of a spot on each lattice

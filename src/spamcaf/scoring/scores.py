@@ -14,6 +14,7 @@ from spamcaf.errors import InputError
 from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model, display_name
 from spamcaf.scoring import intervals, limits, metrics
 from spamcaf.scoring.baselines import BASELINES
+from spamcaf.scoring.domains import describe_domains
 
 Models = Mapping[str, Mapping[str, Any]]
 """Scores by model and `Metric`."""
@@ -117,6 +118,7 @@ class HiddenSpots:
     expression: NDArray[np.float32]
     counts: NDArray[np.number]
     depth: NDArray[np.number]
+    index: NDArray[np.integer] | None = None  # (spot, 2), array_col and array_row: without them there is no SSIM
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class SuperResolution:
     xy_um: NDArray[np.float64]
     expression: NDArray[np.float32]
     predictions: Mapping[str, NDArray[np.float32]]
+    index: NDArray[np.integer] | None = None  # (site, 2), as that of `HiddenSpots`
 
 
 def build_scores(
@@ -220,6 +223,22 @@ def reach(scores: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def describe_gene_sets(scores: Mapping[str, Any]) -> list[str]:
+    """Say in a sentence how well the model and the best baseline predict each gene set; none where there are no sets.
+
+    `scores` is the record of `scores.json`, with `gene_sets` of `scoring.gene_sets.score_gene_sets`.
+    """
+    model, parts = model_of(scores), []
+    for name, one in scores.get("gene_sets", {}).items():
+        models, best = one["models"], best_baseline(one["models"])
+        ours = f"{models[model][Metric.PCC_MEAN]:.3f}" if model in models else "not scored"
+        theirs = "" if best is None else f" ({display_name(best)} {models[best][Metric.PCC_MEAN]:.3f})"
+        parts.append(f"{name} {ours}{theirs}")
+    if not parts:
+        return []
+    return [f"Mean PCC of {display_name(model)} by gene set, in brackets the best baseline: {', '.join(parts)}."]
+
+
 def score_super_resolution(sites: SuperResolution, model: str, lattice: str, seed: int = 0) -> dict[str, Any]:
     """Score every prediction between the spots, `model` being the fitted one: `super_resolution` of `scores.json`."""
     where = " between the spots"
@@ -262,16 +281,28 @@ def _score(
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]:
     """Return the scores of each model by gene, and their summaries."""
     truth, n_neighbours = sites.expression, min(metrics.NEIGHBOURS[lattice], len(sites.expression) - 1)
+    windows = None if sites.index is None else metrics.lattice_windows(sites.index, lattice)
     by_gene, models = {}, {}
     for name, values in predictions.items():
-        by_gene[name] = metrics.score_genes(truth, values, sites.genes, name + where, depth)
-        ratio = metrics.moran_ratio(truth, values, sites.xy_um, n_neighbours)
-        models[name] = metrics.summarise(by_gene[name]) | {str(Metric.MORAN_RATIO): ratio}
+        by_gene[name] = metrics.score_genes(truth, values, sites.genes, name + where, depth, windows)
+        models[name] = metrics.summarise(by_gene[name]) | {
+            str(Metric.PCC_SPOTS): metrics.correlate_spots(truth, values),
+            str(Metric.GENE_STRUCTURE): metrics.gene_structure(truth, values),
+            str(Metric.MORAN_RATIO): metrics.moran_ratio(truth, values, sites.xy_um, n_neighbours),
+        }
     return by_gene, models
 
 
-_UNPRINTED = (Metric.RMSE, Metric.SHARE_ABOVE, Metric.UNDEFINED, Metric.MORAN_RATIO)
-"""These do not fit a terminal; `scores.json` and the report hold every metric."""
+_PRINTED = (
+    Metric.PCC_MEAN,
+    Metric.PCC_TOP50,
+    Metric.SPEARMAN_MEAN,
+    Metric.PCC_DEPTH_REMOVED,
+    Metric.SSIM,
+    Metric.MSE,
+    Metric.VARIANCE_RATIO,
+)
+"""As many as fit a terminal; `scores.json` and the report hold every metric."""
 
 
 def format_table(scores: Mapping[str, Any]) -> str:
@@ -289,6 +320,8 @@ def format_table(scores: Mapping[str, Any]) -> str:
         f"noise ceiling of the mean PCC {scores['noise_ceiling'][Metric.PCC_MEAN]:.3f}",
         *_rows(scores),
         *reach(scores),
+        *describe_gene_sets(scores),
+        *describe_domains(scores),
     ]
     if scores["coverage_90"] is not None:
         covered = f"{scores['coverage_90']:.1%} of the hidden values"
@@ -315,7 +348,7 @@ def _rows(record: Mapping[str, Any]) -> list[str]:
     models, best = record["models"], best_beyond_interval(record)
     order = by_rank(models)
     columns = [["model", *map(display_name, order)]]
-    for metric in (metric for metric in Metric if metric not in _UNPRINTED):
+    for metric in _PRINTED:
         columns.append([metric.value, *(_cell(models[name].get(metric), name == best[metric]) for name in order)])
     widths = [max(map(len, column)) for column in columns]
     return [

@@ -11,10 +11,12 @@ import numpy as np
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.names import PROVENANCE, SECTION_METADATA, SPATIAL, Model, Obs, Part, SectionField
-from spamcaf.parameters import ReportSettings, SplitSettings
+from spamcaf.parameters import EvaluationSettings, ReportSettings, SplitSettings
 from spamcaf.pipelines.joins import grid_sites, measured_other_sections, measured_spots, mpp_of, pitch_um_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, SimulatedTissue
 from spamcaf.reporting.prediction import DRAW, SD
+from spamcaf.sections.array_indices import index_of
+from spamcaf.sections.gene_names import find_genes, named
 from spamcaf.sections.panel import COUNTS, DEPTH
 from spamcaf.sections.sites import SUB_INDEX, stack
 from spamcaf.sections.split import barcodes_of
@@ -77,8 +79,39 @@ def score_super_resolution(
     genes = expression.var_names.tolist()
     known = truth.true_expression(sites.xy_um)[:, truth.genes.index.get_indexer(genes)]
     factor = len(grid) / expression.n_obs
-    scored = scores.SuperResolution(factor, genes, sites.xy_um, known, predictions)
+    index = grid.loc[between, [Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)
+    scored = scores.SuperResolution(factor, genes, sites.xy_um, known, predictions, index)
     return scores.score_super_resolution(scored, _model(super_resolved), _lattice(expression), seed)
+
+
+def score_domains(
+    expression: AnnData, recovered: AnnData, super_resolved: AnnData, settings: EvaluationSettings, seed: int
+) -> dict[str, Any]:
+    """Compare clusters of measured, recovered and super-resolved expression with the labels of the spots.
+
+    Recovered expression is predicted at hidden spots and measured at the others. Sites between the spots are clustered
+    with the spots, and have no label of their own. Spots without a label, and the sites around them, are left out. The
+    record is empty without labels, or where `settings.domains` is false.
+    """
+    if not settings.domains or Obs.LABEL not in expression.obs:
+        return {}
+    from spamcaf.scoring.domains import LabelledSites, score_domains
+
+    labels = expression.obs[Obs.LABEL].astype(object).where(expression.obs[Obs.LABEL].notna(), None)
+    measured = np.asarray(expression.X)
+    mixed = measured.copy()
+    mixed[expression.obs_names.get_indexer(recovered.obs[Obs.PARENT])] = np.asarray(recovered.X)
+    is_known = labels.notna().to_numpy()
+    parent = labels.reindex(super_resolved.obs[Obs.PARENT])
+    between = (super_resolved.obs[Obs.SUB_INDEX] > 0).to_numpy()
+    around = parent.notna().to_numpy()
+    own = np.where(between, None, parent.to_numpy())[around]
+    sites = {
+        "measured": LabelledSites(measured[is_known], labels.to_numpy()[is_known]),
+        "recovered": LabelledSites(mixed[is_known], labels.to_numpy()[is_known]),
+        "super_resolved": LabelledSites(np.asarray(super_resolved.X)[around], own),
+    }
+    return score_domains(sites, settings.domain_seeds, seed)
 
 
 def score_predictions(
@@ -89,9 +122,12 @@ def score_predictions(
     super_resolution_scores: dict[str, Any],
     settings: SplitSettings,
     seed: int,
+    evaluation: EvaluationSettings,
+    domain_scores: dict[str, Any],
 ) -> tuple[DataFrame, dict[str, Any]]:
     """Score every predictor on the hidden spots; print the table."""
     from spamcaf.scoring import metrics
+    from spamcaf.scoring.gene_sets import score_gene_sets
     from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores, format_table
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
@@ -103,6 +139,7 @@ def score_predictions(
         np.asarray(truth.X),
         truth.layers[COUNTS].toarray(),
         truth.obs[DEPTH].to_numpy(),
+        index_of(truth),
     )
     predictions = {**_ours(recovered), **baseline_predictions.layers}
     name = str(expression.uns[SECTION_METADATA][SectionField.NAME])
@@ -116,10 +153,31 @@ def score_predictions(
         n_neighbours = min(metrics.NEIGHBOURS[setting.lattice], len(hidden) - 1)
         truth_values, xy_um = hidden_spots.expression, hidden_spots.xy_um
         scores["draws"] = metrics.score_draws(truth_values, np.stack(draws), xy_um, n_neighbours)
+    if gene_sets := _gene_sets(expression, visible, evaluation):
+        scores["gene_sets"] = score_gene_sets(gene_scores, gene_sets)
+    if domain_scores:
+        scores["domains"] = domain_scores
     if super_resolution_scores:
         scores["super_resolution"] = super_resolution_scores
     logger.info("scores on hidden spots\n%s", format_table(scores))
     return gene_scores, scores
+
+
+def _gene_sets(expression: AnnData, visible: list[str], settings: EvaluationSettings) -> dict[str, list[str]]:
+    """Return the gene sets that visible spots give, then the user's, as far as the panel has their genes."""
+    from spamcaf.scoring.gene_sets import choose_gene_sets
+
+    spots = expression[visible]
+    xy_um = np.asarray(spots.obsm[SPATIAL]) * mpp_of(expression)
+    sets = choose_gene_sets(np.asarray(spots.X), xy_um, _lattice(expression), expression.var_names.tolist())
+    for name, requested in settings.gene_sets.items():
+        genes, absent = find_genes(requested, expression.var)
+        if absent:
+            figures = len(absent), len(absent) + len(genes)
+            logger.warning("gene set %s: %d of %d genes are not in the panel: %s", name, *figures, named(absent))
+        if genes:
+            sets[name] = genes
+    return sets
 
 
 def plot_maps(

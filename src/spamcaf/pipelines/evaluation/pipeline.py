@@ -24,8 +24,17 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             name="score_super_resolution",
         ),
         Node(
+            nodes.score_domains,
+            ["expression", "recovered", "super_resolved", "params:evaluation", "params:seed"],
+            "domain_scores",
+            name="score_domains",
+        ),
+        Node(
             nodes.score_predictions,
-            ["recovered", "baseline_predictions", *spots, "super_resolution_scores", "params:split", "params:seed"],
+            [
+                *("recovered", "baseline_predictions", *spots, "super_resolution_scores"),
+                *("params:split", "params:seed", "params:evaluation", "domain_scores"),
+            ],
             ["gene_scores", "scores"],
             name="score_predictions",
         ),
