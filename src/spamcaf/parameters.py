@@ -9,11 +9,13 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from spamcaf.errors import InputError
+from spamcaf.names import COMPARED_MODELS, PEERS, Model
 
 logger = logging.getLogger(__name__)
 
@@ -271,6 +273,39 @@ class InferenceSettings(_Settings):
     )
 
 
+MODEL_GROUPS = {"all": COMPARED_MODELS, "peers": PEERS}
+"""What may stand for several names in `evaluation.models`."""
+
+
+def _as_models(value: object) -> object:
+    """Return names of models as a list without repeats; ValueError for an unknown one, with the nearest name."""
+    given = re.split(r"[\s,;+]+", value.strip(" ,;+")) if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        return given
+    names: list[str] = []
+    for name in map(str, filter(None, given)):
+        if name not in (*MODEL_GROUPS, *COMPARED_MODELS):
+            near = get_close_matches(name.lower().replace("-", "_"), [*MODEL_GROUPS, *COMPARED_MODELS], 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(
+                f"models should be of {', '.join([*COMPARED_MODELS, *MODEL_GROUPS])}; found '{name}'.{hint}"
+            )
+        names += MODEL_GROUPS.get(name, (name,))
+    return list(dict.fromkeys(map(str, names)))
+
+
+class EvaluationSettings(_Settings):
+    """What stands beside the model in the score table: names, on a command line joined by +."""
+
+    models: Annotated[list[str], BeforeValidator(_as_models), Field(min_length=1)] = Field(
+        [
+            *map(str, (Model.GENE_MEAN, Model.IDW, Model.KRIGING, Model.RIDGE, Model.KRIGING_RIDGE_PROGRAMS)),
+            str(Model.DEPTH_ONLY),
+        ],
+        description="baselines and peers; or peers, or all",
+    )
+
+
 class ReportSettings(_Settings):
     """Genes in figures and in the export for QuPath."""
 
@@ -294,6 +329,7 @@ class RunSettings(_Settings):
     released: ReleasedSettings = ReleasedSettings()
     transfer: TransferSettings = TransferSettings()
     inference: InferenceSettings = InferenceSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     report: ReportSettings = ReportSettings()
 
 
@@ -309,7 +345,7 @@ def settings_as_yaml() -> str:
         if not isinstance(value, BaseModel):
             lines.append(f"{name}: {value}  # {RunSettings.model_fields[name].description}")
             continue
-        shown = {key: f"  {key}: " + json.dumps(default).strip('"') for key, default in value}
+        shown = {key: f"  {key}: " + json.dumps(default).replace('"', "") for key, default in value}
         width = max(map(len, shown.values()))
         lines += ["", f"# {value.__doc__}", f"{name}:"]
         lines += [f"{text:<{width}}  # {type(value).model_fields[key].description}" for key, text in shown.items()]

@@ -6,8 +6,8 @@ import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model
-from spamcaf.scoring.baselines import BASELINES
+from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, PEERS, Metric, Model
+from spamcaf.scoring.predictors import PREDICTORS
 from spamcaf.scoring.scores import Models, best_baseline, best_model, model_of, reach
 
 if TYPE_CHECKING:
@@ -28,13 +28,7 @@ MODELS: dict[str, str] = {
     Model.SPAMCAF: "SpaMCAF",
     Model.PROGRAM_GP: "Program Gaussian process",
     Model.RELEASED: "Released network (replica)",
-    Model.GENE_MEAN: "Gene mean",
-    Model.IDW: "Inverse distance, 8 neighbours",
-    Model.KRIGING: "Kriging",
-    Model.RIDGE: "Ridge on image features",
-    Model.KRIGING_RIDGE_PROGRAMS: "Kriging + ridge on 5 programs",
-    Model.DEPTH_ONLY: "Sequencing depth alone",
-    Model.NEAREST_SPOT: "Nearest spot",
+    **{name: predictor.label for name, predictor in PREDICTORS.items()},
 }
 
 METRICS: dict[Metric, Label] = {
@@ -48,7 +42,11 @@ METRICS: dict[Metric, Label] = {
         "mean over genes: it tells gene regulation from cellularity",
     ),
     Metric.MSE: Label("MSE", "mean squared error of log1p CP10k, mean over genes; lower is better"),
-    Metric.MAE: Label("MAE", "mean absolute error, mean over genes; lower is better"),
+    Metric.MAE: Label(
+        "MAE",
+        "mean absolute error, mean over genes; lower is better. Where most values are 0, a constant (each gene's "
+        "median) has nearly the least: it is no measure of skill",
+    ),
     Metric.RMSE: Label("RMSE", "root of each gene's mean squared error, mean over genes; lower is better"),
     Metric.SHARE_ABOVE: Label("PCC > 0.3", "share of genes with a PCC above 0.3"),
     Metric.UNDEFINED: Label("Undefined", "number of genes whose correlation is undefined; it counts as 0"),
@@ -183,6 +181,7 @@ def render_report(
         key_numbers=_key_numbers(scores, model),
         table=_table(scores["models"], model),
         between=between and {**between, "table": _table(between["models"], model)},
+        compared=_compared(scores["models"]),
         metrics=[METRICS[metric] for metric in Metric],
         section_rows=_flatten(section_report),
         provenance_rows=_flatten(provenance),
@@ -203,7 +202,8 @@ def _key_numbers(scores: Record, model: str) -> list[tuple[str, str, str]]:
         remark = "mean over genes" if share is None else f"{share:.0%} of the noise ceiling"
         tiles.append((f"{MODELS.get(model, model)}, mean PCC", _text(models[model][Metric.PCC_MEAN]), remark))
     if (best := best_baseline(models)) is not None:
-        tiles.append(("Best baseline, mean PCC", _text(models[best][Metric.PCC_MEAN]), MODELS.get(best, best)))
+        kind = "peer" if best in PEERS else "baseline"
+        tiles.append((f"Best {kind}, mean PCC", _text(models[best][Metric.PCC_MEAN]), MODELS.get(best, best)))
     tiles.append(("Noise ceiling", _text(ceiling[Metric.PCC_MEAN]), "highest mean PCC that the noise of counts allows"))
     hidden = f"of {scores['n_train'] + scores['n_hidden'] + scores['n_buffer']} spots, {scores['n_genes']} genes"
     return [*tiles, ("Hidden spots", str(scores["n_hidden"]), hidden)]
@@ -226,10 +226,16 @@ def _table(models: Models, model: str) -> list[dict[str, Any]]:
     ]
 
 
+def _compared(models: Models) -> list[tuple[str, str]]:
+    """Return label, method, input and training of each baseline and peer of the table."""
+    known = ((name, predictor) for name, predictor in PREDICTORS.items() if name in models)
+    return [(p.label, f"{p.description}. Sees: {p.sees}. Training: {p.training}.") for _, p in known]
+
+
 def _gene_rows(gene_scores: pd.DataFrame, model: str) -> dict[str, list[list[str]]]:
     """Return the genes that the model predicts best and worst: gene, PCC, Spearman, RMSE, the best baseline's PCC."""
     ours = gene_scores[gene_scores["model"] == model].sort_values("pearson", ascending=False, kind="stable")
-    others = gene_scores[gene_scores["model"].isin(list(BASELINES))].groupby("gene")["pearson"].max()
+    others = gene_scores[gene_scores["model"].isin(list(PREDICTORS))].groupby("gene")["pearson"].max()
     rows = [
         [str(row.gene), *map(_text, (row.pearson, row.spearman, row.rmse, others.get(row.gene)))]
         for row in ours.itertuples()

@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model
+from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, PEERS, Metric, Model
 from spamcaf.scoring import limits, metrics
-from spamcaf.scoring.baselines import BASELINES
+from spamcaf.scoring.predictors import PREDICTORS
 
 Models = Mapping[str, Mapping[str, Any]]
 """Scores by model and `Metric`."""
@@ -38,8 +38,8 @@ def best_model(models: Models, metric: Metric = Metric.PCC_MEAN) -> str | None:
 
 
 def best_baseline(models: Models) -> str | None:
-    """Return the baseline with the highest mean PCC, None where there is no baseline."""
-    return best_model({name: values for name, values in models.items() if name in BASELINES})
+    """Return the baseline or peer with the highest mean PCC, None where there is none."""
+    return best_model({name: values for name, values in models.items() if name in PREDICTORS})
 
 
 def verdict(models: Models, model: str, where: str) -> str:
@@ -57,15 +57,16 @@ def verdict(models: Models, model: str, where: str) -> str:
 
 
 def _compare(model: str, ours: float, best: str, theirs: float, figures: str) -> str:
+    rival = f"the best {'peer' if best in PEERS else 'baseline'}, {best}"
     if theirs <= 0:
         word = "beats" if ours > theirs else "does not beat"
-        return f"{model} {word} the best baseline, {best} ({figures}; no factor, for the baseline is not above 0)"
+        return f"{model} {word} {rival} ({figures}; no factor, for the baseline is not above 0)"
     factor = ours / theirs
     if abs(factor - 1) < _LEVEL:
-        return f"{model} is level with the best baseline, {best} ({figures})"
+        return f"{model} is level with {rival} ({figures})"
     if factor > 1:
-        return f"{model} beats the best baseline, {best}, by a factor of {factor:.2f} ({figures})"
-    return f"{model} does NOT beat the best baseline, {best}: it reaches {factor:.2f} of it ({figures})"
+        return f"{model} beats {rival}, by a factor of {factor:.2f} ({figures})"
+    return f"{model} does NOT beat {rival}: it reaches {factor:.2f} of it ({figures})"
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _with_shares(bound: Mapping[str, Any], models: Models) -> dict[str, Any]:
 
 
 def reach(scores: Mapping[str, Any]) -> list[str]:
-    """Say in sentences what can be reached of the mean PCC, and how much of the model's sequencing depth explains.
+    """Say in sentences what can be reached of the mean PCC, what sequencing depth explains, and what MAE is worth.
 
     `scores` is the record of `build_scores`; one of an earlier version may hold neither.
     """
@@ -187,6 +188,10 @@ def reach(scores: Mapping[str, Any]) -> list[str]:
     if Model.DEPTH_ONLY in models and ours > 0:
         share = models[Model.DEPTH_ONLY][Metric.PCC_MEAN] / ours
         sentences.append(f"Sequencing depth alone, predicted likewise (depth_only), explains {share:.0%} of the score.")
+    if best_model(models, Metric.MAE) == Model.GENE_MEDIAN:
+        sentences.append(
+            "The least MAE is that of gene_median, a constant: where most values are 0, MAE shows no skill."
+        )
     return sentences
 
 

@@ -48,10 +48,12 @@ class Sites:
     target: NDArray[np.float32]  # (site, feature), of the tile at the site
     neighbours: NDArray[np.float32]  # (site, 9, feature), of the 3 x 3 tiles, row by row; index 4 equals `target`
     whole: NDArray[np.float32] | None = None  # (site, feature), of the window shrunk to one tile; where needed
+    colours: NDArray[np.float32] | None = None  # (site, 54), `tile_colours` of the 3 x 3 tiles; where needed
 
     def __post_init__(self) -> None:
         n = len(self.xy_um)
-        if any(len(part) != n for part in (self.target, self.neighbours, self.whole) if part is not None):
+        parts = (self.target, self.neighbours, self.whole, self.colours)
+        if any(len(part) != n for part in parts if part is not None):
             raise ValueError(
                 f"Expected one position, target and window per site, found {n} positions, {len(self.target)} targets, "
                 f"{len(self.neighbours)} windows and {'no' if self.whole is None else len(self.whole)} shrunk windows. "
@@ -63,8 +65,8 @@ class Sites:
 
     def at(self, index: Index) -> Self:
         """Return the sites at `index`."""
-        whole = None if self.whole is None else self.whole[index]
-        return type(self)(self.xy_um[index], self.target[index], self.neighbours[index], whole)
+        more = [None if part is None else part[index] for part in (self.whole, self.colours)]
+        return type(self)(self.xy_um[index], self.target[index], self.neighbours[index], *more)
 
 
 @dataclass(frozen=True)
