@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from spamcaf.parameters import (
     DEPRECATED_SETTINGS,
+    EvaluationSettings,
     FitSettings,
     PanelSettings,
     ReportSettings,
@@ -93,3 +94,30 @@ def test_settings_under_present_names_are_not_warned_of(caplog: pytest.LogCaptur
 def test_all_lists_of_genes_are_of_one_type(kind: type[PanelSettings | ReportSettings], genes: str | list[str]) -> None:
     assert kind.model_validate({"genes": genes}).genes == ["ERBB2", "CD74"]
     assert kind.model_validate({"genes": [1, "CD74"]}).genes == ["1", "CD74"]
+
+
+@pytest.mark.parametrize("models", ["ridge+idw", "ridge idw", "ridge, idw", ["ridge", "idw", "ridge"]])
+def test_models_to_compare_with_are_a_list_or_a_text(models: str | list[str]) -> None:
+    assert EvaluationSettings.model_validate({"models": models}).models == ["ridge", "idw"]
+
+
+def test_groups_of_models_have_names() -> None:
+    everything = EvaluationSettings.model_validate({"models": "all"}).models
+    assert {"gene_median", "kriging", "triplex"} < set(everything)
+    assert not {"spamcaf", "program_gp", "released"} & set(everything)
+    with_peers = EvaluationSettings.model_validate({"models": "ridge+peers"}).models
+    assert with_peers[0] == "ridge" and set(with_peers[1:]) < set(everything)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"), [("kridging", "kriging"), ("ST-Net", "st_net"), ("HEST-probe", "hest_probe"), ("bleap", "bleep")]
+)
+def test_an_unknown_model_gets_the_nearest_name(given: str, hint: str) -> None:
+    with pytest.raises(ValidationError, match=rf"found '{given}'\. Did you mean {hint}\?"):
+        EvaluationSettings.model_validate({"models": f"ridge+{given}"})
+
+
+@pytest.mark.parametrize("models", ["spamcaf", "", [], 3])
+def test_what_names_no_model_to_compare_with_is_refused(models: object) -> None:
+    with pytest.raises(ValidationError, match="models"):
+        EvaluationSettings.model_validate({"models": models})

@@ -68,14 +68,21 @@ class Case(NamedTuple):
 def make_case() -> Callable[..., Case]:
     """Return a maker of cases; `place` and `image` are the strengths of the two sources of expression."""
 
-    def make(place: float = 0.0, image: float = 0.0, side: int = 12, n_genes: int = 30, n_train: int = 90) -> Case:
+    def make(
+        place: float = 0.0,
+        image: float = 0.0,
+        side: int = 12,
+        n_genes: int = 30,
+        n_train: int = 90,
+        base: float = 2.0,
+    ) -> Case:
         rng = np.random.default_rng(3)
         xy_um = PITCH_UM * np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
         seen = rng.normal(size=(len(xy_um), 3))
         neighbours = seen[:, None, :] @ rng.normal(size=(3, 40)) + 0.3 * rng.normal(size=(len(xy_um), 9, 40))
         waves = np.stack([np.sin(xy_um[:, 0] / 700), np.cos(xy_um[:, 1] / 900)], axis=1)
         signal = place * waves @ rng.normal(size=(2, n_genes)) + image * seen @ rng.normal(size=(3, n_genes))
-        expression = (2.0 + signal + rng.normal(size=signal.shape)).astype(np.float32)
+        expression = (base + signal + rng.normal(size=signal.shape)).astype(np.float32)
         colours = np.tile(seen, 18) + 0.3 * rng.normal(size=(len(xy_um), 54))
         images = (part.astype(np.float32) for part in (neighbours[:, 4], neighbours))
         sites = Sites(xy_um, *images, colours=colours.astype(np.float32))

@@ -26,6 +26,7 @@ LATENT_WEIGHT, RECONSTRUCTION_WEIGHT, SECOND_WEIGHT = 0.1, 0.01, 0.1
 LEARNING_RATE = 1e-3
 BATCH = 512
 EPOCHS = 600
+LAST_BIAS = f"{3 * len(HIDDEN)}.bias"
 
 
 def layers(sizes: tuple[int, ...]) -> nn.Sequential:
@@ -63,6 +64,9 @@ def fit(xy: Tensor, expression: Tensor) -> nn.Sequential:
     """Return the decoder, ready to predict, trained on spots at `xy` (spot, 2), from 0 to 1."""
     sizes = (expression.shape[1], *HIDDEN, xy.shape[1])
     encoder, decoder = (layers(order).to(xy.device) for order in (sizes, sizes[::-1]))
+    with torch.no_grad():  # where a last ReLU starts below 0 for all spots it stays 0 for ever
+        encoder.get_parameter(LAST_BIAS).copy_(xy.mean(dim=0))
+        decoder.get_parameter(LAST_BIAS).copy_(expression.mean(dim=0))
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], LEARNING_RATE)
     for _ in range(EPOCHS):
         for rows in _batches(len(xy), xy.device):
