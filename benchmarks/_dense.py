@@ -14,7 +14,7 @@ from spamcaf.model.data import TrainingSection
 from spamcaf.model.fitted import SpamcafModel
 from spamcaf.names import Model
 from spamcaf.parameters import SplitSettings
-from spamcaf.scoring.baselines import predict_all
+from spamcaf.scoring.predictors import predict_all
 from spamcaf.sections.sites import Sites
 
 EXACT, DENSE = "exact", "dense"

@@ -12,9 +12,9 @@ from _table import Table, ratios, versus_best, worst_difference
 
 from spamcaf.names import Model
 from spamcaf.parameters import SplitSettings
-from spamcaf.scoring.baselines import RECOVERY, predict_all
+from spamcaf.scoring.predictors import DEFAULT, predict_all
 
-BASELINES = tuple(map(str, RECOVERY))
+BASELINES = tuple(map(str, DEFAULT))
 OURS, PROCESS, REPLICA = str(Model.SPAMCAF), str(Model.PROGRAM_GP), str(Model.RELEASED)
 BASELINE_SEED = 0
 

@@ -11,8 +11,11 @@ from _table import Table, versus_best, worst_difference
 
 from spamcaf.model.data import TrainingSection
 from spamcaf.model.fitted import SpamcafModel
+from spamcaf.names import Model
 from spamcaf.parameters import SplitSettings
-from spamcaf.scoring.baselines import SUPER_RESOLUTION, predict_all
+from spamcaf.scoring.predictors import DEFAULT, predict_all
+
+BETWEEN = (*DEFAULT, str(Model.NEAREST_SPOT))
 
 
 def simulated_table(section: Section, n_masks: int, options: Options) -> str:
@@ -35,7 +38,7 @@ def grid_table(section: Section, options: Options) -> str:
     for grid in section.grids:
         _score(grid, target_section, model, section.pitch_um, grid.truth[:, columns], options, table)
     weights = " ".join(f"{weight:.2f}" for weight in model.within_section.stacking.network_weight)
-    notes += [versus_best(table, OURS, [*map(str, SUPER_RESOLUTION)]), worst_difference(table, OURS, PROCESS)]
+    notes += [versus_best(table, OURS, BETWEEN), worst_difference(table, OURS, PROCESS)]
     return table.markdown([*notes, f"The network's share of each program: {weights}."])
 
 
@@ -57,6 +60,6 @@ def _score(
 ) -> None:
     sites = grid.seen.sites(grid.xy_um)
     rows = by_name(predict_ours(model, target_section.measured, sites, options))
-    rows |= predict_all(target_section.measured, sites, pitch_um, BASELINE_SEED, SUPER_RESOLUTION)
+    rows |= predict_all(target_section.measured, sites, pitch_um, BASELINE_SEED, BETWEEN)
     for row, values in rows.items():
         table.add(row, f"{grid.factor} x", mean_pcc(truth, values))

@@ -103,3 +103,30 @@ def test_gene_sets_are_lists_however_they_are_written() -> None:
         EvaluationSettings.model_validate({"domain_seeds": 1})
     with pytest.raises(ValidationError, match="other names than variable_50, .* found spatial_50"):
         EvaluationSettings.model_validate({"gene_sets": {"spatial_50": ["A"]}})
+
+
+@pytest.mark.parametrize("models", ["ridge+idw", "ridge idw", "ridge, idw", ["ridge", "idw", "ridge"]])
+def test_models_to_compare_with_are_a_list_or_a_text(models: str | list[str]) -> None:
+    assert EvaluationSettings.model_validate({"models": models}).models == ["ridge", "idw"]
+
+
+def test_groups_of_models_have_names() -> None:
+    everything = EvaluationSettings.model_validate({"models": "all"}).models
+    assert {"gene_median", "kriging", "triplex"} < set(everything)
+    assert not {"spamcaf", "program_gp", "released"} & set(everything)
+    with_peers = EvaluationSettings.model_validate({"models": "ridge+peers"}).models
+    assert with_peers[0] == "ridge" and set(with_peers[1:]) < set(everything)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"), [("kridging", "kriging"), ("ST-Net", "st_net"), ("HEST-probe", "hest_probe"), ("bleap", "bleep")]
+)
+def test_an_unknown_model_gets_the_nearest_name(given: str, hint: str) -> None:
+    with pytest.raises(ValidationError, match=rf"found '{given}'\. Did you mean {hint}\?"):
+        EvaluationSettings.model_validate({"models": f"ridge+{given}"})
+
+
+@pytest.mark.parametrize("models", ["spamcaf", "", [], 3])
+def test_what_names_no_model_to_compare_with_is_refused(models: object) -> None:
+    with pytest.raises(ValidationError, match="models"):
+        EvaluationSettings.model_validate({"models": models})

@@ -112,7 +112,7 @@ class SectionField(StrEnum):
 
 
 class Model(StrEnum):
-    """Models in a score table: the fitted ones, of which `program_gp` is a part of `spamcaf`, then the baselines."""
+    """Models in a score table: the fitted ones, of which `program_gp` is a part of `spamcaf`, baselines, and peers."""
 
     SPAMCAF = "spamcaf"
     PROGRAM_GP = "program_gp"
@@ -124,6 +124,22 @@ class Model(StrEnum):
     KRIGING_RIDGE_PROGRAMS = "kriging_ridge_programs"
     DEPTH_ONLY = "depth_only"
     NEAREST_SPOT = "nearest_spot"
+    GENE_MEDIAN = "gene_median"
+    RGB_RIDGE = "rgb_ridge"
+    RIDGE_KRIGING = "ridge_kriging"
+    BOOSTED_PROGRAMS = "boosted_programs"
+    HEST_PROBE = "hest_probe"
+    BLEEP = "bleep"
+    STAGE = "stage"
+    ST_NET = "st_net"
+    HISTOGENE = "histogene"
+    TRIPLEX = "triplex"
+
+
+FITTED_MODELS = (Model.SPAMCAF, Model.PROGRAM_GP, Model.RELEASED)
+PEERS = (Model.HEST_PROBE, Model.BLEEP, Model.STAGE, Model.ST_NET, Model.HISTOGENE, Model.TRIPLEX)
+COMPARED_MODELS = tuple(model for model in Model if model not in FITTED_MODELS)
+"""Baselines and peers, which `evaluation.models` chooses from: they stand beside the fitted model."""
 
 
 DISPLAY_NAMES: dict[str, str] = {
@@ -137,6 +153,16 @@ DISPLAY_NAMES: dict[str, str] = {
     Model.KRIGING_RIDGE_PROGRAMS: "Kriging + ridge on programs",
     Model.DEPTH_ONLY: "Sequencing depth alone",
     Model.NEAREST_SPOT: "Nearest spot",
+    Model.TRIPLEX: "TRIPLEX (frozen features)",
+    Model.HISTOGENE: "HisToGene (frozen features)",
+    Model.ST_NET: "ST-Net (frozen features)",
+    Model.STAGE: "STAGE",
+    Model.BLEEP: "BLEEP (frozen features)",
+    Model.HEST_PROBE: "HEST probe",
+    Model.BOOSTED_PROGRAMS: "Boosted trees on 8 programs",
+    Model.RIDGE_KRIGING: "Ridge + kriging of its residual",
+    Model.RGB_RIDGE: "Ridge on colours",
+    Model.GENE_MEDIAN: "Gene median",
 }
 """Names of the models for people, in the printed table and in reports; files and settings use those of `Model`."""
 

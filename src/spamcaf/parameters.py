@@ -9,12 +9,13 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from spamcaf.errors import InputError
-from spamcaf.names import GENE_SETS
+from spamcaf.names import COMPARED_MODELS, GENE_SETS, PEERS, Model
 
 logger = logging.getLogger(__name__)
 
@@ -281,8 +282,37 @@ class InferenceSettings(_Settings):
     )
 
 
+MODEL_GROUPS = {"all": COMPARED_MODELS, "peers": PEERS}
+"""What may stand for several names in `evaluation.models`."""
+
+
+def _as_models(value: object) -> object:
+    """Return names of models as a list without repeats; ValueError for an unknown one, with the nearest name."""
+    given = re.split(r"[\s,;+]+", value.strip(" ,;+")) if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        return given
+    names: list[str] = []
+    for name in map(str, filter(None, given)):
+        if name not in (*MODEL_GROUPS, *COMPARED_MODELS):
+            near = get_close_matches(name.lower().replace("-", "_"), [*MODEL_GROUPS, *COMPARED_MODELS], 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(
+                f"models should be of {', '.join([*COMPARED_MODELS, *MODEL_GROUPS])}; found '{name}'.{hint}"
+            )
+        names += MODEL_GROUPS.get(name, (name,))
+    return list(dict.fromkeys(map(str, names)))
+
+
 class EvaluationSettings(_Settings):
-    """What is scored beside the panel as a whole."""
+    """What stands beside the model in the score table, and what is scored beside the panel as a whole."""
+
+    models: Annotated[list[str], BeforeValidator(_as_models), Field(min_length=1)] = Field(
+        [
+            *map(str, (Model.GENE_MEAN, Model.IDW, Model.KRIGING, Model.RIDGE, Model.KRIGING_RIDGE_PROGRAMS)),
+            str(Model.DEPTH_ONLY),
+        ],
+        description="baselines and peers that stand beside the model, joined by + on a command line; or peers, or all",
+    )
 
     gene_sets: dict[str, GeneNames] = Field(
         {}, description="your own, by name: symbols or Ensembl ids, or the path of a .txt, .csv or .tsv file of them"
@@ -324,6 +354,9 @@ class RunSettings(_Settings):
     report: ReportSettings = ReportSettings()
 
 
+_LONG = 60  # characters of a setting whose description stands in a line above
+
+
 def settings_as_yaml() -> str:
     """Return conf/base/parameters.yml: every setting with its default, and its description as a comment."""
     lines = [
@@ -336,10 +369,12 @@ def settings_as_yaml() -> str:
         if not isinstance(value, BaseModel):
             lines.append(f"{name}: {value}  # {RunSettings.model_fields[name].description}")
             continue
-        shown = {key: f"  {key}: " + json.dumps(default).strip('"') for key, default in value}
-        width = max(map(len, shown.values()))
+        shown = {key: f"  {key}: " + json.dumps(default).replace('"', "") for key, default in value}
+        width = max(len(text) for text in shown.values() if len(text) <= _LONG)
         lines += ["", f"# {value.__doc__}", f"{name}:"]
-        lines += [f"{text:<{width}}  # {type(value).model_fields[key].description}" for key, text in shown.items()]
+        for key, text in shown.items():
+            description = f"# {type(value).model_fields[key].description}"
+            lines += [f"  {description}", text] if len(text) > _LONG else [f"{text:<{width}}  {description}"]
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,13 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DatasetError
 
-from spamcaf.datasets.section import NoTruthDataset, SectionDataset, SectionSlideDataset, TruthDataset
+from spamcaf.datasets.section import (
+    NoTruthDataset,
+    SectionDataset,
+    SectionSlideDataset,
+    SlideOpenerDataset,
+    TruthDataset,
+)
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
 from spamcaf.simulation.section import SimulatedTissue
@@ -146,3 +152,9 @@ def test_image_and_bins_of_a_run_reach_the_entries(project: Path, root: Path, tm
         catalog = session.load_context().catalog
         assert catalog.load("slide").name == "elsewhere.tif"
         assert [catalog.get(name)._query.bin_um for name in ("raw_section", "slide")] == [16, 16]
+
+
+def test_a_slide_is_opened_when_it_is_asked_for(root: Path, tmp_path: Path) -> None:
+    open_slide = SlideOpenerDataset(filepath=str(root), section="S1").load()
+    assert open_slide().name == IMAGE
+    SlideOpenerDataset(filepath=str(tmp_path), section="S1").load()  # nothing is there, and nothing was looked for

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from spamcaf.scoring.scores import HiddenSpots, Setting, SuperResolution, build_scores, score_super_resolution
+from spamcaf.sections.sites import Measured, Sites
 
 N_SPOTS, N_GENES = 120, 40
+PITCH_UM = 200.0
 
 
 @pytest.fixture
@@ -50,3 +54,41 @@ def scored(run: dict[str, Any], super_resolution: SuperResolution) -> tuple[dict
     """Return the record of scores, super-resolution included, and the gene scores of `run`."""
     scores, gene_scores = build_scores(**run)
     return {**scores, "super_resolution": score_super_resolution(super_resolution, "spamcaf", "square")}, gene_scores
+
+
+class Case(NamedTuple):
+    """Measured spots, hidden sites and the truth there."""
+
+    measured: Measured
+    hidden: Sites
+    truth: NDArray[np.float32]
+
+
+@pytest.fixture
+def make_case() -> Callable[..., Case]:
+    """Return a maker of cases; `place` and `image` are the strengths of the two sources of expression."""
+
+    def make(
+        place: float = 0.0,
+        image: float = 0.0,
+        side: int = 12,
+        n_genes: int = 30,
+        n_train: int = 90,
+        base: float = 2.0,
+    ) -> Case:
+        rng = np.random.default_rng(3)
+        xy_um = PITCH_UM * np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
+        seen = rng.normal(size=(len(xy_um), 3))
+        neighbours = seen[:, None, :] @ rng.normal(size=(3, 40)) + 0.3 * rng.normal(size=(len(xy_um), 9, 40))
+        waves = np.stack([np.sin(xy_um[:, 0] / 700), np.cos(xy_um[:, 1] / 900)], axis=1)
+        signal = place * waves @ rng.normal(size=(2, n_genes)) + image * seen @ rng.normal(size=(3, n_genes))
+        expression = (base + signal + rng.normal(size=signal.shape)).astype(np.float32)
+        colours = np.tile(seen, 18) + 0.3 * rng.normal(size=(len(xy_um), 54))
+        images = (part.astype(np.float32) for part in (neighbours[:, 4], neighbours))
+        sites = Sites(xy_um, *images, colours=colours.astype(np.float32))
+        order = rng.permutation(len(xy_um))
+        train, hidden = order[:n_train], order[n_train:]
+        measured = Measured(sites, expression, np.full(len(xy_um), 1e4))
+        return Case(measured.at(train), sites.at(hidden), expression[hidden])
+
+    return make

@@ -6,56 +6,33 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from spamcaf.names import Model
 from spamcaf.scoring import baselines
-from spamcaf.scoring.baselines import BASELINES, RECOVERY, SUPER_RESOLUTION, TRANSFER, predict_all
+from spamcaf.scoring.predictors import DEFAULT, able, predict_all
 from spamcaf.sections.sites import Measured, Sites
 
+if TYPE_CHECKING:
+    from conftest import Case
+
 PITCH_UM = 200.0
+BETWEEN = [*DEFAULT, Model.NEAREST_SPOT]
 INFORMED = [
     (Model.IDW, {"place": 1.5}),
     (Model.NEAREST_SPOT, {"place": 3.0}),
     (Model.KRIGING, {"place": 1.0}),
     (Model.RIDGE, {"image": 1.0}),
     (Model.KRIGING_RIDGE_PROGRAMS, {"place": 0.7, "image": 0.7}),
+    (Model.RIDGE_KRIGING, {"place": 0.7, "image": 0.7}),
+    (Model.RGB_RIDGE, {"image": 1.0}),
+    (Model.BOOSTED_PROGRAMS, {"image": 1.0}),
 ]
-
-
-class Case(NamedTuple):
-    """Measured spots, hidden sites and the truth there."""
-
-    measured: Measured
-    hidden: Sites
-    truth: NDArray[np.float32]
-
-
-@pytest.fixture
-def make_case() -> Callable[..., Case]:
-    """Return a maker of cases; `place` and `image` are the strengths of the two sources of expression."""
-
-    def make(place: float = 0.0, image: float = 0.0, side: int = 12, n_genes: int = 30, n_train: int = 90) -> Case:
-        rng = np.random.default_rng(3)
-        xy_um = PITCH_UM * np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
-        seen = rng.normal(size=(len(xy_um), 3))
-        neighbours = seen[:, None, :] @ rng.normal(size=(3, 40)) + 0.3 * rng.normal(size=(len(xy_um), 9, 40))
-        waves = np.stack([np.sin(xy_um[:, 0] / 700), np.cos(xy_um[:, 1] / 900)], axis=1)
-        signal = place * waves @ rng.normal(size=(2, n_genes)) + image * seen @ rng.normal(size=(3, n_genes))
-        expression = (2.0 + signal + rng.normal(size=signal.shape)).astype(np.float32)
-        sites = Sites(xy_um, neighbours[:, 4].astype(np.float32), neighbours.astype(np.float32))
-        order = rng.permutation(len(xy_um))
-        train, hidden = order[:n_train], order[n_train:]
-        measured = Measured(sites, expression, np.full(len(xy_um), 1e4))
-        return Case(measured.at(train), sites.at(hidden), expression[hidden])
-
-    return make
 
 
 @pytest.mark.parametrize(("name", "sources"), INFORMED)
@@ -79,7 +56,7 @@ def test_tiny_sections_with_constant_genes_stay_finite(n_train: int, make_case: 
     case = make_case(place=1.0, image=1.0, n_train=n_train, side=4)
     case.measured.expression[:, :3] = 0.0
     case.measured.expression[:, 3] = 1.5
-    found = predict_all(case.measured, case.hidden, PITCH_UM, 0, names=SUPER_RESOLUTION)
+    found = predict_all(case.measured, case.hidden, PITCH_UM, 0, names=BETWEEN)
     for values in found.values():
         assert values.shape == case.truth.shape
         assert values.dtype == np.float32
@@ -91,31 +68,29 @@ def test_tiny_sections_with_constant_genes_stay_finite(n_train: int, make_case: 
 def test_nothing_varies_at_all(make_case: Callable) -> None:
     case = make_case(n_train=20, side=6)
     flat = replace(case.measured, expression=np.ones_like(case.measured.expression))
-    for values in predict_all(flat, case.hidden, PITCH_UM, 0, names=SUPER_RESOLUTION).values():
+    for values in predict_all(flat, case.hidden, PITCH_UM, 0, names=BETWEEN).values():
         np.testing.assert_allclose(values, 1.0, atol=1e-6)
 
 
 def test_one_gene(make_case: Callable) -> None:
     case = make_case(place=1.0, image=1.0, n_genes=1, n_train=30, side=8)
-    for values in predict_all(case.measured, case.hidden, PITCH_UM, 0, names=SUPER_RESOLUTION).values():
+    for values in predict_all(case.measured, case.hidden, PITCH_UM, 0, names=BETWEEN).values():
         assert values.shape == (len(case.hidden), 1)
 
 
 def test_shared_parts_equal_the_baselines_alone(make_case: Callable) -> None:
     case = make_case(place=1.0, image=1.0)
     together = predict_all(case.measured, case.hidden, PITCH_UM, 5)
-    assert list(together) == list(RECOVERY)
-    for name in RECOVERY:
-        alone = BASELINES[name](case.measured, case.hidden, PITCH_UM, 5)
+    assert list(together) == list(DEFAULT)
+    for name in DEFAULT:
+        alone = getattr(baselines, name)(case.measured, case.hidden, PITCH_UM, 5)
         np.testing.assert_array_equal(together[name], alone)
 
 
 def test_kriging_and_ridge_are_fitted_once(make_case: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for name in (Model.KRIGING, Model.RIDGE):
-        counted = _counted(BASELINES[name], name, calls)
-        monkeypatch.setattr(baselines, name, counted)
-        monkeypatch.setitem(BASELINES, name, counted)
+        monkeypatch.setattr(baselines, name, _counted(getattr(baselines, name), name, calls))
     case = make_case(place=1.0, n_train=30, side=8)
     found = predict_all(case.measured, case.hidden, PITCH_UM, 0, names=[Model.KRIGING_RIDGE_PROGRAMS, Model.RIDGE])
     assert sorted(calls) == [Model.KRIGING, Model.RIDGE]
@@ -132,7 +107,7 @@ def _counted(predict: Callable, name: str, calls: list[str]) -> Callable:
 
 def test_unknown_name_lists_the_known_ones(make_case: Callable) -> None:
     case = make_case(n_train=30, side=8)
-    with pytest.raises(ValueError, match=r"Unknown baseline 'os'.*kriging"):
+    with pytest.raises(ValueError, match=r"Unknown predictor 'os'.*kriging"):
         predict_all(case.measured, case.hidden, PITCH_UM, 0, names=["os"])
 
 
@@ -143,9 +118,9 @@ def test_too_few_spots_is_an_error(make_case: Callable) -> None:
 
 
 def test_importing_the_registry_loads_no_learner() -> None:
-    code = "import sys, spamcaf.scoring.baselines; print('sklearn' in sys.modules)"
+    code = "import sys, spamcaf.scoring.predictors as p; print({'sklearn', 'torch', p.__name__} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "{'spamcaf.scoring.predictors'}"
 
 
 def _sites(xy_um: list[tuple[float, float]]) -> Sites:
@@ -308,7 +283,7 @@ def test_equal_depths_give_the_gene_mean(make_case: Callable) -> None:
 def test_depth_of_another_section_is_predicted_without_positions(make_case: Callable) -> None:
     case = make_case()
     measured = _with_depth(case, _smooth_depth(case))
-    found = predict_all(measured, case.hidden, PITCH_UM, 0, TRANSFER, positions=False)
+    found = predict_all(measured, case.hidden, PITCH_UM, 0, able(DEFAULT, new_section=True), positions=False)
     assert list(found) == ["gene_mean", "ridge", "depth_only"]
     log_depth = _depth_of(case, measured, baselines.ridge)[:, 0]
     slope, offset = np.polyfit(np.log(measured.depth), measured.expression[:, 0].astype(float), 1)

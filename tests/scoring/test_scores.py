@@ -227,3 +227,19 @@ def test_where_released_was_fitted_alone_it_is_judged() -> None:
     sentence = verdict(_models(released=0.1, idw=0.2), "released", "hidden spots")
     assert sentence.startswith("Released network (replica) does NOT beat the best baseline, Inverse distance:")
     assert "Gaussian process" not in sentence
+
+
+def test_a_peer_that_is_best_is_called_one() -> None:
+    models = {name: {"pcc_mean": value} for name, value in (("spamcaf", 0.3), ("idw", 0.1), ("bleep", 0.2))}
+    assert "beats the best peer, BLEEP (frozen features), by a factor of 1.50" in verdict(
+        models, "spamcaf", "hidden spots"
+    )
+
+
+def test_a_constant_that_wins_mae_is_named(run) -> None:
+    median = np.tile(np.median(run["hidden"].expression, axis=0), (len(run["hidden"].expression), 1))
+    worse = {name: values + 5 for name, values in run["predictions"].items()}
+    scores, _ = build_scores(**run | {"predictions": {**worse, "gene_median": median.astype(np.float32)}})
+    assert "The least MAE is that of each gene's median, a constant" in reach(scores)[-1]
+    as_before, _ = build_scores(**run)
+    assert not any("MAE" in sentence for sentence in reach(as_before))

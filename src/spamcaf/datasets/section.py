@@ -20,6 +20,8 @@ from spamcaf.readers.find import find_reader
 from spamcaf.readers.labels import add_labels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
 
     from spamcaf.simulation.section import SimulatedTissue
@@ -103,6 +105,13 @@ class SectionSlideDataset(_RawDataset):
         image = tissue.render(0, 0, columns, rows)
         digest = hashlib.sha256(image.tobytes()).hexdigest()[:16]
         return Slide(ArrayPixels(image, f"{SIMULATED}-{digest}"), SIMULATED)
+
+
+class SlideOpenerDataset(SectionSlideDataset):
+    """Load the function that opens the image, for a node that needs it with some settings only."""
+
+    def load(self) -> Callable[[], Slide]:  # type: ignore[override]  # a way to what the base class loads
+        return super().load
 
 
 class TruthDataset(_RawDataset):

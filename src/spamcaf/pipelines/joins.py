@@ -52,6 +52,7 @@ class StoredSites:
     stores: tuple[Features, ...]
     store: NDArray[np.intp]  # (site,) which of `stores` holds a site's features
     row: NDArray[np.intp]  # (site,) and in which row
+    colours: NDArray[np.float32] | None = None  # (site, 54), in memory, where they were measured
 
     def __len__(self) -> int:
         return len(self.xy_um)
@@ -61,7 +62,8 @@ class StoredSites:
         windows = self._taken([features.windows for features in self.stores], index)
         parts: list[list[Any]] = [[store.whole for store in self.stores], [store.maps for store in self.stores]]
         whole, maps = (None if any(p is None for p in part) else self._taken(part, index) for part in parts)
-        return Sites(self.xy_um[index], windows[:, CENTRE], windows, whole, maps)
+        colours = None if self.colours is None else self.colours[index]
+        return Sites(self.xy_um[index], windows[:, CENTRE], windows, whole, maps, colours)
 
     @property
     def n_px_padded(self) -> NDArray[np.int64]:
@@ -77,9 +79,12 @@ class StoredSites:
         return taken
 
 
-def sites_of(ids: list[str], xy_um: NDArray[np.float64], features: Features) -> StoredSites:
-    """Return the sites `ids` at `xy_um`, whose features are those of one store."""
-    return StoredSites(xy_um, (features,), np.zeros(len(ids), np.intp), features.rows(ids))
+def sites_of(
+    ids: list[str], xy_um: NDArray[np.float64], features: Features, colours: pd.DataFrame | None = None
+) -> StoredSites:
+    """Return the sites `ids` at `xy_um`, whose features are those of one store; `colours` has a row per site id."""
+    of_each = None if colours is None or colours.empty else colours.loc[ids].to_numpy(np.float32)
+    return StoredSites(xy_um, (features,), np.zeros(len(ids), np.intp), features.rows(ids), of_each)
 
 
 def grid_sites(grid: pd.DataFrame, spot_features: Features, grid_features: Features, mpp: float) -> StoredSites:
@@ -99,12 +104,14 @@ def grid_sites(grid: pd.DataFrame, spot_features: Features, grid_features: Featu
     return StoredSites(xy_um, (spot_features, grid_features), (~is_spot).astype(np.intp), row)
 
 
-def measured_spots(expression: AnnData, features: Features, barcodes: list[str]) -> Measured:
+def measured_spots(
+    expression: AnnData, features: Features, barcodes: list[str], colours: pd.DataFrame | None = None
+) -> Measured:
     """Return the spots `barcodes` with features, expression and depth, in that order."""
     features.require_sites(expression.obs_names.tolist(), np.asarray(expression.obsm[SPATIAL], np.float64))
     spots = expression[barcodes]
     xy_um = np.asarray(spots.obsm[SPATIAL], np.float64) * mpp_of(expression)
-    sites = sites_of(barcodes, xy_um, features).at(EVERY)
+    sites = sites_of(barcodes, xy_um, features, colours).at(EVERY)
     others = np.asarray(spots.obsm[PROGRAM_GENES], np.float32) if PROGRAM_GENES in spots.obsm else None
     return Measured(sites, np.asarray(spots.X), spots.obs[DEPTH].to_numpy(np.float64), others)
 

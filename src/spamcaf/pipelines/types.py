@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
     from matplotlib.figure import Figure
     from pandas import DataFrame
@@ -17,12 +19,15 @@ if TYPE_CHECKING:
     from spamcaf.datasets.inputs import OtherSections, References
     from spamcaf.download.fetch import RemoteFiles
     from spamcaf.histology.backbone import Backbone
+    from spamcaf.histology.slide import Slide
     from spamcaf.model.training import Checkpoints
     from spamcaf.peers.models import TrainedModel
     from spamcaf.simulation.section import SimulatedTissue
+
+    OpenSlide = Callable[[], Slide]
 else:
     AnnData = Backbone = Checkpoints = DataFrame = Figure = Any
-    OtherSections = References = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any
+    OpenSlide = OtherSections = References = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any
 
 __all__ = [
     "AnnData",
@@ -30,6 +35,7 @@ __all__ = [
     "Checkpoints",
     "DataFrame",
     "Figure",
+    "OpenSlide",
     "OtherSections",
     "References",
     "RemoteFiles",

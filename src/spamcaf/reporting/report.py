@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from spamcaf.names import Metric, Model, display_name
+from spamcaf.names import PEERS, Metric, Model, display_name
 from spamcaf.reporting import charts
 from spamcaf.reporting.gene_table import COLUMNS, count_outcomes
 from spamcaf.reporting.notes import METRICS, PROTOCOLS, Label, Record, notes
+from spamcaf.scoring.predictors import PREDICTORS
 from spamcaf.scoring.scores import Models, best_baseline, best_beyond_interval, best_model, by_rank, model_of, reach
 
 if TYPE_CHECKING:
@@ -25,13 +26,7 @@ _LEARNS_FROM: dict[str, str] = {
     "spots: a Gaussian process on gene programs, combined with the network where one was fitted",
     Model.PROGRAM_GP: "the same, without the network; a part of SpaMCAF",
     Model.RELEASED: "image features of a site and its surroundings",
-    Model.GENE_MEAN: "each gene's mean over the visible spots",
-    Model.IDW: "the 8 nearest visible spots, weighted by inverse distance",
-    Model.KRIGING: "positions and expression of visible spots",
-    Model.RIDGE: "image features of a site",
-    Model.KRIGING_RIDGE_PROGRAMS: "image features and positions, for 5 gene programs",
-    Model.DEPTH_ONLY: "sequencing depth alone, which is predicted from image features and positions",
-    Model.NEAREST_SPOT: "the nearest measured spot",
+    **{name: f"{p.description}. Sees: {p.sees}. Training: {p.training}." for name, p in PREDICTORS.items()},
 }
 
 _FIGURES: dict[str, Label] = {
@@ -204,7 +199,8 @@ def _key_numbers(scores: Record, model: str) -> list[tuple[str, str, str]]:
         remark = f"95 % interval over genes {_gap(interval)}" if interval else "mean over genes"
         tiles.append((f"{display_name(model)}, mean PCC", _text(models[model][Metric.PCC_MEAN]), remark))
     if (best := best_baseline(models)) is not None:
-        tiles.append(("Best baseline, mean PCC", _text(models[best][Metric.PCC_MEAN]), display_name(best)))
+        kind = "peer" if best in PEERS else "baseline"
+        tiles.append((f"Best {kind}, mean PCC", _text(models[best][Metric.PCC_MEAN]), display_name(best)))
     tiles.append(("Noise ceiling", _text(ceiling[Metric.PCC_MEAN]), "highest mean PCC that the noise of counts allows"))
     hidden = f"of {scores['n_train'] + scores['n_hidden'] + scores['n_buffer']} spots, {scores['n_genes']} genes"
     return [*tiles, ("Hidden spots", str(scores["n_hidden"]), hidden)]

@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, Metric, Model, display_name
+from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, PEERS, Metric, Model, display_name
 from spamcaf.scoring import intervals, limits, metrics
-from spamcaf.scoring.baselines import BASELINES
 from spamcaf.scoring.domains import describe_domains
+from spamcaf.scoring.predictors import PREDICTORS
 
 Models = Mapping[str, Mapping[str, Any]]
 """Scores by model and `Metric`."""
@@ -39,8 +39,8 @@ def best_model(models: Models, metric: Metric = Metric.PCC_MEAN) -> str | None:
 
 
 def best_baseline(models: Models) -> str | None:
-    """Return the baseline with the highest mean PCC, None where there is no baseline."""
-    return best_model({name: values for name, values in models.items() if name in BASELINES})
+    """Return the baseline or peer with the highest mean PCC, None where there is none."""
+    return best_model({name: values for name, values in models.items() if name in PREDICTORS})
 
 
 def best_beyond_interval(record: Mapping[str, Any]) -> dict[Metric, str | None]:
@@ -71,7 +71,7 @@ def verdict(models: Models, model: str, where: str, difference: Sequence[float] 
     if difference is not None:
         figures += f", difference {difference[0]:+.3f} to {difference[1]:+.3f} in 95 % of bootstraps over genes"
     is_level = difference is not None and difference[0] <= 0 <= difference[1]
-    sentence = _compare(display_name(model), ours, display_name(best), theirs, figures, is_level)
+    sentence = _compare(display_name(model), ours, best, theirs, figures, is_level)
     if model == Model.SPAMCAF and Model.PROGRAM_GP in models:
         alone = float(models[Model.PROGRAM_GP][Metric.PCC_MEAN])
         change = round(ours - alone, 3)
@@ -81,14 +81,15 @@ def verdict(models: Models, model: str, where: str, difference: Sequence[float] 
 
 
 def _compare(model: str, ours: float, best: str, theirs: float, figures: str, is_level: bool) -> str:
+    rival = f"the best {'peer' if best in PEERS else 'baseline'}, {display_name(best)}"
     if is_level or (theirs > 0 and abs(ours / theirs - 1) < _LEVEL):
-        return f"{model} is level with the best baseline, {best} ({figures})"
+        return f"{model} is level with {rival} ({figures})"
     if theirs <= 0:
         word = "beats" if ours > theirs else "does not beat"
-        return f"{model} {word} the best baseline, {best} ({figures}; no factor, for the baseline is not above 0)"
+        return f"{model} {word} {rival} ({figures}; no factor, for the baseline is not above 0)"
     if ours > theirs:
-        return f"{model} beats the best baseline, {best}, by a factor of {ours / theirs:.2f} ({figures})"
-    return f"{model} does NOT beat the best baseline, {best}: it reaches {ours / theirs:.2f} of it ({figures})"
+        return f"{model} beats {rival}, by a factor of {ours / theirs:.2f} ({figures})"
+    return f"{model} does NOT beat {rival}: it reaches {ours / theirs:.2f} of it ({figures})"
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _with_shares(bound: Mapping[str, Any], models: Models) -> dict[str, Any]:
 
 
 def reach(scores: Mapping[str, Any]) -> list[str]:
-    """Say in sentences what can be reached of the mean PCC, and how much of the model's sequencing depth explains.
+    """Say in sentences what can be reached of the mean PCC, what sequencing depth explains, and what MAE is worth.
 
     `scores` is the record of `build_scores`; one of an earlier version may hold neither.
     """
@@ -220,6 +221,10 @@ def reach(scores: Mapping[str, Any]) -> list[str]:
     if Model.DEPTH_ONLY in models and ours > 0:
         share = models[Model.DEPTH_ONLY][Metric.PCC_MEAN] / ours
         sentences.append(f"Sequencing depth alone, predicted likewise, explains {share:.0%} of the score.")
+    if best_model(models, Metric.MAE) == Model.GENE_MEDIAN:
+        sentences.append(
+            "The least MAE is that of each gene's median, a constant: where most values are 0, MAE shows no skill."
+        )
     return sentences
 
 

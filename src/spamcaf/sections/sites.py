@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +49,12 @@ class Sites:
     neighbours: NDArray[np.float32]  # (site, 9, feature), of the 3 x 3 tiles, row by row; index 4 equals `target`
     whole: NDArray[np.float32] | None = None  # (site, feature), of the window shrunk to one tile; where needed
     maps: NDArray[np.float16] | None = None  # (site, view, ...), of the tile before the backbone's last blocks
+    colours: NDArray[np.float32] | None = None  # (site, 54), `tile_colours` of the 3 x 3 tiles; where needed
 
     def __post_init__(self) -> None:
         n = len(self.xy_um)
-        if any(len(part) != n for part in (self.target, self.neighbours, self.whole) if part is not None):
+        parts = (self.target, self.neighbours, self.whole, self.colours)
+        if any(len(part) != n for part in parts if part is not None):
             raise ValueError(
                 f"Expected one position, target and window per site, found {n} positions, {len(self.target)} targets, "
                 f"{len(self.neighbours)} windows and {'no' if self.whole is None else len(self.whole)} shrunk windows. "
@@ -64,8 +66,8 @@ class Sites:
 
     def at(self, index: Index) -> Self:
         """Return the sites at `index`."""
-        whole, maps = None if self.whole is None else self.whole[index], None if self.maps is None else self.maps[index]
-        return type(self)(self.xy_um[index], self.target[index], self.neighbours[index], whole, maps)
+        more: list[Any] = [None if part is None else part[index] for part in (self.whole, self.maps, self.colours)]
+        return type(self)(self.xy_um[index], self.target[index], self.neighbours[index], *more)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import numpy as np
 
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
+from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.names import PROVENANCE, SECTION_METADATA, SPATIAL, Model, Obs, Part, SectionField
-from spamcaf.parameters import EvaluationSettings, ReportSettings, SplitSettings
+from spamcaf.parameters import ComputeSettings, EvaluationSettings, ReportSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.joins import grid_sites, measured_other_sections, measured_spots, mpp_of, pitch_um_of, sites_of
-from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections, SimulatedTissue
+from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OpenSlide, OtherSections, SimulatedTissue
 from spamcaf.reporting.prediction import DRAW, SD
 from spamcaf.sections.array_indices import index_of
 from spamcaf.sections.gene_names import find_genes, named
@@ -27,27 +28,50 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def fit_baselines(
-    expression: AnnData, spot_split: DataFrame, spot_features: Features, other_sections: OtherSections, seed: int
-) -> AnnData:
-    """Predict the hidden spots with every baseline; one layer each.
+def measure_colours(
+    expression: AnnData, open_slide: OpenSlide, tiles: TileSettings, evaluation: EvaluationSettings
+) -> DataFrame:
+    """Return a row of `tile_colours` per spot; an empty table where no chosen predictor needs it."""
+    import pandas as pd
 
-    Baselines learn from the section itself; where all of it is hidden, those that need no neighbours learn from the
-    other sections.
+    from spamcaf.histology.colours import tile_colours
+    from spamcaf.scoring.predictors import PREDICTORS
+
+    if not any(PREDICTORS[name].needs_colours for name in evaluation.models):
+        return pd.DataFrame()
+    xy_px = np.asarray(expression.obsm[SPATIAL], np.float64)
+    geometry = WindowGeometry.of(tiles, mpp_of(expression))
+    return pd.DataFrame(tile_colours(open_slide(), xy_px, geometry), index=expression.obs_names)
+
+
+def fit_baselines(
+    expression: AnnData,
+    spot_split: DataFrame,
+    spot_features: Features,
+    spot_colours: DataFrame,
+    other_sections: OtherSections,
+    evaluation: EvaluationSettings,
+    compute: ComputeSettings,
+    seed: int,
+) -> AnnData:
+    """Predict the hidden spots with every baseline and peer of `evaluation.models`; one layer each.
+
+    They learn from the section itself; where all of it is hidden, those that need no neighbours learn from the other
+    sections.
     """
     from anndata import AnnData
 
-    from spamcaf.scoring.baselines import RECOVERY, TRANSFER, predict_all
+    from spamcaf.scoring.predictors import able, predict_all
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
     if visible:
-        measured = measured_spots(expression, spot_features, visible)
+        measured = measured_spots(expression, spot_features, visible, spot_colours)
     else:
         measured = stack(measured_other_sections(other_sections, expression, spot_features.key))
     xy_um = np.asarray(expression[hidden].obsm[SPATIAL]) * mpp_of(expression)
-    sites = sites_of(hidden, xy_um, spot_features)
-    names, pitch_um = RECOVERY if visible else TRANSFER, pitch_um_of(expression)
-    layers = predict_all(measured, sites, pitch_um, seed, names, positions=bool(visible))
+    sites = sites_of(hidden, xy_um, spot_features, spot_colours)
+    names, pitch_um = able(evaluation.models, new_section=not visible), pitch_um_of(expression)
+    layers = predict_all(measured, sites, pitch_um, seed, names, positions=bool(visible), compute=compute)
     return AnnData(
         None, expression[hidden].obs[[]], expression.var, layers=layers, shape=(len(hidden), expression.n_vars)
     )
@@ -60,21 +84,25 @@ def score_super_resolution(
     grid: DataFrame,
     spot_features: Features,
     grid_features: Features,
+    evaluation: EvaluationSettings,
+    compute: ComputeSettings,
     seed: int,
 ) -> dict[str, Any]:
     """Score the sites between the spots against the truth; an empty record where there are none, or no known truth.
 
-    The baselines learn from the same measured spots as the model.
+    Baselines and peers learn from the same measured spots as the model. The nearest spot always stands beside them: it
+    is the map that was measured.
     """
     between = (grid[SUB_INDEX] > 0).to_numpy()
     if truth is None or not between.any():
         return {}
     from spamcaf.scoring import scores
-    from spamcaf.scoring.baselines import SUPER_RESOLUTION, predict_all
+    from spamcaf.scoring.predictors import able, predict_all
 
     sites = grid_sites(grid[between], spot_features, grid_features, mpp_of(expression))
     measured = measured_spots(expression, spot_features, expression.obs_names.tolist())
-    predictions = predict_all(measured, sites, pitch_um_of(expression), seed, SUPER_RESOLUTION)
+    names = able(dict.fromkeys([*evaluation.models, str(Model.NEAREST_SPOT)]), between_spots=True)
+    predictions = predict_all(measured, sites, pitch_um_of(expression), seed, names, compute=compute)
     predictions |= _ours(super_resolved[between])
     genes = expression.var_names.tolist()
     known = truth.true_expression(sites.xy_um)[:, truth.genes.index.get_indexer(genes)]

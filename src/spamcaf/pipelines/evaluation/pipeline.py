@@ -10,16 +10,23 @@ from spamcaf.pipelines.evaluation import nodes
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline; `kwargs` is Kedro's convention."""
     spots = ["expression", "spot_split"]
+    others = ["params:evaluation", "params:compute", "params:seed"]
     steps = [
         Node(
+            nodes.measure_colours,
+            ["expression", "open_slide", "params:tiles", "params:evaluation"],
+            "spot_colours",
+            name="measure_colours",
+        ),
+        Node(
             nodes.fit_baselines,
-            [*spots, "spot_features", "other_sections", "params:seed"],
+            [*spots, "spot_features", "spot_colours", "other_sections", *others],
             "baseline_predictions",
             name="fit_baselines",
         ),
         Node(
             nodes.score_super_resolution,
-            ["truth", "super_resolved", "expression", "grid", "spot_features", "grid_features", "params:seed"],
+            ["truth", "super_resolved", "expression", "grid", "spot_features", "grid_features", *others],
             "super_resolution_scores",
             name="score_super_resolution",
         ),
