@@ -21,7 +21,7 @@ from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.fitted import SpamcafModel
 from spamcaf.parameters import FitSettings, SplitSettings
 from spamcaf.pipelines.references import join_reference, reference_counts
-from spamcaf.readers.reference import read_reference
+from spamcaf.readers.reference import Reference, read_reference
 from spamcaf.scoring.metrics import gene_structure, score_draws
 from spamcaf.sections.panel import normalise_expression
 
@@ -95,7 +95,7 @@ def draws_table(sections: Sequence[Section], n_masks: int, options: Options) -> 
 
 def _fit(hiding: Hiding, options: Options, paths: Sequence[Path], others: Sequence[Section]) -> SpamcafModel:
     expression = _expression(hiding)
-    references = References({path.name: partial(read_reference, path) for path in paths})
+    references = References({path.name: Reference(partial(read_reference, path), [path]) for path in paths})
     counts = reference_counts(references, expression, SEED)
     counts += [join_reference(other.name, other.data, expression, SEED) for other in others]
     fit = FitSettings(**{**options.fit.model_dump(), "use_network": False})

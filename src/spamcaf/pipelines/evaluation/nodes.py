@@ -86,13 +86,12 @@ def score_predictions(
     baseline_predictions: AnnData,
     expression: AnnData,
     spot_split: DataFrame,
-    super_resolution_scores: dict[str, Any],
     settings: SplitSettings,
     seed: int,
 ) -> tuple[DataFrame, dict[str, Any]]:
-    """Score every predictor on the hidden spots; print the table."""
+    """Score every predictor on the hidden spots."""
     from spamcaf.scoring import metrics
-    from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores, format_table
+    from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
     _require_same_spots(hidden, recovered, baseline_predictions)
@@ -116,10 +115,17 @@ def score_predictions(
         n_neighbours = min(metrics.NEIGHBOURS[setting.lattice], len(hidden) - 1)
         truth_values, xy_um = hidden_spots.expression, hidden_spots.xy_um
         scores["draws"] = metrics.score_draws(truth_values, np.stack(draws), xy_um, n_neighbours)
-    if super_resolution_scores:
-        scores["super_resolution"] = super_resolution_scores
-    logger.info("scores on hidden spots\n%s", format_table(scores))
     return gene_scores, scores
+
+
+def join_scores(hidden_scores: dict[str, Any], super_resolution_scores: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores on hidden spots with those between the spots, where there are any; print the table."""
+    from spamcaf.scoring.scores import format_table
+
+    between = {"super_resolution": super_resolution_scores} if super_resolution_scores else {}
+    scores = {**hidden_scores, **between}
+    logger.info("scores on hidden spots\n%s", format_table(scores))
+    return scores
 
 
 def plot_maps(
