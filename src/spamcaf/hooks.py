@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BACKBONE, REFERENCES = "backbone", "references"
+BACKBONE, REFERENCES, SESSIONS = "backbone", "references", "sessions"
 RAW = ("raw_section", "slide")
 # choices that name folders of results, and the next step after a name that cannot
 NAMES = {
@@ -69,7 +69,7 @@ class SettingsGuard:
     @hook_impl
     def after_catalog_created(self, catalog: CatalogProtocol) -> None:
         """Add what makes other runs inside this one."""
-        catalog["sessions"] = SessionsDataset(self._context)  # type: ignore[index]
+        catalog[SESSIONS] = SessionsDataset(self._context)  # type: ignore[index]
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -153,6 +153,8 @@ def _dotted(params: Mapping[str, Any], before: str = "") -> Iterator[str]:
 def _used(pipeline: Pipeline, given: set[str], stored: set[str]) -> set[str]:
     """Return those of the given names that a node takes or a stored input depends on, and names of folders."""
     datasets = pipeline.datasets()
+    if SESSIONS in datasets:
+        return given  # by the runs that it makes
     taken = {name.removeprefix(ONE) for name in datasets if name.startswith(ONE)}
     chosen = datasets | {ROOTS[name] for name in stored if name in ROOTS}
     full = {name: ".".join(SHORT_NAMES.get(name, (name,))) for name in given}

@@ -23,7 +23,7 @@ ALL = "all"
 """The row of the mean over sections."""
 LEVEL, MAX_FALSE = 0.95, 0.05
 MAX_EXACT = 50  # pairs up to which the exact distribution of the signed-rank statistic is used
-SCORE, MEANS = "pearson", ("spearman", "mse", "mae", "pearson_depth_removed")
+SCORE, MEANS = "pearson", ("spearman", "mse", "mae", "pearson_depth_removed", "ceiling", "reachable_limit")
 
 
 def compare_models(gene_scores: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
@@ -49,33 +49,35 @@ def compare_models(gene_scores: pd.DataFrame, n_bootstrap: int, seed: int) -> pd
     """
     rows = []
     for protocol, of_protocol in gene_scores.groupby("protocol", sort=False):
-        cubes = {str(name): _cube(part) for name, part in of_protocol.groupby("section", sort=False)}
+        parts = {str(name): part for name, part in of_protocol.groupby("section", sort=False)}
+        tables = {name: _by_gene(part) for name, part in parts.items()}
         models = list(dict.fromkeys(of_protocol["model"]))
         rng = np.random.default_rng(seed)
-        draws = {name: _resample(cube, n_bootstrap, rng) for name, cube in cubes.items()}
-        means = {name: {m: float(np.nanmean(cube[m])) for m in cube} for name, cube in cubes.items()}
-        if len(cubes) > 1:
-            draws[ALL] = {m: np.mean([draws[name][m] for name in cubes], axis=0) for m in models}
-            means[ALL] = {m: float(np.mean([means[name][m] for name in cubes])) for m in models}
-        for name, of_models in draws.items():
-            of_section = of_protocol if name == ALL else of_protocol[of_protocol["section"] == name]
-            parts = list(cubes.values()) if name == ALL else [cubes[name]]
-            rows += _rows(means[name], of_models, parts, of_section, {"protocol": protocol, "section": name})
+        draws = {name: _resample(table, n_bootstrap, rng) for name, table in tables.items()}
+        means = {name: {m: float(np.nanmean(table[m])) for m in models} for name, table in tables.items()}
+        for name, part in parts.items():
+            names = {"protocol": protocol, "section": name}
+            rows += _rows(means[name], draws[name], [tables[name]], part, names)
+        if len(parts) > 1:
+            mean = {m: float(np.mean([means[name][m] for name in parts])) for m in models}
+            draw = {m: np.mean([draws[name][m] for name in parts], axis=0) for m in models}
+            rows += _rows(mean, draw, list(tables.values()), of_protocol, {"protocol": protocol, "section": ALL})
     return pd.DataFrame(rows)
 
 
-def _cube(scores: pd.DataFrame) -> dict[str, Floats]:
-    """Return (gene, mask) scores by model, all with the same genes and masks; NaN where a mask's panel lacks a gene."""
-    wide = scores.pivot_table(index="gene", columns=["model", "mask"], values=SCORE, sort=False, dropna=False)
-    return {str(m): wide[m].to_numpy(np.float64) for m in dict.fromkeys(scores["model"])}
+def _by_gene(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per gene and a column per model and mask; NaN where the panel of a mask lacks a gene."""
+    return scores.pivot_table(index="gene", columns=["model", "mask"], values=SCORE)
 
 
-def _resample(cube: dict[str, Floats], n: int, rng: np.random.Generator) -> dict[str, Floats]:
-    """Return (resample,) means of each model."""
-    n_genes, n_masks = next(iter(cube.values())).shape
+def _resample(table: pd.DataFrame, n: int, rng: np.random.Generator) -> dict[str, Floats]:
+    """Return (resample,) means by model."""
+    models = list(dict.fromkeys(table.columns.get_level_values(0)))
+    n_genes, n_masks = table[models[0]].shape
     of_gene, of_mask = (rng.multinomial(k, np.full(k, 1 / k), n).astype(np.float64) for k in (n_genes, n_masks))
     draws = {}
-    for model, values in cube.items():
+    for model in models:
+        values = table[model].to_numpy(np.float64)
         known = np.isfinite(values)
         total, count = (
             ((of_gene @ x) * of_mask).sum(axis=1) for x in (np.where(known, values, 0), known.astype(float))
@@ -87,7 +89,7 @@ def _resample(cube: dict[str, Floats], n: int, rng: np.random.Generator) -> dict
 def _rows(
     means: dict[str, float],
     draws: dict[str, Floats],
-    cubes: list[dict[str, Floats]],
+    tables: list[pd.DataFrame],
     scores: pd.DataFrame,
     names: dict[str, Any],
 ) -> list[dict[str, Any]]:
@@ -102,7 +104,7 @@ def _rows(
         if best is not None and model != best:
             row |= {"best_baseline": best, "difference": means[model] - means[best]}
             row["difference_low"], row["difference_high"] = _interval(draws[model] - draws[best])
-            row |= _wins([cube[model] - cube[best] for cube in cubes], scores)
+            row |= _wins(pd.concat([table[model] - table[best] for table in tables], axis=1).to_numpy())
         rows.append(row | others.loc[model].to_dict())
     return rows
 
@@ -112,10 +114,8 @@ def _interval(draws: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _wins(differences: list[Floats], scores: pd.DataFrame) -> dict[str, int]:
-    """Count genes by the sign of their mean difference over masks, (gene, mask) of each section."""
-    genes = [part["gene"].drop_duplicates() for _, part in scores.groupby("section", sort=False)]
-    pairs = pd.concat([pd.DataFrame(d, index=g) for d, g in zip(differences, genes, strict=True)], axis=1).to_numpy()
+def _wins(pairs: Floats) -> dict[str, int]:
+    """Count genes by the sign of their mean difference, (gene, pair)."""
     mean, is_clear = np.nanmean(pairs, axis=1), false_discovery(signed_rank_p(pairs)) < MAX_FALSE
     counts = {"genes_won": mean > 0, "genes_lost": mean < 0}
     clear = {"significantly_won": is_clear & (mean > 0), "significantly_lost": is_clear & (mean < 0)}
