@@ -15,9 +15,9 @@ from pydantic import BaseModel, ValidationError
 
 from spamcaf.datasets.stored import PathDataset, record_path
 from spamcaf.errors import MAX_NAME, InputError, is_section_name
-from spamcaf.origins import ONE, ROOTS, Origins, write_record
+from spamcaf.origins import ONE, ROOTS, Origins, settings_in, write_record
 from spamcaf.parameters import RUN_CHOICES, SHORT_NAMES, RunSettings
-from spamcaf.sessions import SessionsDataset
+from spamcaf.sessions import Sessions, SessionsDataset
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -51,12 +51,12 @@ class SettingsGuard:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Check the settings and the names of sections; give the configuration loader the project's folder."""
-        self._context = context
         loader = context.config_loader
         loader.project_root = context.project_path  # type: ignore[attr-defined]
         settings = dict(loader["parameters"])
         check_settings(settings)
         chosen = {**loader["globals"], **settings}
+        self._read = context, chosen
         for name, next_step in NAMES.items():
             if name in chosen and not is_section_name(str(chosen[name])):
                 expected = f"at most {MAX_NAME} letters, digits, '_', '-' and '.', since it names files."
@@ -67,9 +67,10 @@ class SettingsGuard:
             raise InputError(f"the run name '{run[:MAX_NAME]}'.", expected, "Choose another: --params run=<name>.")
 
     @hook_impl
-    def after_catalog_created(self, catalog: CatalogProtocol) -> None:
+    def after_catalog_created(self, catalog: CatalogProtocol, parameters: dict[str, Any]) -> None:
         """Add what makes other runs inside this one."""
-        catalog[SESSIONS] = SessionsDataset(self._context)  # type: ignore[index]
+        sessions = SessionsDataset(Sessions.of(*self._read), settings_in(parameters["parameters"]))
+        catalog[SESSIONS] = sessions  # type: ignore[index]
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:

@@ -87,7 +87,7 @@ class Origins:
         seen: dict[str, Any] = {}
         for result in names:
             dataset = self._dataset(result)
-            if dataset is None or not dataset.is_result or not dataset._exists():
+            if dataset is None or not dataset.is_result or not dataset.path.exists():
                 continue
             record = read_record(dataset.path)
             if record is None or MADE_WITH not in record:
@@ -107,7 +107,7 @@ class Origins:
 
     def names_of(self, names: Iterable[str]) -> set[str]:
         """Return the names of all settings and inputs that the datasets `names` depend on."""
-        return set().union(*(self._of(name) for name in names))
+        return set().union(*(self._if_there(name) for name in names))
 
     def _of(self, name: str) -> dict[str, Any]:
         dataset = self._dataset(name)
@@ -116,6 +116,11 @@ class Origins:
         record = read_record(dataset.path) if dataset is not None and dataset.is_result else None
         return record.get(MADE_WITH, {}) if record else {}
 
+    def _if_there(self, name: str) -> dict[str, Any]:
+        with suppress(InputError, DatasetError, OSError):  # raw data may have been removed since
+            return self._of(name)
+        return {}
+
     def _setting(self, name: str) -> dict[str, Any]:
         return flat_settings({name.removeprefix(ONE): self.catalog.load(name)})
 
@@ -123,8 +128,7 @@ class Origins:
         root = ROOTS.get(name)
         if root is not None and root not in self._looked_up:
             self._looked_up.add(root)
-            with suppress(InputError, DatasetError, OSError):  # raw data may have been removed since
-                self._asked |= self._of(root)
+            self._asked |= self._if_there(root)
         return self._asked.get(name, UNKNOWN)
 
     def _dataset(self, name: str) -> PathDataset[Any, Any] | None:

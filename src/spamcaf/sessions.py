@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from spamcaf.datasets.stored import ReadOnlyDataset
 from spamcaf.names import CHAIN
-from spamcaf.origins import Origins, settings_in
+from spamcaf.origins import Origins
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
     from kedro.pipeline import Pipeline
 
 
+@dataclass(frozen=True)
 class Sessions:
     """The project and the options of a run, from which others of it are made that differ in a few.
 
-    Attributes
-    ----------
-    section, run
-        Their names in this run.
+    `section` and `run` are their names in this run, `params` what its command line gave.
     """
 
-    def __init__(self, context: KedroContext) -> None:
+    project: Path
+    env: str | None
+    conf_source: str
+    params: Mapping[str, Any]
+    section: str
+    run: str
+
+    @classmethod
+    def of(cls, context: KedroContext, chosen: Mapping[str, Any]) -> Self:
+        """Return those of a context; `chosen` are its globals, replaced by its parameters."""
         loader: Any = context.config_loader
-        self._project, self._env, self._conf_source = Path(context.project_path), context.env, loader.conf_source
-        self._params = {name: value for name, value in (loader.runtime_params or {}).items() if name != "benchmark"}
-        chosen = {**loader["globals"], **loader["parameters"]}
-        self.section, self.run = str(chosen["section"]), str(chosen["run"])
+        params = {name: value for name, value in (loader.runtime_params or {}).items() if name != "benchmark"}
+        names = str(chosen["section"]), str(chosen["run"])
+        return cls(Path(context.project_path), context.env, str(loader.conf_source), params, *names)
 
     def make(self, name: str, choices: Mapping[str, Any]) -> tuple[Any, int]:
         """Return a result of the chain, and how many nodes were run for it: those whose results are missing or unfit.
@@ -44,12 +51,12 @@ class Sessions:
         from kedro.framework.project import pipelines
         from kedro.framework.session import KedroSession
 
-        params = dict(self._params)
+        params = dict(self.params)
         for key, value in choices.items():
             params[key] = {**params.get(key, {}), **value} if isinstance(value, Mapping) else value
         pipelines.set_requested(list(CHAIN))
         session: Any = KedroSession.create(
-            self._project, env=self._env, conf_source=self._conf_source, runtime_params=params
+            self.project, env=self.env, conf_source=self.conf_source, runtime_params=params
         )
         with session:
             catalog = session.load_context().catalog
@@ -66,17 +73,17 @@ class SessionsDataset(ReadOnlyDataset):
     instead = "Sessions are read-only."
     shown = ()
 
-    def __init__(self, context: KedroContext) -> None:
+    def __init__(self, sessions: Sessions, settings: dict[str, Any]) -> None:
         super().__init__(filepath="")
-        self._context = context
+        self._sessions, self._settings = sessions, settings
 
     def load(self) -> Sessions:
         """Return the means."""
-        return Sessions(self._context)
+        return self._sessions
 
     def origin(self) -> dict[str, Any]:
         """Return all settings."""
-        return settings_in(self._context.config_loader["parameters"])
+        return self._settings
 
 
 def nodes_to_run(pipeline: Pipeline, results: Iterable[str], origins: Origins) -> list[str]:
