@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
 from spamcaf.parameters import SplitSettings
-from spamcaf.pipelines.evaluation.nodes import score_predictions
+from spamcaf.pipelines.evaluation.nodes import join_scores, score_predictions
 from spamcaf.scoring.limits import reachable_limit
 from spamcaf.sections.panel import normalise_expression
 
@@ -52,7 +52,7 @@ def baselines(spots: list[str]) -> AnnData:
 
 
 def test_predictions_of_the_hidden_spots_are_scored(expression: AnnData, split: pd.DataFrame) -> None:
-    arguments = recovered(HIDDEN), baselines(HIDDEN), expression, split, {}, SplitSettings(), 0
+    arguments = recovered(HIDDEN), baselines(HIDDEN), expression, split, SplitSettings(), 0
     gene_scores, scores = score_predictions(*arguments)
     assert set(gene_scores["gene"]) == set(expression.var_names)
     assert set(scores["models"]) == {"spamcaf", "gene_mean"}
@@ -80,4 +80,11 @@ def test_predictions_of_other_spots_are_refused(
     with pytest.raises(
         InputError, match=rf"predictions \({which}\) for other spots than those hidden now.*Run training"
     ):
-        score_predictions(recovered(ours), baselines(theirs), expression, split, {}, SplitSettings(), 0)
+        score_predictions(recovered(ours), baselines(theirs), expression, split, SplitSettings(), 0)
+
+
+def test_scores_between_the_spots_are_joined_where_there_are_any(expression: AnnData, split: pd.DataFrame) -> None:
+    _, scores = score_predictions(recovered(HIDDEN), baselines(HIDDEN), expression, split, SplitSettings(), 0)
+    assert join_scores(scores, {}) == scores
+    between = {"factor": 4.0, "n_sites": 9, "models": scores["models"], "verdict": "v"}
+    assert join_scores(scores, between) == {**scores, "super_resolution": between}
