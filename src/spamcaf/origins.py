@@ -7,8 +7,9 @@ Two results fit each other, and a run, if no name in their records has two value
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,8 @@ class Origins:
     def _of(self, name: str) -> dict[str, Any]:
         dataset = self._dataset(name)
         if isinstance(dataset, ReadOnlyDataset):
-            return plain(dataset.origin())  # type: ignore[no-any-return]
+            with _unlogged("spamcaf.readers"):  # nothing is read yet
+                return plain(dataset.origin())  # type: ignore[no-any-return]
         record = read_record(dataset.path) if dataset is not None and dataset.is_result else None
         return record.get(MADE_WITH, {}) if record else {}
 
@@ -140,6 +142,17 @@ def write_record(dataset: PathDataset[Any, Any], record: Mapping[str, Any]) -> N
     """Store the record beside a result that was just stored."""
     with replacing(record_path(dataset.path)) as temporary:
         temporary.write_text(json.dumps(plain(record), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def settings_in(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,13 +81,6 @@ def test_a_killed_benchmark_goes_on_and_one_more_mask_costs_one_mask(kedro: Run,
     assert json.loads(made_with.read_text())["made_with"]["panel.n_genes"] == 30
 
 
-def test_a_stored_mask_of_other_settings_is_made_again(kedro: Run, folder: Path) -> None:
-    for seed, is_stored in ((1, False), (1, True), (2, False)):
-        done = kedro(*WORDS, f"masks=0,seed={seed},run=other,{FAST}", folder=folder)
-        assert done.returncode == 0, done.stderr
-        assert ("mask 0: stored" in done.stdout) == is_stored
-
-
 class FakeRuns:
     """Make scores of no section, and remember what was asked for; `fail_at` counts the results before an error."""
 

@@ -59,7 +59,8 @@ def test_models_are_paired_with_the_best_baseline() -> None:
         assert found["genes_won"] + found["genes_lost"] == N_GENES and found["genes_won"] > 80
         lost = row(table, "idw", section)
         assert lost["genes_lost"] > 80 and lost["difference_high"] < 0
-    assert row(table, "spamcaf", "A")["significantly_won"] == 0, "5 pairs cannot be significant"
+    assert row(table, "spamcaf", "A")["genes_tested"] == 0, "5 pairs cannot be significant"
+    assert row(table, "spamcaf", "all")["genes_tested"] == N_GENES
     assert row(table, "spamcaf", "all")["significantly_won"] > 60
     assert row(table, "idw", "all")["significantly_lost"] > 30
     assert row(table, "spamcaf", "all")["pcc_mean"] == pytest.approx(
@@ -112,5 +113,7 @@ def test_the_table_in_markdown() -> None:
     lines = text.splitlines()
     assert lines[0] == "| random, mean PCC [95 %] | A | B | all | genes won : lost (significantly) |"
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["spamcaf", "ridge", "idw"]
+    assert lines[2].endswith(f" of {N_GENES}) |") and "too few pairs" not in text
+    assert "(too few pairs)" in format_markdown(compare_models(scores[scores["section"] == "A"], 100, 0))
     assert lines[3].endswith("| best baseline |")
     assert all(line.count("|") == 6 for line in lines)

@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 ALL = "all"
 """The row of the mean over sections."""
 LEVEL, MAX_FALSE = 0.95, 0.05
+MIN_PAIRS = 6  # fewer cannot reach a p value below 5 %, and would only weaken the test of the others
 MAX_EXACT = 50  # pairs up to which the exact distribution of the signed-rank statistic is used
 SCORE, MEANS = "pearson", ("spearman", "mse", "mae", "pearson_depth_removed", "ceiling", "reachable_limit")
 
@@ -43,9 +44,9 @@ def compare_models(gene_scores: pd.DataFrame, n_bootstrap: int, seed: int) -> pd
     DataFrame
         A row per protocol, section (and `all`, the mean of several) and model, best first: `pcc_mean`, `low` and
         `high` of the 95 % interval; against the best baseline of these rows, `difference` with its interval,
-        `genes_won` and `genes_lost` of the genes, and `significantly_won` and `significantly_lost`, whose signed-rank
-        test over masks (and sections) [2]_ has a false discovery rate [3]_ below 5 %; means of other scores. With fewer
-        than 6 pairs per gene no single gene can be significant.
+        `genes_won` and `genes_lost` of the genes; of `genes_tested`, those with 6 pairs of scores or more over masks
+        (and sections), `significantly_won` and `significantly_lost`, whose signed-rank test [2]_ has a false discovery
+        rate [3]_ below 5 %; means of other scores.
     """
     rows = []
     for protocol, of_protocol in gene_scores.groupby("protocol", sort=False):
@@ -116,10 +117,12 @@ def _interval(draws: Floats) -> tuple[float, float]:
 
 def _wins(pairs: Floats) -> dict[str, int]:
     """Count genes by the sign of their mean difference, (gene, pair)."""
-    mean, is_clear = np.nanmean(pairs, axis=1), false_discovery(signed_rank_p(pairs)) < MAX_FALSE
+    mean, is_tested = np.nanmean(pairs, axis=1), np.isfinite(pairs).sum(axis=1) >= MIN_PAIRS
+    is_clear = np.zeros(len(pairs), bool)
+    is_clear[is_tested] = false_discovery(signed_rank_p(pairs[is_tested])) < MAX_FALSE
     counts = {"genes_won": mean > 0, "genes_lost": mean < 0}
     clear = {"significantly_won": is_clear & (mean > 0), "significantly_lost": is_clear & (mean < 0)}
-    return {name: int(is_so.sum()) for name, is_so in (counts | clear).items()}
+    return {name: int(is_so.sum()) for name, is_so in (counts | {"genes_tested": is_tested} | clear).items()}
 
 
 def signed_rank_p(differences: Floats) -> Floats:
@@ -140,7 +143,7 @@ def false_discovery(p: Floats) -> Floats:
     """Return Benjamini and Hochberg's adjusted p values."""
     from scipy.stats import false_discovery_control
 
-    return np.asarray(false_discovery_control(p))
+    return np.asarray(false_discovery_control(p)) if len(p) else p
 
 
 def format_markdown(table: pd.DataFrame) -> str:
@@ -160,4 +163,5 @@ def format_markdown(table: pd.DataFrame) -> str:
 
 
 def _wins_text(row: Any) -> str:  # noqa: ANN401  a named tuple of pandas
-    return f"{row.genes_won:.0f} : {row.genes_lost:.0f} ({row.significantly_won:.0f} : {row.significantly_lost:.0f})"
+    clear = f"{row.significantly_won:.0f} : {row.significantly_lost:.0f} of {row.genes_tested:.0f}"
+    return f"{row.genes_won:.0f} : {row.genes_lost:.0f} ({clear if row.genes_tested else 'too few pairs'})"
