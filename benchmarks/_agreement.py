@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _networks import vit
-from _prepare import load_backbone
+from _networks import load_backbone, vit
 from _slide import N_SPOTS, lattice, task_of
 
 from spamcaf.histology.backbone import Backbone

@@ -13,17 +13,19 @@ from pathlib import Path
 
 import numpy as np
 from _memory import Watch
-from _models import SEED, mean_pcc
 from _synthetic import PITCH_UM, make_measured
+from numpy.typing import NDArray
 
 from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import fit_spamcaf
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
 from spamcaf.peers.models import FittedModel, predict
 from spamcaf.peers.released import fit_released
+from spamcaf.scoring.metrics import correlate
 from spamcaf.sections.sites import Measured
 
 SPAMCAF, RELEASED = "spamcaf", "released"
+SEED = 1234
 N_WARM_UP = 40
 
 
@@ -92,10 +94,15 @@ def measure(job: Job) -> Outcome:
         model = _fit(job, target_section, compute, lines)
     with Watch() as predicting:
         predicted = predict(model, context, held.sites, compute)
-    process = float("nan") if predicted.gp is None else mean_pcc(held.expression, predicted.gp)
-    score = mean_pcc(held.expression, predicted.mean)
+    process = float("nan") if predicted.gp is None else _mean_pcc(held.expression, predicted.gp)
+    score = _mean_pcc(held.expression, predicted.mean)
     took = (fitting.seconds, fitting.cpu_seconds, _network_s(lines), fitting.mib)
     return Outcome(*took, predicting.seconds, predicting.cpu_seconds, predicting.mib, score, process)
+
+
+def _mean_pcc(truth: NDArray[np.float32], prediction: NDArray[np.float32]) -> float:
+    """Return the mean over genes of Pearson's correlation, both (site, gene); one that is undefined counts as 0."""
+    return float(np.nan_to_num(correlate(truth, prediction)).mean())
 
 
 def _fit(job: Job, measured: Measured, compute: ComputeSettings, lines: list[tuple[float, str]]) -> FittedModel:

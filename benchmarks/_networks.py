@@ -1,15 +1,25 @@
-"""Backbones of timm with random weights, and one that costs next to nothing."""
+"""The packaged backbone, those of timm with random weights, and one that costs next to nothing."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
+from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
+GLOBALS = Path(__file__).parents[1] / "conf" / "base" / "globals.yml"
+
+
+def load_backbone() -> Backbone:
+    """Return the packaged backbone, as `conf/base` describes it."""
+    settings = yaml.safe_load(GLOBALS.read_text())
+    return BackboneDataset(name=settings["backbone"], backbones=settings["backbones"]).load()
 
 
 class Shrunk(nn.Module):

@@ -11,8 +11,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from _networks import vit
-from _prepare import load_backbone
+from _networks import load_backbone, vit
 from _slide import lattice, side_for, task_of, write_slide
 from torch import Tensor
 

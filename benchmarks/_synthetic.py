@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-from _models import Options
-from _section import Grid, Section, Seen
 from numpy.typing import NDArray
 
 from spamcaf.histology.tiles import CENTRE
-from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Obs, SectionField
-from spamcaf.parameters import FitSettings, NetworkSettings, PanelSettings, ReleasedSettings
 from spamcaf.sections.sites import Measured, Sites
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-OPTIONS = Options(
-    fit=FitSettings(epochs=1, n_programs=3),
-    network=NetworkSettings(width=8, heads=1, image_components=4, n_context=2),
-    released=ReleasedSettings(epochs=1, warmup_epochs=0),
-    panel=PanelSettings(n_genes=20),
-)
-"""Tiny, for --quick."""
-
 PITCH_UM = 100.0
-N_FEATURES, N_GENES = 12, 30
 N_SHOWN, N_HIDDEN = 4, 3
 """Fields that the picture shows, and those that it does not."""
 SHOWN_PITCHES, HIDDEN_PITCHES = 1.5, 6.0
@@ -73,9 +55,9 @@ class World:
         return rates / rates.sum(axis=1, keepdims=True)
 
 
-def _square(n_side: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _square(n_side: int) -> NDArray[np.float64]:
     index = np.stack(np.meshgrid(np.arange(n_side), np.arange(n_side)), axis=-1).reshape(-1, 2)
-    return (index * PITCH_UM).astype(np.float64), index.astype(np.int64)
+    return (index * PITCH_UM).astype(np.float64)
 
 
 def _tiles(xy_um: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,7 +74,7 @@ def make_measured(
     The shrunk window of `with_whole`, which only `released` looks at, is the mean of its tiles.
     """
     rng, world = np.random.default_rng(seed), World(n_features, n_genes)
-    xy_um = _square(int(np.ceil(np.sqrt(n_spots))))[0]
+    xy_um = _square(int(np.ceil(np.sqrt(n_spots))))
     xy_um = rng.permutation(xy_um)[:n_spots]
     windows = np.concatenate([world.features(_tiles(part), rng) for part in np.array_split(xy_um, n_spots // 500 + 1)])
     total = depth * rng.lognormal(0, 0.3, n_spots)
@@ -101,42 +83,3 @@ def make_measured(
     expression = np.log1p(counts / found[:, None] * 1e4).astype(np.float32)
     whole = windows.mean(axis=1) if with_whole else None
     return Measured(Sites(xy_um, windows[:, CENTRE], windows, whole), expression, found)
-
-
-def make_section(name: str, *, n_side: int, seed: int, factors: tuple[int, ...] = ()) -> Section:
-    """Return a section of `n_side` x `n_side` spots, and grids with their truth where `factors` asks for them."""
-    rng, world = np.random.default_rng(seed), World(N_FEATURES, N_GENES)
-    xy_um, index = _square(n_side)
-    counts = rng.poisson(world.rates(xy_um) * 2000)
-    grids = tuple(_grid(world, factor, xy_um, rng) for factor in factors)
-    return Section(name, _anndata(counts, xy_um, index), _seen(world, xy_um, rng), grids)
-
-
-def _anndata(counts: NDArray[np.int64], xy_um: NDArray[np.float64], index: NDArray[np.int64]) -> AnnData:
-    import pandas as pd
-    from anndata import AnnData
-    from scipy.sparse import csr_matrix
-
-    spots, genes = [f"s{i}" for i in range(len(counts))], [f"g{i}" for i in range(counts.shape[1])]
-    obs = pd.DataFrame({Obs.ARRAY_COL.value: index[:, 0], Obs.ARRAY_ROW.value: index[:, 1]}, index=spots)
-    section = AnnData(csr_matrix(counts.astype(np.int32)), obs, pd.DataFrame({GENE_IDS: genes}, index=genes))
-    section.obsm[SPATIAL] = xy_um
-    facts = {
-        SectionField.MPP: 1.0,
-        SectionField.PITCH_UM: PITCH_UM,
-        SectionField.SPOT_UM: 55.0,
-        SectionField.LATTICE: "square",
-    }
-    section.uns[SECTION_METADATA] = {fact.value: value for fact, value in facts.items()}
-    return section
-
-
-def _seen(world: World, xy_um: NDArray[np.float64], rng: np.random.Generator) -> Seen:
-    windows = world.features(_tiles(xy_um), rng)
-    return Seen(windows, windows.reshape(len(windows), -1)[:, :54], windows.mean(axis=1))
-
-
-def _grid(world: World, factor: int, xy_um: NDArray[np.float64], rng: np.random.Generator) -> Grid:
-    between = xy_um[:: len(xy_um) // 20 or 1] + PITCH_UM / np.sqrt(factor)
-    truth = np.log1p(1e4 * world.rates(between)).astype(np.float32)
-    return Grid(factor, factor * len(xy_um), between, _seen(world, between, rng), truth)

@@ -131,6 +131,15 @@ def test_nothing_is_no_other_section(conf: Path) -> None:
     assert load(conf, "globals") == {"other_sections": None}
 
 
+@pytest.mark.parametrize("text", ["1_1", "C2+C3", "007"])
+def test_what_a_benchmark_runs_over_has_short_names(conf: Path, text: str) -> None:
+    (conf / "base/parameters.yml").write_text("benchmark: {sections: [], masks: [0], n_bootstrap: 9}")
+    given = typed(f"sections={text},masks=0-4,benchmark.n_bootstrap=5")
+    assert given["sections"] == text
+    expected = {"sections": text, "masks": "0-4", "n_bootstrap": 5}
+    assert load(conf, "parameters", **given) == {"benchmark": expected}
+
+
 def test_genes_in_parameters_are_taken_as_written(conf: Path) -> None:
     (conf / "base/parameters.yml").write_text(
         "panel: {include: &genes [1, 1e3, NO, MARCH1], n_genes: 1_0}\nreport: {genes: *genes}"

@@ -13,12 +13,15 @@ from pydantic import BaseModel, ValidationError
 
 from spamcaf.parameters import (
     DEPRECATED_SETTINGS,
+    BenchmarkSettings,
+    ComputeSettings,
     EvaluationSettings,
     FitSettings,
     PanelSettings,
     ReportSettings,
     RunSettings,
     SimulationSettings,
+    flat_settings,
     settings_as_yaml,
 )
 
@@ -130,3 +133,23 @@ def test_an_unknown_model_gets_the_nearest_name(given: str, hint: str) -> None:
 def test_what_names_no_model_to_compare_with_is_refused(models: object) -> None:
     with pytest.raises(ValidationError, match="models"):
         EvaluationSettings.model_validate({"models": models})
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0-4", [0, 1, 2, 3, 4]), ("3", [3]), (3, [3]), ("0+2-3", [0, 2, 3]), ([1, 5], [1, 5])]
+)
+def test_masks_are_numbers_or_ranges(text: Any, numbers: list[int]) -> None:
+    assert BenchmarkSettings(masks=text).masks == numbers
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"masks": "4-"}, {"masks": "4-2"}, {"masks": []}, {"masks": "1+1"}, {"protocols": "rows"}, {"masks": -1}]
+)
+def test_masks_and_protocols_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        BenchmarkSettings.model_validate(wrong)
+
+
+def test_settings_by_dotted_name_leave_out_what_changes_no_result() -> None:
+    flat = flat_settings({"seed": 3, "compute": ComputeSettings(threads=2), "split": {"mask": 1}, "fit.model": "x"})
+    assert flat == {"seed": 3, "compute.precision": "auto", "compute.compile": False, "split.mask": 1, "fit.model": "x"}

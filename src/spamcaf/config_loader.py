@@ -17,10 +17,11 @@ from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
 from spamcaf.errors import InputError, first_line
-from spamcaf.parameters import GENE_LISTS, RUN_CHOICES, rename_deprecated
+from spamcaf.parameters import GENE_LISTS, RUN_CHOICES, SHORT_NAMES, rename_deprecated
 
-LISTS = ("other_sections", *GENE_LISTS)
-TEXTS = (*RUN_CHOICES, *GENE_LISTS)
+SECTIONS = ("sections", "benchmark.sections")
+LISTS = ("other_sections", *SECTIONS, *GENE_LISTS)
+TEXTS = (*RUN_CHOICES, *SECTIONS, *GENE_LISTS)
 MAY_BE_NULL = ("image", "bin_um", "backbone_source")
 LEADING_ZEROS = re.compile(r"^0+(?=[0-9]+$)")
 WRITTEN = ("globals", "parameters")  # configuration that holds names of sections, paths and genes
@@ -113,7 +114,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
         self.project_root = Path(conf_source).absolute().parent
         """Where relative paths start; a hook replaces it where `conf/` lies outside of the project."""
         self._reported: set[str] = set()  # old names that were warned of: Kedro reads its parameters several times
-        given = {k: _text_of(k, v) if k in RUN_CHOICES else v for k, v in (runtime_params or {}).items()}
+        given = {k: _text_of(k, v) if k in TEXTS else v for k, v in (runtime_params or {}).items()}
+        for short in SHORT_NAMES.keys() & given.keys():
+            group, name = SHORT_NAMES[short]
+            given[group] = {**given.get(group, {}), name: given.pop(short)}
         super().__init__(conf_source, env, self._renamed(given), **others)
 
     def __getitem__(self, key: str) -> dict[str, Any]:

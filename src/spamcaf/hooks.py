@@ -1,32 +1,48 @@
-"""Hooks: a wrong setting, or a backbone that cannot be had, stops the run before any work."""
+"""Hooks: a wrong setting, a backbone that cannot be had, or a stored result of other settings stops a run early."""
 
 from __future__ import annotations
 
 import difflib
 import logging
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
 from kedro.io import AbstractDataset, DatasetError
 from pydantic import BaseModel, ValidationError
 
+from spamcaf.datasets.stored import PathDataset, record_path
 from spamcaf.errors import MAX_NAME, InputError, is_section_name
-from spamcaf.parameters import RUN_CHOICES, RunSettings
+from spamcaf.origins import ONE, ROOTS, Origins, settings_in, write_record
+from spamcaf.parameters import RUN_CHOICES, SHORT_NAMES, RunSettings
+from spamcaf.sessions import Sessions, SessionsDataset
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
     from kedro.io import CatalogProtocol
     from kedro.pipeline import Pipeline
+    from kedro.pipeline.node import Node
 
 logger = logging.getLogger(__name__)
 
-BACKBONE, REFERENCES, REPORT = "backbone", "references", "report"
+BACKBONE, REFERENCES, REPORT, SESSIONS = "backbone", "references", "report", "sessions"
 RAW = ("raw_section", "slide")
 # choices that name folders of results, and the next step after a name that cannot
 NAMES = {
     "section": "Rename the section's folder, or give its place with raw_root=<folder>.",
     "model": "Name the measured section whose model is to be applied: model=<section>.",
 }
+RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")  # without a dot: no file of a section is called so
+CHOSEN_DATASETS = {
+    **dict.fromkeys(("image", "bin_um"), RAW),
+    **dict.fromkeys(("backbone", "backbone_source"), (BACKBONE,)),
+    "other_sections": ("other_sections",),
+    "reference": (REFERENCES,),
+    "model": ("transfer_model",),
+}
+"""The datasets that a choice of a run goes into."""
 
 
 class SettingsGuard:
@@ -40,10 +56,21 @@ class SettingsGuard:
         settings = dict(loader["parameters"])
         check_settings(settings)
         chosen = {**loader["globals"], **settings}
+        self._read = context, chosen
         for name, next_step in NAMES.items():
             if name in chosen and not is_section_name(str(chosen[name])):
                 expected = f"at most {MAX_NAME} letters, digits, '_', '-' and '.', since it names files."
                 raise InputError(f"the {name} name '{str(chosen[name])[:MAX_NAME]}'.", expected, next_step)
+        run = str(chosen.get("run", "default"))
+        if len(run) > MAX_NAME or not RUN_NAME.fullmatch(run):
+            expected = f"at most {MAX_NAME} letters, digits, '_' and '-', since it names folders."
+            raise InputError(f"the run name '{run[:MAX_NAME]}'.", expected, "Choose another: --params run=<name>.")
+
+    @hook_impl
+    def after_catalog_created(self, catalog: CatalogProtocol, parameters: dict[str, Any]) -> None:
+        """Add what makes other runs inside this one."""
+        sessions = SessionsDataset(Sessions.of(*self._read), settings_in(parameters["parameters"]))
+        catalog[SESSIONS] = sessions  # type: ignore[index]
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -73,6 +100,75 @@ class SettingsGuard:
         report = catalog.get(REPORT) if REPORT in pipeline.all_outputs() else None
         if isinstance(report, AbstractDataset) and (path := report._describe().get("filepath")):
             logger.info("report: %s", path)
+
+
+class OriginGuard:
+    """Stores beside each result what made it, and stops a run that would mix results of different settings."""
+
+    def __init__(self) -> None:
+        self._origins: Origins | None = None
+        self._made: dict[str, tuple[Origins, dict[str, Any]]] = {}  # by node
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Compare the stored results that the run will load with its settings, and warn of settings without effect."""
+        origins = self._of(catalog)
+        names = pipeline.datasets() if run_params.get("only_missing_outputs") else pipeline.inputs()
+        origins.require(sorted(names))
+        given = set(_dotted(run_params.get("runtime_params") or {}))
+        asked = run_params.get("pipeline_names") or ["__default__"]
+        whole = sum((pipelines.get(name, pipeline) for name in asked), pipeline)
+        if unused := sorted(given - _used(whole, given, origins.names_of(whole.inputs()))):
+            message = "--params %s: no effect on %s, whose results do not depend on it"
+            logger.warning(message, ", ".join(unused), ", ".join(asked).replace("__default__", "this run"))
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
+        """Compare the inputs with each other, and gather what makes the outputs."""
+        origins = self._of(catalog)
+        self._made[node.name] = origins, origins.of_node(node)
+
+    @hook_impl
+    def before_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Remove the record of a result that is about to be replaced: a kill meanwhile leaves one without a record."""
+        if (dataset := self._result(dataset_name, node)) is not None:
+            record_path(dataset.path).unlink(missing_ok=True)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Store the record beside the result."""
+        if (dataset := self._result(dataset_name, node)) is not None:
+            write_record(dataset, self._made[node.name][1])
+
+    def _of(self, catalog: CatalogProtocol) -> Origins:
+        if self._origins is None or self._origins.catalog is not catalog:
+            self._origins = Origins(catalog)
+        return self._origins
+
+    def _result(self, name: str, node: Node) -> PathDataset[Any, Any] | None:
+        dataset = self._made[node.name][0].catalog.get(name)
+        return dataset if isinstance(dataset, PathDataset) and dataset.is_result else None
+
+
+def _dotted(params: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
+
+
+def _used(pipeline: Pipeline, given: set[str], stored: set[str]) -> set[str]:
+    """Return those of the given names that a node takes or a stored input depends on, and names of folders."""
+    datasets = pipeline.datasets()
+    if SESSIONS in datasets:
+        return given  # by the runs that it makes
+    taken = {name.removeprefix(ONE) for name in datasets if name.startswith(ONE)}
+    chosen = datasets | {ROOTS[name] for name in stored if name in ROOTS}
+    full = {name: ".".join(SHORT_NAMES.get(name, (name,))) for name in given}
+    used = {name for name, of in full.items() if of in stored or of in taken or of.partition(".")[0] in taken}
+    used |= {name for name, into in CHOSEN_DATASETS.items() if not chosen.isdisjoint(into)}
+    return used | (given & {"section", "run", "raw_root"})
 
 
 def _exists(catalog: CatalogProtocol, name: str) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+CHAIN = ("ingestion", "feature_extraction", "training", "inference", "evaluation")
+"""The pipelines of a plain `kedro run`, in the order of the data."""
+
 
 class SpaceRanger(StrEnum):
     """Files of a Space Ranger `outs/` folder."""

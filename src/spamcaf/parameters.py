@@ -21,11 +21,17 @@ logger = logging.getLogger(__name__)
 
 Micrometres = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Protocol = Literal["random", "lattice", "block", "section"]
 
 RUN_CHOICES = (
-    "section", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "reference", "model",
+    "section", "run", "raw_root", "image", "bin_um", "backbone", "backbone_source", "other_sections", "reference",
+    "model",
 )  # fmt: skip
 """What a command line may choose beside the settings: these go into paths and names, not into a node."""
+SHORT_NAMES = {name: ("benchmark", name) for name in ("sections", "masks", "protocols")}
+"""Settings by the names without a group that a command line may use."""
+NEUTRAL_SETTINGS = ("compute.device", "compute.threads", "tiles.batch")
+"""How fast and where something is computed: results that differ in these alone are of the same settings."""
 GENE_LISTS = ("panel.genes", "panel.include", "report.genes")  # settings that are names of genes
 DEPRECATED_SETTINGS: dict[str, dict[str, str | None]] = {
     "fit": {"hide_share": "context_dropout", "blind_share": "transfer_step_share", "checkpoint_epochs": None}
@@ -90,7 +96,7 @@ class SectionSettings(_Settings):
 class SplitSettings(_Settings):
     """Which spots are hidden for the scores, and the folds of the visible ones."""
 
-    protocol: Literal["random", "lattice", "block", "section"] = Field(
+    protocol: Protocol = Field(
         "random",
         description="random: single spots; lattice: between every k-th row and column; block: of tissue; section: all",
     )
@@ -327,6 +333,43 @@ class EvaluationSettings(_Settings):
         return self
 
 
+def _as_list(names: object) -> object:
+    return [part for part in re.split(r"[+\s]+", names) if part] if isinstance(names, str) else names
+
+
+def _as_numbers(masks: object) -> object:
+    """Return the numbers of a text such as 0-4 or 0-2+7."""
+    if not isinstance(masks, str):
+        return [masks] if isinstance(masks, int) else masks
+    ranges = [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in re.split(r"[+\s]+", masks.strip())]
+    if not all(ranges):
+        raise ValueError("masks should be numbers such as 0-4 or 0+2+5")
+    return [n for part in ranges if part for n in range(int(part[1]), int(part[2] or part[1]) + 1)]
+
+
+class BenchmarkSettings(_Settings):
+    """The pipeline benchmark; on a command line: --params sections=C2+C3,masks=0-4,protocols=random+block."""
+
+    sections: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        [], description="names of sections; none: the section of the run"
+    )
+    masks: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_numbers), Field(min_length=1)] = Field(
+        [0, 1, 2, 3, 4], description="numbers of split.mask: a list, or a text such as 0-4 or 0+2+5"
+    )
+    protocols: Annotated[list[Protocol], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        ["random"], description="values of split.protocol"
+    )
+    n_bootstrap: int = Field(2000, ge=100, description="resamples of genes and masks, from which intervals are taken")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        named: dict[str, list[Any]] = {"sections": self.sections, "masks": self.masks, "protocols": self.protocols}
+        for name, values in named.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} should be named once each, found {values}")
+        return self
+
+
 class ReportSettings(_Settings):
     """Genes in figures and in the export for QuPath."""
 
@@ -352,6 +395,17 @@ class RunSettings(_Settings):
     inference: InferenceSettings = InferenceSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     report: ReportSettings = ReportSettings()
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return groups of settings, models or mappings, as plain values by dotted name, without the neutral ones."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        group = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        is_group = isinstance(group, Mapping)
+        flat |= {f"{name}.{key}": item for key, item in group.items()} if is_group else {name: group}
+    return {name: value for name, value in flat.items() if name not in NEUTRAL_SETTINGS}
 
 
 _LONG = 60  # characters of a setting whose description stands in a line above

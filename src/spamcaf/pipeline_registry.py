@@ -5,8 +5,7 @@ from __future__ import annotations
 from kedro.framework.project import find_pipelines
 from kedro.pipeline import Pipeline
 
-CHAIN = ("ingestion", "feature_extraction", "training", "inference", "evaluation")
-"""What a plain `kedro run` does, in the order of the data."""
+from spamcaf.names import CHAIN
 
 
 def register_pipelines() -> dict[str, Pipeline]:

@@ -41,8 +41,12 @@ def plain(value: Any) -> Any:  # noqa: ANN401  any value in, its JSON form out
 
 def configuration_hash(*settings: BaseModel) -> str:
     """Return the hash (16 hex digits) of whole settings objects, never of hand-picked fields."""
-    text = json.dumps([s.model_dump(mode="json") for s in settings], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return plain_hash([s.model_dump(mode="json") for s in settings])
+
+
+def plain_hash(value: Any) -> str:  # noqa: ANN401  plain data of any kind
+    """Return the hash (16 hex digits) of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def names_hash(names: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Project settings of Kedro."""
 
 from spamcaf.config_loader import ProjectConfigLoader
-from spamcaf.hooks import SettingsGuard
+from spamcaf.hooks import OriginGuard, SettingsGuard
 
 CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {
@@ -10,4 +10,4 @@ CONFIG_LOADER_ARGS = {
     # an environment overrides single settings, not the whole of parameters.yml
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
-HOOKS = (SettingsGuard(),)
+HOOKS = (SettingsGuard(), OriginGuard())

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
 from spamcaf.parameters import EvaluationSettings, SplitSettings
-from spamcaf.pipelines.evaluation.nodes import score_domains, score_predictions
+from spamcaf.pipelines.evaluation.nodes import join_scores, score_domains, score_predictions
 from spamcaf.scoring.gene_sets import choose_gene_sets
 from spamcaf.scoring.limits import reachable_limit
 from spamcaf.sections.panel import normalise_expression
@@ -54,17 +54,7 @@ def baselines(spots: list[str]) -> AnnData:
 
 
 def test_predictions_of_the_hidden_spots_are_scored(expression: AnnData, split: pd.DataFrame) -> None:
-    arguments = (
-        recovered(HIDDEN),
-        baselines(HIDDEN),
-        expression,
-        split,
-        {},
-        SplitSettings(),
-        0,
-        EvaluationSettings(),
-        {},
-    )
+    arguments = recovered(HIDDEN), baselines(HIDDEN), expression, split, SplitSettings(), 0, EvaluationSettings()
     gene_scores, scores = score_predictions(*arguments)
     assert set(gene_scores["gene"]) == set(expression.var_names)
     assert set(scores["models"]) == {"spamcaf", "gene_mean"}
@@ -93,14 +83,15 @@ def test_predictions_of_other_spots_are_refused(
         InputError, match=rf"predictions \({which}\) for other spots than those hidden now.*Run training"
     ):
         score_predictions(
-            recovered(ours), baselines(theirs), expression, split, {}, SplitSettings(), 0, EvaluationSettings(), {}
+            recovered(ours), baselines(theirs), expression, split, SplitSettings(), 0, EvaluationSettings()
         )
 
 
 def _scored(expression: AnnData, split: pd.DataFrame, domains: dict[str, Any] | None = None, **gene_sets: list[str]):
     settings = EvaluationSettings(gene_sets=gene_sets)
-    arguments = recovered(HIDDEN), baselines(HIDDEN), expression, split, {}, SplitSettings(), 0, settings
-    return score_predictions(*arguments, domains or {})
+    arguments = recovered(HIDDEN), baselines(HIDDEN), expression, split, SplitSettings(), 0, settings
+    gene_scores, scores = score_predictions(*arguments)
+    return gene_scores, join_scores(scores, {}, domains or {})
 
 
 def test_the_lattice_of_the_section_gives_maps_to_compare(expression: AnnData, split: pd.DataFrame) -> None:
@@ -110,7 +101,7 @@ def test_the_lattice_of_the_section_gives_maps_to_compare(expression: AnnData, s
     every = split.assign(part=["train", *["hidden"] * 39])
     prediction, theirs = recovered(SPOTS[1:]), baselines(SPOTS[1:])
     expression.uns["section"]["lattice"] = "square"
-    arguments = prediction, theirs, expression, every, {}, SplitSettings(), 0, EvaluationSettings(), {}
+    arguments = prediction, theirs, expression, every, SplitSettings(), 0, EvaluationSettings()
     gene_scores, scores = score_predictions(*arguments)
     assert -1 < scores["models"]["spamcaf"]["ssim"] < 1
     assert gene_scores["ssim"].notna().all()
@@ -127,7 +118,7 @@ def test_gene_sets_are_chosen_on_visible_spots_and_added_to_by_the_user(split: p
     prediction, theirs = (AnnData(rng.random((20, 60), np.float32), obs=each.obs) for each in _predictions())
     prediction.uns, theirs.layers["gene_mean"] = recovered(HIDDEN).uns, theirs.X
     settings = EvaluationSettings(gene_sets={"mine": ["g7", "ENSG3", "absent"]})
-    arguments = prediction, theirs, expression, split, {}, SplitSettings(), 0, settings, {}
+    arguments = prediction, theirs, expression, split, SplitSettings(), 0, settings
     gene_scores, scores = score_predictions(*arguments)
     visible = expression[SPOTS[1::2]]
     expected = choose_gene_sets(visible.X, visible.obsm["spatial"] * 0.5, "square", list(expression.var_names))
@@ -194,3 +185,12 @@ def test_no_labels_or_no_wish_give_an_empty_record(expression: AnnData, layered:
     assert score_domains(layered, prediction, layered, EvaluationSettings(domains=False), 0) == {}
     del layered.obs["label"]
     assert score_domains(layered, prediction, layered, EvaluationSettings(), 0) == {}
+
+
+def test_scores_between_the_spots_are_joined_where_there_are_any(expression: AnnData, split: pd.DataFrame) -> None:
+    _, scores = score_predictions(
+        recovered(HIDDEN), baselines(HIDDEN), expression, split, SplitSettings(), 0, EvaluationSettings()
+    )
+    assert join_scores(scores, {}, {}) == scores
+    between = {"factor": 4.0, "n_sites": 9, "models": scores["models"], "verdict": "v"}
+    assert join_scores(scores, between, {}) == {**scores, "super_resolution": between}

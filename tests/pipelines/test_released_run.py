@@ -15,7 +15,7 @@ import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 WORDS = ("--params", "fit.model=released,released.epochs=2")
-REPORTING, OUTPUT = "data/08_reporting/simulated", "data/07_model_output/simulated"
+REPORTING, OUTPUT = "data/08_reporting/simulated/default", "data/07_model_output/simulated/default"
 BASELINES = {"gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs", "depth_only"}
 
 
@@ -79,4 +79,5 @@ def test_stored_features_without_the_whole_window_are_not_used(kedro: Run, proje
     shutil.copytree(without, store)
     done = kedro("run", "--pipelines", "inference", *WORDS, folder=folder)
     assert done.returncode == 1
-    assert "Run feature_extraction and training again" in done.stderr
+    assert "grid_features, spot_features (fit.model=spamcaf, released in this run)" in done.stderr
+    assert "kedro run --pipelines feature_extraction" in done.stderr

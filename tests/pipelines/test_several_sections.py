@@ -66,7 +66,7 @@ def _others(run: Run) -> None:
 
 
 def scores(folder: Path, section: str) -> dict[str, object]:
-    return json.loads((folder / f"data/08_reporting/{section}/scores.json").read_text())
+    return json.loads((folder / f"data/08_reporting/{section}/default/scores.json").read_text())
 
 
 @pytest.mark.usefixtures("_others")
@@ -77,7 +77,7 @@ def test_a_section_learns_from_others(run: Run, folder: Path) -> None:
     assert found["other_sections"] == ["S2", "S3"]
     assert found["n_train"] > 0
     assert "kriging" in found["models"]
-    assert "S2, S3" in (folder / "data/08_reporting/S1/report.html").read_text()
+    assert "S2, S3" in (folder / "data/08_reporting/S1/default/report.html").read_text()
 
 
 @pytest.mark.usefixtures("_others")
@@ -92,13 +92,13 @@ def test_a_section_is_predicted_by_others_alone(run: Run, folder: Path) -> None:
 def test_an_image_alone_is_predicted_by_the_model_of_a_measured_section(run: Run, folder: Path) -> None:
     done = run("--pipelines", "transfer", "--params", "section=unseen,model=simulated")
     assert done.returncode == 0, done.stderr
-    predicted = anndata.read_h5ad(folder / "data/07_model_output/unseen/transferred.h5ad")
-    model_genes = anndata.read_h5ad(folder / "data/07_model_output/simulated/recovered.h5ad").var_names
+    predicted = anndata.read_h5ad(folder / "data/07_model_output/unseen/default/transferred.h5ad")
+    model_genes = anndata.read_h5ad(folder / "data/07_model_output/simulated/default/recovered.h5ad").var_names
     assert predicted.var_names.tolist() == model_genes.tolist()
     assert predicted.n_obs >= 20
     assert np.isfinite(predicted.X).all() and np.asarray(predicted.X).std(axis=0).max() > 0
-    assert (folder / "data/08_reporting/unseen/transferred_maps.png").stat().st_size > 10_000
-    assert (folder / "data/07_model_output/unseen/unseen_transferred.zarr").is_dir()
+    assert (folder / "data/08_reporting/unseen/default/transferred_maps.png").stat().st_size > 10_000
+    assert (folder / "data/07_model_output/unseen/default/unseen_transferred.zarr").is_dir()
 
 
 @pytest.mark.parametrize(

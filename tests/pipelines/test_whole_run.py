@@ -25,8 +25,8 @@ from spamcaf.names import DISPLAY_NAMES, Model
 from spamcaf.pipeline_registry import CHAIN
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-REPORTING = "data/08_reporting/simulated"
-OUTPUT = "data/07_model_output/simulated"
+REPORTING = "data/08_reporting/simulated/default"
+OUTPUT = "data/07_model_output/simulated/default"
 MODELS = {"spamcaf", "program_gp", "gene_mean", "idw", "kriging", "ridge", "kriging_ridge_programs", "depth_only"}
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 METRICS = {"pcc_mean", "pcc_median", "pcc_top50", "spearman_mean", "mse", "mae"}
@@ -45,7 +45,7 @@ def test_prints_the_table_and_the_place_of_the_report_last(
 
 def test_scores_are_of_hidden_spots_only(project: Path) -> None:
     scores = json.loads((project / REPORTING / "scores.json").read_text())
-    split = pd.read_csv(project / "data/03_primary/simulated/spot_split.csv")
+    split = pd.read_csv(project / "data/03_primary/simulated/default/spot_split.csv")
     assert scores["section"] == "simulated"
     assert scores["model"] == "spamcaf"
     assert scores["protocol"] == "random"
@@ -62,7 +62,8 @@ def test_what_the_fit_decided_is_stored_and_its_checkpoints_are_gone(project: Pa
     programs = pd.read_csv(project / REPORTING / "program_log.csv")
     shares = programs[["signal_fraction", "within_section_network_weight", "new_section_network_weight"]]
     assert len(programs) > 0 and shares.ge(0).all(axis=None) and shares.le(1).all(axis=None)
-    assert {path.name for path in (project / "data/06_models/simulated").iterdir()} == {
+    assert {path.name for path in (project / "data/06_models/simulated/default").iterdir()} == {
+        ".provenance",
         "model.safetensors",
         "full_model.safetensors",
     }
@@ -70,7 +71,9 @@ def test_what_the_fit_decided_is_stored_and_its_checkpoints_are_gone(project: Pa
 
 def test_scores_can_be_computed_again_from_what_is_stored(project: Path) -> None:
     recovered = anndata.read_h5ad(project / OUTPUT / "recovered.h5ad")
-    truth = anndata.read_h5ad(project / "data/03_primary/simulated/expression.h5ad")[recovered.obs["parent_barcode"]]
+    truth = anndata.read_h5ad(project / "data/03_primary/simulated/default/expression.h5ad")[
+        recovered.obs["parent_barcode"]
+    ]
     a, b = (x - x.mean(axis=0) for x in (np.asarray(recovered.X, float), np.asarray(truth.X, float)))
     with np.errstate(invalid="ignore"):
         pcc = np.nan_to_num((a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0)))
@@ -92,7 +95,7 @@ def test_prediction_keeps_the_contract(project: Path) -> None:
 
 
 def test_every_result_is_there(project: Path) -> None:
-    for name in ("maps.png", "training_curves.png", "section_overlay.png", "report.html", "gene_scores.csv"):
+    for name in ("maps.png", "training_curves.png", "../section_overlay.png", "report.html", "gene_scores.csv"):
         assert (project / REPORTING / name).stat().st_size > 1000
     assert (project / OUTPUT / "simulated.zarr" / "zarr.json").is_file()
     detection = json.loads((project / OUTPUT / "super_resolved.geojson").read_text())["features"][0]
@@ -120,7 +123,9 @@ def test_each_pipeline_works_alone_and_computes_the_same(
         assert done.returncode == 0, done.stdout + done.stderr
     assert [path.stat().st_mtime_ns for path in chunks] == written, "stored features were computed again"
     for name in ("model", "full_model"):
-        again, first = (read_tensors(folder / f"data/06_models/simulated/{name}.safetensors")[0] for folder in both)
+        again, first = (
+            read_tensors(folder / f"data/06_models/simulated/default/{name}.safetensors")[0] for folder in both
+        )
         assert again.keys() == first.keys()
         for tensor in first:
             np.testing.assert_array_equal(again[tensor], first[tensor], err_msg=tensor)
@@ -153,9 +158,10 @@ def test_a_killed_run_goes_on_where_it_stopped(kedro: Run, finished: Path) -> No
 def test_a_model_of_another_split_is_refused(kedro: Run, finished: Path) -> None:
     words = ("run", "--pipelines", "ingestion", "--params", "split.mask=1")
     assert kedro(*words, folder=finished).returncode == 0
-    done = kedro("run", "--pipelines", "inference", folder=finished)
-    assert done.returncode == 1
-    assert "Run the pipeline training again" in done.stderr
+    for mask, again in (("0", "--pipelines ingestion"), ("1", "--pipelines training")):
+        done = kedro("run", "--pipelines", "inference", "--params", f"split.mask={mask}", folder=finished)
+        assert done.returncode == 1
+        assert again in done.stderr
 
 
 def test_features_of_another_grid_are_refused(kedro: Run, finished: Path) -> None:
@@ -166,7 +172,7 @@ def test_features_of_another_grid_are_refused(kedro: Run, finished: Path) -> Non
     assert kedro("run", "--nodes", grid, folder=finished).returncode == 0
     done = kedro("run", "--pipelines", "inference", folder=finished)
     assert done.returncode == 1
-    assert "features of other places" in done.stderr
+    assert "grid_features (grid.subdivide=3, 2 in this run)" in done.stderr
 
 
 def test_the_simulated_section_reads_back_as_an_own_section(kedro: Run, finished: Path) -> None:
@@ -174,7 +180,7 @@ def test_the_simulated_section_reads_back_as_an_own_section(kedro: Run, finished
     params = "section=simulated,raw_root=data/01_raw,panel.n_genes=60"
     own = kedro("run", "--pipelines", "ingestion", "--params", params, env="own", folder=finished)
     assert own.returncode == 0, own.stdout + own.stderr
-    report = json.loads((finished / REPORTING / "section_report.json").read_text())
+    report = json.loads((finished / REPORTING / "../section_report.json").read_text())
     assert report["n_genes"] == 300
     assert report["mpp"] == pytest.approx(2.0, rel=0.01)
 

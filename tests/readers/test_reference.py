@@ -76,11 +76,11 @@ def test_a_name_is_an_ingested_section_or_one_of_the_raw_ones(tmp_path: Path) ->
     _h5ad(stored / "C1" / "section.h5ad")
     _table(raw / "ST-cnts" / "D1.tsv.gz", "\t")
     for name in ("C1", "D1"):
-        np.testing.assert_array_equal(find_reference(name, tmp_path, stored, raw)().X.toarray(), COUNTS)
+        np.testing.assert_array_equal(find_reference(name, tmp_path, stored, raw).read().X.toarray(), COUNTS)
     _table(tmp_path / "mine.csv", ",")  # a path starts at the project's root
-    np.testing.assert_array_equal(find_reference("mine.csv", tmp_path, stored, raw)().X.toarray(), COUNTS)
+    np.testing.assert_array_equal(find_reference("mine.csv", tmp_path, stored, raw).read().X.toarray(), COUNTS)
     (tmp_path / "C1").mkdir()  # a folder that happens to be called like a section
-    np.testing.assert_array_equal(find_reference("C1", tmp_path, stored, raw)().X.toarray(), COUNTS)
+    np.testing.assert_array_equal(find_reference("C1", tmp_path, stored, raw).read().X.toarray(), COUNTS)
     with pytest.raises(InputError, match="no reference 'E9'.*--params reference=C1"):
         find_reference("E9", tmp_path, stored, raw)
 

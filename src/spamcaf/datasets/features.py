@@ -182,6 +182,8 @@ class StoredBlocksDataset(FeaturesDataset):
     is missing.
     """
 
+    is_result = False
+
     def load(self) -> list[StoredBlock]:  # type: ignore[override]
         if self._is_of_version_0_1():
             logger.warning("%s holds features of version 0.1: they are computed again and replaced.", self._filepath)

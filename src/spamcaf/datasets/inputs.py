@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from spamcaf.backbones.load import BackboneSpec, build, find_entry
 from spamcaf.backbones.weights import Weights, find_weights, hub_revision, probe_weights
 from spamcaf.datasets.features import FeaturesDataset
-from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, validated
+from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, read_record, validated
 from spamcaf.errors import InputError, is_section_name
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
-from spamcaf.provenance import configuration_hash
-from spamcaf.readers.reference import find_reference
+from spamcaf.provenance import configuration_hash, plain_hash
+from spamcaf.readers.files import content_hash
+from spamcaf.readers.reference import Reference, find_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +56,7 @@ class BackboneDataset(ReadOnlyDataset):
         super().__init__(filepath=source or "", metadata=metadata)
         self._name, self._backbones, self._source = str(name), backbones, source
         self._token = (credentials or {}).get("token")
+        self._loaded: dict[str, Any] = {}
 
     def load(self) -> Backbone:
         spec = self.spec()
@@ -70,7 +72,12 @@ class BackboneDataset(ReadOnlyDataset):
             )
         entry = (self._name, source, sha256, configuration_hash(spec))
         identity = BackboneIdentity(*entry, spec.width, spec.licence, hub_revision(path), spec.mpp)
+        self._loaded = {"backbone_weights": identity.key}
         return Backbone(build(spec, path), spec.mean, spec.std, identity)
+
+    def origin(self) -> dict[str, Any]:
+        """Return the name, and once they were loaded, the identity of the weights."""
+        return {"backbone": self._name, **self._loaded}
 
     def probe(self, timeout_s: float) -> Weights:
         """Return where the weights are, without loading or downloading; raise the InputError that a load would raise.
@@ -90,6 +97,10 @@ class BackboneLoaderDataset(BackboneDataset):
 
     def load(self) -> Callable[[], Backbone]:  # type: ignore[override]
         return super().load
+
+    def origin(self) -> dict[str, Any]:
+        """Return nothing: the features that go with it have its record."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,17 @@ class OtherSectionsDataset(ReadOnlyDataset):
                 )
         return OtherSections(self._names, self._filepath, self._features)
 
+    def origin(self) -> dict[str, Any]:
+        """Return a hash per section of the records of what is stored of it."""
+        records = {
+            name: [
+                read_record(self._filepath / name / "section.h5ad"),
+                read_record(self._features / name / "spot_features"),
+            ]
+            for name in self._names
+        }
+        return {"other_sections": {name: plain_hash(record) for name, record in records.items()}}
+
 
 def _listed(names: list[str] | str | int | None) -> tuple[str, ...]:
     """Return names given as a list, or as a text with `+` or spaces between them."""
@@ -172,12 +194,12 @@ def _listed(names: list[str] | str | int | None) -> tuple[str, ...]:
 class References:
     """Counts without an image; nothing is read before `load`."""
 
-    readers: dict[str, Callable[[], AnnData]]  # by name
+    found: dict[str, Reference]  # by name
 
     def load(self) -> Iterator[tuple[str, AnnData]]:
         """Yield name and raw counts of each."""
-        for name, read in self.readers.items():
-            yield name, read()
+        for name, reference in self.found.items():
+            yield name, reference.read()
 
 
 class ReferencesDataset(ReadOnlyDataset):
@@ -214,6 +236,10 @@ class ReferencesDataset(ReadOnlyDataset):
 
     def load(self) -> References:
         return self.find()
+
+    def origin(self) -> dict[str, Any]:
+        found = self.find().found
+        return {"reference": {name: content_hash(reference.sources) for name, reference in found.items()}}
 
     def find(self) -> References:
         """Return the references, unread; InputError where one is not there, named twice, or the section itself."""

@@ -123,6 +123,18 @@ class ModelDataset(StoredDataset["TrainedModel", "TrainedModel"]):
         return TrainedModel.from_tensors(tensors, texts, *names)
 
 
+class AppliedModelDataset(ModelDataset):
+    """The stored model of another section, which a run applies: an input, whatever settings made it."""
+
+    is_result = False
+
+    def origin(self) -> dict[str, Any]:
+        """Return the hash of the file, if it is there."""
+        from spamcaf.readers.files import content_hash
+
+        return {"model": content_hash([self._filepath])} if self._exists() else {}
+
+
 def _checksum(arrays: Mapping[str, NDArray[Any]], *texts: str) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):

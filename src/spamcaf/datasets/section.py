@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from spamcaf.errors import InputError
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import SECTION_METADATA, SectionField
 from spamcaf.parameters import SimulationSettings
-from spamcaf.readers.files import SectionQuery
+from spamcaf.provenance import configuration_hash
+from spamcaf.readers.files import SectionQuery, SectionReader, content_hash
 from spamcaf.readers.find import find_reader
 from spamcaf.readers.labels import add_labels
 
@@ -67,9 +68,13 @@ class _RawDataset(ReadOnlyDataset):
         """Return the simulated tissue; None where the section is read from files."""
         return None if self._settings is None else _simulated_tissue(self._settings)
 
+    @cached_property
+    def _reader(self) -> SectionReader:
+        return find_reader(self._query)
+
     def _exists(self) -> bool:
         try:
-            return self._source == SIMULATED or bool(find_reader(self._query))
+            return self._source == SIMULATED or bool(self._reader)
         except InputError:
             return False
 
@@ -86,12 +91,18 @@ class SectionDataset(_RawDataset):
             raise InputError(
                 f"no section '{self._section}'.", f"'{SIMULATED}', the only one of this environment.", next_step
             )
-        reader = find_reader(self._query)
-        section = reader.read()
-        section.uns[SECTION_METADATA][SectionField.LAYOUT.value] = reader.kind
+        section = self._reader.read()
+        section.uns[SECTION_METADATA][SectionField.LAYOUT.value] = self._reader.kind
         if self._labels is not None:
             add_labels(section, self._labels, self._section)
         return section
+
+    def origin(self) -> dict[str, Any]:
+        """Return the hash of the files with counts and positions, and of labels."""
+        if self._settings is not None:
+            return {"counts": configuration_hash(self._settings)}
+        labels = [self._labels] if self._labels and self._labels.is_file() else []
+        return {"counts": content_hash([*self._reader.sources(), *labels])}
 
 
 class SectionSlideDataset(_RawDataset):
@@ -100,11 +111,16 @@ class SectionSlideDataset(_RawDataset):
     def load(self) -> Slide:
         tissue = self._tissue()
         if tissue is None:
-            return find_reader(self._query).open_slide()
+            return self._reader.open_slide()
         rows, columns = tissue.image_shape[:2]
         image = tissue.render(0, 0, columns, rows)
         digest = hashlib.sha256(image.tobytes()).hexdigest()[:16]
         return Slide(ArrayPixels(image, f"{SIMULATED}-{digest}"), SIMULATED)
+
+    def origin(self) -> dict[str, Any]:
+        """Return the fingerprint of the image."""
+        simulation = self._settings
+        return {"image": configuration_hash(simulation) if simulation else self._reader.image_fingerprint()}
 
 
 class SlideOpenerDataset(SectionSlideDataset):
@@ -112,6 +128,10 @@ class SlideOpenerDataset(SectionSlideDataset):
 
     def load(self) -> Callable[[], Slide]:  # type: ignore[override]  # a way to what the base class loads
         return super().load
+
+    def origin(self) -> dict[str, Any]:
+        """Return nothing: the features that go with it have its record."""
+        return {}
 
 
 class TruthDataset(_RawDataset):

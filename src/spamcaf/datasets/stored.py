@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from abc import abstractmethod
 from collections.abc import Callable
 from importlib.metadata import version
@@ -27,14 +28,36 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 Model = TypeVar("Model", bound=BaseModel)
 
+RECORDS = ".provenance"  # no run and no section is called so
 PREVIEW_ROWS = 10
 EXACT_BY_DEFAULT = (3, 1)  # from this version pandas reads numbers to the last digit, and warns where that is requested
 SCALE = "px_per_mask_px"  # text in the PNG of a tissue mask: full-resolution pixels per pixel of the mask
 WRITERS = 4  # pieces of an image computed at once: what bounds the memory of a save on machines with many cores
 
 
+def record_path(path: Path) -> Path:
+    """Return where the record of what made the result at `path` lies."""
+    return path.parent / RECORDS / f"{path.name}.json"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return the record of what made the result at `path`; None where there is none, or a damaged one."""
+    try:
+        record = json.loads(record_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def not_stored(path: Path) -> InputError:
     """Return the error for a stored result that is not there."""
+    earlier = path.parents[1] / path.name
+    if earlier.exists():
+        return InputError(
+            f"{earlier}, which an earlier version stored, but no {path}.",
+            f"results under the name of a run, here '{path.parent.name}'.",
+            "Run the whole chain once (kedro run), for the same --env and section.",
+        )
     return InputError(
         f"no {path}.",
         "the result of an earlier pipeline.",
@@ -54,13 +77,22 @@ def validated(kind: type[Model], entry: object, what: str) -> Model:
 
 
 class PathDataset(AbstractDataset[In, Out]):
-    """A catalog entry of a file or folder. `shown` are the arguments that describe it in messages."""
+    """A catalog entry of a file or folder. `shown` are the arguments that describe it in messages.
+
+    A result carries a record of the settings and inputs that made it, a JSON file in the folder `.provenance` beside.
+    """
 
     shown: ClassVar[tuple[str, ...]] = ("filepath",)
+    is_result: ClassVar[bool] = True
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._filepath = Path(filepath)
         self.metadata = metadata
+
+    @property
+    def path(self) -> Path:
+        """Where the file or folder lies."""
+        return self._filepath
 
     def _exists(self) -> bool:
         return self._filepath.exists()
@@ -73,6 +105,11 @@ class ReadOnlyDataset(PathDataset[Any, Any]):
     """A catalog entry that is loaded only, and is always there. `instead` is what to do instead of a save."""
 
     instead: ClassVar[str]
+    is_result = False
+
+    def origin(self) -> dict[str, Any]:
+        """Return what identifies the input, by the name of what was chosen, as plain data; nothing is loaded."""
+        return {}
 
     def save(self, data: Any) -> None:  # noqa: ANN401  nothing is accepted, whatever its type
         raise DatasetError(self.instead)

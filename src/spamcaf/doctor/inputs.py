@@ -46,7 +46,7 @@ def check_backbone(request: RunRequest) -> Finding[None]:
 
 def check_references(request: RunRequest) -> Finding[None]:
     """Look for the counts that gene programs are to be learned from too; reads none."""
-    found = request.catalog["references"].find().readers
+    found = request.catalog["references"].find().found
     return Finding(f"counts of {', '.join(found)}" if found else "no counts beside the section's own are named")
 
 

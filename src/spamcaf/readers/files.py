@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -20,6 +22,7 @@ from spamcaf.errors import InputError, first_line, is_fault_of_ours
 from spamcaf.histology.slide import Slide
 from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.slides.open import IMAGE_SUFFIXES, open_slide
+from spamcaf.slides.rgb import fingerprint_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,6 +32,7 @@ logger = logging.getLogger(__name__)
 Found = TypeVar("Found", Path, str)
 
 MAX_LISTED = 20
+MAX_HASHED = 2**29  # bytes, a second's work
 GZIP_MAGIC = b"\x1f\x8b"
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 TOO_COARSE = "hires and lowres images are thumbnails, too coarse to see cells in"
@@ -72,9 +76,17 @@ class SectionReader:
         """
         raise NotImplementedError
 
+    def sources(self) -> list[Path]:
+        """Return the files and folders whose content `read` returns."""
+        return [self.path]
+
     def image(self) -> Path:
         """Return the full-resolution image among the files; raise InputError where there is none, or several."""
         raise NotImplementedError
+
+    def image_fingerprint(self) -> str:
+        """Return a hash of the image that `open_slide` opens, without opening it."""
+        return fingerprint_of(self.query.image or self.image())
 
     def open_slide(self) -> Slide:
         """Open the image that was named, else the one among the files, lazily."""
@@ -95,6 +107,29 @@ def lattice_facts(lattice: str, pitch_um: float, spot_um: float) -> dict[str, An
     """Return the facts of a lattice: "hexagonal" or "square", pitch and spot diameter in micrometres."""
     keys = (SectionField.LATTICE, SectionField.PITCH_UM, SectionField.SPOT_UM)
     return {key.value: value for key, value in zip(keys, (lattice, pitch_um, spot_um), strict=True)}
+
+
+def content_hash(paths: Iterable[Path]) -> str:
+    """Return the hash (16 hex digits) of names and content of files, and of all files in folders.
+
+    Of a file above `MAX_HASHED` bytes only samples count, see `fingerprint_of`.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+            stat = file.stat()
+            digest.update(
+                f"{file.relative_to(path.parent)} {_file_hash(file, stat.st_size, stat.st_mtime_ns)}".encode()
+            )
+    return digest.hexdigest()[:16]
+
+
+@lru_cache
+def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
+    if size > MAX_HASHED:
+        return fingerprint_of(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def named(items: Iterable[Path | str]) -> str:

@@ -30,6 +30,10 @@ class _ImageOnlyReader(SectionReader):
             "Apply the model of a measured one: kedro run --pipeline transfer --params section=<name>,model=<section>.",
         )
 
+    def sources(self) -> list[Path]:
+        """Return none."""
+        return []
+
     def image(self) -> Path:
         """Return it."""
         return self.path

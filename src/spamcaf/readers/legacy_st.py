@@ -59,6 +59,10 @@ class LegacySTReader(SectionReader):
             facts | files.lattice_facts("square", PITCH_UM, SPOT_UM),
         )
 
+    def sources(self) -> list[Path]:
+        """Return both tables."""
+        return [_table(self.path, self.query.section, part) for part in (LegacyST.COUNTS, LegacyST.SPOTS)]
+
     def image(self) -> Path:
         """Return the image, `ST-imgs/<patient>/<section>/*`."""
         section, folder = self.query.section, self.path / LegacyST.IMAGES

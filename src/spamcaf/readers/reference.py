@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import h5py
 import pandas as pd
@@ -52,8 +52,15 @@ def read_reference(path: Path) -> AnnData:
     raise InputError(f"{path} as a reference.", f"{EXPECTED}.", "Name another file: --params reference=<file>.")
 
 
-def find_reference(name: str, project: Path, stored: Path, raw_root: Path) -> Callable[[], AnnData]:
-    """Return what reads the counts of `name`: an ingested section, one of `raw_root`, or a file or folder.
+class Reference(NamedTuple):
+    """Counts that were found: `read` returns them, `sources` are the files and folders that it reads."""
+
+    read: Callable[[], AnnData]
+    sources: list[Path]
+
+
+def find_reference(name: str, project: Path, stored: Path, raw_root: Path) -> Reference:
+    """Find the counts of `name`: an ingested section, one of `raw_root`, or a file or folder.
 
     Parameters
     ----------
@@ -70,9 +77,10 @@ def find_reference(name: str, project: Path, stored: Path, raw_root: Path) -> Ca
     tables = [raw_root / LegacyST.COUNTS / f"{name}{suffix}" for suffix in TABLE_SUFFIXES]
     for path in (stored / name / "section.h5ad", *tables, project / Path(name).expanduser()):
         if path.exists():
-            return partial(read_reference, path)
+            return Reference(partial(read_reference, path), [path])
     try:
-        return find_reader(SectionQuery(raw_root, name)).read
+        reader = find_reader(SectionQuery(raw_root, name))
+        return Reference(reader.read, reader.sources())
     except InputError as error:
         raise InputError(
             f"no reference '{name}': no such file, no ingested section of that name in {stored}, none in {raw_root}.",

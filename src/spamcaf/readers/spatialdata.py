@@ -77,6 +77,14 @@ class SpatialDataReader(SectionReader):
             _, _, region, _ = self._choose(data)
             return _slide_of(data, _choose_image(data, region, self.query.section), self.path)
 
+    def sources(self) -> list[Path]:
+        """Return the folders of tables and shapes."""
+        return [self.path / "tables", self.path / "shapes"]
+
+    def image_fingerprint(self) -> str:
+        """Return a hash of the image, whose store is opened."""
+        return self.open_slide().fingerprint
+
     def _choose(self, data: SpatialData) -> tuple[str, AnnData, str, NDArray[np.bool_]]:
         """Return the section's table with its name, the name of its shapes, and the table's rows that annotate them."""
         name, table = _choose_table(data, self.query)

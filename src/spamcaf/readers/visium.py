@@ -203,6 +203,7 @@ def _without_decimal_comma(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+SCALEFACTORS = re.escape(SpaceRanger.SCALEFACTORS) + r"(?:\.gz)?"
 THUMBNAILS = {"hires": (SpaceRanger.HIRES, ScaleFactor.HIRES), "lowres": (SpaceRanger.LOWRES, ScaleFactor.LOWRES)}
 DIAMETERS = (ScaleFactor.SPOT, ScaleFactor.FIDUCIAL)
 MAX_OFF_TISSUE = 100_000  # above so many spots off the tissue,
@@ -228,6 +229,10 @@ class VisiumReader(SectionReader):
         section.uns[SECTION_METADATA] |= visium_facts(factors)
         return section
 
+    def sources(self) -> list[Path]:
+        """Return matrix, positions and scale factors."""
+        return spot_files(self.path, self.query.section)
+
     def image(self) -> Path:
         """Return the full-resolution image, see `find_image`."""
         return find_image(image_folders(self.path), self.query.section)
@@ -244,7 +249,7 @@ def read_scalefactors(sample: Sample) -> dict[str, float]:
 
     A diameter that is missing, null or 0 is left out: the array's pitch is known without it.
     """
-    paths = sample.files(re.escape(SpaceRanger.SCALEFACTORS) + r"(?:\.gz)?")
+    paths = sample.files(SCALEFACTORS)
     if not paths:
         expected = "the scale factors, without which the size of a pixel is unknown."
         raise sample.missing(SpaceRanger.SCALEFACTORS, expected)
@@ -286,6 +291,12 @@ def read_thumbnails(sample: Sample, factors: dict[str, float]) -> dict[str, NDAr
         except InputError as error:
             logger.warning("%s Maps are drawn without it.", error)
     return images
+
+
+def spot_files(folder: Path, name: str) -> list[Path]:
+    """Return the files that `read_spots` reads, but for thumbnails."""
+    path, sample = find_matrix(folder, name)
+    return [path, *sample.files(SCALEFACTORS), *sample.files(POSITIONS)]
 
 
 def read_spots(folder: Path, name: str) -> AnnData:

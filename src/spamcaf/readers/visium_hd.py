@@ -11,7 +11,7 @@ from spamcaf.names import SECTION_METADATA, SPATIAL, ScaleFactor, SpaceRanger
 from spamcaf.readers import visium_files
 from spamcaf.readers.anndata_parts import bin_facts
 from spamcaf.readers.files import SectionQuery, SectionReader, listing
-from spamcaf.readers.visium import read_scalefactors, read_spots
+from spamcaf.readers.visium import read_scalefactors, read_spots, spot_files
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,6 +38,10 @@ class VisiumHDReader(SectionReader):
         factors = section.uns[SPATIAL][self.query.section]["scalefactors"]
         section.uns[SECTION_METADATA] |= bin_facts(float(self.bin_um), factors.get(ScaleFactor.MPP))
         return section
+
+    def sources(self) -> list[Path]:
+        """Return matrix, positions and scale factors of the bins."""
+        return spot_files(self.path, self.query.section)
 
     def image(self) -> Path:
         """Return the image beside the bins, beside `binned_outputs`, or above `outs`."""

@@ -147,16 +147,14 @@ def score_predictions(
     baseline_predictions: AnnData,
     expression: AnnData,
     spot_split: DataFrame,
-    super_resolution_scores: dict[str, Any],
     settings: SplitSettings,
     seed: int,
     evaluation: EvaluationSettings,
-    domain_scores: dict[str, Any],
 ) -> tuple[DataFrame, dict[str, Any]]:
-    """Score every predictor on the hidden spots; print the table."""
+    """Score every predictor on the hidden spots."""
     from spamcaf.scoring import metrics
     from spamcaf.scoring.gene_sets import score_gene_sets
-    from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores, format_table
+    from spamcaf.scoring.scores import HiddenSpots, Setting, build_scores
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
     _require_same_spots(hidden, recovered, baseline_predictions)
@@ -183,11 +181,6 @@ def score_predictions(
         scores["draws"] = metrics.score_draws(truth_values, np.stack(draws), xy_um, n_neighbours)
     if gene_sets := _gene_sets(expression, visible, evaluation):
         scores["gene_sets"] = score_gene_sets(gene_scores, gene_sets)
-    if domain_scores:
-        scores["domains"] = domain_scores
-    if super_resolution_scores:
-        scores["super_resolution"] = super_resolution_scores
-    logger.info("scores on hidden spots\n%s", format_table(scores))
     return gene_scores, scores
 
 
@@ -206,6 +199,18 @@ def _gene_sets(expression: AnnData, visible: list[str], settings: EvaluationSett
         if genes:
             sets[name] = genes
     return sets
+
+
+def join_scores(
+    hidden_scores: dict[str, Any], super_resolution_scores: dict[str, Any], domain_scores: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the scores on hidden spots with those between the spots and of domains, if any; print them."""
+    from spamcaf.scoring.scores import format_table
+
+    more = {"domains": domain_scores, "super_resolution": super_resolution_scores}
+    scores = {**hidden_scores, **{name: part for name, part in more.items() if part}}
+    logger.info("scores on hidden spots\n%s", format_table(scores))
+    return scores
 
 
 def plot_maps(

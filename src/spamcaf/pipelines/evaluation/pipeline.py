@@ -38,12 +38,15 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         ),
         Node(
             nodes.score_predictions,
-            [
-                *("recovered", "baseline_predictions", *spots, "super_resolution_scores"),
-                *("params:split", "params:seed", "params:evaluation", "domain_scores"),
-            ],
-            ["gene_scores", "scores"],
+            ["recovered", "baseline_predictions", *spots, "params:split", "params:seed", "params:evaluation"],
+            ["gene_scores", "hidden_scores"],
             name="score_predictions",
+        ),
+        Node(
+            nodes.join_scores,
+            ["hidden_scores", "super_resolution_scores", "domain_scores"],
+            "scores",
+            name="join_scores",
         ),
         Node(
             nodes.plot_maps,

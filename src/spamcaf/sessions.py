@@ -1,0 +1,99 @@
+"""Runs of other sections and settings inside a run: each makes what is missing or out of date of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from spamcaf.datasets.stored import ReadOnlyDataset
+from spamcaf.names import CHAIN
+from spamcaf.origins import Origins
+
+if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
+    from kedro.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """The project and the options of a run, from which others of it are made that differ in a few.
+
+    `section` and `run` are their names in this run, `params` what its command line gave.
+    """
+
+    project: Path
+    env: str | None
+    conf_source: str
+    params: Mapping[str, Any]
+    section: str
+    run: str
+
+    @classmethod
+    def of(cls, context: KedroContext, chosen: Mapping[str, Any]) -> Self:
+        """Return those of a context; `chosen` are its globals, replaced by its parameters."""
+        loader: Any = context.config_loader
+        params = {name: value for name, value in (loader.runtime_params or {}).items() if name != "benchmark"}
+        names = str(chosen["section"]), str(chosen["run"])
+        return cls(Path(context.project_path), context.env, str(loader.conf_source), params, *names)
+
+    def make(self, name: str, choices: Mapping[str, Any]) -> tuple[Any, int]:
+        """Return a result of the chain, and how many nodes were run for it: those whose results are missing or unfit.
+
+        Parameters
+        ----------
+        name
+            Of the dataset.
+        choices
+            Like `--params`: they replace those of this run.
+        """
+        from kedro.framework.project import pipelines
+        from kedro.framework.session import KedroSession
+
+        params = dict(self.params)
+        for key, value in choices.items():
+            params[key] = {**params.get(key, {}), **value} if isinstance(value, Mapping) else value
+        pipelines.set_requested(list(CHAIN))
+        session: Any = KedroSession.create(
+            self.project, env=self.env, conf_source=self.conf_source, runtime_params=params
+        )
+        with session:
+            catalog = session.load_context().catalog
+            chain = sum((pipelines[each] for each in CHAIN), pipelines[CHAIN[0]])
+            nodes = nodes_to_run(chain, [name], Origins(catalog))
+            if nodes:
+                session.run(pipeline_names=list(CHAIN), node_names=nodes)
+            return catalog.load(name), len(nodes)
+
+
+class SessionsDataset(ReadOnlyDataset):
+    """Hand a node the means to make other runs; what it makes depends on all settings."""
+
+    instead = "Sessions are read-only."
+    shown = ()
+
+    def __init__(self, sessions: Sessions, settings: dict[str, Any]) -> None:
+        super().__init__(filepath="")
+        self._sessions, self._settings = sessions, settings
+
+    def load(self) -> Sessions:
+        """Return the means."""
+        return self._sessions
+
+    def origin(self) -> dict[str, Any]:
+        """Return all settings."""
+        return self._settings
+
+
+def nodes_to_run(pipeline: Pipeline, results: Iterable[str], origins: Origins) -> list[str]:
+    """Return the names of the nodes that must run so that `results` are stored and fit the run."""
+    writers = {name: node for node in pipeline.nodes for name in node.outputs}
+    needed, wanted = [], list(results)
+    while wanted:
+        name = wanted.pop()
+        node = writers.get(name)
+        if node is not None and node.name not in needed and not origins.is_made(name):
+            needed.append(node.name)
+            wanted += node.inputs
+    return needed
