@@ -97,8 +97,6 @@ def fit_spamcaf(
     mode = _ModeFit(pooled, programs, spots, own_genes, pitch_um, fit, seed)
     within_section = mode.fit(folds.within_section, use_positions=True)
     new_section = mode.fit(folds.new_section, use_positions=False)
-    for where, fitted in (("among measured spots", within_section), ("on new sections", new_section)):
-        logger.info("network weights %s: %s", where, _listed(fitted.stacking.network_weight))
     model = SpamcafModel(
         means=ExpressionMeans.mean_of(list(pooled.means.values())),
         programs=programs,
@@ -161,6 +159,8 @@ class _ModeFit:
         by_gene, variance, by_gp = by_gp[:, n_scores:], variance[:, :n_scores], by_gp[:, :n_scores]
         by_network = by_gp if by_network is None else by_network
         weights = stacking_weights(self.spots.scores[:, :n_scores], by_gp, by_network, pooled.folds)
+        where = "among measured spots" if use_positions else "on new sections"
+        logger.info("network weights %s: %s", where, _listed(weights))
         combined = by_gp + weights * (by_network - by_gp)
         truth, expression = pooled.centred(), pooled.decode(self.programs, combined)
         own, gene_weight = self.own_genes, np.zeros(len(self.own_genes))

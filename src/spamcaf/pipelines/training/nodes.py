@@ -55,7 +55,6 @@ def fit_spamcaf(
 ) -> tuple[TrainedModel, DataFrame, DataFrame]:
     """Fit the model that is scored, to the visible spots, and to all spots of other sections where there are any.
 
-    Gene programs are learned from `references`, too.
     Returns it, the training log with a row per fold and epoch, and the program log with a row per gene program.
     `fit.model` chooses the model, spamcaf or the replica of the released network. A fit that was killed goes on from
     its checkpoints; they are removed when it is done. `load_backbone` is called only where `fit.finetune` needs it.
