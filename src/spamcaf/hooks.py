@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BACKBONE, REFERENCES, REPORT, SESSIONS = "backbone", "references", "report", "sessions"
+BACKBONE, REFERENCES, SESSIONS = "backbone", "references", "sessions"
+REPORTS = ("report", "benchmark_report")
 RAW = ("raw_section", "slide")
 # choices that name folders of results, and the next step after a name that cannot
 NAMES = {
@@ -97,9 +98,10 @@ class SettingsGuard:
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """State where the report lies, as the last line of a run that wrote one."""
-        report = catalog.get(REPORT) if REPORT in pipeline.all_outputs() else None
-        if isinstance(report, AbstractDataset) and (path := report._describe().get("filepath")):
-            logger.info("report: %s", path)
+        for name in REPORTS:
+            report = catalog.get(name) if name in pipeline.all_outputs() else None
+            if isinstance(report, AbstractDataset) and (path := report._describe().get("filepath")):
+                logger.info("report: %s", path)
 
 
 class OriginGuard:

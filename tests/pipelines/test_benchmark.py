@@ -74,11 +74,22 @@ def test_a_killed_benchmark_goes_on_and_one_more_mask_costs_one_mask(kedro: Run,
     done = kedro(*WORDS, f"masks=0-1,{FAST}", folder=folder)
     assert done.returncode == 0 and ": stored" not in done.stdout, done.stderr
     pd.testing.assert_frame_equal(table(folder), two)
-    assert "| spamcaf |" in done.stdout
+    assert "| SpaMCAF |" in done.stdout and "benchmark/default/report.html" in done.stdout.splitlines()[-1]
     record = json.loads((folder / REPORTING / "benchmark/default/benchmark.json").read_text())
     assert record["masks"] == {"random": [0, 1]} and len(record["rows"]) == len(two)
     made_with = folder / REPORTING / "benchmark/default/.provenance/benchmark.csv.json"
     assert json.loads(made_with.read_text())["made_with"]["panel.n_genes"] == 30
+
+
+HIDDEN_SCORES: dict[str, Any] = {
+    "model": "spamcaf",
+    "models": {"spamcaf": {"pcc_mean": 0.3}, "idw": {"pcc_mean": 0.1}},
+    "verdict": "SpaMCAF beats inverse distance.",
+    "other_sections": [],
+    "n_hidden": 3,
+    "n_train": 4,
+    "n_genes": 6,
+}
 
 
 class FakeRuns:
@@ -94,6 +105,8 @@ class FakeRuns:
         self.asked.append((name, choices))
         if len(self.asked) - 1 == self.fail_at:
             raise InputError("x", "y", "z")
+        if name == "hidden_scores":
+            return {**HIDDEN_SCORES, "section": choices["section"]}, 0
         if name != "gene_scores":
             return None, 0
         rng = np.random.default_rng(len(self.asked))
@@ -109,7 +122,7 @@ class FakeRuns:
 def test_every_section_protocol_and_mask_is_a_run_of_its_own() -> None:
     runs = FakeRuns()
     settings = BenchmarkSettings(sections="A+B", masks="0-4", protocols="random+block+section", n_bootstrap=100)  # type: ignore[arg-type]
-    found, record = run_benchmark(runs, settings, SplitSettings(n_blocks=2), 0)
+    found, record, report = run_benchmark(runs, settings, SplitSettings(n_blocks=2), 0)
     assert runs.asked[:2] == [("spot_features", {"section": "A"}), ("spot_features", {"section": "B"})]
     asked = [choices for name, choices in runs.asked if name == "gene_scores"]
     assert len(asked) == 2 * (5 + 2 + 1) and len({(c["section"], c["run"]) for c in asked}) == len(asked)
@@ -118,6 +131,10 @@ def test_every_section_protocol_and_mask_is_a_run_of_its_own() -> None:
     assert record["masks"] == {"random": [0, 1, 2, 3, 4], "block": [0, 1], "section": [0]}
     assert len(found) == 3 * 3 * 2 and set(found["section"]) == {"A", "B", "all"}
     assert json.loads(json.dumps(record))["rows"][0]["model"] == "spamcaf"
+    firsts = [choices["split"] for name, choices in runs.asked if name == "hidden_scores"]
+    assert len(firsts) == 2 * 3 and {split["mask"] for split in firsts} == {0}
+    assert all(f'<h2 id="run-{i}">{run}' in report for i, run in enumerate(["A, random, mask 0"], 1))
+    assert "Over all masks: block" in report and "SpaMCAF beats inverse distance." in report
 
 
 def test_the_section_of_the_run_is_the_default_and_an_error_ends_the_benchmark() -> None:

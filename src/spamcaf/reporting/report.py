@@ -114,7 +114,11 @@ def render_report(
     )
 
 
-def render_cohort_report(sections: Sequence[tuple[str, Record]], links: Mapping[str, str] | None = None) -> str:
+def render_cohort_report(
+    sections: Sequence[tuple[str, Record]],
+    links: Mapping[str, str] | None = None,
+    tables: Mapping[str, list[list[str]]] | None = None,
+) -> str:
     """Render the report of several runs: verdict, mean PCC of each model by run with the mean over runs, and wins.
 
     Parameters
@@ -123,6 +127,8 @@ def render_cohort_report(sections: Sequence[tuple[str, Record]], links: Mapping[
         A name for each run, such as its section or section and mask. Models that a run lacks have an empty cell.
     links : dict of str, optional
         Addresses of the runs' reports by name, relative to the page.
+    tables : dict of list, optional
+        Further tables, which come first: rows of text by name, a header first.
     """
     means = _mean_pcc([scores["models"] for _, scores in sections])
     model = model_of(sections[0][1])
@@ -152,6 +158,7 @@ def render_cohort_report(sections: Sequence[tuple[str, Record]], links: Mapping[
     wins = {word: sum(run["outcome"] == word for run in runs) for word in charts.OUTCOMES}
     return page.render(
         runs=runs,
+        tables=tables or {},
         rows=rows,
         wins=wins,
         ours=display_name(model),

@@ -147,18 +147,26 @@ def false_discovery(p: Floats) -> Floats:
     return np.asarray(false_discovery_control(p)) if len(p) else p
 
 
-def format_markdown(table: pd.DataFrame) -> str:
-    """Format the table of `compare_models` as Markdown, one table per protocol with a column per section."""
-    blocks = []
+def tables_of(table: pd.DataFrame) -> dict[str, list[list[str]]]:
+    """Return `compare_models`' table as rows of text by protocol, header first: a column per section, and wins."""
+    tables = {}
     for protocol, part in table.groupby("protocol", sort=False):
         sections, last = list(dict.fromkeys(part["section"])), part[part["section"] == part["section"].iloc[-1]]
-        lines = [f"| {protocol}, mean PCC [95 %] | {' | '.join(sections)} | genes won : lost (significantly) |"]
-        lines.append("| --- " * (len(sections) + 2) + "|")
+        rows = [[f"{protocol}, mean PCC [95 %]", *map(str, sections), "genes won : lost (significantly)"]]
         for row in last.itertuples():
             cells = part[part["model"] == row.model].set_index("section").loc[sections]
             shown = [f"{c.pcc_mean:.3f} [{c.low:.3f}, {c.high:.3f}]" for c in cells.itertuples()]
             wins = "best baseline" if pd.isna(row.best_baseline) else _wins_text(row)
-            lines.append(f"| {display_name(row.model)} | {' | '.join(shown)} | {wins} |")
+            rows.append([display_name(str(row.model)), *shown, wins])
+        tables[str(protocol)] = rows
+    return tables
+
+
+def format_markdown(table: pd.DataFrame) -> str:
+    """Format the table of `compare_models` as Markdown, one table per protocol."""
+    blocks = []
+    for head, *rows in tables_of(table).values():
+        lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 

@@ -25,7 +25,7 @@ class Runs(Protocol):
 
 def run_benchmark(
     runs: Runs, settings: BenchmarkSettings, split: SplitSettings, seed: int
-) -> tuple[DataFrame, dict[str, Any]]:
+) -> tuple[DataFrame, dict[str, Any], str]:
     """Score every model on every section, protocol and mask, and compare them.
 
     Sections are checked and embedded once. What follows is stored for each mask as the run
@@ -37,16 +37,19 @@ def run_benchmark(
         See `spamcaf.scoring.benchmark.compare_models`.
     record : dict
         Sections, protocols with their masks, and the table's rows.
+    report : str
+        A page of the first mask of each section and protocol: verdicts, scores with intervals, wins.
     """
     import pandas as pd
 
-    from spamcaf.scoring.benchmark import compare_models, format_markdown
+    from spamcaf.reporting.report import render_cohort_report
+    from spamcaf.scoring.benchmark import compare_models, format_markdown, tables_of
 
     sections = settings.sections or [runs.section]
     masks = {str(protocol): distinct_masks(protocol, settings.masks, split) for protocol in settings.protocols}
     for section in sections:
         runs.make("spot_features", {"section": section})  # also where it is only one of the others
-    scored = []
+    scored, records = [], []
     for section, protocol, mask in _all(sections, masks):
         start = time.perf_counter()
         choices: dict[str, Any] = {"section": section, "run": f"{runs.run}-{protocol}-{mask}"}
@@ -56,11 +59,15 @@ def run_benchmark(
         scores, n_nodes = runs.make("gene_scores", choices)
         how = f"{time.perf_counter() - start:.0f} s" if n_nodes else "stored"
         logger.info("benchmark: section %s, %s, mask %d: %s", section, protocol, mask, how)
+        if mask == masks[protocol][0]:
+            name = f"{section}, {protocol}, mask {mask}"
+            records.append((name, runs.make("hidden_scores", choices)[0]))
         scored.append(scores.assign(section=section, protocol=protocol, mask=mask))
     table = compare_models(pd.concat(scored, ignore_index=True), settings.n_bootstrap, seed)
     logger.info("benchmark of %s\n%s", ", ".join(sections), format_markdown(table))
     rows = table.astype(object).where(table.notna(), None).to_dict(orient="records")
-    return table, {"sections": sections, "masks": masks, "rows": rows}
+    report = render_cohort_report(records, tables=tables_of(table))
+    return table, {"sections": sections, "masks": masks, "rows": rows}, report
 
 
 def distinct_masks(protocol: str, masks: list[int], split: SplitSettings) -> list[int]:

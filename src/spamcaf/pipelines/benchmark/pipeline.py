@@ -13,7 +13,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         Node(
             nodes.run_benchmark,
             ["sessions", "params:benchmark", "params:split", "params:seed"],
-            ["benchmark", "benchmark_record"],
+            ["benchmark", "benchmark_record", "benchmark_report"],
             name="run_benchmark",
         )
     ]
