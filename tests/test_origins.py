@@ -100,7 +100,7 @@ def catalog(raw: Path) -> Callable[..., DataCatalog]:
 def run(pipeline: Pipeline, datasets: DataCatalog) -> None:
     hooks, guard = _create_hook_manager(), OriginGuard()
     _register_hooks(hooks, (guard,))
-    guard.before_pipeline_run(run_params={}, pipeline=pipeline, catalog=datasets)
+    guard.before_pipeline_run(run_params={"pipeline_names": ["of this test"]}, pipeline=pipeline, catalog=datasets)
     SequentialRunner().run(pipeline, datasets, hooks)
 
 
