@@ -47,7 +47,7 @@ def test_a_killed_benchmark_goes_on_and_one_more_mask_costs_one_mask(kedro: Run,
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    first = folder / REPORTING / "simulated/default-random-0/.provenance/gene_scores.csv.json"
+    first = folder / REPORTING / "simulated/default-random-0/.provenance/hidden_scores.json.json"
     while process.poll() is None and not first.exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-REPORTING = "data/08_reporting/simulated"
+REPORTING = "data/08_reporting/simulated/default"
 
 
 def test_chosen_models_are_scored_and_named(kedro: Run, finished: Path) -> None:

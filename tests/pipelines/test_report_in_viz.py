@@ -51,7 +51,7 @@ def _nodes(url: str) -> list[dict[str, str]]:
 
 def test_the_preview_of_the_report_looks_like_its_top(viz: str, project: Path) -> None:
     report = next(node["id"] for node in _nodes(viz) if node["name"] == "report")
-    page = (project / "data/08_reporting/simulated/report.html").read_text()
+    page = (project / "data/08_reporting/simulated/default/report.html").read_text()
     verdict = re.search(r'class="lead">([^<]+)<', page)[1]
     shown = "document.querySelector('.pipeline-metadata__preview-html')"
     with Browser() as browser:
