@@ -129,3 +129,8 @@ def test_a_run_that_wrote_a_report_ends_with_its_place(tmp_path: Path, caplog: p
         assert not caplog.messages
         SettingsGuard().after_pipeline_run(pipeline=written, catalog=DataCatalog({"report": page}))
     assert caplog.messages == [f"report: {tmp_path / 'report.html'}"]
+
+
+def test_settings_that_exclude_each_other_stop_a_run_before_any_work() -> None:
+    with pytest.raises(InputError, match=r"settings of several groups\. .* fit\.finetune should be 0"):
+        check_settings({"fit": {"finetune": 1}, "tiles": {"dense": True}})

@@ -21,7 +21,7 @@ from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
 from spamcaf.datasets.stored import AtomicDataset, read_record
 from spamcaf.errors import InputError
 from spamcaf.hooks import OriginGuard
-from spamcaf.origins import Origins
+from spamcaf.origins import Misfit, Origins, _error
 from spamcaf.parameters import FitSettings, SplitSettings
 from spamcaf.sessions import nodes_to_run
 
@@ -231,3 +231,11 @@ def test_a_damaged_record_is_none(catalog: Callable[..., DataCatalog], finished:
     (path.parent / ".provenance" / f"{path.name}.json").write_text("{")
     assert read_record(path) is None
     assert not Origins(catalog()).is_made("section")
+
+
+@pytest.mark.parametrize(
+    ("stored", "is_offered"), [(3, True), ("moran", True), (None, True), (["A", "B"], False), ("x" * 80, False)]
+)
+def test_a_value_to_keep_is_offered_only_where_it_can_be_typed(stored: object, is_offered: bool) -> None:
+    message = str(_error([Misfit("model", "training", "panel.method", stored, 1)]))
+    assert ("or keep them: --params panel.method=" in message) is is_offered

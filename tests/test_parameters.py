@@ -143,11 +143,22 @@ def test_masks_are_numbers_or_ranges(text: Any, numbers: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"masks": "4-"}, {"masks": "4-2"}, {"masks": []}, {"masks": "1+1"}, {"protocols": "rows"}, {"masks": -1}]
+    "wrong",
+    [
+        *({"masks": masks} for masks in ("4-", "4-2", [], "1+1", -1, "0-99999999999")),
+        {"protocols": "rows"},
+    ],
 )
 def test_masks_and_protocols_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         BenchmarkSettings.model_validate(wrong)
+
+
+@pytest.mark.parametrize("other", [{"tiles": {"dense": True}}, {"compute": {"compile": True}}])
+def test_blocks_are_not_trained_from_what_has_no_maps_of_tiles(other: dict[str, Any]) -> None:
+    RunSettings.model_validate(other)
+    with pytest.raises(ValidationError, match=r"fit\.finetune should be 0"):
+        RunSettings.model_validate({"fit": {"finetune": 1}, **other})
 
 
 def test_settings_by_dotted_name_leave_out_what_changes_no_result() -> None:

@@ -191,7 +191,11 @@ def check_settings(parameters: dict[str, Any]) -> RunSettings:
             nearest, known = _nearest(first["loc"])
             found, next_step = f"the unknown parameter '{place}'.", f"Did you mean '{nearest}'?"
             raise InputError(found, f"one of {', '.join(known)}.", next_step) from error
-        found = f"settings of {place}." if isinstance(first["input"], dict) else f"{place} = {first['input']!r}."
+        found = (
+            f"settings {f'of {place}' if place else 'of several groups'}."
+            if isinstance(first["input"], dict)
+            else f"{place} = {first['input']!r}."
+        )
         message = first["msg"].removeprefix("Value error, ")
         next_step = "Correct it in parameters.yml or in --params."
         raise InputError(found, f"{message[:1].lower()}{message[1:]}.", next_step) from error

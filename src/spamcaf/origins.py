@@ -177,6 +177,7 @@ def _error(misfits: list[Misfit]) -> InputError:
     pipelines = [name for name in CHAIN if any(m.pipeline == name for m in misfits)]
     which = f"kedro run --pipelines {','.join(pipelines)}" if pipelines else "kedro run"
     can_keep = all(m.name and (m.name == "backbone" or m.name not in {VERSION, *ROOTS}) for m in misfits)
+    can_keep = can_keep and all(_can_be_typed(m.stored) for m in misfits)
     kept = ",".join(dict.fromkeys(f"{m.name}={_shown(m.stored)}" for m in misfits))
     return InputError(
         f"stored results that do not fit this run: {'; '.join(found[:MAX_NAMED])}{more}.",
@@ -184,6 +185,11 @@ def _error(misfits: list[Misfit]) -> InputError:
         f"Make them again, with the options of this run: {which}"
         + (f"; or keep them: --params {kept}." if can_keep else "."),
     )
+
+
+def _can_be_typed(value: Any) -> bool:  # noqa: ANN401  plain data of any kind
+    """Tell whether a command line takes the value as `_shown` shows it: no list, no mapping, and not cut."""
+    return not isinstance(value, list | dict) and not _shown(value).endswith("...")
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401  plain data of any kind

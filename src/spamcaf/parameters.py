@@ -32,6 +32,7 @@ SHORT_NAMES = {name: ("benchmark", name) for name in ("sections", "masks", "prot
 """Settings by the names without a group that a command line may use."""
 NEUTRAL_SETTINGS = ("compute.device", "compute.threads", "tiles.batch")
 """How fast and where something is computed: results that differ in these alone are of the same settings."""
+MAX_MASKS = 1000  # of a benchmark
 GENE_LISTS = ("panel.genes", "panel.include", "report.genes")  # settings that are names of genes
 DEPRECATED_SETTINGS: dict[str, dict[str, str | None]] = {
     "fit": {"hide_share": "context_dropout", "blind_share": "transfer_step_share", "checkpoint_epochs": None}
@@ -344,7 +345,10 @@ def _as_numbers(masks: object) -> object:
     ranges = [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in re.split(r"[+\s]+", masks.strip())]
     if not all(ranges):
         raise ValueError("masks should be numbers such as 0-4 or 0+2+5")
-    return [n for part in ranges if part for n in range(int(part[1]), int(part[2] or part[1]) + 1)]
+    bounds = [(int(part[1]), int(part[2] or part[1])) for part in ranges if part]
+    if any(last - first >= MAX_MASKS for first, last in bounds):
+        raise ValueError(f"masks should be at most {MAX_MASKS}")
+    return [n for first, last in bounds for n in range(first, last + 1)]
 
 
 class BenchmarkSettings(_Settings):
@@ -396,6 +400,12 @@ class RunSettings(_Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     report: ReportSettings = ReportSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
+
+    @model_validator(mode="after")
+    def _finetune_tile_by_tile(self) -> Self:
+        if self.fit.finetune and (self.tiles.dense or self.compute.compile):
+            raise ValueError("fit.finetune should be 0 with tiles.dense or compute.compile")
+        return self
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -137,6 +137,12 @@ def test_every_section_protocol_and_mask_is_a_run_of_its_own() -> None:
     assert "Over all masks: block" in report and "SpaMCAF beats inverse distance." in report
 
 
+def test_one_section_is_hidden_with_the_other_sections_of_the_run() -> None:
+    runs = FakeRuns()
+    run_benchmark(runs, BenchmarkSettings(protocols=["section"], n_bootstrap=100), SplitSettings(), 0)
+    assert all("other_sections" not in choices for _, choices in runs.asked)
+
+
 def test_the_section_of_the_run_is_the_default_and_an_error_ends_the_benchmark() -> None:
     runs = FakeRuns(fail_at=2)
     with pytest.raises(InputError):

@@ -54,7 +54,7 @@ def run_benchmark(
         start = time.perf_counter()
         choices: dict[str, Any] = {"section": section, "run": f"{runs.run}-{protocol}-{mask}"}
         choices["split"] = {"protocol": protocol, "mask": mask}
-        if protocol == "section":
+        if protocol == "section" and len(sections) > 1:  # otherwise those of the run
             choices["other_sections"] = [other for other in sections if other != section]
         scores, n_nodes = runs.make("gene_scores", choices)
         how = f"{time.perf_counter() - start:.0f} s" if n_nodes else "stored"
