@@ -112,7 +112,11 @@ def test_the_table_in_markdown() -> None:
     text = format_markdown(compare_models(scores, 100, 0))
     lines = text.splitlines()
     assert lines[0] == "| random, mean PCC [95 %] | A | B | all | genes won : lost (significantly) |"
-    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["spamcaf", "ridge", "idw"]
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == [
+        "SpaMCAF",
+        "Ridge on image features",
+        "Inverse distance",
+    ]
     assert lines[2].endswith(f" of {N_GENES}) |") and "too few pairs" not in text
     assert "(too few pairs)" in format_markdown(compare_models(scores[scores["section"] == "A"], 100, 0))
     assert lines[3].endswith("| best baseline |")
