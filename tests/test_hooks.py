@@ -12,6 +12,7 @@ from kedro.pipeline import Node, Pipeline
 
 from spamcaf.backbones.weights import Weights
 from spamcaf.datasets.inputs import BackboneDataset
+from spamcaf.datasets.model import AppliedModelDataset
 from spamcaf.datasets.section import SectionDataset
 from spamcaf.datasets.stored import AtomicDataset
 from spamcaf.errors import InputError
@@ -47,6 +48,17 @@ def test_an_unknown_backbone_with_a_source_is_found_too(tmp_path: Path) -> None:
     unknown = BackboneDataset(name="unni", backbones={"it": MISSING}, source=str(tmp_path))
     with pytest.raises(InputError, match="backbone 'unni'"):
         start(EMBEDDING, catalog(tmp_path, unknown))
+
+
+def test_a_missing_model_is_found_before_the_image_is_embedded(tmp_path: Path) -> None:
+    file = tmp_path / "C9" / "mine" / "full_model.safetensors"
+    transfer = Pipeline([Node(lambda model: model, "transfer_model", "transferred")])
+    datasets = DataCatalog({"transfer_model": AppliedModelDataset(filepath=str(file))})
+    with pytest.raises(InputError, match=r"no model of section 'C9' in run 'mine' .*model=<section>, and run="):
+        start(transfer, datasets)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"0")
+    start(transfer, datasets)
 
 
 def test_a_run_without_backbone_does_not_look(tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def _own_mark() -> str:
 
 
 def _host() -> str:
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    """Return a hash of the machine, and of the container whose process numbers count, where there is one."""
+    namespace = os.readlink("/proc/self/ns/pid") if os.path.islink("/proc/self/ns/pid") else ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
 def _is_dead(left: Path) -> bool:

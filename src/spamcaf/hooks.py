@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BACKBONE, REFERENCES, SESSIONS = "backbone", "references", "sessions"
-REPORTS = ("report", "benchmark_report")
+APPLIED_MODEL, REPORTS = "transfer_model", ("report", "benchmark_report")
 RAW = ("raw_section", "slide")
 # choices that name folders of results, and the next step after a name that cannot
 NAMES = {
@@ -41,7 +41,7 @@ CHOSEN_DATASETS = {
     **dict.fromkeys(("backbone", "backbone_source"), (BACKBONE,)),
     "other_sections": ("other_sections",),
     "reference": (REFERENCES,),
-    "model": ("transfer_model",),
+    "model": (APPLIED_MODEL,),
 }
 """The datasets that a choice of a run goes into."""
 
@@ -75,11 +75,14 @@ class SettingsGuard:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Look for the references and the backbone that the run will load, before it works for hours; loads nothing."""
+        """Look for model, references and backbone that the run will load, before it works for hours; loads nothing."""
         from spamcaf.backbones.weights import TIMEOUT_S
         from spamcaf.datasets.inputs import BackboneDataset, ReferencesDataset
+        from spamcaf.datasets.model import AppliedModelDataset
 
         inputs = pipeline.inputs()
+        if APPLIED_MODEL in inputs and isinstance(model := catalog.get(APPLIED_MODEL), AppliedModelDataset):
+            model.require()
         if REFERENCES in inputs and isinstance(references := catalog.get(REFERENCES), ReferencesDataset):
             references.find()
         features = [name for node in pipeline.nodes if BACKBONE in node.inputs for name in node.outputs]

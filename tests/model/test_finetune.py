@@ -53,6 +53,21 @@ def test_other_networks_are_refused() -> None:
         LastBlocks(timm.create_model("resnet18", num_classes=0), 1)
     with pytest.raises(InputError, match="more blocks"):
         LastBlocks(vit(), 99)
+    with pytest.raises(InputError, match="MobileNetV3"):
+        FeaturesAndMaps(timm.create_model("mobilenetv3_small_050", num_classes=0), 1)
+
+
+def test_a_network_with_something_between_its_parts_is_refused() -> None:
+    network = vit()
+    FeaturesAndMaps(network, 1)
+
+    class Other(type(network)):  # type: ignore[misc]
+        def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+            return 2 * super().forward_head(x, pre_logits)
+
+    network.__class__ = Other
+    with pytest.raises(InputError, match=r"fit\.finetune=1 with a Other"):
+        FeaturesAndMaps(network, 1)
 
 
 def test_batch_statistics_stay_those_of_the_backbone() -> None:

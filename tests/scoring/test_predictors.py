@@ -16,8 +16,9 @@ from scipy.sparse import csr_matrix
 
 from spamcaf.histology.backbone import BackboneIdentity
 from spamcaf.histology.features import FeatureKey, Features
+from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import COMPARED_MODELS, PEERS, Model, display_name
-from spamcaf.parameters import ComputeSettings, EvaluationSettings
+from spamcaf.parameters import ComputeSettings, EvaluationSettings, TileSettings
 from spamcaf.pipelines.evaluation import nodes
 from spamcaf.scoring import baselines, predictors
 from spamcaf.scoring.metrics import score_genes
@@ -167,16 +168,23 @@ def section(seed: int = 0, hidden_seed: int = 0) -> AnnData:
 
 def predictions(expression: AnnData) -> dict[str, np.ndarray]:
     """Return what the node predicts for the hidden spots with every predictor."""
+    split, features = inputs_of(expression)
+    image = np.random.default_rng(6).integers(0, 256, (1800, 1800, 3), np.uint8)
+    inputs: Any = (None, lambda: Slide(ArrayPixels(image, "noise"), "noise"), TileSettings())
+    settings = (EvaluationSettings.model_validate({"models": "all"}), COMPUTE, 0)
+    layers = nodes.fit_baselines(expression, split, features, *inputs, *settings).layers
+    return {str(name): np.asarray(layers[name]) for name in layers if name}
+
+
+def inputs_of(expression: AnnData) -> tuple[pd.DataFrame, Features]:
+    """Return split and made-up features of the section."""
     rng = np.random.default_rng(5)
     windows = rng.normal(size=(N_SPOTS, 9, 6)).astype(np.float32)
     xy_px = np.asarray(expression.obsm["spatial"], np.float64)
     key = FeatureKey.of("slide", IDENTITY, {}, 672, SPOTS, xy_px)
     features = Features(tuple(SPOTS), windows, np.zeros(N_SPOTS, np.int64), key, N_SPOTS)
-    colours = pd.DataFrame(rng.normal(size=(N_SPOTS, 54)), index=SPOTS)
     split = pd.DataFrame({"barcode": SPOTS, "part": np.where(np.isin(SPOTS, HIDDEN), "hidden", "train"), "fold": 0})
-    settings: Any = (None, EvaluationSettings.model_validate({"models": "all"}), COMPUTE, 0)
-    layers = nodes.fit_baselines(expression, split, features, colours, *settings).layers
-    return {str(name): np.asarray(layers[name]) for name in layers if name}
+    return split, features
 
 
 def changed(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> set[str]:
@@ -200,12 +208,21 @@ def test_no_predictor_sees_the_hidden_expression(monkeypatch: pytest.MonkeyPatch
     assert changed(found[0], found[2]) == set(COMPARED_MODELS), "all depend on visible counts"
 
 
-def test_colours_are_measured_only_where_they_are_used() -> None:
-    def refuse() -> None:
+def test_the_slide_is_opened_only_for_predictors_that_need_its_colours() -> None:
+    expression = section()
+    split, features = inputs_of(expression)
+
+    def refuse() -> Slide:
         raise AssertionError("the slide was opened")
 
-    arguments: Any = (section(), refuse, None, EvaluationSettings())
-    assert nodes.measure_colours(*arguments).empty
+    def predict(models: str) -> AnnData:
+        inputs: Any = (None, refuse, TileSettings())
+        chosen = EvaluationSettings.model_validate({"models": models})
+        return nodes.fit_baselines(expression, split, features, *inputs, chosen, COMPUTE, 0)
+
+    assert set(predict("idw+ridge").layers) == {"idw", "ridge"}
+    with pytest.raises(AssertionError, match="was opened"):
+        predict("idw+rgb_ridge")
 
 
 def test_default_is_that_of_the_settings() -> None:

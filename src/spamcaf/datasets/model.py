@@ -18,6 +18,7 @@ import numpy as np
 
 from spamcaf.atomic import replacing
 from spamcaf.datasets.stored import ReadOnlyDataset, StoredDataset
+from spamcaf.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,6 +134,16 @@ class AppliedModelDataset(ModelDataset):
         from spamcaf.readers.files import content_hash
 
         return {"model": content_hash([self._filepath])} if self._exists() else {}
+
+    def require(self) -> None:
+        """Raise InputError where the model is not there."""
+        if not self._exists():
+            section, run = self._filepath.parts[-3:-1]
+            raise InputError(
+                f"no model of section '{section}' in run '{run}' ({self._filepath}).",
+                "that of a measured section, which `kedro run` fits.",
+                "Name another: --params model=<section>, and run=<name> where its run is not the default one.",
+            )
 
 
 def _checksum(arrays: Mapping[str, NDArray[Any]], *texts: str) -> str:

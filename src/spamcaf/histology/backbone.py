@@ -113,6 +113,15 @@ class FeatureMap(nn.Module):
         return features
 
 
+def no_last_blocks(network: nn.Module, n: int) -> InputError:
+    """Return the error for a network whose last `n` blocks cannot be told from the rest."""
+    return InputError(
+        f"fit.finetune={n} with a {type(network).__name__}.",
+        "an EfficientNet or vision transformer of timm, of more blocks than that.",
+        "Choose another backbone, or set fit.finetune to 0.",
+    )
+
+
 class LastBlocks(nn.Module):
     """The last blocks of a timm network and what follows them: maps before them -> (tile, feature).
 
@@ -125,18 +134,14 @@ class LastBlocks(nn.Module):
         super().__init__()
         inner: Any = network.network if isinstance(network, ClassAndMean) else network
         blocks = getattr(inner, "blocks", None)
-        self.is_convolutional = hasattr(inner, "conv_head")
+        self.is_convolutional = hasattr(inner, "conv_head") and hasattr(inner, "bn2")
         pool = "class_and_mean" if inner is not network else getattr(inner, "global_pool", None)
         if (
             not isinstance(blocks, nn.Sequential)
             or not (self.is_convolutional or pool in ("class_and_mean", "token", "avg"))
             or len(blocks) <= n
         ):
-            raise InputError(
-                f"fit.finetune={n} with a {type(inner).__name__}.",
-                "an EfficientNet or vision transformer of timm, of more blocks than that.",
-                "Choose another backbone, or set fit.finetune to 0.",
-            )
+            raise no_last_blocks(inner, n)
         self.blocks = blocks[-n:]
         self.pool = pool if isinstance(pool, str) else "map"
         self.n_prefix = int(getattr(inner, "num_prefix_tokens", 0))
@@ -178,7 +183,11 @@ class FeaturesAndMaps(nn.Module):
         with torch.inference_mode():
             parameter = next(inner.parameters())
             tile = torch.zeros(1, 3, TILE_PX, TILE_PX, device=parameter.device, dtype=parameter.dtype)
-            self.maps = tuple(self._maps(tile).shape[1:])
+            maps = self._maps(tile)
+            # of a network that has something else between its parts
+            if not torch.allclose(self.last(maps), network(tile), rtol=1e-3, atol=1e-4):
+                raise no_last_blocks(inner, n_last_blocks)
+        self.maps = tuple(maps.shape[1:])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return features and flat maps, (tile, feature + map)."""

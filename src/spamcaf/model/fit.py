@@ -95,15 +95,13 @@ def fit_spamcaf(
     own_genes = _most_variable(pooled.centred(), fit.n_gene_processes)
     spots = pooled.reference_spots(np.hstack([scores, pooled.centred()[:, own_genes]]))
     mode = _ModeFit(pooled, programs, spots, own_genes, pitch_um, fit, seed)
-    within_section = mode.fit(folds.within_section, use_positions=True)
-    new_section = mode.fit(folds.new_section, use_positions=False)
     model = SpamcafModel(
         means=ExpressionMeans.mean_of(list(pooled.means.values())),
         programs=programs,
         own_genes=own_genes,
         kernel_pca=pooled.kernel_pca,
-        within_section=within_section,
-        new_section=new_section,
+        within_section=mode.fit(folds.within_section, use_positions=True),
+        new_section=mode.fit(folds.new_section, use_positions=False),
         network_pca=folds.network_pca,
         score_scale=folds.score_scale,
         networks=folds.networks,

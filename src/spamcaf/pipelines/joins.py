@@ -83,7 +83,7 @@ def sites_of(
     ids: list[str], xy_um: NDArray[np.float64], features: Features, colours: pd.DataFrame | None = None
 ) -> StoredSites:
     """Return the sites `ids` at `xy_um`, whose features are those of one store; `colours` has a row per site id."""
-    of_each = None if colours is None or colours.empty else colours.loc[ids].to_numpy(np.float32)
+    of_each = None if colours is None else colours.loc[ids].to_numpy(np.float32)
     return StoredSites(xy_um, (features,), np.zeros(len(ids), np.intp), features.rows(ids), of_each)
 
 

@@ -16,13 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.names import display_name
+from spamcaf.scoring.intervals import interval
 from spamcaf.scoring.predictors import PREDICTORS
 
 Floats = NDArray[np.float64]
 
 ALL = "all"
 """The row of the mean over sections."""
-LEVEL, MAX_FALSE = 0.95, 0.05
+MAX_FALSE = 0.05
 MIN_PAIRS = 6  # fewer cannot reach a p value below 5 %, and would only weaken the test of the others
 MAX_EXACT = 50  # pairs up to which the exact distribution of the signed-rank statistic is used
 SCORE, MEANS = "pearson", ("spearman", "mse", "mae", "pearson_depth_removed", "ceiling", "reachable_limit")
@@ -100,20 +101,15 @@ def _rows(
     others = scores.groupby("model")[[name for name in MEANS if name in scores]].mean()
     rows = []
     for model in sorted(means, key=lambda m: -means[m]):
-        low, high = _interval(draws[model])
+        low, high = interval(draws[model])
         row = {**names, "model": model, "n_masks": scores["mask"].nunique(), "n_genes": scores["gene"].nunique()}
         row |= {"pcc_mean": means[model], "low": low, "high": high}
         if best is not None and model != best:
             row |= {"best_baseline": best, "difference": means[model] - means[best]}
-            row["difference_low"], row["difference_high"] = _interval(draws[model] - draws[best])
+            row["difference_low"], row["difference_high"] = interval(draws[model] - draws[best])
             row |= _wins(pd.concat([table[model] - table[best] for table in tables], axis=1).to_numpy())
         rows.append(row | others.loc[model].to_dict())
     return rows
-
-
-def _interval(draws: Floats) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def _wins(pairs: Floats) -> dict[str, int]:

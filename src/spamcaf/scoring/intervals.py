@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.names import Metric
+from spamcaf.scoring.metrics import GENES_PER_BLOCK, GOOD_PCC, N_TOP
 
 Array = NDArray[np.floating]
 Samples = Mapping[str, Array]
@@ -17,9 +18,6 @@ Samples = Mapping[str, Array]
 _N_SAMPLES = 1000
 _N_SPOT_SAMPLES = 400
 _PERCENTILES = (2.5, 97.5)
-_N_TOP = 50
-_GOOD_PCC = 0.3
-_GENES_PER_BLOCK = 256
 
 
 def bootstrap(by_gene: Mapping[str, pd.DataFrame], seed: int) -> dict[Metric, dict[str, Array]]:
@@ -57,12 +55,12 @@ def _mean(times: NDArray[np.int64], values: Array) -> Array:
 
 
 def _share_above(times: NDArray[np.int64], values: Array) -> Array:
-    return _mean(times, (values > _GOOD_PCC).astype(np.float64))
+    return _mean(times, (values > GOOD_PCC).astype(np.float64))
 
 
 def _top(times: NDArray[np.int64], values: Array) -> Array:
     order = np.argsort(-values, kind="stable")
-    taken = np.minimum(np.cumsum(times[:, order], axis=1), _N_TOP)
+    taken = np.minimum(np.cumsum(times[:, order], axis=1), N_TOP)
     return np.diff(taken, axis=1, prepend=0) @ values[order] / np.maximum(taken[:, -1], 1)
 
 
@@ -120,8 +118,8 @@ def correlation_differences(truth: Array, ours: Array, theirs: Array, seed: int)
 
 def _blocks(values: Array) -> Iterator[Array]:
     """Yield columns (site, gene) block by block, centred, so that products keep their digits."""
-    for start in range(0, values.shape[1], _GENES_PER_BLOCK):
-        block = values[:, start : start + _GENES_PER_BLOCK].astype(np.float64)
+    for start in range(0, values.shape[1], GENES_PER_BLOCK):
+        block = values[:, start : start + GENES_PER_BLOCK].astype(np.float64)
         yield block - block.mean(axis=0)
 
 

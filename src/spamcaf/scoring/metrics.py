@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.floating]
 
-_GENES_PER_BLOCK = 256
-_N_TOP = 50
-_GOOD_PCC = 0.3
+GENES_PER_BLOCK = 256
+N_TOP = 50
+GOOD_PCC = 0.3
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # of the calibration curve
 _MIN_SITES = 3
 _MEANS = {
@@ -55,7 +55,7 @@ def score_genes(
     Raises ValueError where shapes disagree or a value is not finite, naming `model`.
     """
     _check(truth, prediction, genes, model)
-    blocks = [slice(start, start + _GENES_PER_BLOCK) for start in range(0, len(genes), _GENES_PER_BLOCK)]
+    blocks = [slice(start, start + GENES_PER_BLOCK) for start in range(0, len(genes), GENES_PER_BLOCK)]
     scores = pd.concat([_score_block(truth[:, b], prediction[:, b], windows) for b in blocks], ignore_index=True)
     scores.insert(0, "gene", list(genes))
     if depth is not None:
@@ -76,7 +76,7 @@ def summarise(gene_scores: pd.DataFrame) -> dict[str, float | int | None]:
     for key, column in _MEANS.items():
         scored = gene_scores[column].dropna() if column in gene_scores else ()
         summary[str(key)] = float(np.mean(scored)) if len(scored) else None
-    summary[str(Metric.SHARE_ABOVE)] = float((pearson > _GOOD_PCC).mean())
+    summary[str(Metric.SHARE_ABOVE)] = float((pearson > GOOD_PCC).mean())
     summary[str(Metric.UNDEFINED)] = int(gene_scores["undefined"].sum())
     summary[str(Metric.VARIANCE_RATIO)] = float(ratio.median()) if len(ratio) else None
     return summary
@@ -87,7 +87,7 @@ def summarise_pearson(pearson: Array) -> dict[str, float | int | None]:
     return {
         str(Metric.PCC_MEAN): float(pearson.mean()),
         str(Metric.PCC_MEDIAN): float(np.median(pearson)),
-        str(Metric.PCC_TOP50): float(np.sort(pearson)[-_N_TOP:].mean()),
+        str(Metric.PCC_TOP50): float(np.sort(pearson)[-N_TOP:].mean()),
     }
 
 

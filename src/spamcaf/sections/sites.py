@@ -53,7 +53,7 @@ class Sites:
 
     def __post_init__(self) -> None:
         n = len(self.xy_um)
-        parts = (self.target, self.neighbours, self.whole, self.colours)
+        parts = (self.target, self.neighbours, self.whole, self.maps, self.colours)
         if any(len(part) != n for part in parts if part is not None):
             raise ValueError(
                 f"Expected one position, target and window per site, found {n} positions, {len(self.target)} targets, "

@@ -28,28 +28,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def measure_colours(
-    expression: AnnData, open_slide: OpenSlide, tiles: TileSettings, evaluation: EvaluationSettings
-) -> DataFrame:
-    """Return a row of `tile_colours` per spot; an empty table where no chosen predictor needs it."""
-    import pandas as pd
-
-    from spamcaf.histology.colours import tile_colours
-    from spamcaf.scoring.predictors import PREDICTORS
-
-    if not any(PREDICTORS[name].needs_colours for name in evaluation.models):
-        return pd.DataFrame()
-    xy_px = np.asarray(expression.obsm[SPATIAL], np.float64)
-    geometry = WindowGeometry.of(tiles, mpp_of(expression))
-    return pd.DataFrame(tile_colours(open_slide(), xy_px, geometry), index=expression.obs_names)
-
-
 def fit_baselines(
     expression: AnnData,
     spot_split: DataFrame,
     spot_features: Features,
-    spot_colours: DataFrame,
     other_sections: OtherSections,
+    open_slide: OpenSlide,
+    tiles: TileSettings,
     evaluation: EvaluationSettings,
     compute: ComputeSettings,
     seed: int,
@@ -57,24 +42,36 @@ def fit_baselines(
     """Predict the hidden spots with every baseline and peer of `evaluation.models`; one layer each.
 
     They learn from the section itself; where all of it is hidden, those that need no neighbours learn from the other
-    sections.
+    sections. The slide is opened only where one of them needs the colours of tiles.
     """
     from anndata import AnnData
 
-    from spamcaf.scoring.predictors import able, predict_all
+    from spamcaf.scoring.predictors import PREDICTORS, able, predict_all
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
+    names, pitch_um = able(evaluation.models, new_section=not visible), pitch_um_of(expression)
+    colours = _tile_colours(expression, open_slide, tiles) if any(PREDICTORS[n].needs_colours for n in names) else None
     if visible:
-        measured = measured_spots(expression, spot_features, visible, spot_colours)
+        measured = measured_spots(expression, spot_features, visible, colours)
     else:
         measured = stack(measured_other_sections(other_sections, expression, spot_features.key))
     xy_um = np.asarray(expression[hidden].obsm[SPATIAL]) * mpp_of(expression)
-    sites = sites_of(hidden, xy_um, spot_features, spot_colours)
-    names, pitch_um = able(evaluation.models, new_section=not visible), pitch_um_of(expression)
+    sites = sites_of(hidden, xy_um, spot_features, colours)
     layers = predict_all(measured, sites, pitch_um, seed, names, positions=bool(visible), compute=compute)
     return AnnData(
         None, expression[hidden].obs[[]], expression.var, layers=layers, shape=(len(hidden), expression.n_vars)
     )
+
+
+def _tile_colours(expression: AnnData, open_slide: OpenSlide, tiles: TileSettings) -> DataFrame:
+    """Return a row of `tile_colours` per spot."""
+    import pandas as pd
+
+    from spamcaf.histology.colours import tile_colours
+
+    xy_px = np.asarray(expression.obsm[SPATIAL], np.float64)
+    geometry = WindowGeometry.of(tiles, mpp_of(expression))
+    return pd.DataFrame(tile_colours(open_slide(), xy_px, geometry), index=expression.obs_names)
 
 
 def score_super_resolution(

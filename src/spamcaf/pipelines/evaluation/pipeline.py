@@ -13,14 +13,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:
     others = ["params:evaluation", "params:compute", "params:seed"]
     steps = [
         Node(
-            nodes.measure_colours,
-            ["expression", "open_slide", "params:tiles", "params:evaluation"],
-            "spot_colours",
-            name="measure_colours",
-        ),
-        Node(
             nodes.fit_baselines,
-            [*spots, "spot_features", "spot_colours", "other_sections", *others],
+            [*spots, "spot_features", "other_sections", "open_slide", "params:tiles", *others],
             "baseline_predictions",
             name="fit_baselines",
         ),

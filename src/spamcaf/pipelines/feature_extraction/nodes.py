@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.compute import choose_precision, computing
-from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 from spamcaf.histology.macenko import Macenko
 from spamcaf.histology.slide import Slide
@@ -90,12 +89,6 @@ def _embed(
     from spamcaf.histology.workers import Workers, embed_sites
 
     if finetune:
-        if tiles.dense or compute.compile:
-            raise InputError(
-                f"fit.finetune={finetune} with tiles.dense or compute.compile.",
-                "tiles that pass one by one, and a network as it is.",
-                "Set them to false, or fit.finetune to 0.",
-            )
         backbone = backbone.with_maps(finetune)
     with computing(compute) as machine:
         dtype = choose_precision(compute, machine.device)

@@ -77,8 +77,8 @@ def fit_spamcaf(
     else:
         pitch_um, counts = pitch_um_of(expression), reference_counts(references, expression, seed)
         settings = (fit, network, compute, seed, fit_checkpoints)
-        last_blocks = last_blocks_of(load_backbone, fit.finetune, spot_features.key)
-        fitted = learning.fit_spamcaf(target_section, others, pitch_um, *settings, counts, last_blocks)
+        last = last_blocks_of(load_backbone, fit.finetune, spot_features.key)
+        fitted = learning.fit_spamcaf(target_section, others, pitch_um, *settings, counts, last)
     fit_checkpoints.clear()
     record = provenance_record(
         model=fit.model,
@@ -94,12 +94,12 @@ def fit_spamcaf(
         seed=seed,
         configuration=configuration_hash(fit, released if fit.model == Model.RELEASED else network, compute),
     )
-    genes, gene_ids = expression.var_names.tolist(), expression.var[GENE_IDS].astype(str).tolist()
+    genes, gene_ids = expression.var_names, expression.var[GENE_IDS].astype(str)
     programs = program_rows(fitted.model) if isinstance(fitted.model, SpamcafModel) else []
     # a table without rows keeps its header: a file without one cannot be read
     training_log = pd.DataFrame(fitted.log, columns=None if fitted.log else LOG_COLUMNS)
-    model = TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record)
-    return model, training_log, pd.DataFrame(programs, columns=PROGRAM_COLUMNS)
+    program_log = pd.DataFrame(programs, columns=PROGRAM_COLUMNS)
+    return TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record), training_log, program_log
 
 
 def _training_sections(
