@@ -68,17 +68,16 @@ def fit_spamcaf(
     from spamcaf.peers.released import fit_released
 
     spots = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
-    barcodes = spots[BARCODE].tolist()
+    barcodes, key = spots[BARCODE].tolist(), spot_features.key
     target_section, others = _training_sections(expression, spots, spot_features, other_sections)
     logger.info("fitting %s to %d spots, and %d other sections", fit.model, len(barcodes), len(others))
     fitted: learning.Fitted | FittedReleased
     if fit.model == Model.RELEASED:
         fitted = fit_released(_only(target_section, others), released, compute, seed, fit_checkpoints)
     else:
-        pitch_um, counts = pitch_um_of(expression), reference_counts(references, expression, seed)
-        settings = (fit, network, compute, seed, fit_checkpoints)
-        last = last_blocks_of(load_backbone, fit.finetune, spot_features.key)
-        fitted = learning.fit_spamcaf(target_section, others, pitch_um, *settings, counts, last)
+        pitch_um, settings = pitch_um_of(expression), (fit, network, compute, seed, fit_checkpoints)
+        more = reference_counts(references, expression, seed), last_blocks_of(load_backbone, fit.finetune, key)
+        fitted = learning.fit_spamcaf(target_section, others, pitch_um, *settings, *more)
     fit_checkpoints.clear()
     record = provenance_record(
         model=fit.model,
@@ -88,9 +87,9 @@ def fit_spamcaf(
         other_sections=list(other_sections.names),
         program_sources=getattr(fitted, "sources", {}),
         program_genes=names_hash(all_gene_ids(expression)),
-        backbone=spot_features.key.backbone,
-        view=spot_features.key.view,
-        slide=spot_features.key.slide,
+        backbone=key.backbone,
+        view=key.view,
+        slide=key.slide,
         seed=seed,
         configuration=configuration_hash(fit, released if fit.model == Model.RELEASED else network, compute),
     )
