@@ -60,11 +60,9 @@ def row_of_shared_tiles(path: Path) -> tuple[str, str, str]:
 
 def row_of_dense_passes() -> tuple[str, str, str]:
     """Return how many network passes the dense mode needs for spots and 16 x grid of a whole slide."""
-    exact = dense = 0
-    geometry = WindowGeometry.of(TileSettings(), 0.5)
-    sites = lattice(N_SPOTS, 4, 0.5).reshape(N_SPOTS, -1, 2)
-    for xy_px in (sites[:, 0], sites[:, 1:].reshape(-1, 2)):  # two nodes, each with a raster of its own
-        exact += len(distinct(geometry.tiles(xy_px).reshape(-1, 3))[0])
-        dense += len(FeatureGrid(geometry.tile_px, LITE0_SIDE, OVERLAP).tiles(geometry.corners(xy_px)))
+    geometry, grid = WindowGeometry.of(TileSettings(), 0.5), FeatureGrid(224, LITE0_SIDE, OVERLAP)
+    sites = lattice(N_SPOTS, 4, 0.5)
+    exact = len(distinct(geometry.tiles(sites).reshape(-1, 3))[0])
+    dense = len(grid.tiles(grid.cells(geometry.corners(sites))))
     what = f"network passes, exact / dense, {N_SPOTS} spots and their 16 x grid"
     return what, f"{exact / dense:.0f} x fewer ({exact} and {dense})", ">= 20 x"

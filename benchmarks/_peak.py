@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from _networks import HALF, Shrunk
-from _slide import LARGE_PX, lattice, task_of, write_slide
+from _slide import LARGE_PX, dense_tasks, lattice, task_of, write_slide
 
 from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
+from spamcaf.histology.dense import pool_windows
 from spamcaf.histology.workers import Workers, embed_sites
 
 MB = 1 << 20
@@ -60,9 +61,17 @@ def reference_spots(path: Path, n_spots: int, job: Job) -> dict[str, float]:
     started, begin = peak_bytes(), time.perf_counter()
     xy = lattice(n_spots, job.k, 0.5)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        store = FeaturesDataset(filepath=folder)
+        store = FeaturesDataset(filepath=f"{folder}/sites")
         workers = Workers.of(torch.device("cpu"), torch.float32, 64)
-        for block in embed_sites(task_of(path, xy, 0.5, backbone, is_dense=job.is_dense), backbone, workers, set()):
+        if job.is_dense:
+            task, sites = dense_tasks(path, xy, 0.5, backbone, job.side)
+            slide_map = FeaturesDataset(filepath=f"{folder}/map")
+            for block in embed_sites(task, backbone, workers, set()):
+                slide_map.save(block)
+            blocks = pool_windows(slide_map.load(), sites, set())
+        else:
+            blocks = embed_sites(task_of(path, xy, 0.5, backbone), backbone, workers, set())
+        for block in blocks:
             store.save(block)
         seconds = time.perf_counter() - begin
         features = store.load()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spamcaf.histology.backbone import Backbone
-from spamcaf.histology.dense import DenseEmbeddingJob
+from spamcaf.histology.dense import PoolingJob, SlideMapJob, dense_view
 from spamcaf.histology.embedding import EmbeddingJob
 from spamcaf.histology.features import FeatureKey
 from spamcaf.histology.tiles import WindowGeometry
@@ -67,12 +67,21 @@ def side_for(xy_px: np.ndarray, mpp: float) -> int:
     return int(np.ceil(xy_px.max())) + margin_px(mpp)
 
 
-def task_of(
-    path: Path, xy_px: np.ndarray, mpp: float, backbone: Backbone, block: int | None = None, *, is_dense: bool = False
-) -> EmbeddingJob:
+def task_of(path: Path, xy_px: np.ndarray, mpp: float, backbone: Backbone, block: int | None = None) -> EmbeddingJob:
     """Return the task of all tiles around `xy_px`."""
     slide, geometry = open_slide(path), WindowGeometry.of(TileSettings(), mpp)
     ids = [str(i) for i in range(len(xy_px))]
     key = FeatureKey.of(slide.fingerprint, backbone.identity, geometry.view(), geometry.window_px, ids, xy_px)
-    how = DenseEmbeddingJob if is_dense else EmbeddingJob
-    return how(slide, geometry, ids, xy_px, replace(key, block=block) if block else key)
+    return EmbeddingJob(slide, geometry, ids, xy_px, replace(key, block=block) if block else key)
+
+
+def dense_tasks(
+    path: Path, xy_px: np.ndarray, mpp: float, backbone: Backbone, side: int
+) -> tuple[SlideMapJob, PoolingJob]:
+    """Return the task of the slide's map, `side` features across a tile, and that of the sites averaged of it."""
+    slide, geometry = open_slide(path), WindowGeometry.of(TileSettings(), mpp)
+    view = {**geometry.view(), **dense_view(side)}
+    of_map = SlideMapJob.of(slide, geometry, side, xy_px, backbone.identity, slide.fingerprint, view)
+    ids = [str(i) for i in range(len(xy_px))]
+    key = FeatureKey.of(slide.fingerprint, backbone.identity, view, geometry.window_px, ids, xy_px)
+    return of_map, PoolingJob(slide, geometry, ids, xy_px, key)

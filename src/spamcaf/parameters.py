@@ -170,8 +170,9 @@ class TileSettings(_Settings):
     unit: Literal["um", "pixels"] = Field("um", description="pixels reproduces the windows of the released code")
     tile_um: Micrometres = Field(112.0, description="width of a tile: 224 px at 0.5 um/px, as in the training of UNI")
     stain: Literal["none", "macenko"] = Field("none", description="macenko: normalise the stains of every slide first")
-    dense: bool = Field(
-        False, description="one pass over the whole slide, its maps averaged per tile: for fine grids, approximate"
+    dense: Literal["auto"] | bool = Field(
+        "auto",
+        description="true: one pass over the slide, its map averaged per tile; auto: if that is known to lose nothing",
     )
     views: Literal[1, 2, 4, 8, 12] = Field(
         1, description="views of a site's own tile to average over; 12: 11 more passes per site, shared by no other"
@@ -180,7 +181,7 @@ class TileSettings(_Settings):
 
     @model_validator(mode="after")
     def _dense_has_no_views(self) -> Self:
-        if self.dense and self.views > 1:
+        if self.dense is True and self.views > 1:
             raise ValueError(
                 "tiles.views should be 1 with tiles.dense=true, whose features are cut from one map of the slide; "
                 f"found {self.views}: set tiles.views=1, or tiles.dense=false"
@@ -403,8 +404,8 @@ class RunSettings(_Settings):
 
     @model_validator(mode="after")
     def _finetune_tile_by_tile(self) -> Self:
-        if self.fit.finetune and (self.tiles.dense or self.compute.compile):
-            raise ValueError("fit.finetune should be 0 with tiles.dense or compute.compile")
+        if self.fit.finetune and (self.tiles.dense is True or self.compute.compile):
+            raise ValueError("fit.finetune should be 0 with tiles.dense=true or compute.compile")
         return self
 
 

@@ -59,9 +59,10 @@ def test_what_is_needed_follows_from_spots_subdivision_and_width() -> None:
 def test_dense_tiles_are_those_of_the_image_however_fine_the_grid() -> None:
     dense = SETTINGS.model_copy(update={"tiles": TileSettings(dense=True)})
     rows, columns = 2 * (9 + 3), 2 * (14 + 3)  # of 224 px, half overlapping, and as far as windows reach
-    assert estimate_resources(dense, INPUTS, WIDTH).n_tiles == 2 * rows * columns
-    assert estimate_resources(dense, INPUTS, WIDTH, 8).n_tiles == 2 * rows * columns
-    assert estimate_resources(dense, replace(INPUTS, n_spots=10), WIDTH, 1).n_tiles == 90
+    assert estimate_resources(dense, INPUTS, WIDTH).n_tiles == rows * columns
+    assert estimate_resources(dense, INPUTS, WIDTH, 8).n_tiles == rows * columns
+    on_disk = estimate_resources(dense, INPUTS, WIDTH).feature_bytes
+    assert on_disk == FEATURES + rows * columns // 4 * 16**2 * WIDTH * 2
 
 
 def test_views_are_passes_of_every_site_and_no_more_features() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import timm
@@ -13,16 +15,30 @@ from torch import Tensor, nn
 
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone, BackboneIdentity, ClassAndMean, FeatureMap
-from spamcaf.histology.dense import Band, DenseEmbedder, DenseEmbeddingJob, FeatureGrid, embed_densely
+from spamcaf.histology.dense import (
+    Band,
+    DenseEmbedder,
+    FeatureGrid,
+    PoolingJob,
+    SlideMapJob,
+    dense_view,
+    embed_map,
+    is_dense,
+    map_side,
+    pool_windows,
+    reachable_px,
+)
 from spamcaf.histology.embedding import Embedder, EmbeddingJob, embed_blocks
 from spamcaf.histology.features import FeatureKey, Features, join_blocks
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.histology.tiles import WindowGeometry, read_tile
+from spamcaf.histology.tissue import Tissue
 from spamcaf.parameters import TileSettings
 
 CPU = torch.device("cpu")
 GEOMETRY = WindowGeometry.of(TileSettings(), 4.0)
 TILE = GEOMETRY.tile_px
+HALF = 3e-3  # of float16, for features up to 4
 
 
 class MeanOfPatches(nn.Module):
@@ -62,12 +78,25 @@ def centre(x: float, y: float) -> list[float]:
     return [x + 3 * TILE // 2, y + 3 * TILE // 2]
 
 
-def job_of(
-    slide: Slide, xy: object, block: int = 64, kind: type[EmbeddingJob] = DenseEmbeddingJob, **more: object
-) -> EmbeddingJob:
-    xy_px = np.array(xy, np.float64)
-    ids = [f"site{i}" for i in range(len(xy_px))]
-    return kind(slide, GEOMETRY, ids, xy_px, FeatureKey("s", "b", "v", "i", GEOMETRY.window_px, block), **more)
+def job_of(slide: Slide, xy: object, key: FeatureKey, kind: type[EmbeddingJob] = PoolingJob) -> EmbeddingJob:
+    xy_px = np.array(xy, np.float64).reshape(-1, 2)
+    return kind(slide, GEOMETRY, [f"site{i}" for i in range(len(xy_px))], xy_px, key)
+
+
+def map_job(slide: Slide, network: nn.Module, xy: object, block: int = 64, overlap: int = 2) -> SlideMapJob:
+    parts, centres = backbone(network), np.array(xy, np.float64).reshape(-1, 2)
+    side = map_side(parts)
+    how = (slide, GEOMETRY, side, centres, parts.identity, "s", dense_view(side))
+    return SlideMapJob.of(*how, block=block, overlap=overlap)
+
+
+def mapped(
+    job: SlideMapJob, network: nn.Module, starts: list[int] | None = None, batch: int = 64, threads: int = 0
+) -> list[Features]:
+    embedder = DenseEmbedder(backbone(network), CPU, torch.float32, batch)
+    if isinstance(network, MeanOfPatches):
+        network.n_tiles = 0
+    return list(embed_map(job, embedder, job.starts() if starts is None else starts, threads))
 
 
 def dense(
@@ -75,14 +104,16 @@ def dense(
     network: nn.Module,
     xy: object,
     block: int = 64,
-    starts: list[int] | None = None,
     batch: int = 64,
     threads: int = 0,
     overlap: int = 2,
+    done: set[int] | None = None,
 ) -> list[Features]:
-    embedder = DenseEmbedder(backbone(network), CPU, torch.float32, batch)
-    job = job_of(slide, xy, block)
-    return list(embed_densely(job, embedder, job.starts() if starts is None else starts, threads, overlap))
+    job = map_job(slide, network, xy, block, overlap)
+    slide_map = join_blocks(mapped(job, network, batch=batch, threads=threads))
+    pooling = job_of(slide, xy, replace(slide_map.key, sites="i", block=block))
+    assert isinstance(pooling, PoolingJob)
+    return list(pool_windows(slide_map, pooling, done or set()))
 
 
 def by_id(features: Features, n: int) -> NDArray[np.float32]:
@@ -102,7 +133,7 @@ def tokens(slide: Slide, network: nn.Module, row: float, column: float) -> Tenso
 def test_a_site_on_the_grid_gets_the_mean_of_its_tiles_tokens(slide: Slide, vit: nn.Module) -> None:
     (found,) = dense(slide, vit, [centre(TILE, 2 * TILE)], overlap=1)
     expected = [tokens(slide, vit, 2 + i, 1 + j).mean(dim=(0, 1)) for i in range(3) for j in range(3)]
-    np.testing.assert_allclose(found.windows[0], torch.stack(expected), atol=1e-5)
+    np.testing.assert_allclose(found.windows[0], torch.stack(expected), atol=HALF)
 
 
 def token_image(slide: Slide, vit: nn.Module, offset: tuple[float, float]) -> NDArray[np.float32]:
@@ -124,16 +155,16 @@ def test_a_shifted_site_gets_tokens_by_their_area(slide: Slide, vit: nn.Module, 
             row, column = top + k // 3 * TILE, left + k % 3 * TILE
             expected[k] += image[row : row + TILE, column : column + TILE].mean(axis=(0, 1)) / len(offsets)
     (found,) = dense(slide, vit, [centre(x, y)], overlap=overlap)
-    np.testing.assert_allclose(found.windows[0], expected, atol=1e-5)
+    np.testing.assert_allclose(found.windows[0], expected, atol=HALF)
 
 
 def test_a_convolutional_network_on_the_grid_gives_its_exact_features(slide: Slide) -> None:
     xy = [centre(c * TILE, r * TILE) for r in (0, 1, 3, -1) for c in (0, 2)]
-    exact_job = job_of(slide, xy, kind=EmbeddingJob)
+    exact_job = job_of(slide, xy, FeatureKey("s", "b", "v", "i", GEOMETRY.window_px), EmbeddingJob)
     embedder = Embedder(backbone(MeanOfPatches()), CPU, torch.float32, 64)
     exact = join_blocks(list(embed_blocks(exact_job, embedder, exact_job.starts(), 0)))
     found = join_blocks(dense(slide, MeanOfPatches(), xy, overlap=1))
-    np.testing.assert_allclose(by_id(found, len(xy)), by_id(exact, len(xy)), atol=1e-5)
+    np.testing.assert_allclose(by_id(found, len(xy)), by_id(exact, len(xy)), atol=HALF)
 
 
 SITES = np.random.default_rng(1).uniform((-20, -20), (110, 190), (40, 2))
@@ -157,41 +188,81 @@ def test_every_place_is_computed_once(slide: Slide) -> None:
 def test_features_do_not_depend_on_blocks_batches_threads_or_other_sites(slide: Slide, vit: nn.Module) -> None:
     expected = by_id(join_blocks(dense(slide, vit, SITES)), 40)
     for found in (dense(slide, vit, SITES, block=3, batch=5), dense(slide, vit, SITES, threads=2)):
-        np.testing.assert_allclose(by_id(join_blocks(found), 40), expected, atol=1e-5)
+        np.testing.assert_allclose(by_id(join_blocks(found), 40), expected, atol=HALF)
     alone = by_id(join_blocks(dense(slide, vit, SITES[:1])), 1)
-    np.testing.assert_allclose(alone, expected[:1], atol=1e-5)
+    np.testing.assert_allclose(alone, expected[:1], atol=HALF)
 
 
-def test_a_run_that_was_cut_off_goes_on_bit_by_bit(slide: Slide, vit: nn.Module) -> None:
-    whole = dense(slide, vit, SITES, block=8)
-    rest = dense(slide, vit, SITES, block=8, starts=[16, 32])
-    assert [block.start for block in rest] == [16, 32]
-    for block, expected in zip(rest, [whole[2], whole[4]], strict=True):
+def test_a_map_that_was_cut_off_goes_on_bit_by_bit(slide: Slide, vit: nn.Module) -> None:
+    job = map_job(slide, vit, SITES)
+    whole = mapped(job, vit)
+    rest = mapped(job, vit, starts=[128, 512])
+    assert [block.start for block in rest] == [128, 512]
+    for block, expected in zip(rest, [whole[2], whole[8]], strict=True):
         assert block.ids == expected.ids
         np.testing.assert_array_equal(block.windows, expected.windows)
 
 
-def test_rows_without_missing_sites_are_not_computed_again(slide: Slide) -> None:
-    first, again = MeanOfPatches(), MeanOfPatches()
-    dense(slide, first, SITES, block=8)
-    dense(slide, again, SITES, block=8, starts=[32])
-    assert again.n_tiles < first.n_tiles / 2
+def test_rows_of_the_map_that_are_stored_are_not_computed_again(slide: Slide) -> None:
+    network = MeanOfPatches()
+    job = map_job(slide, network, SITES)
+    mapped(job, network)
+    first = network.n_tiles
+    mapped(job, network, starts=job.starts()[-2:])
+    assert 0 < network.n_tiles < first / 2
 
 
-def test_few_rows_of_the_grid_are_held_at_a_time(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sites_that_are_stored_are_not_averaged_again(slide: Slide) -> None:
+    whole = dense(slide, MeanOfPatches(), SITES, block=8)
+    rest = dense(slide, MeanOfPatches(), SITES, block=8, done={0, 8, 24, 32})
+    assert [block.start for block in rest] == [16]
+    np.testing.assert_array_equal(rest[0].windows, whole[2].windows)
+    (mark,) = dense(slide, MeanOfPatches(), SITES, block=8, done=set(range(0, 40, 8)))
+    assert not mark.ids
+    assert mark.n_total == 40
+
+
+def test_few_bands_of_the_map_are_held_and_each_is_read_once(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
     from spamcaf.histology import dense as module
 
-    held = list[int]()
-    pool = module._Bands.pool
+    held, read = list[int](), list[int]()
+    pool, load = module._Bands.pool, module._Bands._band
 
     def watched(self: module._Bands, corner: NDArray[np.int64]) -> NDArray[np.float32]:
         result = pool(self, corner)
         held.append(len(self._held))
         return result
 
+    def loaded(self: module._Bands, strip: int) -> Band:
+        read.append(strip)
+        return load(self, strip)
+
     monkeypatch.setattr(module._Bands, "pool", watched)
-    dense(slide, MeanOfPatches(), SITES)
-    assert max(held) <= 2 * 4
+    monkeypatch.setattr(module._Bands, "_band", loaded)
+    dense(slide, MeanOfPatches(), SITES, block=8)
+    assert max(held) <= 4
+    assert len(read) == len(set(read))
+
+
+def test_any_site_on_tissue_lies_on_the_map(slide: Slide) -> None:
+    rng = np.random.default_rng(5)
+    tissue = Tissue(rng.random((23, 31)) < 0.2, np.zeros((23, 31, 3), np.uint8), 15.5)
+    sites = rng.uniform((0, 0), (480, 360), (4000, 2))
+    sites = sites[tissue.holds(sites)]
+    network = MeanOfPatches()
+    around = reachable_px(tissue, np.array([[-20.0, 400.0]]))
+    whole = join_blocks(mapped(map_job(slide, network, around), network))
+    own = join_blocks(mapped(map_job(slide, network, sites), network))
+    assert len(sites) > 200
+    assert set(own.ids) < set(whole.ids)
+
+
+def test_a_map_of_another_slide_is_refused(slide: Slide) -> None:
+    slide_map = join_blocks(mapped(map_job(slide, MeanOfPatches(), SITES), MeanOfPatches()))
+    pooling = job_of(slide, SITES, replace(slide_map.key, slide="other"))
+    assert isinstance(pooling, PoolingJob)
+    with pytest.raises(InputError, match="differ in slide"):
+        list(pool_windows(slide_map, pooling, set()))
 
 
 def test_a_map_of_one_feature_is_not_overlapped(slide: Slide) -> None:
@@ -205,19 +276,40 @@ def test_a_map_of_one_feature_is_not_overlapped(slide: Slide) -> None:
 
 
 def test_no_site_is_one_empty_block(slide: Slide) -> None:
-    (found,) = dense(slide, MeanOfPatches(), np.empty((0, 2)))
-    assert found.windows.shape == (0, 9, 3)
+    slide_map = join_blocks(mapped(map_job(slide, MeanOfPatches(), SITES), MeanOfPatches()))
+    pooling = job_of(slide, np.empty((0, 2)), slide_map.key)
+    assert isinstance(pooling, PoolingJob)
+    (found,) = pool_windows(slide_map, pooling, set())
+    assert (found.ids, found.n_total) == ((), 0)
 
 
-def test_whole_windows_are_refused(slide: Slide) -> None:
-    embedder = DenseEmbedder(backbone(MeanOfPatches()), CPU, torch.float32, 8)
+@pytest.mark.parametrize(
+    ("dense", "views", "model", "finetune", "loses_nothing", "expected"),
+    [
+        ("auto", 1, "spamcaf", 0, True, True),
+        ("auto", 1, "spamcaf", 0, False, False),
+        ("auto", 12, "spamcaf", 0, True, False),
+        ("auto", 1, "released", 0, True, False),
+        ("auto", 1, "spamcaf", 2, True, False),
+        (True, 1, "spamcaf", 0, False, True),
+        (False, 1, "spamcaf", 0, True, False),
+    ],
+)
+def test_the_mode_is_dense_where_asked_or_known_to_lose_nothing(
+    dense: object, views: int, model: str, finetune: int, loses_nothing: bool, expected: bool
+) -> None:
+    tiles = TileSettings.model_validate({"dense": dense, "views": views})
+    assert is_dense(tiles, model, finetune, loses_nothing=loses_nothing) == expected
+
+
+def test_whole_windows_are_refused() -> None:
     with pytest.raises(InputError, match="fit.model"):
-        list(embed_densely(job_of(slide, SITES, with_whole=True), embedder, [0], 0))
+        is_dense(TileSettings(dense=True), "released", 0, loses_nothing=True)
 
 
 def test_a_backbone_without_a_map_is_refused() -> None:
     with pytest.raises(InputError, match="gives no map"):
-        DenseEmbedder(backbone(nn.AdaptiveAvgPool2d(1)), CPU, torch.float32, 8)
+        map_side(backbone(nn.AdaptiveAvgPool2d(1)))
 
 
 def test_a_network_whose_map_has_its_channels_last_gives_the_same(slide: Slide) -> None:
@@ -237,7 +329,7 @@ def test_a_map_that_is_no_square_is_refused() -> None:
             return super().forward_features(pixels)[..., 1:]
 
     with pytest.raises(InputError, match="no square map"):
-        DenseEmbedder(backbone(Wide()), CPU, torch.float32, 8)
+        map_side(backbone(Wide()))
 
 
 def test_a_backbone_that_pools_twice_gives_its_patch_tokens_too(slide: Slide, vit: nn.Module) -> None:
@@ -250,7 +342,7 @@ def test_the_exact_network_is_left_as_it_was(vit: nn.Module) -> None:
     parts = backbone(vit)
     embedder = DenseEmbedder(parts, CPU, torch.float32, 8)
     assert parts.network is vit
-    assert (embedder.side, embedder.width) == (14, 64)
+    assert (map_side(parts), embedder.width) == (14, 64)
 
 
 FINE = 20
@@ -291,7 +383,7 @@ def test_every_tile_over_a_window_is_named_once(corner: tuple[int, int]) -> None
     x, y = corner
     pixels = np.stack(np.meshgrid(np.arange(x, x + 672), np.arange(y, y + 672)), axis=-1).reshape(-1, 2)
     expected = np.unique(pixels[:, ::-1] // 224, axis=0)
-    np.testing.assert_array_equal(FeatureGrid(224, 16).tiles(np.array([corner, corner])), expected)
+    np.testing.assert_array_equal(FeatureGrid(224, 16).cells(np.array([corner, corner])), expected)
 
 
 @pytest.mark.parametrize("corner", CORNERS)
@@ -304,7 +396,7 @@ def test_overlapping_tiles_are_those_over_any_strip_that_is_touched(corner: tupl
         low, high = pixel * side / 224, (pixel + 672) * side / 224
         strips = [i for i in range(-9, 19) if begins[i] < high and begins[i + 1] > low]
         expected.append(range(strips[0] - 1, strips[-1] + 1))
-    found = feature_grid.tiles(np.array([corner]))
+    found = feature_grid.tiles(feature_grid.cells(np.array([corner])))
     assert found.tolist() == [[row, column] for row in expected[1] for column in expected[0]]
 
 
@@ -317,7 +409,7 @@ def test_overlapping_tiles_lie_on_the_same_features_to_half_a_pixel(tile_px: int
 
 
 def test_sites_apart_leave_the_tiles_between_them_out() -> None:
-    tiles = FeatureGrid(224, 16).tiles(np.array([(0, 0), (2240, 2240)]))
+    tiles = FeatureGrid(224, 16).cells(np.array([(0, 0), (2240, 2240)]))
     assert tiles.tolist() == [[r + z, c + z] for z in (0, 10) for r in range(3) for c in range(3)]
 
 

@@ -20,7 +20,7 @@ from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.parameters import ComputeSettings, TileSettings
-from spamcaf.pipelines.feature_extraction.nodes import embed_grid, embed_spots
+from spamcaf.pipelines.feature_extraction.nodes import embed_grid, embed_slide, embed_spots
 from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
 
 N = 20
@@ -49,9 +49,15 @@ IDENTITY = BackboneIdentity("map", "here", "0" * 64, "c", 3, "MIT", mpp=0.5)
 BACKBONE = Backbone(Map(), (0.5,) * 3, (0.5,) * 3, IDENTITY)
 
 
+def slide_map(tiles: TileSettings, model: str = "spamcaf", stored: list[StoredBlock] | None = None) -> Features:
+    blocks = embed_slide(SECTION, SLIDE, TISSUE, BACKBONE, stored or [], tiles, COMPUTE, model)
+    return join_blocks(list(blocks))
+
+
 def spots(dense: bool, model: str = "spamcaf", stored: list[StoredBlock] | None = None, **tiles: float) -> Features:
     settings = TileSettings(dense=dense, **tiles)
-    blocks = embed_spots(SECTION, SLIDE, TISSUE, BACKBONE, stored or [], settings, COMPUTE, model)
+    of_map = slide_map(settings, model)
+    blocks = embed_spots(SECTION, SLIDE, TISSUE, BACKBONE, of_map, stored or [], settings, COMPUTE, model)
     return join_blocks(list(blocks))
 
 
@@ -65,16 +71,42 @@ def test_dense_features_are_near_the_exact_ones_of_the_same_spots() -> None:
 
 def test_spots_and_grid_are_of_one_view_that_is_not_the_exact_one() -> None:
     tiles = TileSettings(dense=True)
-    grid = join_blocks(list(embed_grid(GRID, SECTION, SLIDE, TISSUE, BACKBONE, [], tiles, COMPUTE, "spamcaf")))
+    grid = join_blocks(
+        list(embed_grid(GRID, SECTION, SLIDE, TISSUE, BACKBONE, slide_map(tiles), [], tiles, COMPUTE, "spamcaf"))
+    )
     assert grid.key.view == spots(dense=True).key.view != spots(dense=False).key.view
     assert "2 x 2 tiles over a place" in json.loads(grid.key.view)["dense"]
 
 
 def test_what_is_stored_is_not_computed_again() -> None:
-    key = spots(dense=True).key
+    tiles = TileSettings(dense=True)
+    whole = slide_map(tiles)
     PASSES.clear()
-    assert not spots(dense=True, stored=[StoredBlock(key, 0)]).ids
+    blocks = [StoredBlock(whole.key, start) for start in range(0, whole.n_total, whole.key.block)]
+    assert not slide_map(tiles, stored=blocks).ids
+    assert PASSES["tiles"] == 1  # that tells how many features lie across a tile
+    assert not spots(dense=True, stored=[StoredBlock(spots(dense=True).key, 0)]).ids
+
+
+def test_spots_and_a_finer_grid_take_no_pass_of_their_own() -> None:
+    tiles = TileSettings(dense=True)
+    whole = slide_map(tiles)
+    PASSES.clear()
+    found = [
+        join_blocks(list(embed_spots(SECTION, SLIDE, TISSUE, BACKBONE, whole, [], tiles, COMPUTE, "spamcaf"))),
+        join_blocks(list(embed_grid(GRID, SECTION, SLIDE, TISSUE, BACKBONE, whole, [], tiles, COMPUTE, "spamcaf"))),
+    ]
+    assert [len(features.ids) for features in found] == [N, N]
     assert not PASSES["tiles"]
+
+
+def test_by_default_a_backbone_decides_for_which_it_was_shown_to_lose_nothing() -> None:
+    shown = replace(BACKBONE, identity=replace(IDENTITY, dense=True))
+    sizes = [
+        join_blocks(list(embed_slide(SECTION, SLIDE, TISSUE, each, [], TileSettings(), COMPUTE, "spamcaf"))).n_total
+        for each in (BACKBONE, shown)
+    ]
+    assert sizes[0] == 0 < sizes[1]
 
 
 def test_the_released_network_is_refused() -> None:
@@ -95,4 +127,4 @@ def test_a_backbone_without_a_map_is_refused() -> None:
     bare = replace(BACKBONE, network=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     tiles = TileSettings(dense=True)
     with pytest.raises(InputError, match="gives no map"):
-        list(embed_spots(SECTION, SLIDE, TISSUE, bare, [], tiles, COMPUTE, "spamcaf"))
+        list(embed_slide(SECTION, SLIDE, TISSUE, bare, [], tiles, COMPUTE, "spamcaf"))

@@ -17,7 +17,7 @@ from spamcaf.histology.tiles import CENTRE
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.parameters import ComputeSettings, TileSettings
-from spamcaf.pipelines.feature_extraction.nodes import embed_grid, embed_spots
+from spamcaf.pipelines.feature_extraction.nodes import embed_grid, embed_slide, embed_spots
 from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX
 
 N = 70
@@ -30,6 +30,7 @@ TISSUE = Tissue(np.ones((40, 40), bool), IMAGE[::10, ::10], 10.0)
 COMPUTE = ComputeSettings(device="cpu", precision="float32")
 IDENTITY = BackboneIdentity("mean", "here", "0" * 64, "c", 3, "MIT")
 BACKBONE = Backbone(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (0.5,) * 3, (0.5,) * 3, IDENTITY)
+(NO_MAP,) = embed_slide(SECTION, SLIDE, TISSUE, BACKBONE, NO_MAP, [], TileSettings(), COMPUTE, "spamcaf")
 
 
 def spots(
@@ -40,7 +41,7 @@ def spots(
     **tiles: object,
 ) -> list[Features]:
     settings = TileSettings(**tiles)
-    return list(embed_spots(SECTION, slide, tissue, BACKBONE, stored or [], settings, compute, "spamcaf"))
+    return list(embed_spots(SECTION, slide, tissue, BACKBONE, NO_MAP, stored or [], settings, compute, "spamcaf"))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_spots_and_sites_between_them_get_the_same_views() -> None:
     """Shifts move the mean colour, turns do not."""
     grid = pd.DataFrame({SITE_ID: SECTION.obs_names, SUB_INDEX: 1, X_PX: XY[:, 0], Y_PX: XY[:, 1]})
     found = [
-        join_blocks(list(embed_grid(grid, SECTION, SLIDE, TISSUE, BACKBONE, [], tiles, COMPUTE, "spamcaf")))
+        join_blocks(list(embed_grid(grid, SECTION, SLIDE, TISSUE, BACKBONE, NO_MAP, [], tiles, COMPUTE, "spamcaf")))
         for tiles in (TileSettings(), TileSettings(views=12))
     ]
     plain, viewed = (features.windows[features.rows(SECTION.obs_names)] for features in found)
@@ -118,5 +119,5 @@ def test_only_missing_blocks_are_computed_and_progress_is_logged(caplog: pytest.
 
 def test_a_grid_of_spots_alone_has_one_empty_block() -> None:
     grid = pd.DataFrame({SITE_ID: ["b0_s0"], SUB_INDEX: [0], X_PX: [60.0], Y_PX: [60.0]})
-    (block,) = embed_grid(grid, SECTION, SLIDE, TISSUE, BACKBONE, [], TileSettings(), COMPUTE, "spamcaf")
+    (block,) = embed_grid(grid, SECTION, SLIDE, TISSUE, BACKBONE, NO_MAP, [], TileSettings(), COMPUTE, "spamcaf")
     assert (block.ids, block.n_total) == ((), 0)

@@ -41,6 +41,9 @@ class BackboneSpec(BaseModel):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     mpp: float | None = Field(None, gt=0, description="micrometres per pixel that it was trained at")
+    dense: bool = Field(
+        False, description="whether features of tiles.dense were shown to lose nothing: used by default"
+    )
     licence: str = "unknown"
     sha256: str | None = Field(None, description="of the weight file; refused when it differs")
     naming: Literal["timm", "in_order", "dinov2", "timm_pretrained"] = Field(

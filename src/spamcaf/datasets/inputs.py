@@ -14,7 +14,7 @@ from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, read_record, validated
 from spamcaf.errors import InputError, is_section_name
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
-from spamcaf.provenance import configuration_hash, plain_hash
+from spamcaf.provenance import plain_hash
 from spamcaf.readers.files import content_hash
 from spamcaf.readers.reference import Reference, find_reference
 
@@ -70,8 +70,8 @@ class BackboneDataset(ReadOnlyDataset):
                 f"{spec.sha256[:12]}..., the weights that the entry '{self._name}' pins.",
                 "Fetch the file again, or change the entry in globals.yml if you trust this one.",
             )
-        entry = (self._name, source, sha256, configuration_hash(spec))
-        identity = BackboneIdentity(*entry, spec.width, spec.licence, hub_revision(path), spec.mpp)
+        entry = (self._name, source, sha256, plain_hash([spec.model_dump(mode="json", exclude={"dense"})]))
+        identity = BackboneIdentity(*entry, spec.width, spec.licence, hub_revision(path), spec.mpp, spec.dense)
         self._loaded = {"backbone_weights": identity.key}
         return Backbone(build(spec, path), spec.mean, spec.std, identity)
 

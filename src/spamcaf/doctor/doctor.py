@@ -13,6 +13,7 @@ import click
 
 from spamcaf.doctor import inputs, machine
 from spamcaf.doctor.check import Check, Finding, Status, check_configuration, run_check, skip_check
+from spamcaf.histology.dense import is_dense
 from spamcaf.parameters import RunSettings
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ def examine(load_context: Callable[[], KedroContext], root: Path) -> list[Check]
         # what is wrong with the backbone's entry is in its own line
         _, spec = run_check("backbone", lambda: Finding("", value=inputs.read_spec(request)))
     width = spec.width if spec else None
+    if spec:
+        tiles, fit = settings.tiles, settings.fit
+        how = is_dense(tiles, fit.model, fit.finetune, loses_nothing=spec.dense)
+        settings = settings.model_copy(update={"tiles": tiles.model_copy(update={"dense": how})})
     resources = machine.estimate_resources(settings, size, width) if size and width else None
     of_machine: dict[str, Callable[[], Finding[None]]] = {
         "device": partial(machine.check_device, settings.compute, spec, resources),

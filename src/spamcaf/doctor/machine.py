@@ -33,7 +33,8 @@ LAYERS = 3  # matrices of a prediction: expression, its standard deviation and t
 COPIES = 2  # a prediction is stored as h5ad and inside the SpatialData
 PROCESS_BYTES = 600_000_000  # Python with torch and the libraries around it
 TRAINING_COPIES = 3  # features of the spots as they are, concatenated with other sections', and centred
-DENSE_NODES = 2  # spots and grid are embedded one after the other, each over the whole raster
+MAP_SIDE = 16  # features of a map across a tile, those of a vision transformer; convolutional networks have 7
+HALF_BYTES = 2
 PYRAMID = 4 / 3  # size of an image with all its smaller levels, relative to the image
 LARGE_WIDTH = 768  # features of a ViT-B, from which on a CPU is slow
 PACKAGES = ("spamcaf", "kedro", "torch", "torchvision", "timm", "scanpy", "anndata")
@@ -95,20 +96,25 @@ class Resources:
 
 
 def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdivide: int | None = None) -> Resources:
-    """Estimate what a run needs whose backbone has `width` features; `subdivide` replaces the setting's own."""
+    """Estimate what a run needs whose backbone has `width` features; `subdivide` replaces the setting's own.
+
+    `tiles.dense` must be decided: auto counts as false.
+    """
     n_sites = inputs.n_spots * (subdivide or settings.grid.subdivide) ** 2
     image = inputs.image_px[0] * inputs.image_px[1] * 3
     n_genes = len(settings.panel.genes) or settings.panel.n_genes
     site_bytes, n_tiles = N_TILES * width * FLOAT_BYTES, n_sites * (N_TILES + settings.tiles.views - 1)
     prediction = n_sites * n_genes * FLOAT_BYTES * LAYERS
-    if settings.tiles.dense:  # at most the rasters over the whole image, and as far as windows reach beyond it
+    map_bytes = 0
+    if settings.tiles.dense is True:  # at most the raster over the whole image, and as far as windows reach beyond it
         tile_px = WindowGeometry.of(settings.tiles, inputs.mpp).tile_px
         rows, columns = (OVERLAP * (ceil(side / tile_px) + TILES_ACROSS) for side in inputs.image_px)
-        n_tiles = min(n_tiles, DENSE_NODES * rows * columns)
+        n_tiles = rows * columns
+        map_bytes = n_tiles // OVERLAP**2 * MAP_SIDE**2 * width * HALF_BYTES
     return Resources(
         n_sites=n_sites,
         n_tiles=n_tiles,
-        feature_bytes=n_sites * site_bytes,
+        feature_bytes=n_sites * site_bytes + map_bytes,
         spot_bytes=inputs.n_spots * site_bytes * TRAINING_COPIES,
         prediction_bytes=prediction,
         image_bytes=image if inputs.is_held_whole else 0,

@@ -25,6 +25,7 @@ class BackboneIdentity:
     licence: str
     revision: str | None = None  # commit of the hub, where the weights came from there
     mpp: float | None = None  # micrometres per pixel that it was trained at, where that is known
+    dense: bool = False  # whether dense features (`tiles.dense`) were shown to lose nothing
 
     @property
     def key(self) -> str:

@@ -1,36 +1,86 @@
-"""Dense features: the slide goes through the backbone once, on a regular grid of tiles, and windows are averaged of it.
+"""Dense features: the slide goes through the backbone once, and the windows of all sites are averaged of its map.
 
-The last layer of a backbone gives a map of features for a tile, 7 x 7 or 16 x 16 for instance. The maps of the grid's
-tiles together are one map of the slide. Each of the nine tiles of a site's window gets the mean of that map over its
-area, a feature at the border counting by the part of it that lies inside. So overlapping windows cost no more passes.
+The last layer of a backbone gives a map of features for a tile, 7 x 7 or 16 x 16 for instance. `embed_map` puts the
+maps of a regular grid of tiles together to one map of the slide, as far as windows may reach. `pool_windows` then gives
+each of the nine tiles of a site's window the mean of that map over its area, a feature at the border counting by the
+part of it that lies inside. So spots and sites between them share all passes, however fine the grid.
 
 The map of a whole slide would not fit into memory. It is computed row by row of tiles, from the top to the bottom, and
-cut into bands; sites are read in the same order, and bands above the current window are dropped.
+read in bands of rows; sites come in the same order, and bands above the current window are dropped.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, product
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.histology.backbone import Backbone, FeatureMap
+from spamcaf.histology.backbone import Backbone, BackboneIdentity, FeatureMap
 from spamcaf.histology.embedding import Embedder, EmbeddingJob
-from spamcaf.histology.features import Features
-from spamcaf.histology.tiles import N_TILES, TILE_PX, TILES_ACROSS, prefetch_tiles
+from spamcaf.histology.features import FeatureKey, Features
+from spamcaf.histology.slide import Slide
+from spamcaf.histology.tiles import N_TILES, TILE_PX, TILES_ACROSS, Stain, WindowGeometry, prefetch_tiles
+from spamcaf.histology.tissue import Tissue
+from spamcaf.names import Model
+from spamcaf.parameters import TileSettings
 
 OVERLAP = 2
 """Tiles over every point along either axis. Features at a tile's border see little around them: with the packaged
 network, half overlapping tiles come nearer to the exact features (cosine .80 instead of .72, centred) and still need
 far fewer passes."""
-VIEW = {"dense": f"map of the last layer on a raster from the slide's corner, {OVERLAP} x {OVERLAP} tiles over a place"}
-"""Part of a feature key's view that marks this mode."""
+DENSE, SIDE = "dense", "features_across_tile"
+"""Parts of a feature key's view that mark this mode."""
+MAP_BLOCK = 1024
+"""Places of the map in a stored block: 2.6 MB at 1280 features."""
+
+
+def is_dense(tiles: TileSettings, model: str, finetune: int, *, loses_nothing: bool) -> bool:
+    """Return whether features are computed in this mode.
+
+    With `tiles.dense` auto they are where that was shown to lose nothing with the backbone, and all else that was asked
+    for can be had of a map: one view of a tile, and neither whole windows nor maps for fine-tuning.
+    """
+    if tiles.dense == "auto":
+        return loses_nothing and tiles.views == 1 and model != Model.RELEASED and not finetune
+    if tiles.dense and model == Model.RELEASED:
+        raise InputError(
+            "tiles.dense with fit.model released.",
+            "one of them: released uses whole windows, which dense features do not have.",
+            "Set tiles.dense to false, or fit.model to spamcaf.",
+        )
+    return tiles.dense
+
+
+def map_side(backbone: Backbone) -> int:
+    """Return how many features of the last layer lie across a tile; raise InputError where there is no such map."""
+    network = FeatureMap(backbone.network)
+    parameter = next(backbone.network.parameters(), torch.empty(0))
+    try:
+        with torch.inference_mode():
+            tile = torch.zeros(1, 3, TILE_PX, TILE_PX, device=parameter.device, dtype=parameter.dtype)
+            return int(network(tile).shape[1])
+    except TypeError as error:
+        raise InputError(
+            f"backbone {backbone.identity.name} with tiles.dense: {error}.",
+            "a vision transformer or a convolutional network of timm's.",
+            "Set tiles.dense to false, or choose another backbone.",
+        ) from error
+
+
+def dense_view(side: int) -> dict[str, object]:
+    """Return the part of a feature key's view that tells of this mode."""
+    how = (
+        f"map of the last layer on a raster from the slide's corner, {OVERLAP} x {OVERLAP} tiles over a place, float16"
+    )
+    return {DENSE: how, SIDE: side}
 
 
 @dataclass(frozen=True)
@@ -69,19 +119,33 @@ class FeatureGrid:
         """Return where the borders of a window's tiles lie, (4,), in features from the slide's corner."""
         return corner_px * self.side / self.tile_px + self.side * np.arange(TILES_ACROSS + 1, dtype=np.float64)
 
-    def tiles(self, corners_px: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the tiles over what windows from (site, 2), x and y, touch: (tile, 2), row and column, sorted."""
+    def cells(self, corners_px: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the crossings of strips under windows from (site, 2), x and y: (cell, 2), row and column, sorted."""
         if not len(corners_px):
             return np.empty((0, 2), np.int64)
         first, last = self.strips(corners_px[:, ::-1])
-        first, after = first - self.overlap + 1, last + 1
-        origin = first.min(axis=0)
-        # how many windows touch each tile: +1 and -1 at the corners of each rectangle, summed along both axes, take one
-        # step per site where filling rectangles would take one per tile of each
+        after, origin = last + 1, first.min(axis=0)
+        # how many windows touch each cell: +1 and -1 at the corners of each rectangle, summed along both axes, take one
+        # step per site where filling rectangles would take one per cell of each
         count = np.zeros(after.max(axis=0) - origin + 1, np.int64)
         for (rows, row_sign), (columns, column_sign) in product(((first, 1), (after, -1)), repeat=2):
             np.add.at(count, (rows[:, 0] - origin[0], columns[:, 1] - origin[1]), row_sign * column_sign)
         return np.argwhere(count.cumsum(axis=0).cumsum(axis=1) > 0) + origin
+
+    def tiles(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the tiles over `cells` (cell, 2): (tile, 2), row and column, sorted."""
+        back = np.array(list(product(range(self.overlap), repeat=2)), np.int64)
+        return np.unique((cells[:, None] - back).reshape(-1, 2), axis=0)
+
+    def places(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the features inside `cells` (cell, 2): (place, 2), row and column from the slide's corner, sorted."""
+        parts = [np.empty((0, 2), np.int64)]
+        for row in np.unique(cells[:, 0]):
+            columns = [np.arange(self.at(c), self.at(c + 1)) for c in cells[cells[:, 0] == row, 1].tolist()]
+            inside = np.concatenate(columns)
+            for line in range(self.at(int(row)), self.at(int(row) + 1)):
+                parts.append(np.column_stack([np.full(len(inside), line), inside]))
+        return np.concatenate(parts)
 
 
 class Band:
@@ -119,100 +183,117 @@ class Band:
 
 
 class DenseEmbedder(Embedder):
-    """A backbone whose `embed` gives its last map, (tile, `side`, `side`, `width`); InputError where it has none."""
+    """A backbone whose `embed` gives its last map, (tile, row, column, feature)."""
 
     def __init__(
         self, backbone: Backbone, device: torch.device, dtype: torch.dtype, batch: int, *, is_compiled: bool = False
     ) -> None:
         mapped = replace(backbone, network=FeatureMap(backbone.network))
         super().__init__(mapped, device, dtype, batch, is_compiled=is_compiled)
-        try:
-            _, self.side, _, self.width = self.embed(np.zeros((1, TILE_PX, TILE_PX, 3), np.uint8)).shape
-        except TypeError as error:
-            raise InputError(
-                f"backbone {backbone.identity.name} with tiles.dense: {error}.",
-                "a vision transformer or a convolutional network of timm's.",
-                "Set tiles.dense to false, or choose another backbone.",
-            ) from error
+        # of a vision transformer with pooled tokens fewer than `backbone.width`
+        self.width = int(self.embed(np.zeros((1, TILE_PX, TILE_PX, 3), np.uint8)).shape[-1])
 
 
-class DenseEmbeddingJob(EmbeddingJob):
-    """The sites of a slide to compute dense features of, in order of the grid's rows."""
+@dataclass(frozen=True, kw_only=True)
+class SlideMapJob(EmbeddingJob):
+    """The places of a slide's map to compute, in the role of sites: one feature each, row by row."""
+
+    grid: FeatureGrid
+    cells: NDArray[np.int64]  # (cell, 2), crossings of the grid's strips
+    places: NDArray[np.int64]  # (place, 2), row and column of the map
+
+    unit = "places"
+
+    @classmethod
+    def of(
+        cls,
+        slide: Slide,
+        geometry: WindowGeometry,
+        side: int,
+        centres_px: NDArray[np.float64],
+        identity: BackboneIdentity,
+        pixels: str,
+        view: dict[str, object],
+        stain: Stain | None = None,
+        overlap: int = OVERLAP,
+        block: int = MAP_BLOCK,
+    ) -> Self:
+        """Return the job of all that windows around `centres_px`, (site, 2) full-resolution pixels, touch.
+
+        `pixels` names the slide and its stains in the key, `view` is how tiles are seen.
+        """
+        grid = FeatureGrid(geometry.tile_px, side, min(overlap, side))  # a map of one feature cannot be halved
+        cells = grid.cells(geometry.corners(centres_px))
+        places = grid.places(cells)
+        xy_px = (places[:, ::-1] + 0.5) * geometry.tile_px / side
+        ids = [f"{row}_{column}" for row, column in places.tolist()]
+        key = FeatureKey.of(pixels, identity, view, geometry.window_px, ids, xy_px)
+        key = replace(key, block=block)
+        return cls(slide, geometry, ids, xy_px, key, stain=stain, grid=grid, cells=cells, places=places)
 
     @cached_property
     def order(self) -> NDArray[np.intp]:
-        """Sites by the row of tiles that they begin in, so that few rows are held at a time."""
-        corners = self.corners
-        return np.lexsort((corners[:, 1], corners[:, 0], corners[:, 1] // self.geometry.tile_px))
-
-    @cached_property
-    def corners(self) -> NDArray[np.int64]:
-        """The windows' upper left pixels, (site, 2), x and y."""
-        return self.geometry.corners(self.xy_px).reshape(-1, 2)
-
-    @cached_property
-    def n_padded(self) -> NDArray[np.int64]:
-        """Pixels of each site's window that lie outside the slide, (site,)."""
-        window_px, size_px = self.geometry.window_px, self.slide.shape[::-1]
-        inside = np.minimum(self.corners + window_px, size_px) - np.maximum(self.corners, 0)
-        return window_px**2 - np.clip(inside, 0, None).prod(axis=1)
+        """Places are in order."""
+        return np.arange(len(self.ids))
 
 
-def embed_densely(
-    job: DenseEmbeddingJob, embedder: DenseEmbedder, starts: Sequence[int], threads: int, overlap: int = OVERLAP
-) -> Iterator[Features]:
-    """Yield the features of the blocks at `starts`, ascending, while `threads` threads prepare what comes next.
+def reachable_px(tissue: Tissue, spots_px: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points, (point, 2) full-resolution pixels, between which every site on tissue lies, and the spots.
 
-    At most five rows of tiles are held. What is computed of a row depends on all sites of the job, not on `starts`, so
-    that a run that was cut off gives the same.
+    What windows around two points touch holds what a window between them touches: the corners of mask pixels do.
     """
-    if job.with_whole:
-        raise InputError(
-            "tiles.dense with fit.model released.",
-            "one of them: released uses whole windows, which dense features do not have.",
-            "Set tiles.dense to false, or fit.model to spamcaf.",
-        )
-    bands = _Bands(job, embedder, starts, threads, overlap)
+    row, column = np.nonzero(tissue.mask)
+    corners = [np.column_stack([column + x, row + y]) for x, y in product((0, 1), repeat=2)]
+    return np.concatenate([np.unique(np.concatenate(corners), axis=0) * tissue.px_per_mask_px, spots_px])
+
+
+def embed_map(job: SlideMapJob, embedder: DenseEmbedder, starts: Sequence[int], threads: int) -> Iterator[Features]:
+    """Yield the blocks of the map at `starts`, ascending, while `threads` threads prepare the next tiles.
+
+    `windows` of a block is (place, 1, feature) float16. What is computed of a row of tiles depends on all places of the
+    job, not on `starts`, so that a run that was cut off gives the same.
+    """
+    strips = _Strips(job, embedder, starts, threads)
     for start in starts:
-        rows = job.rows(start)
-        windows = np.empty((len(rows), N_TILES, embedder.width), np.float32)
-        for i, row in enumerate(rows):
-            windows[i] = bands.pool(job.corners[row])
-        yield Features(job.ids_at(start), windows, job.n_padded[rows], job.key, len(job.ids), start)
+        places = job.places[job.rows(start)]
+        values = np.empty((len(places), 1, embedder.width), np.float16)
+        for row in np.unique(places[:, 0]):
+            here = places[:, 0] == row
+            values[here, 0] = strips.line(int(row))[places[here, 1] - strips.left]
+        yield Features(job.ids_at(start), values, np.zeros(len(places), np.int64), job.key, len(job.ids), start)
 
 
-class _Bands:
-    """Bands of the map, computed from the top to the bottom as windows need them."""
+class _Strips:
+    """Strips of the map, computed from the top to the bottom; columns count from `left`."""
 
-    def __init__(
-        self, job: DenseEmbeddingJob, embedder: DenseEmbedder, starts: Sequence[int], threads: int, overlap: int
-    ) -> None:
-        self._embedder, self._batch = embedder, embedder.batch
-        # a map of one feature cannot be halved
-        self._grid = FeatureGrid(job.geometry.tile_px, embedder.side, min(overlap, embedder.side))
-        tiles = self._grid.tiles(job.corners)
+    def __init__(self, job: SlideMapJob, embedder: DenseEmbedder, starts: Sequence[int], threads: int) -> None:
+        self._embedder, self._batch, self._grid = embedder, embedder.batch, job.grid
+        tiles = job.grid.tiles(job.cells)
         self._columns = {int(row): tiles[tiles[:, 0] == row, 1].tolist() for row in np.unique(tiles[:, 0])}
-        self._extent = (int(tiles[:, 1].min()), int(tiles[:, 1].max())) if len(tiles) else (0, 0)
-        corners = np.concatenate([job.corners[job.rows(start)] for start in starts])
-        needed = np.unique(self._grid.tiles(corners)[:, 0]).tolist()
+        self._extent = int(tiles[:, 1].min()), int(tiles[:, 1].max())
+        self.left = job.grid.at(self._extent[0])
+        asked = np.unique(np.concatenate([job.places[job.rows(start), 0] for start in starts]))
+        needed = [
+            row for row in self._columns if self._holds(row, asked) or self._holds(row + job.grid.overlap - 1, asked)
+        ]
         self._rows = iter(needed)
         ahead = (boxes for row in needed for boxes in self._boxes(row))
         self._tiles = prefetch_tiles(job.slide, ahead, job.stain, threads)
         self._lower: tuple[int, NDArray[np.float32]] | None = None
-        self._held: dict[int, Band] = {}
+        self._held: dict[int, NDArray[np.float32]] = {}
 
-    def pool(self, corner_px: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return (9, feature) of the window at (x, y); windows have to come by the row of tiles they begin in."""
+    def line(self, row: int) -> NDArray[np.float32]:
+        """Return a row of the map, (column, feature); rows have to be asked for in ascending order."""
         grid = self._grid
-        x_edges, y_edges = (grid.edges(int(pixel)) for pixel in corner_px)
-        first, last = (int(strip[1]) for strip in grid.strips(corner_px))
-        # the next window may begin anywhere in this row of tiles, so the whole row is kept
-        begun = first // grid.overlap * grid.overlap
-        self._held = {strip: band for strip, band in self._held.items() if strip >= begun}
-        while last not in self._held:
+        strip = row // grid.side * grid.overlap + int(grid.overlap > 1 and row % grid.side >= grid.side // 2)
+        self._held = {other: values for other, values in self._held.items() if other >= strip}
+        while strip not in self._held:
             self._compute_row()
-        summed = sum(self._held[strip].pool(x_edges, y_edges) for strip in range(first, last + 1))
-        return np.asarray(summed / (grid.side * grid.overlap) ** 2, np.float32).reshape(N_TILES, -1)
+        return self._held[strip][row - grid.at(strip)]
+
+    def _holds(self, strip: int, rows: NDArray[np.int64]) -> bool:
+        first = np.searchsorted(rows, self._grid.at(strip))
+        return bool(first < len(rows) and rows[first] < self._grid.at(strip + 1))
 
     def _boxes(self, row: int) -> Iterator[NDArray[np.int64]]:
         """Yield the tiles of a row as x, y and width in pixels, (tile, 3), batch by batch."""
@@ -231,17 +312,100 @@ class _Bands:
             if above is None or above[0] != row - 1:
                 return
             features = features[:height] + above[1]
-        self._held[row] = Band(features, grid.at(row), grid.at(self._extent[0]))
+        self._held[row] = features / np.float32(grid.overlap**2)
 
     def _map_of(self, row: int) -> NDArray[np.float32]:
-        """Return a row's features, those of overlapping tiles added: (row, 1 + column, feature), the first column 0."""
-        grid, (left, right) = self._grid, self._extent
-        begin = grid.at(left)
-        # tiles that no site touches stay zero: nothing is read of them
-        features = np.zeros((grid.side, grid.at(right) + grid.side - begin + 1, self._embedder.width), np.float32)
+        """Return a row's features, those of overlapping tiles added: (row, column, feature)."""
+        grid, (_, right) = self._grid, self._extent
+        # tiles that no window touches stay zero: nothing is read of them
+        features = np.zeros((grid.side, grid.at(right) + grid.side - self.left, self._embedder.width), np.float32)
         columns = iter(self._columns[row])
         for batch in islice(self._tiles, -(-len(self._columns[row]) // self._batch)):
             for tile in self._embedder.embed(batch.tiles).cpu().numpy():
-                at = grid.at(next(columns)) - begin + 1
+                at = grid.at(next(columns)) - self.left
                 features[:, at : at + grid.side] += tile
         return features
+
+
+class PoolingJob(EmbeddingJob):
+    """The sites of a slide whose features are averaged of its map, in order of the map's bands."""
+
+    @cached_property
+    def order(self) -> NDArray[np.intp]:
+        """Sites by the band that their windows begin in, so that each band is read once and few are held."""
+        return np.lexsort((self.corners[:, 1], self.corners[:, 0], self.corners[:, 1] // self.geometry.tile_px))
+
+    @cached_property
+    def corners(self) -> NDArray[np.int64]:
+        """The windows' upper left pixels, (site, 2), x and y."""
+        return self.geometry.corners(self.xy_px).reshape(-1, 2)
+
+    @cached_property
+    def n_padded(self) -> NDArray[np.int64]:
+        """Pixels of each site's window that lie outside the slide, (site,)."""
+        window_px, size_px = self.geometry.window_px, self.slide.shape[::-1]
+        inside = np.minimum(self.corners + window_px, size_px) - np.maximum(self.corners, 0)
+        return window_px**2 - np.clip(inside, 0, None).prod(axis=1)
+
+
+def pool_windows(slide_map: Features, job: PoolingJob, done: set[int]) -> Iterator[Features]:
+    """Yield the features of a job's sites, averaged of the slide's map, in blocks.
+
+    Parameters
+    ----------
+    slide_map
+        Of `embed_map`, whole.
+    job
+        Sites and windows.
+    done
+        Starts of blocks that are stored already and are left out.
+
+    Raises
+    ------
+    InputError
+        Where the map is of another slide, backbone or view.
+    """
+    slide_map.key.require_same_source(job.key)
+    missing = [start for start in job.starts() if start not in done]
+    if not missing or not job.ids:
+        yield job.mark(slide_map.windows.shape[-1])
+        return
+    bands = _Bands(slide_map, job.geometry.tile_px)
+    for start in missing:
+        rows = job.rows(start)
+        windows = np.stack([bands.pool(corner) for corner in job.corners[rows]])
+        yield Features(job.ids_at(start), windows, job.n_padded[rows], job.key, len(job.ids), start)
+
+
+class _Bands:
+    """Bands of a stored map, each as many rows as lie across a tile, read as windows need them."""
+
+    def __init__(self, slide_map: Features, tile_px: int) -> None:
+        side = int(json.loads(slide_map.key.view)[SIDE])
+        self._map, self._grid = slide_map, FeatureGrid(tile_px, side)
+        places = np.array([name.split("_") for name in slide_map.ids], np.int64).reshape(-1, 2)
+        order = np.lexsort((places[:, 1], places[:, 0]))  # of blocks that were stored in any order
+        self._order, self._places, self.width = order, places[order], slide_map.windows.shape[-1]
+        self._left, right = (int(end) for end in (places[:, 1].min(), places[:, 1].max()))
+        self._n_columns = right + 1 - self._left
+        self._held: dict[int, Band] = {}
+
+    def pool(self, corner_px: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (9, feature) of the window at (x, y); windows have to come by the band that they begin in."""
+        grid = self._grid
+        x_edges, y_edges = (grid.edges(int(pixel)) for pixel in corner_px)
+        first, last = (int(strip[1]) for strip in grid.strips(corner_px))
+        self._held = {strip: band for strip, band in self._held.items() if strip >= first}
+        for strip in range(first, last + 1):
+            if strip not in self._held:
+                self._held[strip] = self._band(strip)
+        summed = sum(self._held[strip].pool(x_edges, y_edges) for strip in range(first, last + 1))
+        return np.asarray(summed / grid.side**2, np.float32).reshape(N_TILES, -1)
+
+    def _band(self, strip: int) -> Band:
+        top = self._grid.at(strip)
+        start, stop = np.searchsorted(self._places[:, 0], [top, top + self._grid.side])
+        values = np.zeros((self._grid.side, 1 + self._n_columns, self.width), np.float32)
+        row, column = self._places[start:stop].T
+        values[row - top, column - self._left + 1] = self._map.windows[self._order[start:stop]][:, 0]
+        return Band(values, top, self._left)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -126,6 +126,8 @@ class EmbeddingJob:
     with_whole: bool = False  # add the features of each window shrunk to one tile
     stain: Stain | None = None
 
+    unit: ClassVar[str] = "sites"  # of the progress
+
     @cached_property
     def order(self) -> NDArray[np.intp]:
         """Sites in the order they are read; blocks are cut from it, so that a block is one part of the slide."""
@@ -142,6 +144,16 @@ class EmbeddingJob:
     def ids_at(self, start: int) -> tuple[str, ...]:
         """Return the names of the sites of the block at `start`."""
         return tuple(self.ids[row] for row in self.rows(start))
+
+    def mark(self, width: int, maps: tuple[int, ...] = ()) -> Features:
+        """Return a block without sites, which tells a store which key is in use where nothing is missing.
+
+        `width` and `maps` are those of the backbone: a store without any site is made of it.
+        """
+        windows = np.empty((0, N_TILES, width), np.float32)
+        whole = windows[:, 0] if self.with_whole else None
+        no_maps = np.empty((0, self.geometry.views, *maps), np.float16) if maps else None
+        return Features((), windows, np.empty(0, np.int64), self.key, len(self.ids), 0, whole, no_maps)
 
     def boxes(self, start: int) -> NDArray[np.int64]:
         """Return what to read for each site of a block, (site, box, 4): tiles, whole window, views of the target tile.

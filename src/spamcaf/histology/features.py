@@ -44,7 +44,7 @@ class FeatureKey:
         xy_px: NDArray[np.float64],
     ) -> Self:
         """Return the key of the features of `ids` at `xy_px`, (site, 2) full-resolution pixels, seen as in `view`."""
-        return cls(slide, backbone.key, json.dumps(view, sort_keys=True), _sites_hash(ids, xy_px), window_px)
+        return cls(slide, backbone.key, json.dumps(view, sort_keys=True), sites_hash(ids, xy_px), window_px)
 
     def text(self) -> str:
         """Return the key as one line of JSON."""
@@ -83,7 +83,9 @@ class Features:
     """
 
     ids: tuple[str, ...]
-    windows: NDArray[np.float32]  # (site, 9, feature), the 3 x 3 tiles row by row
+    windows: NDArray[
+        np.floating
+    ]  # (site, 9, feature), the 3 x 3 tiles row by row; of a slide's map (place, 1, feature)
     n_px_padded: NDArray[np.int64]  # (site,), pixels of a window that lie outside the image
     key: FeatureKey  # of the whole, also in a block of it
     n_total: int  # sites of the whole
@@ -93,7 +95,7 @@ class Features:
 
     def require_sites(self, ids: list[str], xy_px: NDArray[np.float64]) -> None:
         """Raise InputError unless these are the features of `ids` at `xy_px`; a name may be of another place by now."""
-        if _sites_hash(ids, xy_px) != self.key.sites:
+        if sites_hash(ids, xy_px) != self.key.sites:
             raise InputError(
                 "stored features of other places than the section or grid has now.",
                 "features of the same places.",
@@ -129,6 +131,7 @@ def join_blocks(blocks: list[Features]) -> Features:
     )
 
 
-def _sites_hash(ids: list[str], xy_px: NDArray[np.float64]) -> str:
+def sites_hash(ids: list[str], xy_px: NDArray[np.float64]) -> str:
+    """Return a hash of the names of sites and their coordinates, (site, 2) full-resolution pixels."""
     content = "\n".join(ids).encode() + np.ascontiguousarray(xy_px, np.float64).tobytes()
     return hashlib.sha256(content).hexdigest()[:16]

@@ -19,10 +19,9 @@ import torch
 
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone
-from spamcaf.histology.dense import DenseEmbedder, DenseEmbeddingJob, embed_densely
+from spamcaf.histology.dense import DenseEmbedder, SlideMapJob, embed_map
 from spamcaf.histology.embedding import Embedder, EmbeddingJob, embed_blocks
 from spamcaf.histology.features import Features
-from spamcaf.histology.tiles import N_TILES
 from spamcaf.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -82,17 +81,14 @@ def embed_sites(job: EmbeddingJob, backbone: Backbone, workers: Workers, done: s
     """
     missing = [start for start in job.starts() if start not in done]
     if not missing or not job.ids:
-        windows = np.empty((0, N_TILES, backbone.width), np.float32)
-        whole = windows[:, 0] if job.with_whole else None
-        maps = np.empty((0, job.geometry.views, *backbone.maps), np.float16) if backbone.maps else None
-        yield Features((), windows, np.empty(0, np.int64), job.key, len(job.ids), 0, whole, maps)
+        yield job.mark(backbone.width, backbone.maps)
         return
     n = min(len(workers.devices), len(missing)) if job.slide.is_portable else 1
     logger.info("%d blocks on %s", len(missing), ", ".join(map(str, workers.devices[:n])))
     parts = [part.tolist() for part in np.array_split(np.array(missing), n)]
     blocks = _shared(job, backbone, workers, parts) if n > 1 else _computed(job, backbone, workers, 0, missing)
     n_missing = sum(len(job.rows(start)) for start in missing)
-    with Progress(len(job.ids), "sites", job.slide.name, start=len(job.ids) - n_missing) as progress:
+    with Progress(len(job.ids), job.unit, job.slide.name, start=len(job.ids) - n_missing) as progress:
         for block in blocks:
             yield block
             progress.advance(len(block.ids))
@@ -101,8 +97,8 @@ def embed_sites(job: EmbeddingJob, backbone: Backbone, workers: Workers, done: s
 def _computed(job: EmbeddingJob, backbone: Backbone, workers: Workers, i: int, starts: list[int]) -> Iterator[Features]:
     """Return the blocks at `starts` as device `i` computes them."""
     how = (backbone, workers.devices[i], workers.dtype, workers.batch)
-    if isinstance(job, DenseEmbeddingJob):
-        return embed_densely(job, DenseEmbedder(*how, is_compiled=workers.is_compiled), starts, workers.threads)
+    if isinstance(job, SlideMapJob):
+        return embed_map(job, DenseEmbedder(*how, is_compiled=workers.is_compiled), starts, workers.threads)
     return embed_blocks(job, Embedder(*how, is_compiled=workers.is_compiled), starts, workers.threads)
 
 

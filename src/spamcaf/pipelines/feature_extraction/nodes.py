@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spamcaf.compute import choose_precision, computing
-from spamcaf.histology.features import FeatureKey, Features, StoredBlock
+from spamcaf.histology.features import BLOCK, FeatureKey, Features, StoredBlock, sites_hash
 from spamcaf.histology.macenko import Macenko
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import TILE_PX, WindowGeometry
@@ -30,7 +31,7 @@ MAX_SCALE_DIFFERENCE = 0.1
 """Share by which pixels may differ in size from those that a backbone was trained on, without a warning."""
 
 
-def embed_spots(
+def embed_slide(
     section: AnnData,
     slide: Slide,
     tissue: Tissue,
@@ -41,14 +42,51 @@ def embed_spots(
     model: str,
     finetune: int = 0,
 ) -> Iterator[Features]:
-    """Yield those blocks of the spots' features that are not stored yet.
+    """Yield those blocks of the slide's feature map that are not stored yet: one pass for spots and sites between them.
 
-    `model` is the one to be fitted: only `released` needs the whole window shrunk to one tile. With `finetune`, the
-    maps before that many last blocks of the backbone are stored too.
+    Where features are computed tile by tile instead (`tiles.dense`), the map has no places, and its key alone tells how
+    the slide is seen. `model` is the one to be fitted: only `released` needs the whole window shrunk to one tile. With
+    `finetune`, the maps before that many last blocks of the backbone are stored with the features of sites.
     """
+    from spamcaf.histology import dense
+    from spamcaf.histology.embedding import EmbeddingJob
+    from spamcaf.histology.workers import Workers, embed_sites
+
+    _warn_of_scale(backbone, tiles)
+    with computing(compute) as machine:
+        dtype = choose_precision(compute, machine.device)
+        geometry, stain, pixels, view = _seen(slide, tissue, tiles, compute, mpp_of(section), model, finetune, dtype)
+        identity = backbone.identity
+        if not dense.is_dense(tiles, model, finetune, loses_nothing=identity.dense):
+            key = FeatureKey.of(pixels, identity, view, geometry.window_px, [], np.empty((0, 2)))
+            yield EmbeddingJob(slide, geometry, [], np.empty((0, 2)), key).mark(backbone.width)
+            return
+        side = dense.map_side(backbone)
+        around = dense.reachable_px(tissue, np.asarray(section.obsm[SPATIAL], np.float64))
+        source = (identity, pixels, {**view, **dense.dense_view(side)}, stain)
+        job = dense.SlideMapJob.of(slide, geometry, side, around, *source)
+        done = {block.start for block in stored if block.key == job.key}
+        logger.info("feature map of the slide through %s; %d blocks are stored", identity.name, len(done))
+        workers = Workers.of(machine.device, dtype, tiles.batch, is_compiled=compute.compile)
+        yield from embed_sites(job, backbone, workers, done)
+
+
+def embed_spots(
+    section: AnnData,
+    slide: Slide,
+    tissue: Tissue,
+    backbone: Backbone,
+    slide_features: Features,
+    stored: list[StoredBlock],
+    tiles: TileSettings,
+    compute: ComputeSettings,
+    model: str,
+    finetune: int = 0,
+) -> Iterator[Features]:
+    """Yield those blocks of the spots' features that are not stored yet: of the slide's map, or tile by tile."""
     ids, xy_px = section.obs_names.tolist(), np.asarray(section.obsm[SPATIAL], np.float64)
     how = (stored, tiles, compute, mpp_of(section), model, finetune)
-    yield from _embed("spots", ids, xy_px, slide, tissue, backbone, *how)
+    yield from _embed("spots", ids, xy_px, slide, tissue, backbone, slide_features, *how)
 
 
 def embed_grid(
@@ -57,6 +95,7 @@ def embed_grid(
     slide: Slide,
     tissue: Tissue,
     backbone: Backbone,
+    slide_features: Features,
     stored: list[StoredBlock],
     tiles: TileSettings,
     compute: ComputeSettings,
@@ -67,7 +106,7 @@ def embed_grid(
     between = grid[grid[SUB_INDEX] > 0]
     ids, xy_px = between[SITE_ID].tolist(), between[[X_PX, Y_PX]].to_numpy(np.float64)
     how = (stored, tiles, compute, mpp_of(section), model, finetune)
-    yield from _embed("sites", ids, xy_px, slide, tissue, backbone, *how)
+    yield from _embed("sites", ids, xy_px, slide, tissue, backbone, slide_features, *how)
 
 
 def _embed(
@@ -77,6 +116,7 @@ def _embed(
     slide: Slide,
     tissue: Tissue,
     backbone: Backbone,
+    slide_features: Features,
     stored: list[StoredBlock],
     tiles: TileSettings,
     compute: ComputeSettings,
@@ -84,51 +124,50 @@ def _embed(
     model: str,
     finetune: int,
 ) -> Iterator[Features]:
-    from spamcaf.histology.dense import DenseEmbeddingJob
+    from spamcaf.histology.dense import PoolingJob, pool_windows
     from spamcaf.histology.embedding import EmbeddingJob
     from spamcaf.histology.workers import Workers, embed_sites
 
-    if finetune:
-        backbone = backbone.with_maps(finetune)
+    if slide_features.n_total:
+        key = replace(slide_features.key, sites=sites_hash(ids, xy_px), block=BLOCK)
+        done = {block.start for block in stored if block.key == key}
+        logger.info("%d %s from the feature map of the slide; %d blocks are stored", len(ids), what, len(done))
+        windows = PoolingJob(slide, WindowGeometry.of(tiles, mpp), ids, xy_px, key)
+        yield from pool_windows(slide_features, windows, done)
+        return
     with computing(compute) as machine:
         dtype = choose_precision(compute, machine.device)
-        geometry = WindowGeometry.of(tiles, mpp)
-        with_whole = model == Model.RELEASED
-        stain = Macenko.of_slide(slide, tissue) if tiles.stain == "macenko" else None
-        pixels = slide.fingerprint if stain is None else f"{slide.fingerprint}, stains {stain.fingerprint}"
-        view = _view(geometry, dtype, tiles, with_whole=with_whole, is_compiled=compute.compile, finetune=finetune)
+        geometry, stain, pixels, view = _seen(slide, tissue, tiles, compute, mpp, model, finetune, dtype)
         key = FeatureKey.of(pixels, backbone.identity, view, geometry.window_px, ids, xy_px)
         done = {block.start for block in stored if block.key == key}
-        _warn_of_scale(backbone, tiles)
         workers = Workers.of(machine.device, dtype, tiles.batch, is_compiled=compute.compile)
-        mode = ", dense mode" if tiles.dense else ""
-        logger.info("%d %s through %s%s; %d blocks are stored", len(ids), what, backbone.identity.name, mode, len(done))
-        job = (DenseEmbeddingJob if tiles.dense else EmbeddingJob)(slide, geometry, ids, xy_px, key, with_whole, stain)
-        yield from embed_sites(job, backbone, workers, done)
+        logger.info("%d %s through %s; %d blocks are stored", len(ids), what, backbone.identity.name, len(done))
+        job = EmbeddingJob(slide, geometry, ids, xy_px, key, model == Model.RELEASED, stain)
+        yield from embed_sites(job, backbone.with_maps(finetune) if finetune else backbone, workers, done)
 
 
-def _view(
-    geometry: WindowGeometry,
-    dtype: torch.dtype,
+def _seen(
+    slide: Slide,
+    tissue: Tissue,
     tiles: TileSettings,
-    *,
-    with_whole: bool,
-    is_compiled: bool,
+    compute: ComputeSettings,
+    mpp: float,
+    model: str,
     finetune: int,
-) -> dict[str, object]:
-    """Return all that features depend on, but for slide, backbone and sites."""
-    from spamcaf.histology.dense import VIEW as DENSE_VIEW
-
+    dtype: torch.dtype,
+) -> tuple[WindowGeometry, Macenko | None, str, dict[str, object]]:
+    """Return windows, stains, the name of slide and stains, and all else that features tile by tile depend on."""
+    geometry = WindowGeometry.of(tiles, mpp)
+    stain = Macenko.of_slide(slide, tissue) if tiles.stain == "macenko" else None
+    pixels = slide.fingerprint if stain is None else f"{slide.fingerprint}, stains {stain.fingerprint}"
     view = {**geometry.view(), "precision": str(dtype).removeprefix("torch."), "stain": tiles.stain}
-    if with_whole:
+    if model == Model.RELEASED:
         view["whole"] = f"window in {TILE_PX} px"
-    if tiles.dense:
-        view |= DENSE_VIEW
     if finetune:
         view["maps"] = f"before the last {finetune} blocks"
-    if is_compiled:  # rounds otherwise
+    if compute.compile:  # rounds otherwise
         view["compiled"] = True
-    return view
+    return geometry, stain, pixels, view
 
 
 def _warn_of_scale(backbone: Backbone, tiles: TileSettings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from spamcaf.pipelines.feature_extraction.nodes import embed_spots
+from spamcaf.pipelines.feature_extraction.nodes import embed_slide, embed_spots
 from spamcaf.pipelines.inference.nodes import write_spatialdata
 from spamcaf.pipelines.transfer import nodes
 
@@ -17,8 +17,15 @@ def create_pipeline(**kwargs: object) -> Pipeline:
     steps = [
         Node(nodes.lay_sites, ["slide", "params:transfer", "params:tissue"], laid, name="lay_sites"),
         Node(
+            embed_slide,
+            [section, "slide", tissue, "backbone", "stored_unmeasured_slide_blocks", *settings],
+            "unmeasured_slide_features",
+            name="embed_unmeasured_slide",
+            tags="gpu",
+        ),
+        Node(
             embed_spots,
-            [section, "slide", tissue, "backbone", "stored_unmeasured_blocks", *settings],
+            [section, "slide", tissue, "backbone", "unmeasured_slide_features", "stored_unmeasured_blocks", *settings],
             "unmeasured_features",
             name="embed_unmeasured",
             tags="gpu",
