@@ -30,7 +30,7 @@ TISSUE = Tissue(np.ones((40, 40), bool), IMAGE[::10, ::10], 10.0)
 COMPUTE = ComputeSettings(device="cpu", precision="float32")
 IDENTITY = BackboneIdentity("mean", "here", "0" * 64, "c", 3, "MIT")
 BACKBONE = Backbone(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (0.5,) * 3, (0.5,) * 3, IDENTITY)
-(NO_MAP,) = embed_slide(SECTION, SLIDE, TISSUE, BACKBONE, NO_MAP, [], TileSettings(), COMPUTE, "spamcaf")
+(NO_MAP,) = embed_slide(SECTION, SLIDE, TISSUE, BACKBONE, [], TileSettings(), COMPUTE, "spamcaf")
 
 
 def spots(
