@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import joblib
 import pytest
 import torch
 
-from spamcaf.compute import choose_device, choose_precision, computing, seeded
+from spamcaf.compute import (
+    NUMBA_VARIABLE,
+    THREAD_VARIABLES,
+    choose_device,
+    choose_precision,
+    computing,
+    seeded,
+    thread_count,
+    use_threads,
+)
 from spamcaf.errors import InputError
 from spamcaf.parameters import ComputeSettings
 
@@ -63,3 +77,61 @@ def test_a_seed_holds_inside_only() -> None:
             drawn.append(torch.rand(4))
     assert torch.equal(*drawn)
     assert torch.equal(torch.get_rng_state(), outside)
+
+
+@pytest.mark.parametrize(
+    ("setting", "variable", "expected"),
+    [(3, "5", 3), (0, "5", 5), (0, "5,2", 5), (0, "", 7), (0, None, 7), (0, "x", 7)],
+)
+def test_threads_are_the_settings_then_the_users_then_all_that_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, setting: int, variable: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 7)
+    if variable is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert thread_count(ComputeSettings(threads=setting)) == expected
+
+
+SHOWN = """
+import sys
+from spamcaf.compute import use_threads
+if "first" in sys.argv:
+    import numba, torch
+use_threads(1)
+import numba, torch, numpy
+from threadpoolctl import threadpool_info
+@numba.njit(parallel=True)
+def total(values):
+    s = 0.0
+    for i in numba.prange(len(values)):
+        s += values[i]
+    return s
+numpy.ones((50, 50)) @ numpy.ones((50, 50))
+assert total(numpy.ones(1000)) == 1000  # numba's OpenMP layer sets the threads of the whole process
+print(torch.get_num_threads(), numba.get_num_threads(), {pool["num_threads"] for pool in threadpool_info()})
+"""
+
+
+@pytest.mark.parametrize("when", ["first", "later"])
+def test_every_library_has_the_threads_loaded_before_or_after(when: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in (*THREAD_VARIABLES, NUMBA_VARIABLE)}
+    command = [sys.executable, "-c", SHOWN, when]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    torch_threads, numba_threads, pools = done.stdout.split(" ", 2)
+    assert numba_threads == "1"
+    if when == "later":
+        assert (torch_threads, pools) == ("1", "{1}\n")
+
+
+def test_threads_reach_processes_that_are_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, "1")
+    before = torch.get_num_threads()
+    try:
+        use_threads(2)
+        assert {os.environ[name] for name in THREAD_VARIABLES} == {"2"}
+        assert torch.get_num_threads() == 2
+    finally:
+        use_threads(before)

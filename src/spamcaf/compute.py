@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +16,37 @@ if TYPE_CHECKING:
     import torch
 
     from spamcaf.parameters import ComputeSettings
+
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+NUMBA_VARIABLE = "NUMBA_NUM_THREADS"
+"""What numerical libraries read when they are loaded, here and in processes that are started later."""
+
+
+def thread_count(compute: ComputeSettings) -> int:
+    """Return the CPU threads of a run: `compute.threads`, else OMP_NUM_THREADS, else all cores that it may use.
+
+    Cores are those of the process' affinity and its container's quota, as SLURM and Kubernetes set them.
+    """
+    import joblib
+
+    asked = re.match(r"\s*(\d+)", os.environ.get(THREAD_VARIABLES[0], ""))  # "4,2": the second is of nested regions
+    return compute.threads or (int(asked[1]) if asked else 0) or int(joblib.cpu_count())
+
+
+def use_threads(n: int) -> None:
+    """Give torch, BLAS, OpenMP and numba `n` threads, whether they are loaded already or will be."""
+    from threadpoolctl import threadpool_limits
+
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(n)))
+    threadpool_limits(n)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(n)
+    if "numba" in sys.modules:  # which raises errors for ever once its variable changes under running threads
+        numba = sys.modules["numba"]
+        numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+    else:
+        os.environ[NUMBA_VARIABLE] = str(n)
 
 
 def choose_device(compute: ComputeSettings) -> torch.device:

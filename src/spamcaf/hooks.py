@@ -13,6 +13,7 @@ from kedro.framework.project import pipelines
 from kedro.io import AbstractDataset, DatasetError
 from pydantic import BaseModel, ValidationError
 
+from spamcaf.compute import thread_count, use_threads
 from spamcaf.datasets.stored import PathDataset, record_path
 from spamcaf.errors import MAX_NAME, InputError, is_section_name
 from spamcaf.origins import ONE, ROOTS, Origins, settings_in, write_record
@@ -51,11 +52,15 @@ class SettingsGuard:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Check the settings and the names of sections; give the configuration loader the project's folder."""
+        """Check the settings and the names of sections; decide over threads once, before libraries are loaded.
+
+        The configuration loader gets the project's folder.
+        """
         loader = context.config_loader
         loader.project_root = context.project_path  # type: ignore[attr-defined]
         settings = dict(loader["parameters"])
-        check_settings(settings)
+        compute = check_settings(settings).compute
+        use_threads(thread_count(compute))
         chosen = {**loader["globals"], **settings}
         self._read = context, chosen
         for name, next_step in NAMES.items():

@@ -199,7 +199,7 @@ class ComputeSettings(_Settings):
     compile: bool = Field(
         False, description="torch.compile of the backbone: slow start, then faster; needs a C++ compiler"
     )
-    threads: int = Field(0, ge=0, description="CPU threads; 0: torch's default, and one for training")
+    threads: int = Field(0, ge=0, description="CPU threads; 0: OMP_NUM_THREADS, else all cores; one for training")
 
 
 class NetworkSettings(_Settings):

@@ -2,6 +2,7 @@
 
 from spamcaf.config_loader import ProjectConfigLoader
 from spamcaf.hooks import OriginGuard, SettingsGuard
+from spamcaf.run_times import RunTimes
 
 CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {
@@ -10,4 +11,4 @@ CONFIG_LOADER_ARGS = {
     # an environment overrides single settings, not the whole of parameters.yml
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
-HOOKS = (SettingsGuard(), OriginGuard())
+HOOKS = (SettingsGuard(), OriginGuard(), RunTimes())
