@@ -51,9 +51,34 @@ def test_simulated_entries_are_of_one_tissue(tissue: SimulatedTissue) -> None:
     assert truth.genes.equals(tissue.genes)
 
 
-def test_another_section_is_not_simulated() -> None:
-    with pytest.raises(DatasetError, match=r"no section 'C2'.*--env her2st"):
-        SectionDataset(source="simulated", section="C2", simulation=SIMULATION).load()
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("name", ["C2", "simulated_", "simulated_a", "simulated_-1"])
+def test_another_section_is_not_simulated(entry: type[SectionDataset], name: str) -> None:
+    with pytest.raises(DatasetError, match=rf"no section '{name}'.*simulated_7.*--env her2st"):
+        entry(source="simulated", section=name, simulation=SIMULATION).load()
+
+
+def test_a_number_in_the_name_is_the_seed_of_a_simulated_section() -> None:
+    given: dict[str, Any] = {"source": "simulated", "simulation": SIMULATION}
+    named = [SectionSlideDataset(section=name, **given) for name in ("simulated_5", "simulated_6", "simulated_5")]
+    seeded = SectionSlideDataset(source="simulated", simulation={**SIMULATION, "seed": 5})
+    images = [entry.load().fingerprint for entry in (*named, seeded)]
+    assert images[0] == images[2] == images[3] != images[1]
+    assert named[0].origin() == seeded.origin() != named[1].origin()
+
+
+def test_the_simulated_picture_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = []
+    render = SimulatedTissue.render
+    monkeypatch.setattr(SimulatedTissue, "render", lambda *args: rendered.append(args) or render(*args))
+    given: dict[str, Any] = {"source": "simulated", "section": "simulated_77", "simulation": SIMULATION}
+    section = SectionDataset(**given).load()
+    slides = [SectionSlideDataset(**given).load() for _ in range(3)]
+    assert len(rendered) == 1
+    assert len({slide.fingerprint for slide in slides}) == 1
+    own = SimulatedTissue(SimulationSettings.model_validate({**SIMULATION, "seed": 77})).section()
+    ((_, kept),), ((_, strips),) = section.uns["spatial"].items(), own.uns["spatial"].items()
+    np.testing.assert_array_equal(kept["images"]["hires"], strips["images"]["hires"])
 
 
 def test_files_are_the_default_and_have_no_truth(root: Path, tissue: SimulatedTissue) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from spamcaf.simulation.section import SimulatedTissue
 
 FILES, SIMULATED = "files", "simulated"
+SIMULATED_NAME = re.compile(r"simulated(?:_(\d{1,9}))?")
+"""Names of simulated sections: with a number they are of that seed."""
 
 
 @lru_cache(maxsize=1)
@@ -62,11 +64,23 @@ class _RawDataset(ReadOnlyDataset):
         self._source, self._section = source, str(section)
         self._query = SectionQuery(Path(filepath), str(section), Path(image) if image else None, _whole(bin_um))
         self._labels = Path(labels) if labels else Path(filepath, label_table) if label_table else None
-        self._settings = SimulationSettings.model_validate(dict(simulation or {})) if source == SIMULATED else None
+        self._settings: SimulationSettings | None = None
+        if source == SIMULATED:
+            named = SIMULATED_NAME.fullmatch(self._section)
+            seed = {"seed": int(named[1])} if named and named[1] else {}
+            self._settings = SimulationSettings.model_validate({**(simulation or {}), **seed})
 
     def _tissue(self) -> SimulatedTissue | None:
-        """Return the simulated tissue; None where the section is read from files."""
-        return None if self._settings is None else _simulated_tissue(self._settings)
+        """Return the simulated tissue; None for a section in files, InputError where none has its name."""
+        if self._settings is None:
+            return None
+        if SIMULATED_NAME.fullmatch(self._section) is None:
+            raise InputError(
+                f"no section '{self._section}'.",
+                f"'{SIMULATED}', or '{SIMULATED}_<seed>' such as {SIMULATED}_7, those of this environment.",
+                "Name the environment of your data, for example --env her2st.",
+            )
+        return _simulated_tissue(self._settings)
 
     @cached_property
     def _reader(self) -> SectionReader:
@@ -85,12 +99,8 @@ class SectionDataset(_RawDataset):
     def load(self) -> AnnData:
         tissue = self._tissue()
         if tissue is not None:
-            if self._section == SIMULATED:
-                return tissue.section()
-            next_step = "Name the environment of your data, for example --env her2st."
-            raise InputError(
-                f"no section '{self._section}'.", f"'{SIMULATED}', the only one of this environment.", next_step
-            )
+            _ = tissue.image  # rendered once, for thumbnails and for all nodes behind
+            return tissue.section()
         section = self._reader.read()
         section.uns[SECTION_METADATA][SectionField.LAYOUT.value] = self._reader.kind
         if self._labels is not None:
@@ -112,10 +122,8 @@ class SectionSlideDataset(_RawDataset):
         tissue = self._tissue()
         if tissue is None:
             return self._reader.open_slide()
-        rows, columns = tissue.image_shape[:2]
-        image = tissue.render(0, 0, columns, rows)
-        digest = hashlib.sha256(image.tobytes()).hexdigest()[:16]
-        return Slide(ArrayPixels(image, f"{SIMULATED}-{digest}"), SIMULATED)
+        digest = hashlib.sha256(tissue.image.data).hexdigest()[:16]
+        return Slide(ArrayPixels(tissue.image, f"{SIMULATED}-{digest}"), SIMULATED)
 
     def origin(self) -> dict[str, Any]:
         """Return the fingerprint of the image."""

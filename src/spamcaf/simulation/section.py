@@ -89,11 +89,19 @@ class SimulatedTissue:
         """Return a window, (row, column, RGB), a crop of the whole; raise InputError where it leaves the image."""
         return self._image.render(x0, y0, width, height)
 
+    @cached_property
+    def image(self) -> NDArray[np.uint8]:
+        """The whole image, (row, column, RGB), rendered once and kept."""
+        height, width, _ = self.image_shape
+        return self.render(0, 0, width, height)
+
     def strips(self, rows: int) -> Iterator[NDArray[np.uint8]]:
         """Yield the whole image from the top, in strips of `rows` rows, the last one shorter."""
         height, width, _ = self.image_shape
         for top in range(0, height, rows):
-            yield self.render(0, top, width, min(rows, height - top))
+            kept = self.__dict__.get("image")  # an image that is asked for in strips alone need not fit into memory
+            bottom = min(top + rows, height)
+            yield self.render(0, top, width, bottom - top) if kept is None else kept[top:bottom]
 
     def true_expression(self, xy_um: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return (site, gene) log1p of expected counts per 10 000, averaged over a spot's disc at each site (site, 2).
