@@ -8,6 +8,7 @@ import pytest
 from matplotlib.collections import EllipseCollection
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
+from spamcaf.reporting import figures
 from spamcaf.reporting.figures import choose_genes, plot_gene_maps, plot_overlay, plot_training_curves
 
 
@@ -49,12 +50,37 @@ def test_discs_lie_where_the_spots_are_and_carry_their_values(make_section, spar
     assert set(discs.get_widths()) == {55.0}
 
 
+def test_a_super_resolved_map_is_a_closed_surface_that_ends_where_the_sites_do(make_section) -> None:
+    section = make_section()
+    figure = plot_gene_maps(section, make_section(2), section[:-1].copy(), {"A": 0.5}, 0.5)
+    surface = figure.axes[2].images[-1]
+    left, right, bottom, top = surface.get_extent()
+    values = surface.get_array().filled(np.nan)
+    height, width = values.shape
+
+    def at(x: float, y: float) -> float:
+        return values[int((y - top) / (bottom - top) * height), int((x - left) / (right - left) * width)]
+
+    assert [at(x, y) for x in (100, 420, 460) for y in (100, 333)] == [1, 1, 4, 4, 5, 5]
+    assert np.isnan(at(left + 1, top + 1))
+    assert np.isnan(at(800, 600))  # the site that was left out
+    assert not figure.axes[2].collections
+
+
+def test_many_spots_are_drawn_as_a_surface_too(make_section, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_MAX_DISCS", 30)
+    figure = plot_gene_maps(make_section(), make_section(2), None, {"A": 0.5}, 0.5)
+    assert not figure.axes[0].collections
+    assert len(_discs(figure.axes[1]).get_offsets()) == 24
+
+
 def test_axes_are_equal_with_y_down_and_both_predictions_share_their_colours(make_section) -> None:
     faint, fainter = make_section(2), make_section()
     faint.X, fainter.X = faint.X / 2, fainter.X / 4
     figure = plot_gene_maps(make_section(), faint, fainter, {"A": 0.5}, 0.5)
     maps = [axes for axes in figure.axes if axes.get_title()]
-    measured, *predicted = [_discs(axes).get_clim() for axes in maps]
+    measured, *predicted = [_discs(axes).get_clim() for axes in maps[:2]]
+    predicted.append(maps[2].images[-1].get_clim())
     assert predicted[0] == predicted[1]
     assert predicted[0][1] < measured[1]
     for axes in maps:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.collections import EllipseCollection
@@ -20,53 +21,137 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
 
 _LUMA = (0.299, 0.587, 0.114)
 _FADE = 0.55
 _BAR_SHARE = 0.3
 _MARGIN = 0.04
 _UM_PER_MM = 1000
-_PANEL_INCHES = 3.5
+_PANEL_INCHES, _TITLE_INCHES, _BAR_INCHES, _LABEL_INCHES, _GAP_INCHES = 3.3, 0.5, 0.1, 0.75, 0.12
+_ASPECTS = (0.4, 2.5)  # least and most height of a panel, in its widths
 _PERCENTILES = (1, 99)
 _MAP_COLUMNS = 3
+_MAX_DISCS = 2000  # above, discs touch or run into each other, and half a million are slow to draw
+_SURFACE_PX = 600  # pixels along a surface's longer side
+_CELL_REACH = 0.75  # of the distance of neighbours: the corner of a square cell is 0.71 away, of a hexagonal one 0.58
 SPOT_SHARE = 0.65  # of the pitch: 65 um spots, 100 um apart; where the source states no diameter
 
 
-def _draw_map(
-    axes: Axes, background: AnnData, section: AnnData, values: NDArray[np.floating], limits: tuple[float, float]
-) -> EllipseCollection:
-    """Draw each site of `section` as a disc of its true diameter on the tissue of `background`; return the discs."""
-    _draw_tissue(axes, background)
-    xy_px = np.asarray(section.obsm[SPATIAL], dtype=float)
-    diameter = library_of(section)[1]["scalefactors"].get(ScaleFactor.SPOT)
-    diameter_px = float(diameter) if diameter else SPOT_SHARE * nearest_px(xy_px)
-    size, angles, transform = np.full(len(xy_px), diameter_px), np.zeros(len(xy_px)), axes.transData
-    discs = EllipseCollection(size, size, angles, units="xy", offsets=xy_px, offset_transform=transform, linewidths=0)
-    discs.set(array=np.asarray(values, dtype=float), cmap="viridis", clim=limits)
-    axes.add_collection(discs)
-    _frame(axes, np.asarray(background.obsm[SPATIAL], dtype=float))
-    return discs
+@dataclass(frozen=True)
+class _Frame:
+    """The part of the slide that all maps show, full-resolution pixels."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    @classmethod
+    def around(cls, xy_px: NDArray[np.float64]) -> _Frame:
+        """Return the frame of sites (site, 2), with a margin."""
+        low, high = xy_px.min(axis=0), xy_px.max(axis=0)
+        margin = _MARGIN * (high - low).max() + 0.5 * nearest_px(xy_px)
+        (x0, y0), (x1, y1) = (low - margin).tolist(), (high + margin).tolist()
+        return cls((x0, x1), (y0, y1))
+
+    @property
+    def aspect(self) -> float:
+        """Height of a panel in its widths."""
+        return float(np.clip((self.y[1] - self.y[0]) / (self.x[1] - self.x[0]), *_ASPECTS))
 
 
-def _draw_tissue(axes: Axes, section: AnnData) -> None:
-    """Draw the section's hires image, grey and faded, where it has one."""
-    _, entry = library_of(section)
-    image, scale = entry["images"].get("hires"), entry["scalefactors"].get(ScaleFactor.HIRES)
-    if image is None or scale is None:
-        return
-    grey = as_uint8(np.asarray(image)).astype(np.float32) @ np.asarray(_LUMA, dtype=np.float32) / 255
-    height, width = grey.shape
-    extent = (0, width / float(scale), height / float(scale), 0)
-    axes.imshow(_FADE + (1 - _FADE) * grey, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="bilinear")
+class _Sites:
+    """Sites of a section on a panel: discs of their true diameter, or a closed surface of their cells."""
+
+    def __init__(self, section: AnnData, frame: _Frame, *, is_surface: bool) -> None:
+        self._xy_px = np.asarray(section.obsm[SPATIAL], dtype=float)
+        self._frame = frame
+        diameter = library_of(section)[1]["scalefactors"].get(ScaleFactor.SPOT)
+        self._diameter_px = float(diameter) if diameter else SPOT_SHARE * nearest_px(self._xy_px)
+        self._nearest = self._nearest_sites() if is_surface or len(self._xy_px) > _MAX_DISCS else None
+
+    def draw(self, axes: Axes, values: NDArray[np.floating], limits: tuple[float, float]) -> ScalarMappable:
+        """Draw `values` (site,) in colours between `limits`; return what a colour bar is made of."""
+        values = np.asarray(values, dtype=float)
+        if self._nearest is not None:
+            (x0, x1), (y0, y1) = self._frame.x, self._frame.y
+            coloured = np.append(values, np.nan)[self._nearest]
+            return axes.imshow(coloured, cmap="viridis", clim=limits, extent=(x0, x1, y1, y0), interpolation="nearest")
+        n, transform = len(values), axes.transData
+        size, angles = np.full(n, self._diameter_px), np.zeros(n)
+        where: dict[str, Any] = {"offsets": self._xy_px, "offset_transform": transform}
+        discs = EllipseCollection(size, size, angles, units="xy", linewidths=0, **where)
+        discs.set(array=values, cmap="viridis", clim=limits)
+        axes.add_collection(discs)
+        return discs
+
+    def _nearest_sites(self) -> NDArray[np.intp]:
+        """Return the nearest site of each pixel of the frame, (row, column); -1 where none is near."""
+        from scipy.spatial import cKDTree
+
+        (x0, x1), (y0, y1) = self._frame.x, self._frame.y
+        step = max(x1 - x0, y1 - y0) / _SURFACE_PX
+        x, y = (np.arange(low + step / 2, high, step) for low, high in ((x0, x1), (y0, y1)))
+        pixels = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        reach = _CELL_REACH * nearest_px(self._xy_px)
+        nearest = cKDTree(self._xy_px).query(pixels, distance_upper_bound=reach)[1]
+        return np.where(nearest < len(self._xy_px), nearest, -1).reshape(len(y), len(x))
 
 
-def _frame(axes: Axes, xy_px: NDArray[np.float64]) -> None:
-    """Fit the axes to the sites `xy_px` (site, 2) with a margin: equal aspect, y down, no ticks."""
-    low, high = xy_px.min(axis=0), xy_px.max(axis=0)
-    margin = _MARGIN * (high - low).max() + 0.5 * nearest_px(xy_px)
-    x, y = np.column_stack([low - margin, high + margin])
-    axes.set(aspect="equal", xlim=x, ylim=y[::-1], xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
+def _lay_out(rows: int, groups: Sequence[int], aspect: float) -> tuple[Figure, NDArray[Any], NDArray[Any]]:
+    """Return a figure, its panels (row, panel), and a place for a colour bar beside each group, (row, group).
+
+    `groups` are numbers of panels. Places are set, not searched: an automatic layout draws everything several times.
+    """
+    height = _PANEL_INCHES * aspect
+    width = sum(n * (_PANEL_INCHES + _GAP_INCHES) + _BAR_INCHES + _LABEL_INCHES for n in groups)
+    total = rows * (height + _TITLE_INCHES)
+    figure = Figure(figsize=(width, total + _GAP_INCHES))
+
+    def place(left: float, row: int, wide: float, share: float = 1.0) -> Axes:
+        bottom = total + _GAP_INCHES - (row + 1) * (height + _TITLE_INCHES) + (1 - share) / 2 * height
+        inches = np.array([left / width, bottom, wide / width, height * share])
+        return figure.add_axes((inches / [1, total + _GAP_INCHES, 1, total + _GAP_INCHES]).tolist())
+
+    panels = np.empty((rows, sum(groups)), object)
+    bars = np.empty((rows, len(groups)), object)
+    for row in range(rows):
+        left, at, bar_at = _GAP_INCHES, 0, []
+        for n in groups:
+            for _ in range(n):
+                panels[row, at] = place(left, row, _PANEL_INCHES)
+                left, at = left + _PANEL_INCHES + _GAP_INCHES, at + 1
+            bar_at.append(left)
+            left += _BAR_INCHES + _LABEL_INCHES
+        bars[row] = [place(start, row, _BAR_INCHES, 0.75) for start in bar_at]
+    return figure, panels, bars
+
+
+class _Tissue:
+    """A section's hires image, grey and faded, no finer than a panel needs; nothing where it has none."""
+
+    def __init__(self, section: AnnData, frame: _Frame) -> None:
+        _, entry = library_of(section)
+        image, scale = entry["images"].get("hires"), entry["scalefactors"].get(ScaleFactor.HIRES)
+        self._frame, self._grey = frame, None
+        if image is None or scale is None:
+            return
+        grey = as_uint8(np.asarray(image)).astype(np.float32) @ np.asarray(_LUMA, dtype=np.float32) / 255
+        height, width = grey.shape
+        self._extent = (0, width / float(scale), height / float(scale), 0)
+        shown = float(scale) * max(frame.x[1] - frame.x[0], frame.y[1] - frame.y[0])  # its pixels along a panel
+        every = max(int(shown // _SURFACE_PX), 1)
+        trimmed = grey[: height // every * every, : width // every * every]
+        if trimmed.shape == grey.shape:  # else a shrunk one would be shifted
+            grey = trimmed.reshape(height // every, every, width // every, every).mean(axis=(1, 3))
+        self._grey = _FADE + (1 - _FADE) * grey
+
+    def draw(self, axes: Axes) -> None:
+        """Draw it and fit the axes to the frame: equal aspect, y down, no ticks."""
+        if self._grey is not None:
+            axes.imshow(self._grey, cmap="gray", vmin=0, vmax=1, extent=self._extent, interpolation="bilinear")
+        frame = self._frame
+        axes.set(aspect="equal", xlim=frame.x, ylim=frame.y[::-1], xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
 
 
 def _draw_scale_bar(axes: Axes, mpp: float) -> None:
@@ -135,19 +220,22 @@ def plot_gene_maps(
     if super_resolved is not None:
         sections["super-resolved"] = super_resolved
     _check(sections, genes)
-    figure = Figure(figsize=(_PANEL_INCHES * len(sections) + 1.6, _PANEL_INCHES * len(genes)), layout="compressed")
-    grid = figure.subplots(len(genes), len(sections), squeeze=False)
-    for row, (gene, pcc) in zip(grid, genes.items(), strict=True):
+    frame = _Frame.around(np.asarray(measured.obsm[SPATIAL], dtype=float))
+    figure, panels, bars = _lay_out(len(genes), (1, len(sections) - 1), frame.aspect)
+    tissue = _Tissue(measured, frame)
+    sites = [_Sites(section, frame, is_surface=section is super_resolved) for section in sections.values()]
+    for row, row_bars, (gene, pcc) in zip(panels, bars, genes.items(), strict=True):
         values = [section.obs_vector(gene).astype(float) for section in sections.values()]
         limits = [colour_limits(values[0]), *[colour_limits(np.concatenate(values[1:]))] * (len(values) - 1)]
-        discs = []
+        drawn = []
         for i, (axes, (title, section)) in enumerate(zip(row, sections.items(), strict=True)):
-            discs.append(_draw_map(axes, measured, section, values[i], limits[i]))
+            tissue.draw(axes)
+            drawn.append(sites[i].draw(axes, values[i], limits[i]))
             score = f"held-out PCC {pcc:.2f}" if section is recovered else ""
             axes.set_title(f"{gene}: {title}\n{score}", fontsize=10)
         _draw_scale_bar(row[0], mpp)
-        _add_colour_bar(figure, discs[0], [row[0]], "measured")
-        _add_colour_bar(figure, discs[-1], row[1:], "predicted")
+        for axes, colours, what in zip(row_bars, (drawn[0], drawn[-1]), ("measured", "predicted"), strict=True):
+            _draw_colour_bar(axes, colours, what)
     return figure
 
 
@@ -159,21 +247,22 @@ def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) ->
     genes = choose_varying_genes(predicted, requested, n)
     columns = min(len(genes), _MAP_COLUMNS)
     rows = -(-len(genes) // columns)
-    figure = Figure(figsize=((_PANEL_INCHES + 0.8) * columns, _PANEL_INCHES * rows), layout="compressed")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, gene in zip(panels, genes, strict=False):
+    frame = _Frame.around(np.asarray(predicted.obsm[SPATIAL], dtype=float))
+    figure, panels, bars = _lay_out(rows, (1,) * columns, frame.aspect)
+    tissue, sites = _Tissue(predicted, frame), _Sites(predicted, frame, is_surface=True)
+    for axes, bar, gene in zip(panels.ravel(), bars.ravel(), genes, strict=False):
         values = predicted.obs_vector(gene).astype(float)
-        discs = _draw_map(axes, predicted, predicted, values, colour_limits(values))
-        _add_colour_bar(figure, discs, [axes], "predicted")
+        tissue.draw(axes)
+        _draw_colour_bar(bar, sites.draw(axes, values, colour_limits(values)), "predicted")
         axes.set_title(gene, fontsize=10)
-    for axes in panels[len(genes) :]:
+    for axes in [*panels.ravel()[len(genes) :], *bars.ravel()[len(genes) :]]:
         axes.set_axis_off()
-    _draw_scale_bar(panels[0], float(library_of(predicted)[1]["metadata"]["mpp"]))
+    _draw_scale_bar(panels[0, 0], float(library_of(predicted)[1]["metadata"]["mpp"]))
     return figure
 
 
-def _add_colour_bar(figure: Figure, discs: EllipseCollection, axes: Iterable[Axes], what: str) -> None:
-    bar = figure.colorbar(discs, ax=list(axes), shrink=0.75, pad=0.01, extend="both")
+def _draw_colour_bar(axes: Axes, colours: ScalarMappable, what: str) -> None:
+    bar = axes.figure.colorbar(colours, cax=axes, extend="both")
     bar.set_label(f"{what}, log1p CP10k", fontsize=9)
     bar.outline.set_visible(False)
 
