@@ -17,6 +17,7 @@ from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
 from spamcaf.errors import InputError, first_line
+from spamcaf.limits import MAX_JSON_BYTES, read_bytes
 from spamcaf.parameters import GENE_LISTS, RUN_CHOICES, SHORT_NAMES, rename_deprecated
 
 SECTIONS = ("sections", "benchmark.sections")
@@ -187,7 +188,7 @@ def _is_file(genes: object) -> bool:
 def _read_genes(name: str, path: str, root: Path) -> list[str]:
     file, setting = Path(_absolute(path.strip(), root)), f"evaluation.gene_sets.{name}"
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(file, MAX_JSON_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         found = f"{file} ({setting}), which cannot be read ({first_line(error)})."
         raise InputError(found, "a text file with a gene on each line.", f"Correct {setting}.") from error
