@@ -16,7 +16,7 @@ import yaml
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-from spamcaf.errors import InputError, first_line
+from spamcaf.errors import InputError, first_line, is_fault_of_ours
 from spamcaf.limits import MAX_JSON_BYTES, read_bytes
 from spamcaf.parameters import GENE_LISTS, RUN_CHOICES, SHORT_NAMES, rename_deprecated
 
@@ -138,7 +138,11 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def _read_dir_configs(self, conf_path: str, patterns: list[str], key: str, *others: Any) -> dict[Path, DictConfig]:  # noqa: ANN401  whatever Kedro's method takes
         try:
             configs = super()._read_dir_configs(conf_path, patterns, key, *others)
-        except yaml.YAMLError as error:
+        except (InputError, MissingConfigException):
+            raise
+        except Exception as error:  # of YAML, of its keys, of the encoding, or of a link that leads to itself
+            if is_fault_of_ours(error):
+                raise
             # Kedro wraps some errors without their reason, and counts lines from 0
             original = error.__cause__ if isinstance(error.__cause__, yaml.MarkedYAMLError) else error
             mark, problem = getattr(original, "problem_mark", None), getattr(original, "problem", None)

@@ -243,15 +243,15 @@ def _read_labels(folder: Path) -> None:
 
 
 def _read_file(folder: Path) -> None:
-    """Read the one reference or slide that is left in the folder."""
+    """Read the reference or slide that is left in the folder."""
     from spamcaf.readers.reference import read_reference
     from spamcaf.slides.open import open_slide
 
-    (path,) = folder.iterdir()
-    if path.name.startswith("atlas"):
-        read_reference(path)
-    else:
-        _read_slide(open_slide(path))
+    for path in folder.iterdir():
+        if path.name.startswith("atlas"):
+            read_reference(path)
+        else:
+            _read_slide(open_slide(path))
 
 
 def _read_settings(folder: Path) -> None:

@@ -40,7 +40,8 @@ def read_reference(path: Path) -> AnnData:
     name = path.name.lower()
     if path.is_dir() or name.endswith(H5) or MTX in name:
         return read_matrix(path)
-    require_regular(path)
+    with reading(path, EXPECTED):
+        require_regular(path)
     if name.endswith(H5AD) and h5py.is_hdf5(path):
         with reading(path, "a whole AnnData file"):
             table = read_h5ad_table(path)
