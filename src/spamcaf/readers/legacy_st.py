@@ -99,7 +99,7 @@ def find(query: SectionQuery) -> LegacySTReader | None:
 def read_counts(path: Path, separator: str = "\t") -> pd.DataFrame:
     """Return the counts (spot, gene), indexed by spot id; raise InputError unless they are raw and whole."""
     with reading(path, f"a table separated by {'tabs' if separator == chr(9) else 'commas'}"):
-        with opened(path) as file:
+        with opened(path, ratio=COUNTS_RATIO) as file:
             first = first_line_of(file)
         if not first.strip():
             raise ValueError("it begins with nothing")

@@ -85,7 +85,7 @@ def find_reference(name: str, project: Path, stored: Path, raw_root: Path) -> Re
     try:
         reader = find_reader(SectionQuery(raw_root, name))
         return Reference(reader.read, reader.sources())
-    except (InputError, OSError) as error:
+    except (OSError, ValueError) as error:  # also of a name that no file can have
         raise InputError(
             f"no reference '{name}': no such file, no ingested section of that name in {stored}, none in {raw_root}.",
             f"the name of a section, or the path of {EXPECTED}.",
