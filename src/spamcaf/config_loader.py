@@ -137,7 +137,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def _read_dir_configs(self, conf_path: str, patterns: list[str], key: str, *others: Any) -> dict[Path, DictConfig]:  # noqa: ANN401  whatever Kedro's method takes
         try:
-            configs = super()._read_dir_configs(conf_path, patterns, key, *others)
+            return self._read_as_written(super()._read_dir_configs(conf_path, patterns, key, *others), key)
         except (InputError, MissingConfigException):
             raise
         except Exception as error:  # of YAML, of its keys, of the encoding, or of a link that leads to itself
@@ -152,6 +152,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 "valid YAML.",
                 "Correct it there; a value with other characters than letters and digits needs quotes.",
             ) from error
+
+    def _read_as_written(self, configs: dict[Path, DictConfig], key: str) -> dict[Path, DictConfig]:
         if key not in WRITTEN:
             return configs
         configs = {path: self._as_written(path, config, key) for path, config in configs.items()}

@@ -34,7 +34,8 @@ MAX_JSON_BYTES, MAX_TABLE_BYTES, MAX_THUMBNAIL_BYTES = 16 * MIB, 4 * GIB, 256 * 
 """Scale factors take a kilobyte; 30 million bins of Visium HD, with barcodes and positions, 3 GB."""
 MAX_COLUMNS, MAX_GENES = 1000, 200_000
 """Columns of a table of spots or labels, and of one with a column per gene."""
-MAX_LINE_BYTES = 64 * MIB
+MAX_LINE_BYTES, MANY_LINES = 64 * MIB, 100_000
+NUMBER_BYTES = 16  # of a cell, while it is converted
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 FETCH = "Fetch or write the file again."
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -125,17 +126,24 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  whatever JSON holds
         raise ValueError("nested too deeply") from error
 
 
-def first_line_of(file: BinaryIO, n_bytes: int = MAX_LINE_BYTES) -> bytes:
-    """Return the first line that is not blank, of the first `n_bytes` of a stream; empty where there is none."""
-    return file.read(n_bytes).lstrip(b"\r\n").partition(b"\n")[0]
+def require_table(file: BinaryIO, separator: str, most_columns: int, path: Path) -> bytes:
+    """Return the first line that is not blank of a table of text, whose stream is read to the end.
 
-
-def require_narrow(line: bytes | str, separator: str, at_most: int, path: Path) -> None:
-    """Raise InputError where the first line of a table has more columns than any real one, or never ends."""
-    n_columns = line.count(separator.encode() if isinstance(line, bytes) else separator) + 1  # type: ignore[arg-type]
-    if n_columns > at_most or len(line) >= MAX_LINE_BYTES:
+    Raises InputError where that has more than `most_columns` columns, where many lines have none, and where numbers in
+    all cells would not fit into memory.
+    """
+    mark, first, n_lines, n_marks = separator.encode(), b"", 0, 0
+    for block in iter(lambda: file.read(MAX_LINE_BYTES), b""):
+        first = first or block.lstrip(b"\r\n").partition(b"\n")[0]
+        n_lines, n_marks = n_lines + block.count(b"\n"), n_marks + block.count(mark)
+    n_columns = first.count(mark) + 1
+    if n_columns > most_columns or len(first) >= MAX_LINE_BYTES:
         found = f"{n_columns} columns in the first line of {path}."
-        raise InputError(found, f"at most {at_most}.", f"Is it the table that is meant? {FETCH}")
+        raise InputError(found, f"at most {most_columns}.", f"Is it the table that is meant? {FETCH}")
+    if n_lines > MANY_LINES and n_marks < n_lines:
+        raise InputError(f"{n_lines} lines without columns in {path}.", "a table of several columns.", FETCH)
+    require_memory(n_lines * n_columns * NUMBER_BYTES, path)
+    return first
 
 
 def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:

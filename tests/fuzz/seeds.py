@@ -257,20 +257,25 @@ def _read_file(folder: Path) -> None:
 def _read_settings(folder: Path) -> None:
     """Take --params and the files of settings as a run does."""
     import click
+    from kedro.config import MissingConfigException
 
     from spamcaf.cli import run
     from spamcaf.config_loader import ProjectConfigLoader
     from spamcaf.errors import InputError
     from spamcaf.hooks import check_settings
 
-    text = (folder / "params.txt").read_text(encoding="utf-8", errors="surrogateescape")
+    typed = folder / "params.txt"
+    text = typed.read_text(encoding="utf-8", errors="surrogateescape") if typed.is_file() else ""
     try:
         given = run.make_context("run", ["--params", text]).params["params"]
     except click.ClickException as error:  # the command line shows its message
         raise InputError(error.message, "options.", "Correct them.") from error
     how = {"base_env": "base", "default_run_env": "local", "merge_strategy": {"parameters": "soft"}}
-    loader = ProjectConfigLoader(folder / "conf", runtime_params=given, **how)
-    check_settings(dict(loader["parameters"]))
+    try:
+        parameters = dict(ProjectConfigLoader(folder / "conf", runtime_params=given, **how)["parameters"])
+    except MissingConfigException as error:  # the command line shows its message
+        raise InputError(str(error), "files of settings.", "Check --env.") from error
+    check_settings(parameters)
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from spamcaf.errors import InputError, require_columns
-from spamcaf.limits import MAX_COLUMNS, require_narrow
+from spamcaf.limits import MAX_COLUMNS, require_table
 from spamcaf.names import LabelTable, Obs
 from spamcaf.readers.files import named, reading, require_once, unpacked
 
@@ -79,7 +79,7 @@ def _read(path: Path) -> pd.DataFrame:
         content = unpacked(path)
         first = next((line for line in io.BytesIO(content) if line.strip()), b"")
         mark = "\t" if b"\t" in first else ","  # not guessed by pandas: a label may hold any other separator
-        require_narrow(first, mark, MAX_COLUMNS, path)
+        require_table(io.BytesIO(content), mark, MAX_COLUMNS, path)
         text: dict[str, Any] = {"header": None, "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
         table = pd.read_csv(io.BytesIO(content), sep=mark, **text)
     table = table.apply(lambda column: column.str.strip())

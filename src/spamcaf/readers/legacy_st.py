@@ -18,9 +18,8 @@ from spamcaf.limits import (
     MAX_COLUMNS,
     MAX_GENES,
     available_bytes,
-    first_line_of,
     opened,
-    require_narrow,
+    require_table,
 )
 from spamcaf.names import GENE_IDS, LegacyST, Obs, SectionField
 from spamcaf.readers import files
@@ -100,16 +99,15 @@ def read_counts(path: Path, separator: str = "\t") -> pd.DataFrame:
     """Return the counts (spot, gene), indexed by spot id; raise InputError unless they are raw and whole."""
     with reading(path, f"a table separated by {'tabs' if separator == chr(9) else 'commas'}"):
         with opened(path, ratio=COUNTS_RATIO) as file:
-            first = first_line_of(file)
+            first = require_table(file, separator, MAX_GENES, path)
         if not first.strip():
             raise ValueError("it begins with nothing")
-        require_narrow(first, separator, MAX_GENES, path)
         genes = pd.read_csv(io.BytesIO(first), sep=separator, header=None, dtype=str, keep_default_na=False).iloc[0, 1:]
         available = available_bytes()
         with opened(path, MAX_COUNTS_BYTES if available is None else available // NUMBER_BYTES, COUNTS_RATIO) as file:
             table = pd.read_csv(file, sep=separator, index_col=0)
-    texts = [str(column) for column, kind in table.dtypes.items() if kind.kind not in "iuf"]
-    problem = f"text in column {texts[0]}" if texts else counts_problem(csr_matrix(table.to_numpy()))
+        texts = [str(column) for column, kind in table.dtypes.items() if kind.kind not in "iuf"]
+        problem = f"text in column {texts[0]}" if texts else counts_problem(csr_matrix(table.to_numpy()))
     if problem is not None:
         next_step = "Use the count table as published, not a normalised one."
         raise InputError(f"{path} holds {problem}.", "raw UMI counts, spots in rows and genes in columns.", next_step)
@@ -126,7 +124,7 @@ def read_spots(path: Path) -> pd.DataFrame:
     """
     with reading(path, "a tab-separated table"):
         content = unpacked(path)
-        require_narrow(content.partition(b"\n")[0], "\t", MAX_COLUMNS, path)
+        require_table(io.BytesIO(content), "\t", MAX_COLUMNS, path)
         spots = pd.read_csv(io.BytesIO(content), sep="\t", encoding="utf-8-sig")
     require_columns(list(spots.columns), [*INDICES, *PIXELS], str(path))
     if LegacyST.SELECTED not in spots:

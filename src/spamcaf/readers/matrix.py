@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from spamcaf.errors import InputError
-from spamcaf.limits import COUNTS_RATIO, GIB, MAX_COLUMNS, opened, require_memory, require_narrow
+from spamcaf.limits import COUNTS_RATIO, GIB, MAX_COLUMNS, opened, require_memory, require_table
 from spamcaf.names import GENE_IDS, SpaceRanger
 from spamcaf.readers import files
 from spamcaf.readers.files import as_texts
@@ -37,7 +37,7 @@ UNSTATED = frozenset({"", "nan", "none", "na", "null"})
 FRACTIONS = "fractional values"
 H5_PARTS = ("barcodes", "data", "indices", "indptr", "shape", "features/id", "features/name")
 H5_TYPES = "features/feature_type"
-MTX = "matrix.mtx"
+MTX, BARCODES = "matrix.mtx", "barcodes.tsv"
 MAX_NAMES_BYTES = GIB  # barcodes of 30 million bins of Visium HD take 700 MB
 MAX_MTX_LINE, MAX_COMMENTS = 256, 10_000  # bytes of a line; lines before the entries
 MIN_ENTRY_BYTES, MTX_BYTES = 2, 24  # of an entry: in the file (a digit and what follows it), and in memory
@@ -198,7 +198,7 @@ def _read_mtx(path: Path) -> tuple[Any, pd.Index, pd.DataFrame]:
     features = _read_names(folder, prefix, "features.tsv", "genes.tsv")
     if features.shape[1] == 1:
         raise InputError(f"a feature table of one column in {folder}.", "gene ids and symbols.", "Fetch it again.")
-    barcodes = _read_names(folder, prefix, "barcodes.tsv")[0]
+    barcodes = _read_names(folder, prefix, BARCODES)[0]
     matrix = _member(folder, prefix, MTX)
     at_most = _require_entries(matrix, (len(features), len(barcodes)))
     with opened(matrix, at_most, COUNTS_RATIO) as file:
@@ -231,7 +231,8 @@ def _require_entries(path: Path, shape: tuple[int, int]) -> int:
 def _read_names(folder: Path, prefix: str, *names: str) -> pd.DataFrame:
     path = _member(folder, prefix, *names)
     content = files.unpacked(path, MAX_NAMES_BYTES)
-    require_narrow(content.partition(b"\n")[0], "\t", MAX_COLUMNS, path)
+    if names[0] != BARCODES:
+        require_table(io.BytesIO(content), "\t", MAX_COLUMNS, path)
     # there are genes called NA and NAN
     return pd.read_csv(io.BytesIO(content), sep="\t", header=None, dtype=str, keep_default_na=False)
 
