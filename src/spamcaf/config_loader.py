@@ -154,6 +154,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
             ) from error
 
     def _read_as_written(self, configs: dict[Path, DictConfig], key: str) -> dict[Path, DictConfig]:
+        for path, config in configs.items():
+            if wrong := [name for name in config if not isinstance(name, str)]:
+                raise InputError(f"the key {wrong[0]!r} in {path}.", "names as keys.", "Quote or correct it there.")
         if key not in WRITTEN:
             return configs
         configs = {path: self._as_written(path, config, key) for path, config in configs.items()}
