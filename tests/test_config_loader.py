@@ -376,3 +376,22 @@ def test_a_gene_set_that_cannot_be_read_is_named(tmp_path: Path, content: bytes 
         (tmp_path / "mine.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"mine\.csv \(evaluation\.gene_sets\.mine\).*Correct evaluation"):
         _loaded(tmp_path, mine="mine.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"1: x\n", "the key 1 in"),
+        (b"1.5: {a: 1}\n", "the key 1.5 in"),
+        (b"section: \xff\n", "which cannot be read"),
+        (b"~: x\n", "which cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("name", ["globals", "parameters"])
+def test_what_is_no_setting_is_an_input_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    for folder in ("base", "local"):
+        (tmp_path / "conf" / folder).mkdir(parents=True)
+    (tmp_path / "conf/base/parameters.yml").write_text("seed: 0\n")
+    (tmp_path / f"conf/base/{name}.yml").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        ProjectConfigLoader(tmp_path / "conf", **LIKE_KEDRO)["parameters"]

@@ -16,7 +16,8 @@ import yaml
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-from spamcaf.errors import InputError, first_line
+from spamcaf.errors import InputError, first_line, is_fault_of_ours
+from spamcaf.limits import MAX_JSON_BYTES, read_bytes
 from spamcaf.parameters import GENE_LISTS, RUN_CHOICES, SHORT_NAMES, rename_deprecated
 
 SECTIONS = ("sections", "benchmark.sections")
@@ -136,8 +137,12 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def _read_dir_configs(self, conf_path: str, patterns: list[str], key: str, *others: Any) -> dict[Path, DictConfig]:  # noqa: ANN401  whatever Kedro's method takes
         try:
-            configs = super()._read_dir_configs(conf_path, patterns, key, *others)
-        except yaml.YAMLError as error:
+            return self._read_as_written(super()._read_dir_configs(conf_path, patterns, key, *others), key)
+        except (InputError, MissingConfigException):
+            raise
+        except Exception as error:  # of YAML, of its keys, of the encoding, or of a link that leads to itself
+            if is_fault_of_ours(error):
+                raise
             # Kedro wraps some errors without their reason, and counts lines from 0
             original = error.__cause__ if isinstance(error.__cause__, yaml.MarkedYAMLError) else error
             mark, problem = getattr(original, "problem_mark", None), getattr(original, "problem", None)
@@ -147,6 +152,11 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 "valid YAML.",
                 "Correct it there; a value with other characters than letters and digits needs quotes.",
             ) from error
+
+    def _read_as_written(self, configs: dict[Path, DictConfig], key: str) -> dict[Path, DictConfig]:
+        for path, config in configs.items():
+            if wrong := [name for name in config if not isinstance(name, str)]:
+                raise InputError(f"the key {wrong[0]!r} in {path}.", "names as keys.", "Quote or correct it there.")
         if key not in WRITTEN:
             return configs
         configs = {path: self._as_written(path, config, key) for path, config in configs.items()}
@@ -187,7 +197,7 @@ def _is_file(genes: object) -> bool:
 def _read_genes(name: str, path: str, root: Path) -> list[str]:
     file, setting = Path(_absolute(path.strip(), root)), f"evaluation.gene_sets.{name}"
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(file, MAX_JSON_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         found = f"{file} ({setting}), which cannot be read ({first_line(error)})."
         raise InputError(found, "a text file with a gene on each line.", f"Correct {setting}.") from error

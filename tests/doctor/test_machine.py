@@ -16,7 +16,6 @@ from spamcaf.backbones.load import BackboneSpec
 from spamcaf.doctor import machine
 from spamcaf.doctor.machine import (
     Inputs,
-    available_bytes,
     check_device,
     check_disk,
     check_memory,
@@ -24,6 +23,7 @@ from spamcaf.doctor.machine import (
     estimate_resources,
 )
 from spamcaf.errors import InputError
+from spamcaf.limits import available_bytes
 from spamcaf.parameters import ComputeSettings, RunSettings, TileSettings
 from spamcaf.progress import bytes_in_words
 

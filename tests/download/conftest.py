@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,10 +27,12 @@ class Page:
     ranges: bool = True
     heeds_if_range: bool = True
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"v1"', "Content-Type": "application/x-tar"})
+    n_sent: int = 0
     cuts: list[int] = field(default_factory=list)  # the nth GET ends after so many bytes
     gives_length: bool = True
     pause_s: float = 0.0
     before: Callable[[], object] = lambda: None  # runs before the bytes of a GET are sent
+    repeats: int = 1  # the body of a GET is sent so many times
     shift: int = 0  # a part begins so many bytes too late
 
 
@@ -83,7 +86,10 @@ class Handler(BaseHTTPRequestHandler):
         if method == "GET":
             page.before()
             time.sleep(page.pause_s)
-            self.wfile.write(body[: page.cuts.pop(0)] if page.cuts else body)
+            with suppress(ConnectionError):  # the client may have had enough
+                for _ in range(page.repeats):
+                    self.wfile.write(body[: page.cuts.pop(0)] if page.cuts else body)
+                    page.n_sent += len(body)
 
     def same_version(self, page: Page) -> bool:
         mark = self.headers.get("If-Range")

@@ -370,3 +370,26 @@ def test_a_full_disk_is_an_error_before_anything_is_fetched(
     place.parent.mkdir(parents=True)
     place.with_name("it.bin.part").write_bytes(b"x")
     handle.require_room(handle.files, known)
+
+
+@pytest.mark.parametrize("pinned", [{"bytes": len(CONTENT)}, {"sha256": SHA256}], ids=["size", "hash"])
+def test_a_body_without_end_is_stopped(
+    site: Any, dataset: Make, place: Path, monkeypatch: pytest.MonkeyPatch, pinned: dict[str, Any]
+) -> None:
+    """At the pinned size at once; where only a hash is pinned, at the size that no file has."""
+    monkeypatch.setattr(fetch, "MAX_BYTES", 2 * len(CONTENT))
+    url = site.put("a.bin", CONTENT, gives_length=False, repeats=1000)
+    outcome = fetch_first(dataset(entry(url, **pinned)))
+    assert outcome.status is Status.FAILED and "bytes and more in place of" in outcome.reason
+    assert names(place) == []
+    assert site.pages["/a.bin"].n_sent < 100 * len(CONTENT)
+
+
+def test_a_body_without_end_leaves_room_on_the_disk(
+    site: Any, dataset: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "MIN_FREE", shutil.disk_usage("/").total * 1000)
+    url = site.put("a.bin", CONTENT, gives_length=False)
+    outcome = fetch_first(dataset(entry(url, sha256=SHA256)))
+    assert outcome.status is Status.FAILED and "it fills the disk" in outcome.reason
+    assert names(place) == []

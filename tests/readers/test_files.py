@@ -16,7 +16,8 @@ from kedro.io import DatasetError
 
 from spamcaf.datasets.stored import AnnDataDataset
 from spamcaf.errors import InputError
-from spamcaf.readers.files import image_beside, image_stem, reading, refuse_foreign_content
+from spamcaf.readers.files import image_beside, image_stem, reading
+from spamcaf.readers.hdf5 import refuse_hostile_hdf5
 
 DERIVED = [
     "tissue_hires_image.png",
@@ -133,7 +134,7 @@ def test_damage_is_kept_apart_from_a_fault_of_ours(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Found: first"):
         with reading(path, "a whole matrix"):
             raise InputError("first.", "second.", "third.")
-    with pytest.raises(MemoryError):
+    with pytest.raises(InputError, match=r"counts\.mtx, for whose content there is not enough memory"):
         with reading(path, "a whole matrix"):
             raise MemoryError
 
@@ -187,8 +188,9 @@ def test_a_plain_file_is_read(stored: AnnDataDataset) -> None:
     assert stored.load().shape == (3, 2)
 
 
-def test_a_group_that_holds_itself_is_no_foreign_content(tmp_path: Path) -> None:
+def test_a_group_that_holds_itself_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "loop.h5", "w") as file:
         group = file.create_group("a")
         group["again"] = group
-    refuse_foreign_content(tmp_path / "loop.h5")
+    with pytest.raises(ValueError, match="'a/again' is a second name of another group"):
+        refuse_hostile_hdf5(tmp_path / "loop.h5")

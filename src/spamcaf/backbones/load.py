@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -20,6 +19,7 @@ from spamcaf.backbones.weights import snapshots
 from spamcaf.errors import InputError, first_line, is_fault_of_ours
 from spamcaf.histology.backbone import ClassAndMean
 from spamcaf.histology.tiles import TILE_PX
+from spamcaf.limits import read_json
 
 
 class BackboneSpec(BaseModel):
@@ -127,7 +127,7 @@ def _of_folder(folder: Path) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        config = _require_table(json.loads(path.read_text()))
+        config = _require_table(read_json(path))
         cfg, arguments = _require_table(config["pretrained_cfg"]), _require_table(config.get("model_args", {}))
         return {
             "source": str(folder),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from abc import abstractmethod
 from collections.abc import Callable
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from spamcaf.atomic import replacing
 from spamcaf.errors import InputError, is_fault_of_ours
+from spamcaf.limits import read_json
 from spamcaf.names import GENE_IDS, LabelTable, Obs
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def record_path(path: Path) -> Path:
 def read_record(path: Path) -> dict[str, Any] | None:
     """Return the record of what made the result at `path`; None where there is none, or a damaged one."""
     try:
-        record = json.loads(record_path(path).read_text(encoding="utf-8"))
+        record = read_json(record_path(path))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
@@ -251,9 +251,9 @@ class AnnDataDataset(StoredDataset["AnnData", "AnnData"]):
     def _read(self, path: Path) -> AnnData:
         import anndata
 
-        from spamcaf.readers.files import refuse_foreign_content
+        from spamcaf.readers.hdf5 import refuse_hostile_hdf5
 
-        refuse_foreign_content(path)
+        refuse_hostile_hdf5(path)
         return anndata.read_h5ad(path)
 
     def _write(self, data: AnnData, path: Path) -> None:

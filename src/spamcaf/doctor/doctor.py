@@ -14,6 +14,7 @@ import click
 from spamcaf.doctor import inputs, machine
 from spamcaf.doctor.check import Check, Finding, Status, check_configuration, run_check, skip_check
 from spamcaf.histology.dense import is_dense
+from spamcaf.limits import available_bytes
 from spamcaf.parameters import RunSettings
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def examine(load_context: Callable[[], KedroContext], root: Path) -> list[Check]
     list of Check
         In the order of the report.
     """
-    available = machine.available_bytes()  # before the inputs are read
+    available = available_bytes()  # before the inputs are read
     configured, request = run_check("configuration", partial(check_configuration, load_context))
     checks, settings, size, spec = [configured], RunSettings(), None, None
     if request is None:

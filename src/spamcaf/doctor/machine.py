@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from math import ceil
@@ -24,10 +22,6 @@ if TYPE_CHECKING:
     from spamcaf.backbones.load import BackboneSpec
     from spamcaf.parameters import ComputeSettings, RunSettings
 
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
-# limit and usage, of version 2 and of version 1
-CGROUP_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 FLOAT_BYTES = 4
 LAYERS = 3  # matrices of a prediction: expression, its standard deviation and the Gaussian process's part
 COPIES = 2  # a prediction is stored as h5ad and inside the SpatialData
@@ -38,28 +32,6 @@ HALF_BYTES = 2
 PYRAMID = 4 / 3  # size of an image with all its smaller levels, relative to the image
 LARGE_WIDTH = 768  # features of a ViT-B, from which on a CPU is slow
 PACKAGES = ("spamcaf", "kedro", "torch", "torchvision", "timm", "scanpy", "anndata")
-
-
-def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:
-    """Return the available memory of the system or the container, whichever is less; None where neither is known."""
-    known = (_available_in_system(meminfo), _available_in_container(cgroup))
-    return min((value for value in known if value is not None), default=None)
-
-
-def _available_in_system(meminfo: Path) -> int | None:
-    with suppress(OSError, ValueError):
-        if found := re.search(r"^MemAvailable:\s*(\d+)", meminfo.read_text(), re.MULTILINE):
-            return int(found[1]) * 1024
-    with suppress(AttributeError, OSError, ValueError):  # what is free is not reported: the installed memory counts
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def _available_in_container(cgroup: Path) -> int | None:
-    for limit, usage in CGROUP_FILES:
-        with suppress(OSError, ValueError):  # absent, or "max": no limit
-            return max(int((cgroup / limit).read_text()) - int((cgroup / usage).read_text()), 0)
-    return None
 
 
 @dataclass(frozen=True)

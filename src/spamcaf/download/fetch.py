@@ -18,7 +18,7 @@ import zipfile
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from spamcaf.download.spec import RemoteFile, is_safe
@@ -110,6 +110,9 @@ def _require_harmless(packed: tarfile.TarFile | zipfile.ZipFile, archive: Path) 
 HEADERS = {"User-Agent": "spamcaf", "Accept-Encoding": "identity"}  # some hosts refuse the name of requests
 TIMEOUT_S = (10, 60)  # to connect, and between two pieces
 PIECE = 1 << 17  # bytes written at a time; what a broken connection loses at most
+MAX_BYTES = 500 * 10**9  # of a file whose size nobody states
+SLACK = 1 << 20  # bytes beyond the stated size, after which nothing more is taken
+MIN_FREE = 10**8  # bytes of the disk that a download leaves free
 TRIES = 3  # of one URL, in a row that brings the file no further
 BACKOFF_S = 1.0  # before the second try; doubled before each further one
 OK, PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE, TOO_MANY, SERVER_ERROR = 200, 206, 416, 429, 500
@@ -375,6 +378,19 @@ class _Download:
                 for piece in response.iter_content(PIECE):
                     part.write(piece)
                     progress.advance(len(piece))
+                    self._require_end(part, origin.total)
+
+    def _require_end(self, part: BinaryIO, total: int | None) -> None:
+        """Raise _TransferError, and keep nothing, once a body is longer than the file is, or than any file is."""
+        n_bytes, expected = part.tell(), self._file.bytes or total
+        is_longer = n_bytes > (expected + SLACK if expected else MAX_BYTES)
+        if not is_longer and shutil.disk_usage(self._part.parent).free >= MIN_FREE:
+            return
+        part.truncate(0)
+        if is_longer:
+            in_words = f"{expected} bytes" if expected else f"at most {bytes_in_words(MAX_BYTES)}"
+            raise _TransferError(f"it gives {n_bytes} bytes and more in place of {in_words}")
+        raise _TransferError(f"it fills the disk: less than {bytes_in_words(MIN_FREE)} are free")
 
     def _finish(self) -> None:
         with self._part.open("rb") as part:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import io
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,13 +13,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError, first_line, is_fault_of_ours
 from spamcaf.histology.slide import Slide
+from spamcaf.limits import (
+    FETCH,
+    GZIP_MAGIC,
+    MAX_COLUMNS,
+    MAX_TABLE_BYTES,
+    MIB,
+    read_bytes,
+    require_memory,
+    require_regular,
+)
 from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
 from spamcaf.slides.open import IMAGE_SUFFIXES, open_slide
 from spamcaf.slides.rgb import fingerprint_of
@@ -33,7 +42,8 @@ Found = TypeVar("Found", Path, str)
 
 MAX_LISTED = 20
 MAX_HASHED = 2**29  # bytes, a second's work
-GZIP_MAGIC = b"\x1f\x8b"
+MAX_FOOTER_BYTES = 16 * MIB
+FREE_ROWS, ROWS_PER_BYTE = 1_000_000, 16  # barcodes differ, so that each takes some bits
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 TOO_COARSE = "hires and lowres images are thumbnails, too coarse to see cells in"
 DERIVED = ("aligned_fiducials", "aligned_tissue_image", "detected_tissue_image", "cytassist_image")
@@ -143,7 +153,7 @@ def listing(folder: Path, first: str = "") -> str:
     """Name what is in `folder`, beginning with the names that start with `first`."""
     if not folder.is_dir():
         return "that is a file" if folder.is_file() else "there is no such folder"
-    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
+    names = sorted(p.name + ("/" if p.is_dir() else "" if p.is_file() else " (no file)") for p in folder.iterdir())
     names.sort(key=lambda name: not name.startswith(first))
     return named(names) or "nothing"
 
@@ -181,13 +191,18 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     """Turn whatever libraries raise at a damaged file at `path` into InputError; a fault of ours stays what it is."""
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:  # sizes that a file declares were compared with the memory before, but not all are
+        found = f"{path}, for whose content there is not enough memory ({first_line(error).rstrip('.')})."
+        raise InputError(
+            found, f"{expected}.", f"Use a machine with more memory, or, if it should fit: {FETCH}"
+        ) from error
     except Exception as error:  # there is no end to the types that libraries raise at broken content
         if is_fault_of_ours(error):
             raise
         found = f"{path} cannot be read ({first_line(error).rstrip('.')})."
-        raise InputError(found, f"{expected}.", "Fetch or write the file again.") from error
+        raise InputError(found, f"{expected}.", FETCH) from error
 
 
 def require_once(names: pd.Index, what: str, source: object, next_step: str = "Fetch the file again.") -> None:
@@ -215,35 +230,31 @@ def _as_text(value: Any) -> str:  # noqa: ANN401  whatever a file holds there
     return str(int(value)) if isinstance(value, float | np.floating) and value.is_integer() else str(value)
 
 
-def refuse_foreign_content(path: Path) -> None:
-    """Raise ValueError for an HDF5 file with links other than hard ones, external storage, or virtual datasets.
-
-    To be called before anything in it is read: it would be read from other files.
-    """
-
-    def check(name: str, link: object) -> str | None:
-        if not isinstance(link, h5py.HardLink):
-            return f"'{name}' is a link, which may lead to another file"
-        item = file[name]
-        is_foreign = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
-        return f"'{name}' takes its content from another file" if is_foreign else None
-
-    with h5py.File(path) as file:
-        problem = file.visititems_links(check)  # which stops at the first text
-    if problem:
-        raise ValueError(problem)
-
-
 def is_gzipped(path: Path) -> bool:
-    """Tell whether the file at `path` is gzipped, by its content."""
+    """Tell whether the file at `path` is gzipped, by its content; raise InputError where it is no plain file."""
+    require_regular(path)
     with path.open("rb") as file:
         return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
-def unpacked(path: Path) -> bytes:
-    """Return the content of a file, gzipped or not, whatever it is called."""
-    content = path.read_bytes()
-    return gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
+def require_parquet(content: bytes, path: Path) -> None:
+    """Raise ValueError for a parquet table that declares more columns or rows than any of spots holds."""
+    from pyarrow import parquet
+
+    footer_bytes = int.from_bytes(content[-8:-4], "little")  # which is parsed whole
+    if footer_bytes > MAX_FOOTER_BYTES:
+        raise ValueError(f"its description alone takes {footer_bytes} bytes")
+    metadata = parquet.read_metadata(io.BytesIO(content))
+    n_rows, n_columns = metadata.num_rows, metadata.num_columns
+    if n_columns > MAX_COLUMNS or n_rows > max(FREE_ROWS, ROWS_PER_BYTE * len(content)):
+        raise ValueError(f"it declares {n_rows} rows and {n_columns} columns in {len(content)} bytes")
+    declared = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    require_memory(max(declared, n_rows * n_columns * 8), path)
+
+
+def unpacked(path: Path, at_most: int = MAX_TABLE_BYTES) -> bytes:
+    """Return the content of a file, gzipped or not, whatever it is called; raise InputError beyond `at_most` bytes."""
+    return read_bytes(path, at_most)
 
 
 def still_packed(path: Path, expected: str) -> InputError:

@@ -16,6 +16,7 @@ from spamcaf.names import PROVENANCE, SPATIAL, SectionField
 from spamcaf.readers import anndata_parts as parts
 from spamcaf.readers import files
 from spamcaf.readers.files import SectionQuery, SectionReader, reading
+from spamcaf.readers.hdf5 import refuse_hostile_hdf5, require_memory_for
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,7 +35,6 @@ class H5adReader(SectionReader):
         """Return the raw section, see `SectionReader`."""
         source, name = self.path.name, self.query.section
         with reading(self.path, EXPECTED):
-            files.refuse_foreign_content(self.path)
             table = read_h5ad_table(self.path)
         parts.refuse_prediction(table.uns, source)
         rows, record = parts.choose_library(table.obs, table.uns, name, source)
@@ -77,8 +77,10 @@ def read_h5ad_table(path: Path) -> parts.Table:
     """Return the parts of an h5ad file; matrices stay on disk until they are needed."""
     import anndata
 
+    refuse_hostile_hdf5(path)
     with h5py.File(path) as file:
         if isinstance(file["obs"], h5py.Dataset) or "raw.X" in file:  # written before anndata 0.7
+            require_memory_for(path, file)
             return parts.table_of(anndata.read_h5ad(path), path.name)
         obs, var = _read_frame(file, "obs"), _read_frame(file, "var")
         obsm = {key: _read(file, f"obsm/{key}") for key in parts.COORDINATE_KEYS if f"obsm/{key}" in file}
@@ -87,13 +89,17 @@ def read_h5ad_table(path: Path) -> parts.Table:
         raw_var = _read_frame(file, "raw/var") if "raw/X" in file and "raw/var" in file else None
         places = [("layers['counts']", "layers/counts", var), ("X", "X", var), ("raw.X", "raw/X", raw_var)]
         stored = [place for place in places if place[1] in file and place[2] is not None]
-        matrices = [parts.Matrix(name, partial(_load_matrix, path, key), genes) for name, key, genes in stored]
+        matrices = [
+            parts.Matrix(name, partial(_load_matrix, path, key, (len(obs), len(genes))), genes)
+            for name, key, genes in stored
+        ]
         return parts.Table(path.name, obs, obsm, _read_uns(file), tuple(matrices))
 
 
 def _read(group: h5py.Group, key: str) -> Any:  # noqa: ANN401  an element of any kind
     from anndata.io import read_elem
 
+    require_memory_for(Path(group.file.filename), group[key])
     return read_elem(group[key])
 
 
@@ -117,19 +123,19 @@ def _read_uns(file: h5py.File) -> dict[str, Any]:
     return uns
 
 
-def _load_matrix(path: Path, key: str) -> Any:  # noqa: ANN401  a matrix of any kind
+def _load_matrix(path: Path, key: str, shape: tuple[int, int]) -> Any:  # noqa: ANN401  a matrix of any kind
     with reading(path, "a whole count matrix"), h5py.File(path) as file:
         element = file[key]
-        values = _sparse(element) if isinstance(element, h5py.Dataset) else _read(file, key)
+        values = _sparse(element, shape) if isinstance(element, h5py.Dataset) else _read(file, key)
         if not issparse(values):
             raise ValueError(f"{key} is no matrix")
         return values
 
 
-def _sparse(dense: h5py.Dataset) -> csr_matrix:
+def _sparse(dense: h5py.Dataset, shape: tuple[int, int]) -> csr_matrix:
     """Return a dense matrix as CSR, a block of rows at a time."""
-    if len(dense.shape) != 2:  # noqa: PLR2004  spots and genes
-        raise ValueError(f"a matrix of {len(dense.shape)} dimensions")
+    if dense.shape != shape:
+        raise ValueError(f"{dense.shape} values for {shape[0]} spots and {shape[1]} genes")
     step = max(DENSE_BLOCK // max(dense.shape[1], 1), 1)
     blocks = [csr_matrix(dense[top : top + step]) for top in range(0, dense.shape[0], step)]
     return vstack(blocks, format="csr") if blocks else csr_matrix(dense.shape, dtype=dense.dtype)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from spamcaf.errors import InputError, require_columns
+from spamcaf.limits import MAX_COLUMNS, require_table
 from spamcaf.names import LabelTable, Obs
-from spamcaf.readers.files import named, reading, require_once
+from spamcaf.readers.files import named, reading, require_once, unpacked
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,7 +44,7 @@ def add_labels(section: AnnData, path: Path, name: str) -> None:
     InputError
         When the table is damaged, or labels no spot.
     """
-    if not path.is_file():
+    if not path.exists():
         logger.warning("No labels of section %s: there is no %s", name, path)
         return
     table = _read(path)
@@ -74,10 +76,12 @@ def add_labels(section: AnnData, path: Path, name: str) -> None:
 def _read(path: Path) -> pd.DataFrame:
     """Return the columns of `LabelTable` that the table has, as text."""
     with reading(path, "a table of labels"):
-        # not guessed by pandas: a label may hold any other separator
-        first = pd.read_csv(path, sep="\x01", header=None, nrows=1, dtype=str, encoding="utf-8-sig").iloc[0, 0]
-        mark = "\t" if "\t" in first else ","
-        table = pd.read_csv(path, sep=mark, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        content = unpacked(path)
+        first = next((line for line in io.BytesIO(content) if line.strip()), b"")
+        mark = "\t" if b"\t" in first else ","  # not guessed by pandas: a label may hold any other separator
+        require_table(io.BytesIO(content), mark, MAX_COLUMNS, path)
+        text: dict[str, Any] = {"header": None, "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+        table = pd.read_csv(io.BytesIO(content), sep=mark, **text)
     table = table.apply(lambda column: column.str.strip())
     header = table.iloc[0].str.lower().tolist()
     if LabelTable.BARCODE in header:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,18 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError, require_columns
+from spamcaf.limits import (
+    COUNTS_RATIO,
+    GIB,
+    MAX_COLUMNS,
+    MAX_GENES,
+    available_bytes,
+    opened,
+    require_table,
+)
 from spamcaf.names import GENE_IDS, LegacyST, Obs, SectionField
 from spamcaf.readers import files
-from spamcaf.readers.files import SectionQuery, SectionReader, only_one, reading, require_once
+from spamcaf.readers.files import SectionQuery, SectionReader, only_one, reading, require_once, unpacked
 from spamcaf.readers.matrix import counts_problem
 
 if TYPE_CHECKING:
@@ -22,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PITCH_UM, SPOT_UM = 200.0, 100.0
+MAX_COUNTS_BYTES, NUMBER_BYTES = 64 * GIB, 4  # a digit and its separator, 2 bytes, become a number of 8
 INDICES = [LegacyST.X.value, LegacyST.Y.value]
 PIXELS = [LegacyST.PIXEL_X.value, LegacyST.PIXEL_Y.value]
 OBS = {Obs.IN_TISSUE.value: LegacyST.SELECTED, Obs.ARRAY_ROW.value: LegacyST.Y, Obs.ARRAY_COL.value: LegacyST.X}
@@ -87,10 +98,16 @@ def find(query: SectionQuery) -> LegacySTReader | None:
 def read_counts(path: Path, separator: str = "\t") -> pd.DataFrame:
     """Return the counts (spot, gene), indexed by spot id; raise InputError unless they are raw and whole."""
     with reading(path, f"a table separated by {'tabs' if separator == chr(9) else 'commas'}"):
-        genes = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0, 1:]
-        table = pd.read_csv(path, sep=separator, index_col=0)
-    texts = [str(column) for column, kind in table.dtypes.items() if kind.kind not in "iuf"]
-    problem = f"text in column {texts[0]}" if texts else counts_problem(csr_matrix(table.to_numpy()))
+        with opened(path, ratio=COUNTS_RATIO) as file:
+            first = require_table(file, separator, MAX_GENES, path)
+        if not first.strip():
+            raise ValueError("it begins with nothing")
+        genes = pd.read_csv(io.BytesIO(first), sep=separator, header=None, dtype=str, keep_default_na=False).iloc[0, 1:]
+        available = available_bytes()
+        with opened(path, MAX_COUNTS_BYTES if available is None else available // NUMBER_BYTES, COUNTS_RATIO) as file:
+            table = pd.read_csv(file, sep=separator, index_col=0)
+        texts = [str(column) for column, kind in table.dtypes.items() if kind.kind not in "iuf"]
+        problem = f"text in column {texts[0]}" if texts else counts_problem(csr_matrix(table.to_numpy()))
     if problem is not None:
         next_step = "Use the count table as published, not a normalised one."
         raise InputError(f"{path} holds {problem}.", "raw UMI counts, spots in rows and genes in columns.", next_step)
@@ -106,7 +123,9 @@ def read_spots(path: Path) -> pd.DataFrame:
     All are selected where the file has no such column. Raises InputError.
     """
     with reading(path, "a tab-separated table"):
-        spots = pd.read_csv(path, sep="\t", encoding="utf-8-sig")
+        content = unpacked(path)
+        require_table(io.BytesIO(content), "\t", MAX_COLUMNS, path)
+        spots = pd.read_csv(io.BytesIO(content), sep="\t", encoding="utf-8-sig")
     require_columns(list(spots.columns), [*INDICES, *PIXELS], str(path))
     if LegacyST.SELECTED not in spots:
         spots[LegacyST.SELECTED] = 1

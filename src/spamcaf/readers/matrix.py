@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import logging
 from pathlib import Path
@@ -15,9 +14,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from spamcaf.errors import InputError
+from spamcaf.limits import COUNTS_RATIO, GIB, MAX_COLUMNS, opened, require_memory, require_table
 from spamcaf.names import GENE_IDS, SpaceRanger
 from spamcaf.readers import files
 from spamcaf.readers.files import as_texts
+from spamcaf.readers.hdf5 import refuse_hostile_hdf5, require_memory_for
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,7 +37,10 @@ UNSTATED = frozenset({"", "nan", "none", "na", "null"})
 FRACTIONS = "fractional values"
 H5_PARTS = ("barcodes", "data", "indices", "indptr", "shape", "features/id", "features/name")
 H5_TYPES = "features/feature_type"
-MTX = "matrix.mtx"
+MTX, BARCODES = "matrix.mtx", "barcodes.tsv"
+MAX_NAMES_BYTES = GIB  # barcodes of 30 million bins of Visium HD take 700 MB
+MAX_MTX_LINE, MAX_COMMENTS = 256, 10_000  # bytes of a line; lines before the entries
+MIN_ENTRY_BYTES, MTX_BYTES = 2, 24  # of an entry: in the file (a digit and what follows it), and in memory
 FEATURE_COLUMNS = (GENE_IDS, "symbol", FEATURE_TYPES)
 
 
@@ -45,11 +49,11 @@ def as_csr(values: Any, shape: tuple[int, int]) -> csr_matrix:  # noqa: ANN401  
 
     Raises ValueError where its parts contradict each other, where it has another shape, and for a gene twice in a spot.
     """
+    if np.shape(values) != shape:  # before memory is taken for as many rows as it declares
+        raise ValueError(f"{np.shape(values)} values for {shape[0]} spots and {shape[1]} genes")
     if hasattr(values, "check_format"):
         values.check_format(full_check=True)  # an index out of range would crash what follows
     counts = csr_matrix(values)
-    if counts.shape != shape:
-        raise ValueError(f"{counts.shape} values for {shape[0]} spots and {shape[1]} genes")
     if counts.dtype == np.float16:  # of which scipy does no more than hold it
         counts = counts.astype(np.float32)
     if counts.dtype.kind in "biuf":
@@ -170,12 +174,13 @@ def _read_h5(path: Path) -> tuple[csr_matrix, pd.Index, pd.DataFrame]:
     """Return counts (spot, gene), barcodes and features; scanpy's reader narrows counts to float32 unchecked."""
     if files.is_gzipped(path):
         raise files.still_packed(path, "a count matrix")
-    files.refuse_foreign_content(path)
+    refuse_hostile_hdf5(path)
     with h5py.File(path) as file:
         missing = [part for part in H5_PARTS if not isinstance(file.get(f"matrix/{part}"), h5py.Dataset)]
         if missing:
             raise ValueError(f"it has no matrix/{missing[0]}")
         matrix = file["matrix"]
+        require_memory_for(path, matrix)
         compressed = tuple(matrix[name][:] for name in ("data", "indices", "indptr"))
         if compressed[2][-1] != len(compressed[1]):  # scipy would cut off the rest
             raise ValueError("its last spot does not end at its last value")
@@ -193,17 +198,43 @@ def _read_mtx(path: Path) -> tuple[Any, pd.Index, pd.DataFrame]:
     features = _read_names(folder, prefix, "features.tsv", "genes.tsv")
     if features.shape[1] == 1:
         raise InputError(f"a feature table of one column in {folder}.", "gene ids and symbols.", "Fetch it again.")
-    barcodes = _read_names(folder, prefix, "barcodes.tsv")[0]
+    barcodes = _read_names(folder, prefix, BARCODES)[0]
     matrix = _member(folder, prefix, MTX)
-    with gzip.open(matrix) if files.is_gzipped(matrix) else matrix.open("rb") as file:
+    at_most = _require_entries(matrix, (len(features), len(barcodes)))
+    with opened(matrix, at_most, COUNTS_RATIO) as file:
         entries = mmread(file)
     return entries.T, pd.Index(barcodes.to_numpy()), _features(features)
 
 
+def _require_entries(path: Path, shape: tuple[int, int]) -> int:
+    """Return how many bytes a Matrix Market file has at most, by its header.
+
+    Raises ValueError where it states another shape than (gene, spot), or more entries than fit into it or the file.
+    """
+    with opened(path) as file:
+        lines = file.read(MAX_MTX_LINE * MAX_COMMENTS).split(b"\n")
+    is_dense = b"array" in lines[0].lower().split()
+    sizes = next((line for line in lines[1:] if line.strip() and not line.startswith(b"%")), b"").split()
+    stated = [int(text) for text in sizes if text.isdigit()]
+    if len(stated) != len(sizes) or len(stated) != 3 - is_dense:
+        raise ValueError("it does not state its size")
+    if tuple(stated[:2]) != shape:
+        raise ValueError(f"({stated[1]}, {stated[0]}) values for {shape[1]} spots and {shape[0]} genes")
+    n_entries, n_bytes = shape[0] * shape[1] if is_dense else stated[2], path.stat().st_size
+    n_text = n_bytes * (COUNTS_RATIO if files.is_gzipped(path) else 1)
+    if n_entries > min(n_text // MIN_ENTRY_BYTES + 1, shape[0] * shape[1]):
+        raise ValueError(f"it states {n_entries} entries in {n_bytes} bytes")
+    require_memory(n_entries * MTX_BYTES, path)
+    return MAX_MTX_LINE * (n_entries + MAX_COMMENTS)
+
+
 def _read_names(folder: Path, prefix: str, *names: str) -> pd.DataFrame:
-    content = io.BytesIO(files.unpacked(_member(folder, prefix, *names)))
+    path = _member(folder, prefix, *names)
+    content = files.unpacked(path, MAX_NAMES_BYTES)
+    if names[0] != BARCODES:
+        require_table(io.BytesIO(content), "\t", MAX_COLUMNS, path)
     # there are genes called NA and NAN
-    return pd.read_csv(content, sep="\t", header=None, dtype=str, keep_default_na=False)
+    return pd.read_csv(io.BytesIO(content), sep="\t", header=None, dtype=str, keep_default_na=False)
 
 
 def _member(folder: Path, prefix: str, *names: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
+from spamcaf.limits import require_regular
 from spamcaf.names import GENE_IDS, LegacyST
 from spamcaf.readers.anndata_parts import refuse_prediction
 from spamcaf.readers.files import SectionQuery, reading
@@ -38,6 +40,8 @@ def read_reference(path: Path) -> AnnData:
     name = path.name.lower()
     if path.is_dir() or name.endswith(H5) or MTX in name:
         return read_matrix(path)
+    with reading(path, EXPECTED):
+        require_regular(path)
     if name.endswith(H5AD) and h5py.is_hdf5(path):
         with reading(path, "a whole AnnData file"):
             table = read_h5ad_table(path)
@@ -76,12 +80,12 @@ def find_reference(name: str, project: Path, stored: Path, raw_root: Path) -> Re
     """
     tables = [raw_root / LegacyST.COUNTS / f"{name}{suffix}" for suffix in TABLE_SUFFIXES]
     for path in (stored / name / "section.h5ad", *tables, project / Path(name).expanduser()):
-        if path.exists():
+        if os.path.exists(path):  # which has an answer for a name that no file can have, too
             return Reference(partial(read_reference, path), [path])
     try:
         reader = find_reader(SectionQuery(raw_root, name))
         return Reference(reader.read, reader.sources())
-    except InputError as error:
+    except (OSError, ValueError) as error:  # also of a name that no file can have
         raise InputError(
             f"no reference '{name}': no such file, no ingested section of that name in {stored}, none in {raw_root}.",
             f"the name of a section, or the path of {EXPECTED}.",

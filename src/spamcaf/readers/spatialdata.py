@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +17,12 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.histology.slide import Slide
+from spamcaf.limits import read_json, require_memory
 from spamcaf.names import SPATIAL, ScaleFactor, SectionField
 from spamcaf.readers import anndata_parts as parts
 from spamcaf.readers import files
 from spamcaf.readers.files import SectionQuery, SectionReader, as_texts, begins_with, only_one, reading
+from spamcaf.readers.zarr_store import DESCRIPTIONS, refuse_hostile_zarr
 from spamcaf.slides.open import open_slide
 from spamcaf.slides.rgb import N_RGB
 
@@ -39,10 +39,9 @@ FULL = "full_image"
 COARSE = ("hires_image", "lowres_image", "cytassist_image")
 BIN = re.compile(r"square_(\d{3})um")
 ROOT_FILES = ("zarr.json", ".zattrs")
-DESCRIPTIONS = {"zarr.json", ".zarray", ".zmetadata"}
 ATTRIBUTES = "spatialdata_attrs"  # of the store, and of a table: what it annotates
 ELEMENTS = {"images", "labels", "points", "shapes", "tables", "table"}
-CODE = '"pickle"'
+IN_MEMORY = ("tables", "table", "shapes")
 SPARSE = ("data", "indices", "indptr")
 MATRICES = ("X", "layers/counts", "raw/X")
 SAMPLE_PX = 256
@@ -230,7 +229,7 @@ def _is_store(folder: Path) -> bool:
 
 def _record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -241,20 +240,11 @@ def _read_store(folder: Path) -> SpatialData:
     import spatialdata
 
     with reading(folder, "a whole SpatialData store"):
-        _refuse_code(folder)
+        refuse_hostile_zarr(folder, IN_MEMORY)
+        for path in folder.glob("shapes/*/*.parquet"):
+            files.require_parquet(files.unpacked(path), path)
         _require_counts(folder)
         return spatialdata.read_zarr(folder, selection=("images", "shapes", "tables"))  # type: ignore[arg-type]
-
-
-def _refuse_code(folder: Path) -> None:
-    """Raise ValueError for arrays of pickled objects, which run code when they are read; chunks are not looked at."""
-    for place, folders, names in os.walk(folder):
-        for name in DESCRIPTIONS & set(names):
-            path = Path(place, name)
-            if CODE in path.read_text(encoding="utf-8"):
-                raise ValueError(f"{place} holds pickled objects, which may run code")
-            if name == ".zarray" or _record(path).get("node_type") == "array":
-                folders.clear()
 
 
 def _require_counts(folder: Path) -> None:
@@ -408,7 +398,9 @@ def _thumbnails_of(
         scale = _scale(data.shapes[region], data.images[names[0]], matrix, source) if len(names) == 1 else None
         if scale is None:
             continue
-        pixels = np.moveaxis(_full_level(data.images[names[0]]).to_numpy(), 0, -1)
+        level = _full_level(data.images[names[0]])
+        require_memory(level.nbytes, Path(source, names[0]))
+        pixels = np.moveaxis(level.to_numpy(), 0, -1)
         image = parts.thumbnail(pixels, f"{names[0]} of {source}")
         if image is not None:
             images[kind], factors[key] = image, scale

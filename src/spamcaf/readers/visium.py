@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import re
 from pathlib import Path
@@ -15,9 +14,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError, require_columns
+from spamcaf.limits import MAX_COLUMNS, MAX_THUMBNAIL_BYTES, read_json, require_table
 from spamcaf.names import SECTION_METADATA, SPATIAL, Position, ScaleFactor, SectionField, SpaceRanger
 from spamcaf.readers.anndata_parts import visium_facts
-from spamcaf.readers.files import SectionQuery, SectionReader, make_section, reading, require_once, unpacked
+from spamcaf.readers.files import (
+    SectionQuery,
+    SectionReader,
+    make_section,
+    reading,
+    require_once,
+    require_parquet,
+    unpacked,
+)
 from spamcaf.readers.matrix import read_matrix
 from spamcaf.readers.visium_files import POSITIONS, Sample, find_image, find_matrix, find_outs, image_folders, sample_of
 
@@ -73,7 +81,7 @@ def read_positions(sample: Sample) -> pd.DataFrame:
 def _read(path: Path) -> pd.DataFrame:
     with reading(path, "a table of positions"):
         content = unpacked(path)
-        table = _read_parquet(content) if content.startswith(b"PAR1") else _read_text(content, path)
+        table = _read_parquet(content, path) if content.startswith(b"PAR1") else _read_text(content, path)
     require_columns(list(table.columns), COLUMNS, str(path))
     table = table[COLUMNS]
     if table.empty:
@@ -95,10 +103,11 @@ def _read(path: Path) -> pd.DataFrame:
     return positions
 
 
-def _read_parquet(content: bytes) -> pd.DataFrame:
+def _read_parquet(content: bytes, path: Path) -> pd.DataFrame:
     """Return the columns; barcodes that pandas stored as the index are the column of that name."""
     from pyarrow import parquet
 
+    require_parquet(content, path)
     columns = parquet.read_table(io.BytesIO(content))
     columns.validate(full=True)  # newer pandas decodes text only when it is used
     table = columns.to_pandas()
@@ -115,6 +124,7 @@ def _read_text(content: bytes, path: Path) -> pd.DataFrame:
     filled = ((number, line.rstrip("\n")) for number, line in lines if line.strip())
     n_before, first = next(filled, (0, ""))
     separator = next((mark for mark in SEPARATORS if mark in first.strip()), ",")
+    require_table(io.BytesIO(content), separator, MAX_COLUMNS, path)
     names = next(csv.reader([first.lower()], delimiter=separator, skipinitialspace=True), [])
     names = [name.strip() for name in names]
     names = [name if SEURAT.get(name, name) in names else SEURAT.get(name, name) for name in names]
@@ -254,7 +264,7 @@ def read_scalefactors(sample: Sample) -> dict[str, float]:
         expected = "the scale factors, without which the size of a pixel is unknown."
         raise sample.missing(SpaceRanger.SCALEFACTORS, expected)
     with reading(paths[0], "numbers by name"):
-        record = json.loads(unpacked(paths[0]).decode("utf-8-sig"))
+        record = read_json(paths[0])
         if not isinstance(record, dict):
             raise ValueError("it holds no numbers by name")
     factors = {}
@@ -286,7 +296,7 @@ def read_thumbnails(sample: Sample, factors: dict[str, float]) -> dict[str, NDAr
             logger.warning("No %s in %s: maps are drawn without it", file.value, sample.places[0])
             continue
         try:
-            with reading(path, "an image"), Image.open(io.BytesIO(unpacked(path))) as image:
+            with reading(path, "an image"), Image.open(io.BytesIO(unpacked(path, MAX_THUMBNAIL_BYTES))) as image:
                 images[name] = np.asarray(image.convert("RGB"))
         except InputError as error:
             logger.warning("%s Maps are drawn without it.", error)

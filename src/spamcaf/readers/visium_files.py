@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spamcaf.errors import InputError, is_fault_of_ours
+from spamcaf.limits import read_json
 from spamcaf.names import ScaleFactor, SpaceRanger
 from spamcaf.readers import files
 from spamcaf.readers.files import SectionQuery, listing, named
@@ -85,7 +85,7 @@ def bin_size(folder: Path) -> int | None:
     if match := BIN_FOLDER.fullmatch(folder.absolute().name):
         return int(match[1])
     try:
-        record = json.loads((spatial_folder(folder) / SpaceRanger.SCALEFACTORS).read_text(encoding="utf-8-sig"))
+        record = read_json(spatial_folder(folder) / SpaceRanger.SCALEFACTORS)
         return round(float(record[ScaleFactor.BIN]))
     except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         if is_fault_of_ours(error):

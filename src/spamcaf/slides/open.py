@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import Pixels, Slide
+from spamcaf.limits import require_regular
 from spamcaf.slides import tiff, whole
 from spamcaf.slides.chunks import CACHE_BYTES, ChunkedPixels
 from spamcaf.slides.rgb import Alpha, Conversion, FilePixels, Opened, TurnedPixels, damaged, fingerprint_of
@@ -114,8 +115,9 @@ def open_slide(path: Path) -> Slide:
     InputError
         When the file is missing, damaged, or not an RGB image of 8 or 16 bits.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"no image {path}.", "the full-resolution H&E image.", "Check raw_root and the image's name.")
+    require_regular(path)
     opened = _open(path)
     rows, columns = opened.pixels.shape
     notes = "".join(f"; {note}" for note in opened.notes)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError, is_fault_of_ours
 from spamcaf.histology.slide import GLASS, Pixels
+from spamcaf.limits import require_regular
 
 N_RGB = 3
 DEPTHS = (8, 10, 12, 14, 16)
@@ -171,6 +172,7 @@ def fingerprint_of(path: Path) -> str:
     In a compressed file a change of pixels moves all that follows; in one that is not, a change of a few lines between
     two samples would not be noticed.
     """
+    require_regular(path)
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     last = max(size - END_BYTES, 0)

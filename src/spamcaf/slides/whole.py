@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from spamcaf.slides.rgb import EXIF_BEGIN, N_RGB, Alpha, Opened, PixelArray, exi
 JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 JPEG_END, JPEG_TAIL = b"\xff\xd9", 1024
 IN_MEMORY_BYTES = 500 << 20
+PIXEL_RATIO = 4000
+"""Bytes of pixels per byte of the file: a PNG of one colour reaches 1000, a progressive JPEG of one colour 2000."""
 JPEG_KINDS = {1: "grayscale", 4: "a CMYK image"}
 PNG_RGB, PNG_RGBA = 2, 6
 PNG_KINDS = {0: "grayscale", 3: "a palette image", 4: "grayscale"}
@@ -50,6 +53,9 @@ def _open(path: Path, reader: str, read_header: Callable[[Path, bytes], _Header]
     with rgb.decoding(path):
         data = path.read_bytes()
         header = read_header(path, data)
+        declared = math.prod(header.shape) * header.dtype.itemsize
+        if declared > PIXEL_RATIO * len(data):
+            raise ValueError(f"it declares {declared} bytes of pixels in {len(data)}")
         pixel_array, notes = _decoded(path, header, lambda out: decode(data, out=out))
     alpha = Alpha.STRAIGHT if header.shape[2] > N_RGB else Alpha.NONE
     conversion, converted = rgb.conversion_of(pixel_array, alpha)
@@ -58,7 +64,7 @@ def _open(path: Path, reader: str, read_header: Callable[[Path, bytes], _Header]
 
 
 def _decoded(path: Path, header: _Header, write: Callable[[NDArray[Any]], object]) -> tuple[PixelArray, list[str]]:
-    if int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize > IN_MEMORY_BYTES:
+    if math.prod(header.shape) * header.dtype.itemsize > IN_MEMORY_BYTES:
         pixel_array, note = spool(path, header.shape, header.dtype, write)
         return pixel_array, [note]
     samples = np.empty(header.shape, header.dtype)
