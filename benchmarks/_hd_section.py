@@ -46,7 +46,7 @@ class HdTissue:
     @property
     def xy_um(self) -> Floats:
         """Centres of all bins (bin, 2), those off the tissue too."""
-        return (self.index + 0.5) * BIN_UM + MARGIN_UM
+        return np.asarray((self.index + 0.5) * BIN_UM + MARGIN_UM, np.float64)
 
     @property
     def side_px(self) -> int:
@@ -134,9 +134,7 @@ def _write_image(tissue: HdTissue, path: Path) -> None:
     tifffile.imwrite(path, image, **how)
 
 
-def iter_features(
-    tissue: HdTissue, ids: list[str], xy_px: Floats, slide: str, n_features: int
-) -> Iterator[Features]:
+def iter_features(tissue: HdTissue, ids: list[str], xy_px: Floats, slide: str, n_features: int) -> Iterator[Features]:
     """Yield made-up features of sites, block by block, as the feature extraction does."""
     rng = np.random.default_rng([SEED, len(ids)])
     steps = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), axis=-1).reshape(-1, 2) * 112.0

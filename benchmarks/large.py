@@ -30,7 +30,14 @@ from _memory import peak_bytes
 ROOT = Path(__file__).parents[1]
 CHAIN = ("ingestion", "feature_extraction", "training", "inference", "evaluation")
 SECTION, ENVIRONMENT = "hd", "hd"
-LIBRARIES = ("spamcaf.peers.models", "spamcaf.reporting.report", "scanpy", "spatialdata", "matplotlib.pyplot", "sklearn")
+LIBRARIES = (
+    "spamcaf.peers.models",
+    "spamcaf.reporting.report",
+    "scanpy",
+    "spatialdata",
+    "matplotlib.pyplot",
+    "sklearn",
+)
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 GB = 1e9
 Took = dict[str, dict[str, float]]
@@ -68,8 +75,8 @@ def table(took: dict[int, Took], asked: argparse.Namespace) -> str:
     heads = [f"{n} bins: CPU s" for n in sizes] + [f"{n}: GB" for n in sizes]
     heads += [f"exponent {a} to {b}" for a, b in pairwise(sizes)][-1:]
     lines = [
-        f"### Steps on a made-up Visium HD section ({BIN_UM:g} um bins, {asked.features} features, {asked.genes} genes, "
-        f"subdivide {asked.subdivide}, {asked.epochs} epochs; one thread)",
+        f"### Steps on a made-up Visium HD section ({BIN_UM:g} um bins, {asked.features} features, "
+        f"{asked.genes} genes, subdivide {asked.subdivide}, {asked.epochs} epochs; one thread)",
         "",
         f"| step | {' | '.join(heads)} |",
         f"| {' | '.join(['---'] * (len(heads) + 1))} |",
@@ -100,8 +107,9 @@ def run_steps(project: Path, n_bins: int, asked: argparse.Namespace) -> None:
     _write_project(project, asked)
     _measured(lambda: write_outs(tissue, project / "raw" / SECTION))
     bootstrap_project(project)
-    with KedroSession.create(project_path=project, env=ENVIRONMENT) as session:
-        catalog: Any = session.load_context().catalog
+    session: Any = KedroSession.create(project_path=project, env=ENVIRONMENT)
+    with session:
+        catalog = session.load_context().catalog
     took: Took = {}
     for name, do in _steps(catalog, tissue, asked):
         took[name] = _measured(do)

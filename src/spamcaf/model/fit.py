@@ -168,7 +168,8 @@ class _ModeFit:
             gene_weight = gene_weights(truth[:, own], by_programs, by_gene, pooled.folds)
             expression[:, own] += gene_weight * (by_gene - expression[:, own])
         # the noise is that of the section to predict, where it was measured
-        rows = pooled.section == TARGET if TARGET in pooled.section else np.ones(len(pooled), bool)
+        is_target = pooled.section == TARGET
+        rows = is_target if is_target.any() and not is_target.all() else slice(None)
         variance = pooled.decode_variance(self.programs, combined, variance)
         noise = gene_noise(truth[rows], expression[rows], variance[rows])
         return ModeParameters(hyper, Stacking(weights, gene_weight, noise))

@@ -157,7 +157,7 @@ def condition_on(
 
 
 def _require_context(model: SpamcafModel, context: Measured) -> None:
-    require_n_features(model.sizes["feature"], context.sites.target)
+    require_n_features(model.sizes["feature"], context.sites.at(slice(0, 1)).target)
     expected, found = model.sizes["program_gene"], context.all_expression.shape[-1]
     if found != expected:
         raise InputError(
@@ -186,7 +186,7 @@ class _Ensemble:
             load_weights(network, weights)
         return cls(model, tuple(network.to(machine.device).eval() for network in networks), machine, means)
 
-    def measured_spots(self, context: Measured) -> tuple[SpotTensors, Sites]:
+    def measured_spots(self, context: Measured) -> tuple[SpotTensors, SiteSource]:
         """Return the tensors of measured spots, and the spots."""
         means, model = self.means.expression, self.model
         scores = means.scores(model.programs, context.all_expression, context.depth) / model.score_scale
@@ -200,7 +200,7 @@ class _Ensemble:
         return SpotTensors(SiteTensors.stack(parts).without_positions(), zeros), None
 
     @torch.no_grad()
-    def scores(self, sites: Sites, spots: tuple[SpotTensors, Sites | None]) -> Float64:
+    def scores(self, sites: Sites, spots: tuple[SpotTensors, SiteSource | None]) -> Float64:
         """Return the mean network's program scores (site, program); 0 without networks, whose weight is 0 then."""
         if not self.networks:
             return np.zeros((len(sites), self.model.sizes["score"]))
@@ -217,7 +217,7 @@ class _Ensemble:
             out = torch.stack([network(given).fusion.float() for network in self.networks]).mean(0)
         return out.cpu().numpy().astype(np.float64) * self.model.score_scale
 
-    def _tensors(self, sites: Sites, spots: SiteSource, *, with_maps: bool = False) -> SiteTensors:
+    def _tensors(self, sites: SiteSource, spots: SiteSource, *, with_maps: bool = False) -> SiteTensors:
         mean, origin_um = self.means.image_features.neighbourhood, spots.xy_um.mean(axis=0)
         with_maps = with_maps and self.model.fit.finetune > 0
         where = (origin_um, self.model.network_pca, self.machine.device)
