@@ -12,7 +12,7 @@ Vecchia 1988, J R Stat Soc B 50:297; Katzfuss and Guinness 2021, Statistical Sci
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,26 +146,25 @@ class _Conditioned:
     residual: Float64  # (spot, column)
     noise: Float64  # (spot,)
 
-    def at(
-        self,
-        image: Float64,
-        near_kernels: NDArray[np.float32],
-        across_kernels: NDArray[np.float32],
-        index: NDArray[np.intp],
-    ) -> tuple[Float64, Float64]:
-        """Return means (site, column) and variance (site,) at sites whose nearest spots are `index` (site, near).
-
-        The regression gives the mean of the image, and the residual is kriged from the nearest spots, by the kernels
-        of space between them (kernel, site, near, near), and between site and them (kernel, site, 1, near).
-        """
+    def by_image(self, image: Float64) -> tuple[Float64, Float64]:
+        """Return means (site, column) and variance (site,) by the regression on image features alone."""
         weighted = image * self.image_weights
+        explained = solve_triangular(self.lower, weighted.T, lower=True)
+        return weighted @ self.mean, np.square(explained).sum(axis=0)
+
+    def by_space(
+        self, near_kernels: NDArray[np.float32], across_kernels: NDArray[np.float32], index: NDArray[np.intp]
+    ) -> tuple[Float64, Float64]:
+        """Return what the nearest spots `index` (site, near) add to means and variance.
+
+        The residual of the regression is kriged from them, by the kernels of space between them (kernel, site, near,
+        near), and between site and them (kernel, site, 1, near).
+        """
         inside = self.space.of(near_kernels) + np.eye(index.shape[1]) * self.noise[index][:, :, None]
         across = self.space.of(across_kernels)[:, 0]
         kriging_weights = np.linalg.solve(inside, across[..., None])[..., 0]
-        coefficient_variance = np.square(solve_triangular(self.lower, weighted.T, lower=True)).sum(axis=0)
-        variance = coefficient_variance + self.space.variance - (kriging_weights * across).sum(axis=1)
         kriged = _linear(kriging_weights, index, len(self.residual)) @ self.residual
-        return weighted @ self.mean + kriged, np.maximum(variance, 0)
+        return kriged, self.space.variance - (kriging_weights * across).sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ class VecchiaProcess:
     """The process conditioned on many measured spots."""
 
     scales: tuple[float, float]
-    tree: cKDTree
+    tree: cKDTree | None  # of the spots; None where positions are not used
     spots_um: Float64  # (spot, 2), sections apart
     covariances: tuple[_Conditioned, ...]
 
@@ -188,15 +187,23 @@ class VecchiaProcess:
         variance = np.empty_like(mean)
         for rows in row_chunks(len(xy_um), CHUNK):
             image = _side_by_side(image_features.at(rows), self.scales)
-            apart_um = xy_um[rows] + section * SECTION_OFFSET_UM
-            _, index = self.tree.query(apart_um, k=np.arange(1, min(N_NEAREST, self.tree.n) + 1))
-            near, pitch_um = self.spots_um[index], self.covariances[0].space.pitch_um
-            kernels = _kernels(near, near, pitch_um), _kernels(apart_um[:, None], near, pitch_um)
+            around = None if self.tree is None else self._around(xy_um[rows] + section * SECTION_OFFSET_UM)
             for part in self.covariances:
-                mean[rows, part.columns], explained = part.at(image, *kernels, index)
-                explained = explained + image_features.residual_norm2[rows] @ part.unseen_variance
-                variance[rows, part.columns] = explained[:, None]
+                mean_there, variance_there = part.by_image(image)
+                if around is not None:
+                    kriged, left = part.by_space(*around)
+                    mean_there, variance_there = mean_there + kriged, np.maximum(variance_there + left, 0)
+                mean[rows, part.columns] = mean_there
+                unseen = image_features.residual_norm2[rows] @ part.unseen_variance
+                variance[rows, part.columns] = (variance_there + unseen)[:, None]
         return mean, variance
+
+    def _around(self, xy_um: Float64) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
+        """Return the kernels among the nearest spots of sites, between sites and them, and which these spots are."""
+        assert self.tree is not None
+        _, index = self.tree.query(xy_um, k=np.arange(1, min(N_NEAREST, self.tree.n) + 1))
+        near, pitch_um = self.spots_um[index], self.covariances[0].space.pitch_um
+        return _kernels(near, near, pitch_um), _kernels(xy_um[:, None], near, pitch_um), index
 
 
 def condition_vecchia(
@@ -214,32 +221,53 @@ def condition_vecchia(
     """
     scales = rms_norm(known.image_features.target), rms_norm(known.image_features.neighbourhood)
     image = _side_by_side(known.image_features, scales)
-    spots_um = known.xy_um if use_positions else np.zeros((len(known), 2))
-    spots_um = spots_um + (known.section * SECTION_OFFSET_UM)[:, None]
-    order = np.random.default_rng(len(known)).permutation(len(known))
-    conditioning = conditioning_sets(spots_um, order) if use_positions else np.full((len(known), 1), -1)
-    sample = order[known.section[order] == known.section[0]][:MAX_SCALE_SPOTS]
-    scale = space_scale(spots_um[sample], pitch_um) if use_positions else np.ones(len(SPACE_KERNELS), np.float32)
+    spots_um = known.xy_um + (known.section * SECTION_OFFSET_UM)[:, None]
     n_image, covariances = len(IMAGE_KERNELS), []
-    by_space = [weights[n_image:] if use_positions else np.zeros(len(SPACE_KERNELS)) for weights in hyper.weights]
-    spaces = [_SpaceCovariance(weights, pitch_um, scale) for weights in by_space]
     noises = [hyper.noise_of(known.depth, j) for j in range(len(hyper))]
-    for j, whitening in enumerate(whitenings(spots_um, noises, conditioning, spaces)):
-        weights, columns, space, noise = hyper.weights[j], hyper.columns(j), spaces[j], noises[j]
-        y = known.scores[:, columns]
+    columns_of = [known.scores[:, hyper.columns(j)] for j in range(len(hyper))]
+    if use_positions:
+        order = np.random.default_rng(len(known)).permutation(len(known))
+        sample = order[known.section[order] == known.section[0]][:MAX_SCALE_SPOTS]
+        scale = space_scale(spots_um[sample], pitch_um)
+        spaces = [_SpaceCovariance(weights[n_image:], pitch_um, scale) for weights in hyper.weights]
+        maps = whitenings(spots_um, noises, conditioning_sets(spots_um, order), spaces)
+        equations = _equations_in_space(image, columns_of, maps)
+    else:
+        no_space = np.zeros(len(SPACE_KERNELS))
+        spaces = [_SpaceCovariance(no_space, pitch_um, np.ones(len(no_space), np.float32))] * len(hyper)
+        equations = _equations(image, columns_of, noises)
+    for j, (gram, moments) in enumerate(equations):
+        weights, columns, space, noise, y = hyper.weights[j], hyper.columns(j), spaces[j], noises[j], columns_of[j]
         roots = np.sqrt(np.repeat(weights[:n_image], image.shape[1] // n_image))
         # Generalised least squares: whitened features and scores, and a prior precision of 1 per coefficient.
-        white_image, white_scores = whitening @ image, whitening @ y
-        white_image *= roots
-        precision = white_image.T @ white_image
+        precision = gram * np.outer(roots, roots)
         precision[np.diag_indices_from(precision)] += 1
         factor = cho_factor(precision, lower=True)
-        mean = cho_solve(factor, white_image.T @ white_scores)
+        mean = cho_solve(factor, roots[:, None] * moments)
         residual = y - image @ (roots[:, None] * mean)
         unseen_variance = weights[:n_image] / np.square(scales)
         lower = np.tril(factor[0])
         covariances.append(_Conditioned(columns, space, roots, mean, lower, unseen_variance, residual, noise))
-    return VecchiaProcess(scales, cKDTree(spots_um), spots_um, tuple(covariances))
+    return VecchiaProcess(scales, cKDTree(spots_um) if use_positions else None, spots_um, tuple(covariances))
+
+
+def _equations_in_space(
+    image: Float64, columns_of: Sequence[Float64], maps: Sequence[csr_array]
+) -> Iterator[tuple[Float64, Float64]]:
+    """Yield for each covariance the sums of products of whitened image features, and of these with the columns."""
+    for columns, whitening in zip(columns_of, maps, strict=True):
+        white = whitening @ image
+        yield white.T @ white, white.T @ (whitening @ columns)
+
+
+def _equations(
+    image: Float64, columns_of: Sequence[Float64], noises: Sequence[Float64]
+) -> Iterator[tuple[Float64, Float64]]:
+    """Yield the same without kernels of space: noises differ by a factor only, and one sum serves all covariances."""
+    first = image / np.sqrt(noises[0])[:, None]
+    gram = first.T @ first
+    for columns, noise in zip(columns_of, noises, strict=True):
+        yield gram * (noises[0][0] / noise[0]), image.T @ (columns / noise[:, None])
 
 
 def out_of_fold_vecchia(
