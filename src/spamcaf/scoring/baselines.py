@@ -199,7 +199,7 @@ def _image_components(
     scale = float(np.sqrt((features**2).sum(axis=1).mean()))
     if scale == 0:
         return None
-    n_components = min(_N_COMPONENTS, len(measured) - 1, features.shape[1])
+    n_components = min(_N_COMPONENTS, len(features) - 1, features.shape[1])
     reducer = PCA(n_components, random_state=seed).fit(features / scale)
 
     def reduced(source: SiteSource) -> NDArray[np.float64]:
