@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run_steps(asked.inside, asked.sizes[0], asked)
         return
     if asked.quick:
-        asked.sizes, asked.genes, asked.features = [400, 600], 120, 16
+        asked.sizes, asked.genes, asked.features = [300, 450], 120, 16
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         took = {n: _in_process(Path(folder) / str(n), n, asked) for n in asked.sizes}
     print(table(took, asked))

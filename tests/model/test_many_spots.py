@@ -9,9 +9,10 @@ import pytest
 
 from spamcaf.histology.features import FeatureKey, Features
 from spamcaf.model import data
+from spamcaf.model import fit as fitting
 from spamcaf.model.data import ImageFeatures, TrainingSection, fit_kernel_pca
 from spamcaf.model.depth import ExpressionMeans, expected_expression, log_depth
-from spamcaf.model.fit import fit_spamcaf
+from spamcaf.model.fit import fit_spamcaf, scored_spots
 from spamcaf.model.programs import Programs, learn_programs
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 from spamcaf.peers.models import predict
@@ -99,3 +100,25 @@ def test_noise_of_programs_is_that_of_all_spots() -> None:
     # the largest of the eigenvalues 5, 1, 1, ... against a mixture without covariance of the variances 2 and 1
     assert abs(programs.loadings[0] @ (pattern * programs.gene_scale)) > 0.9
     assert programs.signal_fraction[0] > 0.5
+
+
+def test_of_many_spots_the_first_folds_are_predicted_out_of_fold() -> None:
+    few, many = np.arange(20_000) % 5, np.arange(20_001) % 10
+    assert scored_spots(few).all()
+    assert np.unique(many[scored_spots(many)]).tolist() == [0, 1, 2]  # 2001 of the first, 2000 of the others
+    assert scored_spots(many).sum() == np.isin(many, [0, 1, 2]).sum()
+
+
+@pytest.mark.parametrize("max_exact", [1, 5000])
+def test_noise_learned_from_one_fold_is_close_to_that_from_all(
+    visible: Measured, folds: np.ndarray, cpu: ComputeSettings, monkeypatch: pytest.MonkeyPatch, max_exact: int
+) -> None:
+    settings = FIT.model_copy(update={"use_network": False, "max_exact_spots": max_exact})
+    whole = fit_spamcaf(TrainingSection(visible, folds), [], 100.0, settings, NETWORK, cpu, seed=5).model
+    monkeypatch.setattr(fitting, "MAX_SCORED_SPOTS", 1)
+    monkeypatch.setattr(fitting, "MIN_SCORED_SPOTS", 1)
+    one = fit_spamcaf(TrainingSection(visible, folds), [], 100.0, settings, NETWORK, cpu, seed=5).model
+    a, b = (np.sqrt(m.within_section.stacking.gene_noise) for m in (whole, one))
+    assert not np.array_equal(a, b)
+    assert np.corrcoef(a, b)[0, 1] > 0.85  # of a third of 61 spots
+    assert b.mean() == pytest.approx(a.mean(), rel=0.1)

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from math import ceil
 from pathlib import Path
@@ -19,6 +19,7 @@ from spamcaf.errors import InputError, first_line
 from spamcaf.histology.dense import OVERLAP
 from spamcaf.histology.tiles import N_TILES, TILES_ACROSS, WindowGeometry
 from spamcaf.progress import bytes_in_words
+from spamcaf.sections.sites import IN_MEMORY
 
 if TYPE_CHECKING:
     from spamcaf.backbones.load import BackboneSpec
@@ -33,6 +34,12 @@ LAYERS = 3  # matrices of a prediction: expression, its standard deviation and t
 COPIES = 2  # a prediction is stored as h5ad and inside the SpatialData
 PROCESS_BYTES = 600_000_000  # Python with torch and the libraries around it
 TRAINING_COPIES = 3  # features of the spots as they are, concatenated with other sections', and centred
+# Of many spots the features stay in their store. Measured on sections of 30 000 and 100 000 bins, see the benchmarks:
+FEATURE_BYTES = 16  # per spot and feature: tile and neighbourhood, as they are and centred
+GENE_BYTES = 24  # per spot and gene: expression in single and in double precision, and its prediction out of fold
+SPOT_BYTES = 10_000  # per spot: components of the features, and scores
+COMPONENT_BYTES = 650_000  # per feature: the tiles that the components of the networks are fitted to
+LARGER_BINS = (2, 4, 8)  # times as wide; those of Space Ranger are 2, 8 and 16 um
 DENSE_NODES = 2  # spots and grid are embedded one after the other, each over the whole raster
 PYRAMID = 4 / 3  # size of an image with all its smaller levels, relative to the image
 LARGE_WIDTH = 768  # features of a ViT-B, from which on a CPU is slow
@@ -63,12 +70,16 @@ def _available_in_container(cgroup: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Size of the inputs: spots under tissue, the image's (rows, columns), whether it is held whole, um per pixel."""
+    """Size of the inputs: spots under tissue, the image's (rows, columns), whether it is held whole, um per pixel.
+
+    `bin_um` is the bin size of Visium HD, None elsewhere.
+    """
 
     n_spots: int
     image_px: tuple[int, int]
     is_held_whole: bool
     mpp: float
+    bin_um: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,7 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
     n_sites = inputs.n_spots * (subdivide or settings.grid.subdivide) ** 2
     image = inputs.image_px[0] * inputs.image_px[1] * 3
     n_genes = len(settings.panel.genes) or settings.panel.n_genes
+    n_all = n_genes + settings.panel.n_program_genes
     site_bytes, n_tiles = N_TILES * width * FLOAT_BYTES, n_sites * (N_TILES + settings.tiles.views - 1)
     prediction = n_sites * n_genes * FLOAT_BYTES * LAYERS
     if settings.tiles.dense:  # at most the rasters over the whole image, and as far as windows reach beyond it
@@ -109,7 +121,9 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
         n_sites=n_sites,
         n_tiles=n_tiles,
         feature_bytes=n_sites * site_bytes,
-        spot_bytes=inputs.n_spots * site_bytes * TRAINING_COPIES,
+        spot_bytes=inputs.n_spots * site_bytes * TRAINING_COPIES
+        if inputs.n_spots <= IN_MEMORY
+        else inputs.n_spots * (FEATURE_BYTES * width + GENE_BYTES * n_all + SPOT_BYTES) + COMPONENT_BYTES * width,
         prediction_bytes=prediction,
         image_bytes=image if inputs.is_held_whole else 0,
         output_bytes=prediction * COPIES + int(image * PYRAMID),
@@ -151,12 +165,23 @@ def check_memory(
     if _fits(resources, available):
         return Finding(found)
     fix = "Use a machine with more memory, or close other programs."
+    if bins := _bins_that_fit(settings, inputs, width, available):
+        fix = f"Read larger bins: --params {bins}. Or use a machine with more memory."
     for k in range(1, settings.grid.subdivide):  # the largest that fits
         if _fits(estimate_resources(settings, inputs, width, k), available):
             fix = f"Predict fewer sites: --params grid.subdivide={k}. Or use a machine with more memory."
     if resources.memory_bytes > available:
         raise InputError(f"{found}.", f"at least {bytes_in_words(resources.memory_bytes)}.", fix)
     return Finding(f"{found}, which is copied when it is written", fix)
+
+
+def _bins_that_fit(settings: RunSettings, inputs: Inputs, width: int, available: int) -> str:
+    """Return the settings of the smallest larger bins of Visium HD that fit, between which no site is predicted."""
+    for factor in LARGER_BINS if inputs.bin_um else ():
+        larger = replace(inputs, n_spots=ceil(inputs.n_spots / factor**2))
+        if _fits(estimate_resources(settings, larger, width, 1), available):
+            return f"bin_um={(inputs.bin_um or 0) * factor:g},grid.subdivide=1"
+    return ""
 
 
 def _fits(resources: Resources, available: int) -> bool:

@@ -21,7 +21,7 @@ from spamcaf.errors import InputError
 from spamcaf.model.depth import ExpressionMeans
 from spamcaf.model.network import SpamcafInput
 from spamcaf.model.programs import Programs, row_weights
-from spamcaf.sections.sites import CHUNK, ROWS, Measured, SiteSource, iter_chunks, row_chunks, stack
+from spamcaf.sections.sites import CHUNK, ROWS, Measured, Sites, SiteSource, iter_chunks, row_chunks, stack
 
 N_KERNEL_COMPONENTS = 256
 """Principal components kept for the image kernels; fewer spots than half of it span them all."""
@@ -261,6 +261,14 @@ class PooledSections:
             means={number: mean.expression for number, mean in enumerate(means, start=first)},
             mean_tiles={number: mean.image_features.neighbourhood for number, mean in enumerate(means, start=first)},
         )
+
+    def without_sites(self, rows: NDArray[np.bool_]) -> PooledSections:
+        """Return some spots, without their whole features."""
+        n = int(rows.sum())
+        nowhere = Sites(self.sites.xy_um[rows], np.empty((n, 0), np.float32), np.empty((n, 9, 0), np.float32))
+        names = ("section", "expression", "depth", "folds")
+        some = {name: getattr(self, name)[rows] for name in names}
+        return replace(self, sites=nowhere, image_features=self.image_features.at(rows), **some)
 
     def rows_of(self, number: int) -> NDArray[np.intp]:
         """Return the rows of a section's spots."""

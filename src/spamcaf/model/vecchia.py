@@ -271,18 +271,28 @@ def _equations(
 
 
 def out_of_fold_vecchia(
-    known: ReferenceSpots, pitch_um: float, hyper: Hyperparameters, folds: NDArray[np.integer], *, use_positions: bool
+    known: ReferenceSpots,
+    pitch_um: float,
+    hyper: Hyperparameters,
+    folds: NDArray[np.integer],
+    scored: NDArray[np.bool_] | None = None,
+    *,
+    use_positions: bool,
 ) -> tuple[Float64, Float64]:
-    """Predict each fold from the others, hyperparameters fixed; returns mean and variance (spot, program)."""
+    """Predict each fold from the others, hyperparameters fixed; returns mean and variance (spot, program).
+
+    Of the folds that `scored` (spot,) holds, where it is given: the rows are then its spots.
+    """
+    scored = np.ones(len(known), bool) if scored is None else scored
     mean, variance = np.empty_like(known.scores), np.empty_like(known.scores)
-    for fold in np.unique(folds):
+    for fold in np.unique(folds[scored]):
         is_validation = folds == fold
         gp = condition_vecchia(known.at(~is_validation), pitch_um, hyper, use_positions=use_positions)
         for number in np.unique(known.section[is_validation]):
             rows = is_validation & (known.section == number)
             sites = known.at(rows)
             mean[rows], variance[rows] = gp.at(sites.image_features, sites.xy_um, int(number))
-    return mean, variance
+    return (mean, variance) if scored.all() else (mean[scored], variance[scored])
 
 
 def _side_by_side(image_features: ImageFeatures, scales: tuple[float, float]) -> Float64:
