@@ -36,9 +36,8 @@ PROCESS_BYTES = 600_000_000  # Python with torch and the libraries around it
 TRAINING_COPIES = 3  # features of the spots as they are, concatenated with other sections', and centred
 # Of many spots the features stay in their store. Measured on sections of 30 000 and 100 000 bins, see the benchmarks:
 FEATURE_BYTES = 16  # per spot and feature: tile and neighbourhood, as they are and centred
-GENE_BYTES = 24  # per spot and gene: expression in single and in double precision, and its prediction out of fold
-SPOT_BYTES = 10_000  # per spot: components of the features, and scores
-COMPONENT_BYTES = 650_000  # per feature: the tiles that the components of the networks are fitted to
+GENE_BYTES = 14  # per spot and gene: expression in single precision, part of it in double
+SPOT_BYTES = 2000  # per spot: positions, names, scores
 LARGER_BINS = (2, 4, 8)  # times as wide; those of Space Ranger are 2, 8 and 16 um
 DENSE_NODES = 2  # spots and grid are embedded one after the other, each over the whole raster
 PYRAMID = 4 / 3  # size of an image with all its smaller levels, relative to the image
@@ -93,11 +92,15 @@ class Resources:
     prediction_bytes: int
     image_bytes: int
     output_bytes: int
+    frees_fit: bool = False  # many spots: what the fit holds is freed before a prediction, but for a half
 
     @property
     def memory_bytes(self) -> int:
         """What is held at once at least: program, spots' features, a prediction, and an image without windows."""
-        return PROCESS_BYTES + self.spot_bytes + self.prediction_bytes + self.image_bytes
+        both = self.spot_bytes + self.prediction_bytes
+        if self.frees_fit:
+            both = max(self.spot_bytes, self.spot_bytes // 2 + self.prediction_bytes)
+        return PROCESS_BYTES + both + self.image_bytes
 
     @property
     def disk_bytes(self) -> int:
@@ -123,10 +126,11 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
         feature_bytes=n_sites * site_bytes,
         spot_bytes=inputs.n_spots * site_bytes * TRAINING_COPIES
         if inputs.n_spots <= IN_MEMORY
-        else inputs.n_spots * (FEATURE_BYTES * width + GENE_BYTES * n_all + SPOT_BYTES) + COMPONENT_BYTES * width,
+        else inputs.n_spots * (FEATURE_BYTES * width + GENE_BYTES * n_all + SPOT_BYTES),
         prediction_bytes=prediction,
         image_bytes=image if inputs.is_held_whole else 0,
         output_bytes=prediction * COPIES + int(image * PYRAMID),
+        frees_fit=inputs.n_spots > IN_MEMORY,
     )
 
 
