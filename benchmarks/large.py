@@ -39,7 +39,7 @@ LIBRARIES = (
     "sklearn",
 )
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-GB = 1e9
+GB, STANDARD_ERROR = 1e9, 2
 Took = dict[str, dict[str, float]]
 """Processor seconds and peak memory in bytes, by step."""
 
@@ -62,7 +62,7 @@ def _in_process(project: Path, n_bins: int, asked: argparse.Namespace) -> Took:
     given = ("epochs", "subdivide", "genes", "features", "stop")
     options = [f"--{name}={getattr(asked, name)}" for name in given]
     command = [sys.executable, __file__, "--inside", str(project), "--sizes", str(n_bins), *options]
-    subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD}, stdout=sys.stderr)
+    subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD}, stdout=STANDARD_ERROR)
     took: Took = json.loads((project / "took.json").read_text(encoding="utf-8"))
     if not asked.keep:
         shutil.rmtree(project)
