@@ -82,7 +82,7 @@ def table(took: dict[int, Took], asked: argparse.Namespace) -> str:
         f"| {' | '.join(['---'] * (len(heads) + 1))} |",
     ]
     for step in took[sizes[-1]]:
-        seconds = [took[n][step]["seconds"] for n in sizes]
+        seconds = [max(took[n][step]["seconds"], 1e-3) for n in sizes]  # a clock may stand still
         cells = [f"{s:.1f}" for s in seconds] + [f"{took[n][step]['peak'] / GB:.2f}" for n in sizes]
         if len(sizes) > 1:
             cells.append(f"{math.log(seconds[-1] / seconds[-2]) / math.log(sizes[-1] / sizes[-2]):.2f}")

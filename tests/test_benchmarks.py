@@ -51,8 +51,8 @@ def test_large_prints_time_memory_and_growth_of_every_step(run: Callable[..., st
     found = rows(run("large.py"), "Steps")
     expected = ("check_section", "made-up features", "fit_spamcaf", "predict_grid", "score_predictions", "write_report")
     assert found.keys() >= set(expected)
-    for seconds, more_seconds, peak, more_peak, _ in found.values():
-        assert min(seconds, more_seconds) > 0
+    assert min(found["fit_spamcaf"][:2]) > 0.1  # s
+    for _, _, peak, more_peak, _ in found.values():
         assert 0.1 < min(peak, more_peak) < 4  # GB
     *whole, (last, *_) = (values for values in found.values())
     assert last == pytest.approx(sum(values[0] for values in whole), abs=0.05 * len(found))

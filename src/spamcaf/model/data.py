@@ -449,7 +449,7 @@ class SiteTensors:
         with_maps : bool
             Take the maps of the target tiles, too.
         """
-        if len(sites) > CHUNK:
+        if len(sites) > ROWS:
             many_means, many_origins = mean.ndim > 1, origin_um.ndim > 1
             parts = [
                 cls.from_sites(
@@ -460,7 +460,7 @@ class SiteTensors:
                     device,
                     with_maps=with_maps,
                 )
-                for rows in row_chunks(len(sites), CHUNK)
+                for rows in row_chunks(len(sites))
             ]
             return cls.stack(parts)
         sites = sites.at(slice(None))
