@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _memory import peak_bytes
 from _networks import HALF, Shrunk
 from _slide import LARGE_PX, dense_tasks, lattice, task_of, write_slide
 
@@ -80,14 +80,6 @@ def reference_spots(path: Path, n_spots: int, job: Job) -> dict[str, float]:
     assert np.isfinite(total)
     peak = peak_bytes() - weights
     return {"sites": len(xy), "peak": peak / MB, "imports": started / MB, "stored": stored / MB, "seconds": seconds}
-
-
-def peak_bytes() -> int:
-    """Return the largest resident memory so far."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # the other figure begins with that of the process which started this one
-        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def rows(text: str, title: str) -> dict[str, list[float]]:
         if not line.startswith("|"):
             break
         name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        found[name] = [float(cell) for cell in cells if cell]
+        found[name] = [float(cell) for cell in cells if cell not in {"", "-"}]
     return found
 
 
@@ -45,3 +45,20 @@ def test_training_prints_time_and_growth(run: Callable[..., str]) -> None:
     assert whole_s == pytest.approx(1000 * fit_s, abs=51)  # printed with one decimal
     growth = rows(text.replace("| - ", "| 0 ").replace("nan", "0"), "Growth")
     assert all(values[0] > 0 for name, values in growth.items() if name.isdigit())
+
+
+def test_large_prints_time_memory_and_growth_of_every_step(run: Callable[..., str]) -> None:
+    found = rows(run("large.py"), "Steps")
+    expected = ("check_section", "made-up features", "fit_spamcaf", "predict_grid", "score_predictions", "write_report")
+    assert found.keys() >= set(expected)
+    assert min(found["fit_spamcaf"][:2]) > 0.1  # s
+    for _, _, peak, more_peak, _ in found.values():
+        assert 0.1 < min(peak, more_peak) < 4  # GB
+    *whole, (last, *_) = (values for values in found.values())
+    assert last == pytest.approx(sum(values[0] for values in whole), abs=0.05 * len(found))
+
+
+def test_bins_are_predicted_from_pooled_spots_better_than_by_their_mean(run: Callable[..., str]) -> None:
+    found = rows(run("super_resolution.py"), "Bins predicted")
+    assert found["SpaMCAF"][0] > 0.3 > found["Gene mean"][0]
+    assert found.keys() >= {"Kriging", "Nearest spot", "Ridge on image features"}

@@ -380,6 +380,7 @@ class ReportSettings(_Settings):
 
     genes: GeneNames = Field([], description="symbols that come first, where the panel has them")
     n_genes: int = Field(6, ge=1, le=20, description="genes in all; then the best or most variable ones")
+    max_polygons: int = Field(50_000, ge=0, description="most sites in the export for QuPath; of more, it holds none")
 
 
 class RunSettings(_Settings):

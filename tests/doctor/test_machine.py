@@ -96,6 +96,29 @@ def test_too_little_memory_fails_with_both_numbers() -> None:
         check_memory(1000, SETTINGS, INPUTS, WIDTH)
 
 
+def test_too_many_bins_are_named_with_the_bin_size_that_fits() -> None:
+    settings = RunSettings.model_validate({"grid": {"subdivide": 1}})
+    bins = Inputs(n_spots=480_000, image_px=(20_000, 20_000), is_held_whole=False, mpp=0.25, bin_um=8.0)
+    needed = estimate_resources(settings, bins, 1280).memory_bytes
+    assert 16e9 < needed < 60e9
+    with pytest.raises(InputError, match=r"at least .* GB.*bin_um=16,grid\.subdivide=1"):
+        check_memory(16_000_000_000, settings, bins, 1280)
+    with pytest.raises(InputError) as raised:  # spots have no other size
+        check_memory(16_000_000_000, settings, replace(bins, bin_um=None), 1280)
+    assert "bin_um" not in str(raised.value)
+
+
+def test_memory_of_many_spots_grows_with_features_and_genes_but_not_with_all_tiles() -> None:
+    def needed(n_spots: int, width: int, n_genes: int) -> int:
+        settings = RunSettings.model_validate({"grid": {"subdivide": 1}, "panel": {"n_genes": n_genes}})
+        return estimate_resources(settings, replace(INPUTS, n_spots=n_spots), width).spot_bytes
+
+    # a fit to 30 000 and 100 000 bins took 2.0 and 5.0 GB, the program included
+    assert needed(30_000, 1280, 1000) == pytest.approx(1.4e9, rel=0.15)
+    assert needed(100_000, 1280, 1000) == pytest.approx(4.4e9, rel=0.15)
+    assert needed(100_000, 1280, 2000) > needed(100_000, 1280, 1000) > needed(100_000, 640, 1000)
+
+
 def test_memory_without_inputs_is_what_is_available() -> None:
     assert "5.0 GB available" in check_memory(5_000_000_000, SETTINGS, None, None).text
     assert check_memory(None, SETTINGS, INPUTS, WIDTH).fix

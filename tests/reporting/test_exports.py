@@ -26,3 +26,14 @@ def test_a_value_that_is_not_finite_is_left_out(make_section: Callable[..., ad.A
 def test_an_unknown_gene_is_refused_by_name(make_section: Callable[..., ad.AnnData]) -> None:
     with pytest.raises(ValueError, match="NOPE"):
         to_geojson(make_section(), ["A", "NOPE"])
+
+
+def test_of_too_many_sites_there_is_a_note_and_no_polygon(
+    make_section: Callable[..., ad.AnnData], caplog: pytest.LogCaptureFixture
+) -> None:
+    section = make_section()
+    assert to_geojson(section, ["A"], most=section.n_obs) == to_geojson(section, ["A"])
+    found = to_geojson(section, ["A"], most=section.n_obs - 1)
+    assert found["features"] == []
+    assert "report.max_polygons" in found["note"] and "super_resolved.h5ad" in found["note"]
+    assert found["note"] in caplog.text

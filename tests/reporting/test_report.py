@@ -304,3 +304,9 @@ def test_protocol_and_undefined_genes(scores) -> None:
     assert "Hidden spots lie among visible ones" not in _all(scores)
     assert "how well the model extrapolates" in _all(scores)
     assert "For 2 of 3 genes the correlation is undefined" in _all(scores)
+
+
+def test_remarks_stand_among_the_notes(parts) -> None:
+    sentence = "The GeoJSON for QuPath holds no polygons."
+    assert sentence not in render_report(**parts)
+    assert sentence in render_report(**parts, remarks=[sentence])

@@ -320,3 +320,27 @@ def test_both_halves_count_alike() -> None:
     mean = np.tile(measured.expression.mean(axis=0), (50, 1))
     found = _projected(measured, mean)
     np.testing.assert_allclose(found, (measured.expression + mean) / 2, atol=1e-4)
+
+
+def test_kriging_from_the_nearest_spots_is_close_to_that_from_all(
+    make_case: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(place=1.0)
+    exact = baselines.kriging(case.measured, case.hidden, PITCH_UM, 0)
+    monkeypatch.setattr(baselines, "_MAX_EXACT_SPOTS", 1)
+    near = baselines.kriging(case.measured, case.hidden, PITCH_UM, 0)
+    monkeypatch.setattr(baselines, "_N_NEAREST", len(case.measured))
+    np.testing.assert_allclose(baselines.kriging(case.measured, case.hidden, PITCH_UM, 0), exact, atol=1e-4)
+    assert not np.array_equal(near, exact)
+    assert np.square(near - exact).mean() < 2e-3 * exact.var(axis=0).mean()
+
+
+def test_components_of_images_may_be_those_of_a_part_of_the_spots(
+    make_case: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(image=1.0)
+    whole = baselines.ridge(case.measured, case.hidden, PITCH_UM, 0)
+    monkeypatch.setattr(baselines, "IN_MEMORY", len(case.measured) // 2)
+    part = baselines.ridge(case.measured, case.hidden, PITCH_UM, 0)
+    assert not np.array_equal(part, whole)
+    assert np.square(part - case.truth).mean() < 1.1 * np.square(whole - case.truth).mean()

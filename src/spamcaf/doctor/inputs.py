@@ -11,9 +11,10 @@ from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.doctor.check import Check, Finding, RunRequest, run_check, skip_check
 from spamcaf.doctor.machine import Inputs
 from spamcaf.histology.slide import ArrayPixels, Slide
-from spamcaf.names import Obs, Part
-from spamcaf.pipelines.joins import mpp_of
+from spamcaf.names import SECTION_METADATA, Obs, Part, SectionField
+from spamcaf.pipelines.joins import mpp_of, pitch_um_of
 from spamcaf.progress import bytes_in_words
+from spamcaf.readers.visium_hd import VisiumHDReader
 from spamcaf.sections.split import PART
 from spamcaf.slides.rgb import DecodedPixels
 
@@ -68,7 +69,9 @@ def check_inputs(request: RunRequest) -> tuple[list[Check], Inputs | None]:
     if section is None:
         return [*checks, identified, skip_check("gene panel", "identity")], None
     enough, _ = run_check("gene panel", partial(_check_panel, section, request))
-    size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide), mpp_of(section))
+    is_hd = section.uns[SECTION_METADATA].get(SectionField.LAYOUT) == VisiumHDReader.kind
+    bin_um = pitch_um_of(section) if is_hd else None
+    size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide), mpp_of(section), bin_um)
     return [*checks, identified, enough], size
 
 

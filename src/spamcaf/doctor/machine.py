@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from math import ceil
 from pathlib import Path
@@ -17,6 +17,7 @@ from spamcaf.errors import InputError, first_line
 from spamcaf.histology.dense import OVERLAP
 from spamcaf.histology.tiles import N_TILES, TILES_ACROSS, WindowGeometry
 from spamcaf.progress import bytes_in_words
+from spamcaf.sections.sites import IN_MEMORY
 
 if TYPE_CHECKING:
     from spamcaf.backbones.load import BackboneSpec
@@ -29,6 +30,11 @@ PROCESS_BYTES = 600_000_000  # Python with torch and the libraries around it
 TRAINING_COPIES = 3  # features of the spots as they are, concatenated with other sections', and centred
 MAP_SIDE = 16  # features of a map across a tile, those of a vision transformer; convolutional networks have 7
 HALF_BYTES = 2
+# Of many spots the features stay in their store. Measured on sections of 30 000 and 100 000 bins, see the benchmarks:
+FEATURE_BYTES = 16  # per spot and feature: tile and neighbourhood, as they are and centred
+GENE_BYTES = 14  # per spot and gene: expression in single precision, part of it in double
+SPOT_BYTES = 2000  # per spot: positions, names, scores
+LARGER_BINS = (2, 4, 8)  # times as wide; those of Space Ranger are 2, 8 and 16 um
 PYRAMID = 4 / 3  # size of an image with all its smaller levels, relative to the image
 LARGE_WIDTH = 768  # features of a ViT-B, from which on a CPU is slow
 PACKAGES = ("spamcaf", "kedro", "torch", "torchvision", "timm", "scanpy", "anndata")
@@ -36,12 +42,16 @@ PACKAGES = ("spamcaf", "kedro", "torch", "torchvision", "timm", "scanpy", "annda
 
 @dataclass(frozen=True)
 class Inputs:
-    """Size of the inputs: spots under tissue, the image's (rows, columns), whether it is held whole, um per pixel."""
+    """Size of the inputs: spots under tissue, the image's (rows, columns), whether it is held whole, um per pixel.
+
+    `bin_um` is the bin size of Visium HD, None elsewhere.
+    """
 
     n_spots: int
     image_px: tuple[int, int]
     is_held_whole: bool
     mpp: float
+    bin_um: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +65,15 @@ class Resources:
     prediction_bytes: int
     image_bytes: int
     output_bytes: int
+    frees_fit: bool = False  # many spots: what the fit holds is freed before a prediction, but for a half
 
     @property
     def memory_bytes(self) -> int:
         """What is held at once at least: program, spots' features, a prediction, and an image without windows."""
-        return PROCESS_BYTES + self.spot_bytes + self.prediction_bytes + self.image_bytes
+        both = self.spot_bytes + self.prediction_bytes
+        if self.frees_fit:
+            both = max(self.spot_bytes, self.spot_bytes // 2 + self.prediction_bytes)
+        return PROCESS_BYTES + both + self.image_bytes
 
     @property
     def disk_bytes(self) -> int:
@@ -75,6 +89,7 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
     n_sites = inputs.n_spots * (subdivide or settings.grid.subdivide) ** 2
     image = inputs.image_px[0] * inputs.image_px[1] * 3
     n_genes = len(settings.panel.genes) or settings.panel.n_genes
+    n_all = n_genes + settings.panel.n_program_genes
     site_bytes, n_tiles = N_TILES * width * FLOAT_BYTES, n_sites * (N_TILES + settings.tiles.views - 1)
     prediction = n_sites * n_genes * FLOAT_BYTES * LAYERS
     map_bytes = 0
@@ -87,10 +102,13 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
         n_sites=n_sites,
         n_tiles=n_tiles,
         feature_bytes=n_sites * site_bytes + map_bytes,
-        spot_bytes=inputs.n_spots * site_bytes * TRAINING_COPIES,
+        spot_bytes=inputs.n_spots * site_bytes * TRAINING_COPIES
+        if inputs.n_spots <= IN_MEMORY
+        else inputs.n_spots * (FEATURE_BYTES * width + GENE_BYTES * n_all + SPOT_BYTES),
         prediction_bytes=prediction,
         image_bytes=image if inputs.is_held_whole else 0,
         output_bytes=prediction * COPIES + int(image * PYRAMID),
+        frees_fit=inputs.n_spots > IN_MEMORY,
     )
 
 
@@ -129,12 +147,23 @@ def check_memory(
     if _fits(resources, available):
         return Finding(found)
     fix = "Use a machine with more memory, or close other programs."
+    if bins := _bins_that_fit(settings, inputs, width, available):
+        fix = f"Read larger bins: --params {bins}. Or use a machine with more memory."
     for k in range(1, settings.grid.subdivide):  # the largest that fits
         if _fits(estimate_resources(settings, inputs, width, k), available):
             fix = f"Predict fewer sites: --params grid.subdivide={k}. Or use a machine with more memory."
     if resources.memory_bytes > available:
         raise InputError(f"{found}.", f"at least {bytes_in_words(resources.memory_bytes)}.", fix)
     return Finding(f"{found}, which is copied when it is written", fix)
+
+
+def _bins_that_fit(settings: RunSettings, inputs: Inputs, width: int, available: int) -> str:
+    """Return the settings of the smallest larger bins of Visium HD that fit, between which no site is predicted."""
+    for factor in LARGER_BINS if inputs.bin_um else ():
+        larger = replace(inputs, n_spots=ceil(inputs.n_spots / factor**2))
+        if _fits(estimate_resources(settings, larger, width, 1), available):
+            return f"bin_um={(inputs.bin_um or 0) * factor:g},grid.subdivide=1"
+    return ""
 
 
 def _fits(resources: Resources, available: int) -> bool:

@@ -7,7 +7,7 @@ pooled rows; the target section comes first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +21,14 @@ from spamcaf.errors import InputError
 from spamcaf.model.depth import ExpressionMeans
 from spamcaf.model.network import SpamcafInput
 from spamcaf.model.programs import Programs, row_weights
-from spamcaf.sections.sites import Measured, Sites, stack
+from spamcaf.sections.sites import CHUNK, ROWS, Measured, Sites, SiteSource, iter_chunks, row_chunks, stack
 
 N_KERNEL_COMPONENTS = 256
 """Principal components kept for the image kernels; fewer spots than half of it span them all."""
 MAX_PCA_ROWS = 8192
 """Rows that the components of the image kernels are fitted to."""
+MAX_PCA_SPOTS = 4096
+"""Spots whose tiles the components of the networks are fitted to: 380 MB at 1280 features."""
 TARGET = 0
 """The number of the section whose sites are predicted; others, if any, are numbered from 1."""
 SECTION_OFFSET_UM = 1e8
@@ -83,14 +85,19 @@ class ImageFeatures:
     residual_norm2: Float32  # (site, 2) squared length of what a projection left out of the two; 0 for whole features
 
     @classmethod
-    def from_sites(cls, sites: Sites) -> ImageFeatures:
-        """Return the whole features of `sites`."""
-        target, mean = np.asarray(sites.target, np.float32), sites.neighbours.mean(axis=1, dtype=np.float32)
-        return cls(target, mean, np.zeros((len(sites), 2), np.float32))
+    def from_sites(cls, sites: SiteSource) -> ImageFeatures:
+        """Return the whole features of `sites`, which are read in chunks."""
+        targets, means = [], []
+        for part in iter_chunks(sites, CHUNK):
+            targets.append(np.ascontiguousarray(part.target, np.float32))  # a view would keep its windows in memory
+            means.append(part.neighbours.mean(axis=1, dtype=np.float32))
+        return cls(_joined(targets), _joined(means), np.zeros((len(sites), 2), np.float32))
 
     @classmethod
     def stack(cls, parts: Sequence[ImageFeatures]) -> ImageFeatures:
         """Return the rows of all parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__))
 
     def mean(self) -> ImageFeatures:
@@ -107,9 +114,18 @@ class ImageFeatures:
 
     def project(self, pca: FeaturePCA) -> ImageFeatures:
         """Return the components of whole features, with the squared length of the rest."""
+        if len(self.target) > ROWS:
+            return ImageFeatures.stack([self.at(rows).project(pca) for rows in row_chunks(len(self.target))])
         target, neighbourhood = pca(self.target), pca(self.neighbourhood)
         lost = [_lost(self.target, target), _lost(self.neighbourhood, neighbourhood)]
         return ImageFeatures(target, neighbourhood, np.stack(lost, axis=1))
+
+
+def _joined(parts: list[Float32]) -> Float32:
+    """Return the rows of all parts, which are emptied: two copies of a large section are held no longer than needed."""
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    parts.clear()
+    return joined
 
 
 def _lost(whole: Float32, kept: Float32) -> Float32:
@@ -122,9 +138,17 @@ def fit_kernel_pca(image_features: ImageFeatures) -> FeaturePCA:
     A linear kernel between a site and the spots depends only on the part of the site's features within the span of the
     spots' features, so nothing is lost where the spots span fewer directions than are kept.
     """
-    both = np.concatenate([image_features.target, image_features.neighbourhood])
-    rows = np.random.default_rng(len(both)).permutation(len(both))[:MAX_PCA_ROWS]
-    return FeaturePCA.fit(both[rows], N_KERNEL_COMPONENTS, is_centred=True)
+    target, neighbourhood, n = image_features.target, image_features.neighbourhood, len(image_features.target)
+    rows = np.random.default_rng(2 * n).permutation(2 * n)[:MAX_PCA_ROWS]
+    chosen = np.where((rows < n)[:, None], target[rows % n], neighbourhood[rows % n])
+    return FeaturePCA.fit(chosen, N_KERNEL_COMPONENTS, is_centred=True)
+
+
+def spots_of_pca(n_spots: int) -> Rows:
+    """Return the spots whose tiles the components of the networks are fitted to: all of them, or a random part."""
+    if n_spots <= MAX_PCA_SPOTS:
+        return slice(None)
+    return np.sort(np.random.default_rng(n_spots).permutation(n_spots)[:MAX_PCA_SPOTS])
 
 
 @dataclass(frozen=True)
@@ -162,9 +186,9 @@ class SectionMeans:
     image_features: ImageFeatures
 
     @classmethod
-    def from_spots(cls, measured: Measured) -> SectionMeans:
-        """Return the means of `measured`."""
-        mean = ImageFeatures.from_sites(measured.sites).mean()
+    def from_spots(cls, measured: Measured, image_features: ImageFeatures | None = None) -> SectionMeans:
+        """Return the means of `measured`, whose whole `image_features` are read where they are not given."""
+        mean = (image_features or ImageFeatures.from_sites(measured.sites)).mean()
         return cls(ExpressionMeans.from_spots(measured.all_expression, measured.depth), mean)
 
 
@@ -187,13 +211,14 @@ class PooledSections:
     """Visible spots of several sections, row by row, the target section first."""
 
     section: NDArray[np.int64]  # (spot,) number of each spot's section, `TARGET` for the target section
-    sites: Sites  # positions and whole features, not centred
+    sites: SiteSource  # positions and whole features, not centred
     expression: Float32  # (spot, gene) log1p of counts per 10 000, of all genes
     image_features: ImageFeatures  # centred by section, components of `kernel_pca`
     kernel_pca: FeaturePCA
     depth: NDArray[np.float64]  # (spot,) total UMI counts
     folds: NDArray[np.integer]  # (spot,)
     means: dict[int, ExpressionMeans]  # by number of the section
+    mean_tiles: dict[int, Float32]  # the mean (feature,) of all tiles of a section, by its number
     n_genes: int  # genes that are predicted, the first ones
 
     def __len__(self) -> int:
@@ -211,13 +236,13 @@ class PooledSections:
         first = TARGET if target_section is not None else TARGET + 1
         if not sections:
             raise InputError("no measured section.", "at least one.", "Name other_sections, or hide fewer spots.")
-        means = [SectionMeans.from_spots(section.measured) for section in sections]
-        centred = ImageFeatures.stack(
-            [
-                ImageFeatures.from_sites(section.measured.sites).minus(mean.image_features)
-                for section, mean in zip(sections, means, strict=True)
-            ]
-        )
+        means, parts = [], []
+        for section in sections:
+            features = ImageFeatures.from_sites(section.measured.sites)
+            means.append(SectionMeans.from_spots(section.measured, features))
+            parts.append(features.minus(means[-1].image_features))
+            del features
+        centred = ImageFeatures.stack(parts)
         pca = fit_kernel_pca(centred)
         folds = np.concatenate([section.folds for section in sections])
         if len(np.unique(folds)) < 2:  # noqa: PLR2004
@@ -234,7 +259,16 @@ class PooledSections:
             folds=folds,
             n_genes=measured.expression.shape[1],
             means={number: mean.expression for number, mean in enumerate(means, start=first)},
+            mean_tiles={number: mean.image_features.neighbourhood for number, mean in enumerate(means, start=first)},
         )
+
+    def without_sites(self, rows: NDArray[np.bool_]) -> PooledSections:
+        """Return some spots, without their whole features."""
+        n = int(rows.sum())
+        nowhere = Sites(self.sites.xy_um[rows], np.empty((n, 0), np.float32), np.empty((n, 9, 0), np.float32))
+        names = ("section", "expression", "depth", "folds")
+        some = {name: getattr(self, name)[rows] for name in names}
+        return replace(self, sites=nowhere, image_features=self.image_features.at(rows), **some)
 
     def rows_of(self, number: int) -> NDArray[np.intp]:
         """Return the rows of a section's spots."""
@@ -244,7 +278,8 @@ class PooledSections:
         """Return a section's rows (spot, gene) for `learn_programs`."""
         rows = self.rows_of(number)
         residuals = self.means[number].residuals(self.expression[rows], self.depth[rows])
-        return residuals * row_weights(self.depth[rows])
+        residuals *= row_weights(self.depth[rows])
+        return residuals
 
     def scores(self, programs: Programs) -> NDArray[np.float64]:
         """Return scores (spot, 1 + program): log depth, then programs, each from its section's mean."""
@@ -265,8 +300,8 @@ class PooledSections:
         """Return the expression (spot, predicted gene) of `scores` (spot, 1 + program), from its section's mean."""
         decoded = np.empty((len(self), programs.n_predicted))
         for number, means in self.means.items():
-            rows = self.rows_of(number)
-            decoded[rows] = means.decode(programs, scores[rows]) - means.expression[: programs.n_predicted]
+            for rows in self._parts_of(number):
+                decoded[rows] = means.decode(programs, scores[rows]) - means.expression[: programs.n_predicted]
         return decoded
 
     def decode_variance(
@@ -275,13 +310,21 @@ class PooledSections:
         """Return the variance (spot, predicted gene) of `decode` for independent scores of `variance`."""
         decoded = np.empty((len(self), programs.n_predicted))
         for number, means in self.means.items():
-            rows = self.rows_of(number)
-            decoded[rows] = means.decode_variance(programs, scores[rows], variance[rows])
+            for rows in self._parts_of(number):
+                decoded[rows] = means.decode_variance(programs, scores[rows], variance[rows])
         return decoded
 
     def reference_spots(self, columns: NDArray[np.float64]) -> ReferenceSpots:
         """Return the spots with their `columns` (spot, column), as the Gaussian process is conditioned on them."""
         return ReferenceSpots(self.image_features, columns, self.depth, self.section, self.sites.xy_um)
+
+    def _parts_of(self, number: int) -> Iterator[NDArray[np.intp]]:
+        rows = self.rows_of(number)
+        return (rows[part] for part in row_chunks(len(rows)))
+
+    def mean_tile(self, rows: Rows = slice(None)) -> Float32:
+        """Return the mean of all tiles of each spot's section, (spot, feature)."""
+        return np.stack(list(self.mean_tiles.values()))[np.searchsorted(list(self.mean_tiles), self.section[rows])]
 
     def section_mean(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the mean of `values` (spot, ...) over each spot's section, repeated per spot."""
@@ -384,7 +427,7 @@ class SiteTensors:
     @classmethod
     def from_sites(
         cls,
-        sites: Sites,
+        sites: SiteSource,
         mean: Float32,
         origin_um: NDArray[np.float64],
         pca: FeaturePCA,
@@ -406,6 +449,21 @@ class SiteTensors:
         with_maps : bool
             Take the maps of the target tiles, too.
         """
+        if len(sites) > ROWS:
+            many_means, many_origins = mean.ndim > 1, origin_um.ndim > 1
+            parts = [
+                cls.from_sites(
+                    sites.at(rows),
+                    mean[rows] if many_means else mean,
+                    origin_um[rows] if many_origins else origin_um,
+                    pca,
+                    device,
+                    with_maps=with_maps,
+                )
+                for rows in row_chunks(len(sites))
+            ]
+            return cls.stack(parts)
+        sites = sites.at(slice(None))
         tile_mean = mean if mean.ndim == 1 else mean[:, None]
         maps = origin = None
         if with_maps:
@@ -422,8 +480,9 @@ class SiteTensors:
 
     @classmethod
     def stack(cls, parts: Sequence[SiteTensors]) -> SiteTensors:
-        """Return the sites of all parts, one after the other, without maps."""
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("target", "neighbours", "xy_um")))
+        """Return the sites of all parts, one after the other."""
+        of_each: dict[str, Any] = {name: [getattr(part, name) for part in parts] for name in cls.__dataclass_fields__}
+        return cls(**{name: torch.cat(tensors) for name, tensors in of_each.items() if tensors[0] is not None})
 
     def without_positions(self) -> SiteTensors:
         """Return the same features at unknown positions."""

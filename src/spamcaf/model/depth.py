@@ -7,7 +7,7 @@ computed from the depth; gene programs are learned on what is left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.sections.panel import TARGET_SUM
+from spamcaf.sections.sites import row_chunks
 
 if TYPE_CHECKING:
     from spamcaf.model.programs import Programs
@@ -76,12 +77,12 @@ class ExpressionMeans:
     @classmethod
     def from_spots(cls, expression: NDArray[np.floating], depth: Float64) -> ExpressionMeans:
         """Return the means of spots: `expression` (spot, gene) log1p of counts per 10 000, `depth` (spot,) UMI."""
-        counts = np.expm1(expression, dtype=np.float64) * (depth[:, None] / TARGET_SUM)
-        rate = counts.sum(axis=0) / max(float(depth.sum()), 1.0)
+        counts = (np.expm1(expression[r], dtype=np.float64) * (depth[r, None] / TARGET_SUM) for r in _parts(depth))
+        rate = _sum(part.sum(axis=0) for part in counts) / max(float(depth.sum()), 1.0)
         mean = expression.mean(axis=0, dtype=np.float64)
-        at_depth = log_depth(depth)
-        expected = _interpolated(expected_expression(rate), at_depth)
-        return cls(rate, float(at_depth.mean()), mean - expected.mean(axis=0), mean)
+        at_depth, table = log_depth(depth), expected_expression(rate)
+        expected = _sum(_interpolated(table, at_depth[r]).sum(axis=0) for r in _parts(depth)) / len(depth)
+        return cls(rate, float(at_depth.mean()), mean - expected, mean)
 
     @classmethod
     def mean_of(cls, parts: Sequence[ExpressionMeans]) -> ExpressionMeans:
@@ -95,12 +96,16 @@ class ExpressionMeans:
 
     def residuals(self, expression: NDArray[np.floating], depth: Float64) -> Float64:
         """Return what the depth does not explain of `expression` (spot, gene), of mean 0 over the section's spots."""
-        return expression - _interpolated(self._table, log_depth(depth)) - self.residual
+        found = _interpolated(self._table, log_depth(depth))
+        np.subtract(expression, found, out=found)
+        found -= self.residual
+        return found
 
     def scores(self, programs: Programs, expression: NDArray[np.floating], depth: Float64) -> Float64:
         """Return scores (spot, 1 + program): log depth from its mean, then program scores of the residuals."""
         by_depth = log_depth(depth) - self.log_depth
-        return np.column_stack([by_depth, programs.scores(self.residuals(expression, depth))])
+        parts = [programs.scores(self.residuals(expression[rows], depth[rows])) for rows in _parts(depth)]
+        return np.column_stack([by_depth, np.concatenate(parts)])
 
     def by_depth(self, scores: Float64, n_genes: int) -> Float64:
         """Return expression (site, `n_genes`) that the first column of `scores`, the log depth, lets expect alone."""
@@ -133,8 +138,21 @@ def _position(at: Float64) -> tuple[NDArray[np.intp], Float64]:
 
 def _interpolated(table: Float64, at: Float64) -> Float64:
     """Return rows (site, gene) of `table` (depth, gene) at log depths (site,)."""
-    row, share = _position(at)
-    return table[row] * (1 - share) + table[row + 1] * share
+    found = np.empty((len(at), table.shape[1]))
+    for rows in _parts(at):
+        row, share = _position(at[rows])
+        found[rows] = table[row] * (1 - share) + table[row + 1] * share
+    return found
+
+
+def _parts(rows: Float64) -> Iterator[slice]:
+    """Return parts of rows, at least one, for which temporary arrays are small."""
+    return row_chunks(max(len(rows), 1))
+
+
+def _sum(parts: Iterable[Float64]) -> Float64:
+    first, *others = parts
+    return sum(others, first)
 
 
 def _slope(table: Float64, at: Float64) -> Float64:

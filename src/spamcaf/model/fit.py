@@ -41,6 +41,8 @@ from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings
 logger = logging.getLogger(__name__)
 
 Float64 = NDArray[np.float64]
+MAX_SCORED_SPOTS, MIN_SCORED_SPOTS = 20_000, 5000
+"""Of more spots than the first, as many folds are predicted out of fold as hold at least the second."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,18 @@ def _most_variable(centred: Float64, n: int) -> NDArray[np.int64]:
     return np.sort(np.argsort(-np.square(centred).mean(axis=0), kind="stable")[:n])
 
 
+def scored_spots(folds: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return the spots (spot,) that are predicted out of fold, to learn stacking weights and noise from.
+
+    All of them, or of many the first folds: a few numbers per gene are as well known from thousands of spots.
+    """
+    if len(folds) <= MAX_SCORED_SPOTS:
+        return np.ones(len(folds), bool)
+    numbers, n_spots = np.unique(folds, return_counts=True)
+    n_folds = int(np.searchsorted(np.cumsum(n_spots), MIN_SCORED_SPOTS)) + 1
+    return np.isin(folds, numbers[:n_folds])
+
+
 @dataclass(frozen=True)
 class _ModeFit:
     """Steps 4 and 5, for one mode at a time."""
@@ -151,12 +165,16 @@ class _ModeFit:
 
     def fit(self, by_network: Float64 | None, *, use_positions: bool) -> ModeParameters:
         """Fit the process, and its stacking with the network's scores out of fold (spot, 1 + program), if any."""
-        pooled, n_scores = self.pooled, 1 + len(self.programs)
+        n_scores, scored = 1 + len(self.programs), scored_spots(self.pooled.folds)
+        pooled, scores = self.pooled, self.spots.scores
+        if not scored.all():
+            pooled, scores = pooled.without_sites(scored), scores[scored]
+            by_network = None if by_network is None else by_network[scored]
         hyper = self._hyperparameters(use_positions)
-        by_gp, variance = self._out_of_fold(hyper, use_positions)
+        by_gp, variance = self._out_of_fold(hyper, use_positions, scored)
         by_gene, variance, by_gp = by_gp[:, n_scores:], variance[:, :n_scores], by_gp[:, :n_scores]
         by_network = by_gp if by_network is None else by_network
-        weights = stacking_weights(self.spots.scores[:, :n_scores], by_gp, by_network, pooled.folds)
+        weights = stacking_weights(scores[:, :n_scores], by_gp, by_network, pooled.folds)
         where = "among measured spots" if use_positions else "on new sections"
         logger.info("network weights %s: %s", where, _listed(weights))
         combined = by_gp + weights * (by_network - by_gp)
@@ -168,7 +186,8 @@ class _ModeFit:
             gene_weight = gene_weights(truth[:, own], by_programs, by_gene, pooled.folds)
             expression[:, own] += gene_weight * (by_gene - expression[:, own])
         # the noise is that of the section to predict, where it was measured
-        rows = pooled.section == TARGET if TARGET in pooled.section else np.ones(len(pooled), bool)
+        is_target = pooled.section == TARGET
+        rows = is_target if is_target.any() and not is_target.all() else slice(None)
         variance = pooled.decode_variance(self.programs, combined, variance)
         noise = gene_noise(truth[rows], expression[rows], variance[rows])
         return ModeParameters(hyper, Stacking(weights, gene_weight, noise))
@@ -184,11 +203,16 @@ class _ModeFit:
             return hyper
         return add_gene_covariances(hyper, gram, chosen.scores[:, n_scores:], chosen.depth)
 
-    def _out_of_fold(self, hyper: Hyperparameters, use_positions: bool) -> tuple[Float64, Float64]:
+    def _out_of_fold(
+        self, hyper: Hyperparameters, use_positions: bool, scored: NDArray[np.bool_]
+    ) -> tuple[Float64, Float64]:
+        """Return mean and variance of the `scored` spots, each predicted from the other folds."""
         spots, folds = self.spots.first_columns(len(hyper.covariance_of)), self.pooled.folds
         if len(spots) <= self.settings.max_exact_spots:
-            return out_of_fold(hyper, self._kernels(spots, use_positions).gram(), spots.scores, spots.depth, folds)
-        return out_of_fold_vecchia(spots, self.pitch_um, hyper, folds, use_positions=use_positions)
+            gram = self._kernels(spots, use_positions).gram()
+            mean, variance = out_of_fold(hyper, gram, spots.scores, spots.depth, folds)
+            return mean[scored], variance[scored]
+        return out_of_fold_vecchia(spots, self.pitch_um, hyper, folds, scored, use_positions=use_positions)
 
     def _kernels(self, spots: ReferenceSpots, use_positions: bool) -> Kernels:
         xy_um = spots.xy_um if use_positions else None

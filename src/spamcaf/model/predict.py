@@ -22,7 +22,7 @@ from spamcaf.model.network import SpamcafNetwork
 from spamcaf.model.training import load_weights, make_network, network_shape
 from spamcaf.model.vecchia import VecchiaProcess, condition_vecchia
 from spamcaf.parameters import ComputeSettings
-from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
+from spamcaf.sections.sites import CHUNK, ROWS, Measured, Sites, SiteSource, iter_chunks
 
 CHUNK_NUMBERS = 10_000_000
 """Kernel values held per chunk and kernel: about 40 MB each."""
@@ -74,7 +74,9 @@ def predict_spamcaf(
     expression, sd, by_gp = (np.empty((len(sites), n_genes), np.float32) for _ in range(3))
     with computing(compute) as machine:
         ensemble = _Ensemble.of_model(model, machine, means, last_blocks)
-        spots = ensemble.new_section(sites) if context is None else ensemble.measured_spots(context)
+        spots = None
+        if model.networks:
+            spots = ensemble.new_section(sites) if context is None else ensemble.measured_spots(context)
         for rows, chunk, image_features in iter_sites(model, means, sites, gp.n_spots):
             mean, variance = gp.at(image_features, chunk.xy_um)
             by_gene, mean, variance = mean[:, n_scores:], mean[:, :n_scores], variance[:, :n_scores]
@@ -128,9 +130,12 @@ def _decode(
 def _known_spots(model: SpamcafModel, context: Measured, means: SectionMeans) -> ReferenceSpots:
     """Return the spots of the section itself, and the model's reference spots of other sections."""
     others = model.reference_spots.of_other_sections()
-    here = ImageFeatures.from_sites(context.sites).minus(means.image_features).project(model.kernel_pca)
+    here = [
+        ImageFeatures.from_sites(part).minus(means.image_features).project(model.kernel_pca)
+        for part in iter_chunks(context.sites, ROWS)
+    ]
     return ReferenceSpots(
-        ImageFeatures.stack([here, others.image_features]),
+        ImageFeatures.stack([*here, others.image_features]),
         np.concatenate([_columns(model, context, means), others.scores]),
         np.concatenate([context.depth, others.depth]),
         np.concatenate([np.full(len(context), TARGET), others.section]),
@@ -157,7 +162,7 @@ def condition_on(
 
 
 def _require_context(model: SpamcafModel, context: Measured) -> None:
-    require_n_features(model.sizes["feature"], context.sites.target)
+    require_n_features(model.sizes["feature"], context.sites.at(slice(0, 1)).target)
     expected, found = model.sizes["program_gene"], context.all_expression.shape[-1]
     if found != expected:
         raise InputError(
@@ -186,7 +191,7 @@ class _Ensemble:
             load_weights(network, weights)
         return cls(model, tuple(network.to(machine.device).eval() for network in networks), machine, means)
 
-    def measured_spots(self, context: Measured) -> tuple[SpotTensors, Sites]:
+    def measured_spots(self, context: Measured) -> tuple[SpotTensors, SiteSource]:
         """Return the tensors of measured spots, and the spots."""
         means, model = self.means.expression, self.model
         scores = means.scores(model.programs, context.all_expression, context.depth) / model.score_scale
@@ -200,9 +205,9 @@ class _Ensemble:
         return SpotTensors(SiteTensors.stack(parts).without_positions(), zeros), None
 
     @torch.no_grad()
-    def scores(self, sites: Sites, spots: tuple[SpotTensors, Sites | None]) -> Float64:
+    def scores(self, sites: Sites, spots: tuple[SpotTensors, SiteSource | None] | None) -> Float64:
         """Return the mean network's program scores (site, program); 0 without networks, whose weight is 0 then."""
-        if not self.networks:
+        if spots is None:
             return np.zeros((len(sites), self.model.sizes["score"]))
         tensors, measured = spots
         if measured is None:
@@ -217,7 +222,7 @@ class _Ensemble:
             out = torch.stack([network(given).fusion.float() for network in self.networks]).mean(0)
         return out.cpu().numpy().astype(np.float64) * self.model.score_scale
 
-    def _tensors(self, sites: Sites, spots: SiteSource, *, with_maps: bool = False) -> SiteTensors:
+    def _tensors(self, sites: SiteSource, spots: SiteSource, *, with_maps: bool = False) -> SiteTensors:
         mean, origin_um = self.means.image_features.neighbourhood, spots.xy_um.mean(axis=0)
         with_maps = with_maps and self.model.fit.finetune > 0
         where = (origin_um, self.model.network_pca, self.machine.device)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spamcaf.sections.sites import row_chunks
+
 NOISE_FACTOR = 0.7
 """An eigenvalue counts as noise up to this share of the largest one of data whose signs are random."""
 LEAST_SIGNAL = 0.03
@@ -101,7 +103,8 @@ def learn_programs(
         weight * (signed.T @ signed) / len(part)
         for weight, part in zip(weights, rows, strict=True)
         if weight > 0 and len(part)
-        for signed in [part * rng.choice([-1.0, 1.0], size=part.shape)]
+        for chunk in row_chunks(len(part))
+        for signed in [part[chunk] * rng.choice([-1.0, 1.0], size=part[chunk].shape)]
     )
     n_genes = len(scale)
     top = eigh(noise / np.outer(scale, scale), eigvals_only=True, subset_by_index=[n_genes - 1, n_genes - 1])[0]

@@ -32,6 +32,7 @@ from spamcaf.model.data import (
     SpotTensors,
     neighbours_same_section,
     select_visible,
+    spots_of_pca,
 )
 from spamcaf.model.finetune import FineTunedNetwork
 from spamcaf.model.network import SpamcafNetwork, SpamcafOutput, SpamcafShape
@@ -352,13 +353,16 @@ class FoldTrainer:
         self.last_blocks = last_blocks
         self.pooled, self.programs, self.fit, self.network = pooled, programs, fit, network
         self.machine, self.seed, self.checkpoints = machine, seed, checkpoints
-        mean = pooled.section_mean(pooled.sites.neighbours.mean(axis=1))
-        tiles = (pooled.sites.neighbours - mean[:, None]).reshape(-1, mean.shape[-1])
+        chosen = spots_of_pca(len(pooled))
+        mean = pooled.mean_tile(chosen)
+        tiles = (pooled.sites.at(chosen).neighbours - mean[:, None]).reshape(-1, mean.shape[-1])
         self.network_pca = FeaturePCA.fit(tiles, network.image_components)
         self.score_scale: NDArray[np.float64] = np.maximum(scores.std(axis=0), LEAST_SCALE)
         origin = pooled.section_mean(pooled.sites.xy_um)
         where = (self.network_pca, machine.device)
-        sites = SiteTensors.from_sites(pooled.sites, mean, origin, *where, with_maps=last_blocks is not None)
+        sites = SiteTensors.from_sites(
+            pooled.sites, pooled.mean_tile(), origin, *where, with_maps=last_blocks is not None
+        )
         self.spots = SpotTensors(sites, self._tensor(scores / self.score_scale))
         # In units of gene variance: a score counts by what it adds to the decoded genes.
         norms = np.mean([means.score_norms(programs) for means in pooled.means.values()], axis=0)

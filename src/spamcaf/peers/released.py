@@ -239,7 +239,7 @@ def fit_released(
     measured = target_section.measured
     if len(measured) < FEWEST_SPOTS:
         raise InputError(f"{len(measured)} visible spots.", "at least 2.", "Hide fewer spots.")
-    target, whole = tile_and_window_features(measured.sites)
+    target, whole = tile_and_window_features(measured.sites.at(slice(None)))
     shape = ReleasedShape(target.shape[1], measured.expression.shape[1])
     arrays = {"target": target, "whole": whole, "expression": measured.expression}
     arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}

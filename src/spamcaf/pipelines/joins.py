@@ -14,7 +14,18 @@ from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Model, Obs, Secti
 from spamcaf.reporting.prediction import DRAW, build_prediction
 from spamcaf.sections.gene_names import own_names
 from spamcaf.sections.panel import DEPTH, GENE, PROGRAM_GENES, normalise_expression
-from spamcaf.sections.sites import SITE_ID, SUB_INDEX, X_PX, Y_PX, Index, Measured, Sites
+from spamcaf.sections.sites import (
+    CHUNK,
+    IN_MEMORY,
+    SITE_ID,
+    SUB_INDEX,
+    X_PX,
+    Y_PX,
+    Index,
+    Measured,
+    Sites,
+    iter_chunks,
+)
 from spamcaf.sections.split import FOLD, MAP_FOLDS
 
 if TYPE_CHECKING:
@@ -66,6 +77,16 @@ class StoredSites:
         return Sites(self.xy_um[index], windows[:, CENTRE], windows, whole, maps, colours)
 
     @property
+    def target(self) -> NDArray[np.float32]:
+        """Features (site, feature) of the tile at each site, in memory."""
+        return np.concatenate([np.ascontiguousarray(part.target) for part in iter_chunks(self, CHUNK)])
+
+    @property
+    def neighbours(self) -> NDArray[np.float32]:
+        """Features (site, 9, feature) of the 3 x 3 tiles, in memory."""
+        return np.concatenate([part.neighbours for part in iter_chunks(self, CHUNK)])
+
+    @property
     def n_px_padded(self) -> NDArray[np.int64]:
         """Pixels of each site's window outside the image, (site,)."""
         return self._taken([features.n_px_padded for features in self.stores], EVERY)
@@ -107,11 +128,15 @@ def grid_sites(grid: pd.DataFrame, spot_features: Features, grid_features: Featu
 def measured_spots(
     expression: AnnData, features: Features, barcodes: list[str], colours: pd.DataFrame | None = None
 ) -> Measured:
-    """Return the spots `barcodes` with features, expression and depth, in that order."""
+    """Return the spots `barcodes` with features, expression and depth, in that order.
+
+    Features of more than `IN_MEMORY` spots stay in their store.
+    """
     features.require_sites(expression.obs_names.tolist(), np.asarray(expression.obsm[SPATIAL], np.float64))
     spots = expression[barcodes]
     xy_um = np.asarray(spots.obsm[SPATIAL], np.float64) * mpp_of(expression)
-    sites = sites_of(barcodes, xy_um, features, colours).at(EVERY)
+    stored = sites_of(barcodes, xy_um, features, colours)
+    sites = stored.at(EVERY) if len(stored) <= IN_MEMORY else stored
     others = np.asarray(spots.obsm[PROGRAM_GENES], np.float32) if PROGRAM_GENES in spots.obsm else None
     return Measured(sites, np.asarray(spots.X), spots.obs[DEPTH].to_numpy(np.float64), others)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from spamcaf.histology.slide import Slide
 
+logger = logging.getLogger(__name__)
+
 _N_CORNERS = 24
 _DECIMALS_PX = 2
 _DECIMALS_VALUE = 5
@@ -27,7 +30,18 @@ _REGION, _INSTANCE = "region", "instance_id"
 _RGB = ["r", "g", "b"]
 
 
-def to_geojson(prediction: AnnData, genes: list[str]) -> dict[str, Any]:
+def no_polygons(n_sites: int, most: int) -> str | None:
+    """Return the sentence that says why the GeoJSON is empty and what to open instead; None where it is not."""
+    if n_sites <= most:
+        return None
+    return (
+        f"The GeoJSON for QuPath holds no polygons: {n_sites} sites are more than report.max_polygons={most}, and "
+        "would be slow to open. Open super_resolved.h5ad (scanpy, squidpy) or the SpatialData folder "
+        "(napari-spatialdata) instead, or raise report.max_polygons: writing takes some 30 kB of memory per site."
+    )
+
+
+def to_geojson(prediction: AnnData, genes: list[str], most: int | None = None) -> dict[str, Any]:
     """Convert a prediction to GeoJSON for QuPath: one detection per site, a circle of the site's diameter.
 
     Parameters
@@ -36,6 +50,8 @@ def to_geojson(prediction: AnnData, genes: list[str]) -> dict[str, Any]:
         As `build_prediction` returns it.
     genes : list of str
         Genes whose values become measurements; ValueError for one that was not predicted.
+    most : int, optional
+        Of more sites there is none, and a member `note` that says what to open instead.
 
     Returns
     -------
@@ -49,6 +65,9 @@ def to_geojson(prediction: AnnData, genes: list[str]) -> dict[str, Any]:
             f"Found no {', '.join(missing[:8])} among {prediction.n_vars} genes; expected genes of the panel; "
             "choose among the prediction's var_names."
         )
+    if most is not None and (note := no_polygons(prediction.n_obs, most)) is not None:
+        logger.warning("%s", note)
+        return {"type": "FeatureCollection", "features": [], "note": note}
     diameter_px = float(library_of(prediction)[1]["scalefactors"][ScaleFactor.SPOT])
     rings = _rings(np.asarray(prediction.obsm[SPATIAL], float), diameter_px / 2)
     values = np.asarray(prediction[:, genes].X, float)

@@ -70,6 +70,7 @@ def render_report(
     provenance: Mapping[str, Record],
     genes: pd.DataFrame,
     maps: Record | None = None,
+    remarks: Sequence[str] = (),
 ) -> str:
     """Render the report of one run; everything is escaped, figures are embedded, nothing is fetched.
 
@@ -81,6 +82,7 @@ def render_report(
     provenance : records by title, shown as tables
     genes : as `tabulate_genes` returns it
     maps : as `map_data` returns it; None for a report without interactive maps
+    remarks : sentences on the results that follow the notes on the scores
     """
     model, between, protocol = model_of(scores), scores.get("super_resolution"), scores["protocol"]
     baseline = best_baseline(scores["models"])
@@ -109,7 +111,7 @@ def render_report(
             provenance={title: _flatten(record) for title, record in provenance.items()},
             figures={name: _figure(name, figure) for name, figure in figures.items()},
             placed=list(_FIGURES),
-            notes=notes(scores),
+            notes=[*notes(scores), *remarks],
         )
     )
 

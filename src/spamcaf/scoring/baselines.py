@@ -30,7 +30,7 @@ from scipy.spatial import cKDTree
 from spamcaf.errors import InputError
 from spamcaf.model.depth import log_depth
 from spamcaf.model.programs import scaled_svd
-from spamcaf.sections.sites import CHUNK, Measured, Sites, SiteSource, iter_chunks
+from spamcaf.sections.sites import CHUNK, IN_MEMORY, Measured, Sites, SiteSource, iter_chunks, row_chunks
 
 if TYPE_CHECKING:
     from sklearn.gaussian_process.kernels import Kernel
@@ -77,6 +77,8 @@ def idw(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> Ex
 _MAX_HYPER_SPOTS = 500
 _N_SKETCHES = 64
 _SITES_PER_BLOCK = 2000
+_MAX_EXACT_SPOTS, _N_NEAREST = 5000, 64
+"""The exact posterior is cubic in the spots, 25 GB for 40 000; beyond the nearest spots hardly any weight is left."""
 _STOP = {"maxiter": 50, "ftol": 1e-7, "gtol": 1e-5}
 """Of the mean log likelihood of one value: far below what moves a prediction."""
 
@@ -85,7 +87,7 @@ def kriging(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -
     """Predict the posterior mean of a Gaussian process over position, Matern-3/2 plus white noise [3]_.
 
     All genes share the kernel's three hyper-parameters, which maximise the marginal likelihood [4]_ of at most 500
-    spots. The posterior is exact on all spots.
+    spots. The posterior is exact on all spots; of more than 5000 spots, each site is kriged from the 64 nearest.
     """
     from sklearn.gaussian_process import GaussianProcessRegressor
 
@@ -98,12 +100,35 @@ def kriging(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -
     if scale == 0:
         return gene_mean(measured, sites, pitch_um, seed)
     kernel = _learn_kernel(spots, residual / scale, np.random.default_rng(seed))
+    if len(spots) > _MAX_EXACT_SPOTS:
+        return (mean + scale * _krige_locally(kernel, spots, residual / scale, targets)).astype(np.float32)
     process = GaussianProcessRegressor(kernel, optimizer=None).fit(spots, residual / scale)
     prediction = np.empty((len(sites), len(mean)), dtype=np.float32)
-    for block in (slice(start, start + _SITES_PER_BLOCK) for start in range(0, len(sites), _SITES_PER_BLOCK)):
+    for block in row_chunks(len(sites), _SITES_PER_BLOCK):
         # scikit-learn drops the gene axis when there is one gene
         prediction[block] = mean + scale * process.predict(targets[block]).reshape(-1, len(mean))
     return prediction
+
+
+def _krige_locally(
+    kernel: Kernel, spots: NDArray[np.float64], values: NDArray[np.float64], targets: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the posterior mean (site, gene) of `values` (spot, gene), of each site given its 64 nearest spots."""
+    variance, length, noise = np.exp(kernel.theta)
+    n_near = min(_N_NEAREST, len(spots))
+    _, index = cKDTree(spots).query(targets, k=np.arange(1, n_near + 1))
+    weights = np.empty(index.shape)
+
+    def covariance(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        scaled = np.sqrt(3) * np.linalg.norm(a[:, :, None] - b[:, None], axis=-1) / length  # Matern-3/2
+        return np.asarray(variance * (1 + scaled) * np.exp(-scaled))
+
+    for rows in row_chunks(len(targets), _SITES_PER_BLOCK):
+        near = spots[index[rows]]
+        inside = covariance(near, near) + noise * np.eye(n_near)
+        weights[rows] = np.linalg.solve(inside, covariance(near, targets[rows, None]))[..., 0]
+    pointer = np.arange(len(targets) + 1) * n_near
+    return np.asarray(csr_array((weights.ravel(), index.ravel(), pointer), shape=(len(targets), len(spots))) @ values)
 
 
 def _learn_kernel(spots: NDArray[np.float64], values: NDArray[np.float64], rng: np.random.Generator) -> Kernel:
@@ -159,10 +184,14 @@ def ridge(measured: Measured, sites: SiteSource, pitch_um: float, seed: int) -> 
 def _image_components(
     measured: Measured, sites: SiteSource, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return 64 principal components of the features at spots and at sites; None for features that do not vary."""
+    """Return 64 principal components of the features at spots and at sites; None for features that do not vary.
+
+    They are those of all measured spots, or of a random part of `IN_MEMORY` spots.
+    """
     from sklearn.decomposition import PCA
 
-    features = _features(measured.sites)
+    rows = np.random.default_rng(seed).permutation(len(measured))[:IN_MEMORY]
+    features = _features(measured.sites.at(np.sort(rows)))
     centre = features.mean(axis=0)
     features -= centre
     # One scale for all features: scaling each by its own deviation would blow up nearly constant ones (an MSE of 1.6
@@ -170,10 +199,14 @@ def _image_components(
     scale = float(np.sqrt((features**2).sum(axis=1).mean()))
     if scale == 0:
         return None
-    n_components = min(_N_COMPONENTS, len(measured) - 1, features.shape[1])
+    n_components = min(_N_COMPONENTS, len(features) - 1, features.shape[1])
     reducer = PCA(n_components, random_state=seed).fit(features / scale)
-    parts = [reducer.transform((_features(part) - centre) / scale) for part in iter_chunks(sites, CHUNK)]
-    return reducer.transform(features / scale), np.concatenate(parts)
+
+    def reduced(source: SiteSource) -> NDArray[np.float64]:
+        parts = (reducer.transform((_features(part) - centre) / scale) for part in iter_chunks(source, CHUNK))
+        return np.concatenate(list(parts))
+
+    return reduced(measured.sites), reduced(sites)
 
 
 def _features(sites: Sites) -> NDArray[np.float64]:
@@ -230,7 +263,9 @@ def rgb_ridge(measured: Measured, sites: SiteSource, pitch_um: float, seed: int)
     from sklearn.preprocessing import StandardScaler
 
     at = [_colours(part) for part in iter_chunks(sites, CHUNK)]
-    model = make_pipeline(StandardScaler(), RidgeCV(_COLOUR_ALPHAS)).fit(_colours(measured.sites), measured.expression)
+    model = make_pipeline(StandardScaler(), RidgeCV(_COLOUR_ALPHAS)).fit(
+        _colours(measured.sites.at(slice(None))), measured.expression
+    )
     return model.predict(np.concatenate(at)).reshape(len(sites), -1).astype(np.float32)
 
 

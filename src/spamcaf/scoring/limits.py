@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from spamcaf.model.programs import scaled_svd
 from spamcaf.names import Metric
-from spamcaf.scoring.metrics import Array, correlate, summarise_pearson
+from spamcaf.scoring.metrics import Array, correlate, gene_blocks, summarise_pearson
 
 Counts = NDArray[np.int64]
 
@@ -103,12 +103,17 @@ def _regress_on_programs(known: Array, wanted: Array, known_at_sites: Array) -> 
 def _half_correlation(counts: Counts, rest: Counts, rng: np.random.Generator) -> Array:
     # the other genes are thinned too: they make the depth by which both halves are normalised
     half, half_rest = rng.binomial(counts, 0.5), rng.binomial(rest, 0.5)
-    return correlate(_normalise(half, half_rest), _normalise(counts - half, rest - half_rest))
+    depth = half.sum(axis=1) + half_rest
+    other_depth = counts.sum(axis=1) + rest - depth
+    parts = [
+        correlate(_normalise(half[:, genes], depth), _normalise(counts[:, genes] - half[:, genes], other_depth))
+        for genes in gene_blocks(counts.shape[1])
+    ]
+    return np.concatenate(parts)
 
 
-def _normalise(counts: Counts, rest: Counts) -> Array:
-    depth = np.maximum(counts.sum(axis=1) + rest, 1)
-    return np.log1p(counts * (_SCALE / depth[:, None]))
+def _normalise(counts: Counts, depth: Counts) -> Array:
+    return np.log1p(counts * (_SCALE / np.maximum(depth, 1)[:, None]))
 
 
 def _require_counts(counts: NDArray[np.number], depth: NDArray[np.number]) -> tuple[Counts, Counts]:

@@ -14,6 +14,7 @@ from spamcaf.errors import InputError
 from spamcaf.model.depth import log_depth
 from spamcaf.names import Metric
 from spamcaf.sections import panel
+from spamcaf.sections.sites import ROWS, row_chunks
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -55,12 +56,19 @@ def score_genes(
     Raises ValueError where shapes disagree or a value is not finite, naming `model`.
     """
     _check(truth, prediction, genes, model)
-    blocks = [slice(start, start + GENES_PER_BLOCK) for start in range(0, len(genes), GENES_PER_BLOCK)]
+    blocks = gene_blocks(len(genes))
     scores = pd.concat([_score_block(truth[:, b], prediction[:, b], windows) for b in blocks], ignore_index=True)
     scores.insert(0, "gene", list(genes))
     if depth is not None:
-        scores["pearson_depth_removed"] = np.nan_to_num(correlate_without_depth(truth, prediction, depth))
+        blocks = blocks if len(truth) > ROWS else [slice(None)]  # of few sites all at once, as ever
+        parts = [correlate_without_depth(truth[:, b], prediction[:, b], depth) for b in blocks]
+        scores["pearson_depth_removed"] = np.nan_to_num(np.concatenate(parts))
     return scores
+
+
+def gene_blocks(n_genes: int) -> list[slice]:
+    """Return the parts of the genes that are computed at a time, which bounds the memory of many sites."""
+    return list(row_chunks(n_genes, GENES_PER_BLOCK))
 
 
 def summarise(gene_scores: pd.DataFrame) -> dict[str, float | int | None]:
@@ -241,7 +249,8 @@ def correlate_spots(truth: Array, prediction: Array) -> float:
 
     An undefined one counts as 0. It is high for any prediction with the right mean of each gene, gene_mean included.
     """
-    return float(np.nan_to_num(correlate(truth.T, prediction.T)).mean())
+    parts = [correlate(truth[rows].T, prediction[rows].T) for rows in row_chunks(len(truth))]
+    return float(np.nan_to_num(np.concatenate(parts)).mean())
 
 
 NEIGHBOURS = {"hexagonal": 6, "square": 4}  # of a spot on each lattice
@@ -264,7 +273,8 @@ def morans_i(values: Array, xy_um: Array, n_neighbours: int) -> Array:
     keep[keep.all(axis=1), -1] = False
     pointer = np.arange(n_sites + 1) * n_neighbours
     weights = csr_array((np.full(keep.sum(), 1 / n_neighbours), found[keep], pointer), shape=(n_sites, n_sites))
-    return np.where(_is_constant(values), np.nan, panel.morans_i(values, weights))
+    found = [panel.morans_i(values[:, genes], weights) for genes in gene_blocks(values.shape[1])]
+    return np.where(_is_constant(values), np.nan, np.concatenate(found))
 
 
 def moran_ratio(truth: Array, prediction: Array, xy_um: Array, n_neighbours: int) -> float | None:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 SITE_ID, X_PX, Y_PX = "site_id", "x_px", "y_px"
 SUB_INDEX = Obs.SUB_INDEX.value
 CHUNK = 2048  # sites that are read together where memory must not grow with a grid: 75 MB at 1024 features
+ROWS = 8192
+"""Rows of large matrices that are computed at a time: beside such a part, what is computed takes no more memory."""
+IN_MEMORY = 8192
+"""Measured spots whose features are held in memory, 375 MB at 1280 features; those of more stay in their store."""
 Index = NDArray[np.intp] | NDArray[np.bool_] | slice
 _MIN_SITES = 20  # image features are taken relative to the section's mean: a handful of sites gives no stable mean
 
@@ -33,6 +37,14 @@ class SiteSource(Protocol):
     @property
     def xy_um(self) -> NDArray[np.float64]:
         """Coordinates (site, 2) in micrometres."""
+
+    @property
+    def target(self) -> NDArray[np.float32]:
+        """Features (site, feature) of the tile at each site, all in memory."""
+
+    @property
+    def neighbours(self) -> NDArray[np.float32]:
+        """Features (site, 9, feature) of the 3 x 3 tiles, all in memory."""
 
     def __len__(self) -> int: ...
 
@@ -72,9 +84,9 @@ class Sites:
 
 @dataclass(frozen=True)
 class Measured:
-    """Measured spots."""
+    """Measured spots; the features of many stay in their store, see `IN_MEMORY`."""
 
-    sites: Sites
+    sites: SiteSource
     expression: NDArray[np.float32]  # (spot, gene), log1p of counts per 10 000
     depth: NDArray[np.float64]  # (spot,), the total UMI count
     others: NDArray[np.float32] | None = None  # (spot, other gene), of genes that only help to learn gene programs
@@ -99,9 +111,16 @@ def iter_chunks(sites: SiteSource, size: int) -> Iterator[Sites]:
         yield sites.at(slice(start, start + size))
 
 
+def row_chunks(n: int, size: int = ROWS) -> Iterator[slice]:
+    """Yield slices that cover `n` rows in their order, at most `size` at a time."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
 def stack(parts: Sequence[Measured]) -> Measured:
     """Return the spots of several sections, one after the other; their coordinates are each section's own."""
-    sites = [part.sites for part in parts]
+    if len(parts) == 1:
+        return parts[0]
+    sites = [part.sites.at(slice(None)) for part in parts]
     arrays = {name: [getattr(part, name) for part in sites] for name in Sites.__dataclass_fields__}
     stacked = Sites(**{name: np.concatenate(a) for name, a in arrays.items() if not any(part is None for part in a)})
     expression, depth = (np.concatenate([getattr(part, name) for part in parts]) for name in ("expression", "depth"))

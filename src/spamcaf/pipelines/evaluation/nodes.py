@@ -240,6 +240,7 @@ def write_report(
     Its provenance is that of this run, and the record of the model that was scored.
     """
     from spamcaf.provenance import as_plain, run_record
+    from spamcaf.reporting.exports import no_polygons
     from spamcaf.reporting.gene_table import tabulate_genes
     from spamcaf.reporting.interactive_maps import choose_map_genes, map_data
     from spamcaf.reporting.report import render_report
@@ -254,7 +255,9 @@ def write_report(
         "The model that was scored": _record(recovered),
     }
     figures = {"overlay": section_overlay, "training_curves": training_curves, "maps": maps}
-    return render_report(scores, section_report, figures, provenance, genes, drawn)
+    left_out = no_polygons(super_resolved.n_obs, settings.max_polygons)
+    remarks = [] if left_out is None else [left_out]
+    return render_report(scores, section_report, figures, provenance, genes, drawn, remarks)
 
 
 def _ours(prediction: AnnData) -> dict[str, NDArray[np.float32]]:

@@ -101,11 +101,15 @@ def write_spatialdata(prediction: AnnData, section: AnnData, slide: Slide) -> Sp
 
 
 def write_geojson(super_resolved: AnnData, settings: ReportSettings) -> dict[str, Any]:
-    """Return the sites as GeoJSON for QuPath, with a few genes: those of the settings, then those that vary most."""
+    """Return the sites as GeoJSON for QuPath, with a few genes: those of the settings, then those that vary most.
+
+    Of more than `settings.max_polygons` sites it has none, but a note that says what to open instead.
+    """
     from spamcaf.reporting.exports import to_geojson
     from spamcaf.reporting.figures import choose_varying_genes
 
-    return to_geojson(super_resolved, choose_varying_genes(super_resolved, settings.genes, settings.n_genes))
+    genes = choose_varying_genes(super_resolved, settings.genes, settings.n_genes)
+    return to_geojson(super_resolved, genes, settings.max_polygons)
 
 
 def _require_match(model: TrainedModel, expression: AnnData, key: FeatureKey) -> None:
