@@ -14,6 +14,26 @@ import torch
 from torch import Tensor, nn
 
 
+class Dropout(nn.Module):
+    """Set a random share of the numbers to 0 in training, and scale up the others.
+
+    On a CPU one byte decides over each number, so the share is a multiple of 1/256: torch draws eight bytes for each,
+    which took a seventh of the training time.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if not self.training or not self.share or x.device.type != "cpu":
+            return nn.functional.dropout(x, self.share, self.training)
+        least = round(self.share * 256)
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= least
+        return x * kept.to(x.dtype).mul_(256 / (256 - least))
+
+
 class _HeadProjection(nn.Module):
     """Project tokens head by head, each head with a LayerNorm of its own, then GELU."""
 
@@ -60,10 +80,10 @@ class Block(nn.Module):
             nn.LayerNorm(width),
             nn.Linear(width, 2 * width),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(2 * width, width),
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, source: Tensor) -> Tensor:
         """Return the tokens (..., token, width) mixed with the summary of `source` (..., other, width)."""
@@ -134,7 +154,7 @@ class TargetBranch(nn.Module):
     def __init__(self, n_components: int, width: int, dropout: float) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(n_components, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width)
+            Dropout(dropout), nn.Linear(n_components, width), nn.GELU(), Dropout(dropout), nn.Linear(width, width)
         )
 
     def forward(self, target: Tensor) -> Tensor:
@@ -150,7 +170,7 @@ class NeighbourBranch(nn.Module):
 
     def __init__(self, n_components: int, width: int, encoder: Encoder, dropout: float) -> None:
         super().__init__()
-        self.embed = nn.Sequential(nn.Dropout(dropout), nn.Linear(n_components, width))
+        self.embed = nn.Sequential(Dropout(dropout), nn.Linear(n_components, width))
         self.tile_position = nn.Parameter(0.02 * torch.randn(N_TILES, width))
         self.encoder = encoder
 
@@ -170,7 +190,7 @@ class SectionBranch(nn.Module):
         self, n_components: int, width: int, encoder: Encoder, n_summary: int, heads: int, dropout: float
     ) -> None:
         super().__init__()
-        self.embed = nn.Sequential(nn.Dropout(dropout), nn.Linear(n_components, width))
+        self.embed = nn.Sequential(Dropout(dropout), nn.Linear(n_components, width))
         self.position = PositionEncoding(width, SECTION_SHORTEST_UM)
         self.encoder = encoder
         self.queries = nn.Parameter(torch.randn(n_summary, width) / width**0.5)
@@ -202,7 +222,7 @@ class ContextBranch(nn.Module):
     def __init__(self, n_components: int, n_programs: int, width: int, dropout: float) -> None:
         super().__init__()
         self.scores = nn.Linear(n_programs, width)
-        self.image = nn.Sequential(nn.Dropout(dropout), nn.Linear(n_components, width))
+        self.image = nn.Sequential(Dropout(dropout), nn.Linear(n_components, width))
         self.offset = OffsetEncoding(width, CONTEXT_SHORTEST_UM)
         self.norm = nn.LayerNorm(width)
         self.empty = nn.Parameter(0.02 * torch.randn(width))

@@ -43,8 +43,10 @@ from spamcaf.provenance import configuration_hash
 logger = logging.getLogger(__name__)
 
 LOG_COLUMNS = ("fold", "epoch", "loss", "l1", "l2", "l3", "l4", "validation_pcc")
-"""Columns of the training log, which has a row per fold and epoch."""
+"""Columns of the training log, which has a row per fold and epoch; the last is empty in most."""
 
+VALIDATION_EPOCHS = 5
+"""Epochs from one line of the validation curve to the next; it decides nothing."""
 LEAST_SCALE = 1e-3
 """Unit of scores that hardly vary, such as the log depth of spots of one depth; others are near 1."""
 
@@ -425,21 +427,22 @@ class FoldTrainer:
         scores = np.zeros((len(self.pooled), len(self.score_scale)))
 
         def after_epoch(losses: list[float]) -> None:
-            if isinstance(network, FineTunedNetwork):
-                network.is_quick = True
-            scores[is_validation] = self._validation_scores(network, data, without_context=False)
-            if isinstance(network, FineTunedNetwork):
-                network.is_quick = False
-            predicted = self.pooled.decode(self.programs, scores)[is_validation]
-            row = (fold, len(rows), *losses, mean_gene_pearson(truth, predicted))
-            rows.append(dict(zip(LOG_COLUMNS, row, strict=True)))
+            pcc = None
+            if (len(rows) + 1) % VALIDATION_EPOCHS == 0 or len(rows) + 1 == self.fit.epochs:
+                if isinstance(network, FineTunedNetwork):
+                    network.is_quick = True
+                scores[is_validation] = self._validation_scores(network, data, without_context=False)
+                if isinstance(network, FineTunedNetwork):
+                    network.is_quick = False
+                pcc = mean_gene_pearson(truth, self.pooled.decode(self.programs, scores)[is_validation])
+            rows.append(dict(zip(LOG_COLUMNS, (fold, len(rows), *losses, pcc), strict=True)))
 
         if not train_fold(network, data, self.fit, after_epoch):
             where = f"epoch {len(rows) + 1}, kept the weights before it"
             logger.warning("fold %d: loss or gradient not finite in %s", fold, where)
         if rows:
-            loss, pcc = rows[-1]["loss"], rows[-1]["validation_pcc"]
-            logger.info("fold %d: loss %.3f, validation Pearson %.3f", fold, loss, pcc)
+            pcc = next((f"{row['validation_pcc']:.3f}" for row in reversed(rows) if row["validation_pcc"]), "unknown")
+            logger.info("fold %d: loss %.3f, validation Pearson %s", fold, rows[-1]["loss"], pcc)
         return rows
 
     def _validation_scores(
