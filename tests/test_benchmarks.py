@@ -62,3 +62,12 @@ def test_bins_are_predicted_from_pooled_spots_better_than_by_their_mean(run: Cal
     found = rows(run("super_resolution.py"), "Bins predicted")
     assert found["SpaMCAF"][0] > 0.3 > found["Gene mean"][0]
     assert found.keys() >= {"Kriging", "Nearest spot", "Ridge on image features"}
+
+
+def test_libraries_prints_both_tables(run: Callable[..., str]) -> None:
+    text = run("libraries.py")
+    embedding, process = rows(text, "Embedding"), rows(text, "Process")
+    assert {"timm and a data loader", "spamcaf, exact", "spamcaf, dense"} <= set(embedding)
+    assert process["spamcaf"][1] == 1
+    # the same kernels fitted to the same spots predict alike
+    assert process["scikit-learn"][2] == pytest.approx(process["spamcaf"][2], abs=0.1)
