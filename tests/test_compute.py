@@ -97,9 +97,8 @@ def test_threads_are_the_settings_then_the_users_then_all_that_may_be_used(
 SHOWN = """
 import sys
 from spamcaf.compute import use_threads
-if "first" in sys.argv:
-    import numba, torch
-use_threads(1)
+if "later" in sys.argv:
+    use_threads(1)
 import numba, torch, numpy
 from threadpoolctl import threadpool_info
 @numba.njit(parallel=True)
@@ -109,12 +108,15 @@ def total(values):
         s += values[i]
     return s
 numpy.ones((50, 50)) @ numpy.ones((50, 50))
+if "running" in sys.argv:
+    total(numpy.ones(1000))
+use_threads(1)
 assert total(numpy.ones(1000)) == 1000  # numba's OpenMP layer sets the threads of the whole process
 print(torch.get_num_threads(), numba.get_num_threads(), {pool["num_threads"] for pool in threadpool_info()})
 """
 
 
-@pytest.mark.parametrize("when", ["first", "later"])
+@pytest.mark.parametrize("when", ["running", "later"])
 def test_every_library_has_the_threads_loaded_before_or_after(when: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in (*THREAD_VARIABLES, NUMBA_VARIABLE)}
     command = [sys.executable, "-c", SHOWN, when]

@@ -42,11 +42,17 @@ def use_threads(n: int) -> None:
     threadpool_limits(n)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(n)
-    if "numba" in sys.modules:  # which raises errors for ever once its variable changes under running threads
+    before = os.environ.get(NUMBA_VARIABLE)
+    os.environ[NUMBA_VARIABLE] = str(n)
+    if "numba" in sys.modules:
         numba = sys.modules["numba"]
-        numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
-    else:
-        os.environ[NUMBA_VARIABLE] = str(n)
+        try:
+            numba.config.reload_config()
+        except RuntimeError:  # its threads run already: the variable must stay, and no more of them can be had
+            os.environ.pop(NUMBA_VARIABLE)
+            if before is not None:
+                os.environ[NUMBA_VARIABLE] = before
+            numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
 
 
 def choose_device(compute: ComputeSettings) -> torch.device:

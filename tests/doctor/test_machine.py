@@ -113,10 +113,11 @@ def test_memory_of_many_spots_grows_with_features_and_genes_but_not_with_all_til
         settings = RunSettings.model_validate({"grid": {"subdivide": 1}, "panel": {"n_genes": n_genes}})
         return estimate_resources(settings, replace(INPUTS, n_spots=n_spots), width).spot_bytes
 
-    # a fit to 30 000 and 100 000 bins took 2.0 and 5.0 GB, the program included
-    assert needed(30_000, 1280, 1000) == pytest.approx(1.4e9, rel=0.15)
-    assert needed(100_000, 1280, 1000) == pytest.approx(4.4e9, rel=0.15)
-    assert needed(100_000, 1280, 2000) > needed(100_000, 1280, 1000) > needed(100_000, 640, 1000)
+    # beside the program, the largest step on 30 000 and 100 000 bins took 1.9 (their prediction) and 5.1 GB (scores)
+    assert needed(30_000, 1280, 1000) == pytest.approx(1.7e9, rel=0.15)
+    assert needed(100_000, 1280, 1000) == pytest.approx(5.1e9, rel=0.05)
+    assert needed(100_000, 1280, 2000) > needed(100_000, 1280, 1000)
+    assert needed(100_000, 1280, 100) > needed(100_000, 640, 100)
 
 
 def test_memory_without_inputs_is_what_is_available() -> None:

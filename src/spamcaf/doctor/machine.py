@@ -34,6 +34,7 @@ HALF_BYTES = 2
 FEATURE_BYTES = 16  # per spot and feature: tile and neighbourhood, as they are and centred
 GENE_BYTES = 14  # per spot and gene: expression in single precision, part of it in double
 SPOT_BYTES = 2000  # per spot: positions, names, scores
+SCORE_BYTES = 51  # per spot and predicted gene: scores of the model and six baselines, half of the spots hidden
 LARGER_BINS = (2, 4, 8)  # times as wide; those of Space Ranger are 2, 8 and 16 um
 PYRAMID = 4 / 3  # size of an image with all its smaller levels, relative to the image
 LARGE_WIDTH = 768  # features of a ViT-B, from which on a CPU is slow
@@ -89,7 +90,8 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
     n_sites = inputs.n_spots * (subdivide or settings.grid.subdivide) ** 2
     image = inputs.image_px[0] * inputs.image_px[1] * 3
     n_genes = len(settings.panel.genes) or settings.panel.n_genes
-    n_all = n_genes + settings.panel.n_program_genes
+    is_large = inputs.n_spots > IN_MEMORY
+    fit_bytes = FEATURE_BYTES * width + GENE_BYTES * (n_genes + settings.panel.n_program_genes) + SPOT_BYTES
     site_bytes, n_tiles = N_TILES * width * FLOAT_BYTES, n_sites * (N_TILES + settings.tiles.views - 1)
     prediction = n_sites * n_genes * FLOAT_BYTES * LAYERS
     map_bytes = 0
@@ -102,13 +104,12 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
         n_sites=n_sites,
         n_tiles=n_tiles,
         feature_bytes=n_sites * site_bytes + map_bytes,
-        spot_bytes=inputs.n_spots * site_bytes * TRAINING_COPIES
-        if inputs.n_spots <= IN_MEMORY
-        else inputs.n_spots * (FEATURE_BYTES * width + GENE_BYTES * n_all + SPOT_BYTES),
+        spot_bytes=inputs.n_spots
+        * (max(fit_bytes, SCORE_BYTES * n_genes) if is_large else site_bytes * TRAINING_COPIES),
         prediction_bytes=prediction,
         image_bytes=image if inputs.is_held_whole else 0,
         output_bytes=prediction * COPIES + int(image * PYRAMID),
-        frees_fit=inputs.n_spots > IN_MEMORY,
+        frees_fit=is_large,
     )
 
 
@@ -141,7 +142,7 @@ def check_memory(
     image = f", the image {bytes_in_words(resources.image_bytes)}" if resources.image_bytes else ""
     found = (
         f"{bytes_in_words(available)} available; the program takes {bytes_in_words(PROCESS_BYTES)}, training "
-        f"{bytes_in_words(resources.spot_bytes)}, a prediction of up to {resources.n_sites} sites "
+        f"and scores {bytes_in_words(resources.spot_bytes)}, a prediction of up to {resources.n_sites} sites "
         f"{bytes_in_words(resources.prediction_bytes)}{image}"
     )
     if _fits(resources, available):
