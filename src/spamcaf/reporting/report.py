@@ -118,6 +118,7 @@ def render_cohort_report(
     sections: Sequence[tuple[str, Record]],
     links: Mapping[str, str] | None = None,
     tables: Mapping[str, list[list[str]]] | None = None,
+    states: list[list[str]] | None = None,
 ) -> str:
     """Render the report of several runs: verdict, mean PCC of each model by run with the mean over runs, and wins.
 
@@ -129,7 +130,11 @@ def render_cohort_report(
         Addresses of the runs' reports by name, relative to the page.
     tables : dict of list, optional
         Further tables, which come first: rows of text by name, a header first.
+    states : list of list, optional
+        How each run ended, also those without scores: rows of text, a header first.
     """
+    if not sections:
+        return _environment().get_template("cohort.html.jinja").render(runs=[], tables={}, states=states or [])
     means = _mean_pcc([scores["models"] for _, scores in sections])
     model = model_of(sections[0][1])
     baseline = best_baseline(means)
@@ -159,6 +164,7 @@ def render_cohort_report(
     return page.render(
         runs=runs,
         tables=tables or {},
+        states=states or [],
         rows=rows,
         wins=wins,
         ours=display_name(model),
