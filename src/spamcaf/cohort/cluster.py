@@ -134,8 +134,8 @@ def local_sizes(settings: ClusterSettings, n_runs: int, threads: int, n_gpus: in
 
     threads = settings.threads or threads
     n_free = n_gpus or max(CPU_COUNT // (threads or 1), 1)
-    n = settings.workers or min(n_runs, n_free)
-    return min(n, n_gpus or n), threads or max(CPU_COUNT // n, 1)
+    n = min(settings.workers or min(n_runs, n_free), n_gpus or CPU_COUNT)
+    return n, threads or max(CPU_COUNT // n, 1)
 
 
 def _connect(address: str) -> Client:
