@@ -57,15 +57,18 @@ def started(folder: Path) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def worker_of(folder: Path, run: str, other: int = 0) -> int:
-    """Return the process that holds the lock of a run, once there is one beside `other`."""
-    lock = folder / "data" / LOCKS / f"simulated+{run}.lock"
-    for _ in range(6000):
-        found = re.match(r"process (\d+) on", lock.read_text()) if lock.exists() else None
-        if found and int(found[1]) != other and is_running(int(found[1])):
-            return int(found[1])
+def wait_for(is_so: Callable[[], object]) -> None:
+    end = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < end
         time.sleep(0.01)
-    raise AssertionError(f"nobody works on {run}")
+
+
+def worker_of(folder: Path, place: str) -> int:
+    """Return the process that holds a lock, once there is one."""
+    lock = folder / "data" / LOCKS / f"{place}.lock"
+    wait_for(lambda: lock.exists() and lock.read_text())
+    return int(lock.read_text().split()[1])
 
 
 def is_running(pid: int) -> bool:
@@ -89,24 +92,25 @@ def times(folder: Path) -> dict[str, int]:
 def test_a_cohort_survives_kills_and_equals_single_runs(
     kedro: Run, first_run: subprocess.CompletedProcess[str], project: Path, folder: Path
 ) -> None:
-    with started(folder) as process:  # killed while it works on the first mask
-        worker = worker_of(folder, "default")
+    checked = folder / "data/02_intermediate/simulated/.provenance/section.h5ad.json"
+    with started(folder) as process:  # killed while it works on what both runs share
+        worker = worker_of(folder, "simulated")
+        wait_for(checked.exists)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        for _ in range(1000):
-            if not is_running(worker):
-                break
-            time.sleep(0.01)
-        assert not is_running(worker), "a worker outlives its cohort"
+        wait_for(lambda: not is_running(worker))
+    before = times(folder)
 
     with started(folder) as process:
-        worker = worker_of(folder, "b", worker)
+        worker = worker_of(folder, "simulated+b")
         refused = kedro("run", "--pipelines", "training", "--params", "run=b,split.mask=1", folder=folder)
         assert refused.returncode == 1 and f"process {worker} on" in refused.stderr, refused.stdout + refused.stderr
         os.kill(worker, signal.SIGKILL)
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 1, output
-    assert re.search(r"^simulated, shared by its runs: was done", output, re.MULTILINE), output
+    assert re.search(r"^simulated, shared by its runs: done", output, re.MULTILINE), output
+    section = str(folder / "data/02_intermediate/simulated/section.h5ad")
+    assert times(folder)[section] == before[section]
     assert re.search(r"^simulated/b: done", output, re.MULTILINE), output
     assert len(re.findall(r"^nobody/default: failed", output, re.MULTILINE)) == 1
     assert "Traceback" not in output and "distributed" not in output and "\nreport: " in output
@@ -138,7 +142,7 @@ def test_the_table_and_the_report_tell_how_each_run_ended(folder: Path) -> None:
 def test_a_second_time_nothing_is_repeated(kedro: Run, folder: Path) -> None:
     (folder / "cohort.csv").write_text(ROWS.replace("nobody,default,\n", ""))
     before = times(folder)
-    done = kedro(*WORDS, folder=folder)
+    done = kedro(*WORDS, "--workers", "1", folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("was done") >= 4 and ": done" not in done.stdout
     assert times(folder) == before
