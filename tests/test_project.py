@@ -32,7 +32,8 @@ def test_commands_that_compute_nothing_import_nothing_heavy(project: Path) -> No
     code = (
         "import sys, json\n"
         "from kedro.framework.cli.cli import main\n"
-        "for words in (['--help'], ['registry', 'list'], ['run', '--help'], ['doctor', '--help'], ['cohort', '--help']):\n"
+        "commands = [[name, '--help'] for name in ('run', 'doctor', 'cohort')]\n"
+        "for words in (['--help'], ['registry', 'list'], *commands):\n"
         "    sys.argv = ['kedro', *words]\n"
         "    try:\n        main()\n"
         "    except SystemExit:\n        pass\n"

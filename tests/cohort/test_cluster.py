@@ -16,7 +16,10 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
 from spamcaf.cohort.cluster import ClusterSettings, local_sizes, make_cluster, opened
+from spamcaf.cohort.plan import Job
+from spamcaf.cohort.tasks import State, do_job
 from spamcaf.errors import InputError
+from spamcaf.sessions import Sessions
 
 DOCS = (Path(__file__).parents[2] / "docs/cohorts.md").read_text()
 EXAMPLES = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", DOCS, flags=re.DOTALL)]
@@ -77,6 +80,15 @@ def test_a_wrong_cluster_yml_ends_in_one_sentence(entry: dict[str, Any], message
         read(**entry)
 
 
+def test_a_worker_that_would_take_two_runs_at_once_is_refused() -> None:
+    job, sessions = Job("A", "default", {}), Sessions(Path("nowhere"), None, "conf", {}, "A", "default")
+    with LocalCluster(**{**IN_PROCESS, "n_workers": 1, "threads_per_worker": 2, "protocol": "tcp://"}) as cluster:
+        with opened(read(scheduler=cluster.scheduler_address), 1, 0, uses_gpu=False) as workers:
+            outcome = workers.submit(do_job, job, sessions).result(timeout=20)
+    assert outcome.state is State.FAILED
+    assert "2 threads" in outcome.reason and "--nthreads 1" in outcome.next_step
+
+
 def test_a_scheduler_that_is_there_takes_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     local: dict[str, Any] = {**IN_PROCESS, "n_workers": 2, "threads_per_worker": 1, "protocol": "tcp://"}
     with LocalCluster(**local) as cluster:
@@ -127,9 +139,9 @@ def test_workers_and_threads_fill_the_cores(
 def environment_of_a_worker(threads: int, gpus: list[str]) -> dict[str, Any]:
     from distributed import get_worker
 
-    from spamcaf.cohort.tasks import _choose_gpu
+    from spamcaf.cohort.tasks import _set_up_worker
 
-    _choose_gpu(gpus)
+    _set_up_worker(gpus)
     names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
     limit, heavy = get_worker().memory_manager.memory_limit, [n for n in ("torch", "numba") if n in sys.modules]
     return {**{name: os.environ.get(name) for name in names}, "limit": limit, "pid": os.getpid(), "heavy": heavy}

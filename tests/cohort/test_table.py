@@ -72,6 +72,13 @@ def test_a_cohort_without_any_score_has_a_page_too() -> None:
     assert "No run was scored." in page and "Name another." in page and "Mean PCC at hidden spots" not in page
 
 
+def test_runs_of_different_models_have_a_page() -> None:
+    other = {**SCORED, "model": "released", "models": {"released": {"pcc_mean": 0.2}}}
+    results = [done("A"), Result(Job("B", "default", {}), Outcome(State.DONE, scores=other))]
+    text, page = render(results, tabulate(results), PAGE, 100, 0)
+    assert "fitted with different models" in page and "0.200" in text
+
+
 def test_masks_are_compared_and_the_first_of_each_section_is_shown() -> None:
     rng = np.random.default_rng(0)
     results = []

@@ -85,6 +85,7 @@ def test_an_error_of_the_input_is_no_reason_to_try_again(monkeypatch: pytest.Mon
     def refuse(*_: object) -> dict[str, Any]:
         raise ValueError("wrapped") from InputError("a.", "b.", "c.")
 
+    monkeypatch.setattr(tasks, "_set_up_worker", lambda gpus: None)
     monkeypatch.setattr(tasks, "_make", refuse)
     sessions: Any = None
     outcome = tasks.do_job(Job("S", "a", {}), sessions, 1, [])

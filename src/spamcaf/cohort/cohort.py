@@ -39,7 +39,8 @@ def run_cohort(context: KedroContext, options: dict[str, Any], say: Say) -> bool
     settings, chosen = check_settings(loader["parameters"]), {**loader["globals"], **loader["parameters"]}
     cluster, jobs = ClusterSettings.read(loader, **options), plan_jobs(context)
     sessions, catalog = Sessions.of(context, chosen), context.catalog
-    threads = settings.compute.threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = settings.compute.threads or (int(asked) if asked.isdigit() else 0)
     n_runs = sum(not job.is_shared for job in jobs)
     with (
         locked(sessions.project / "data", ("cohort", sessions.run)),

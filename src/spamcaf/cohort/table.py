@@ -96,8 +96,10 @@ def render(results: Sequence[Result], table: pd.DataFrame, page: Path, n: int, s
         if r.outcome.genes is not None
     ]
     tables = {}
-    if scored:
-        compared = compare_models(pd.concat(scored, ignore_index=True), n, seed)
+    in_all = set.intersection(*(set(genes["model"]) for genes in scored)) if scored else set()
+    if in_all:
+        genes = pd.concat(scored, ignore_index=True)
+        compared = compare_models(genes[genes["model"].isin(in_all)], n, seed)
         lines += ["", format_markdown(compared)]
         tables = tables_of(compared)
     shown = [r for r in results if r.outcome.scores is not None and _is_first(r, results)]

@@ -76,7 +76,6 @@ def do_job(job: Job, sessions: Sessions, threads: int, gpus: list[str]) -> Outco
     JobError : for an error that is not about the user's input
     """
     _set_threads(threads)
-    _choose_gpu(gpus)
     gc.collect()
     with suppress(OSError):
         RESET_PEAK.write_text("5")  # since Linux 4.0: the peak is that of this run, not of the process
@@ -85,6 +84,7 @@ def do_job(job: Job, sessions: Sessions, threads: int, gpus: list[str]) -> Outco
     logging.getLogger("kedro").setLevel(logging.CRITICAL)  # an error stands in the table
     try:
         with captured_warnings() as warnings:
+            _set_up_worker(gpus)
             made = _make(job, sessions)
     except Exception as error:
         lasted: dict[str, Any] = {
@@ -134,12 +134,17 @@ def _set_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def _choose_gpu(gpus: list[str]) -> None:
-    """Show this process one GPU, by the number of its worker."""
+def _set_up_worker(gpus: list[str]) -> None:
+    """Show this process one GPU, by the number of its worker; raise InputError where it may get two runs at once."""
     from distributed import get_worker
 
+    worker = get_worker()
+    if worker.state.nthreads > 1:
+        found = f"a worker of Dask with {worker.state.nthreads} threads, which takes as many runs at once."
+        next_step = "Start workers with --nthreads 1, or with `cores` equal to `processes`; see docs/cohorts.md."
+        raise InputError(found, "one run at a time in a process.", next_step)
     if gpus:
-        os.environ[GPU_VARIABLE] = gpus[int(get_worker().name) % len(gpus)]
+        os.environ[GPU_VARIABLE] = gpus[int(worker.name) % len(gpus)]
 
 
 def _peak_bytes() -> int | None:

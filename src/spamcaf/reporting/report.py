@@ -148,7 +148,7 @@ def render_cohort_report(
         }
         for name, scores in sections
     ]
-    top = max(values[Metric.PCC_MEAN] for values in means.values())
+    top = max((values[Metric.PCC_MEAN] for values in means.values()), default=0.0)
     rows = [
         {
             "label": display_name(name),
@@ -169,7 +169,7 @@ def render_cohort_report(
         wins=wins,
         ours=display_name(model),
         baseline=baseline and display_name(baseline),
-        ours_mean=means[model][Metric.PCC_MEAN],
+        ours_mean=means.get(model, {}).get(Metric.PCC_MEAN),  # runs may have been fitted with different models
         baseline_mean=baseline and means[baseline][Metric.PCC_MEAN],
     )
 
