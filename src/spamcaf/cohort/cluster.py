@@ -103,7 +103,7 @@ def opened(settings: ClusterSettings, n_runs: int, threads: int, uses_gpu: bool)
             resources = {GPU: 1.0} if gpus else {}
             stack.enter_context(_environment(threads))
             arguments = {"n_workers": n, "threads_per_worker": 1, "memory_limit": settings.memory or "auto"}
-            quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
+            quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
             cluster = stack.enter_context(make_cluster(LOCAL, {**arguments, **quiet, "resources": resources}))
             client = stack.enter_context(Client(cluster))
         yield Workers(client, max(n, 1), settings.threads or threads or 1, gpus, resources)
