@@ -60,6 +60,22 @@ def test_the_examples_of_the_docs_make_a_cluster_of_that_class(name: str, monkey
         assert future.result(timeout=20) == ("job", "sessions", entry["threads"], [])
 
 
+class SlowCluster(FakeCluster):
+    def close(self, *arguments: Any, **options: Any) -> None:
+        super().close(*arguments, **options)
+        raise TimeoutError
+
+
+def test_a_cluster_that_is_slow_to_close_loses_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "slow", ModuleType("slow"))
+    monkeypatch.setattr(sys.modules["slow"], "SlowCluster", SlowCluster, raising=False)
+    with opened(read(**{"class": "slow.SlowCluster"}), n_runs=1, threads=0, uses_gpu=False) as workers:
+        assert workers.submit(lambda *given: 3).result(timeout=20) == 3
+    with pytest.raises(RuntimeError, match="of the block"):
+        with opened(read(**{"class": "slow.SlowCluster"}), n_runs=1, threads=0, uses_gpu=False):
+            raise RuntimeError("of the block")
+
+
 def test_a_class_whose_package_is_missing_says_what_to_install() -> None:
     with pytest.raises(InputError, match=r"no dask_jobqueue\.SLURMCluster .*Next step: pip install dask-jobqueue\."):
         make_cluster("dask_jobqueue.SLURMCluster", {})

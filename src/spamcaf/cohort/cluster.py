@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
@@ -85,7 +85,8 @@ def opened(settings: ClusterSettings, n_runs: int, threads: int, uses_gpu: bool)
     import dask
     from distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it stands in the table
+    for name in ("distributed", "tornado"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it stands in the table
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": KILLS}))
         gpus: list[str] = []
@@ -94,7 +95,7 @@ def opened(settings: ClusterSettings, n_runs: int, threads: int, uses_gpu: bool)
             n, resources = settings.workers or len(client.scheduler_info(n_workers=-1)["workers"]), settings.resources
         elif settings.kind:
             n, resources = min(settings.workers or n_runs, n_runs), settings.resources
-            cluster = stack.enter_context(make_cluster(settings.kind, settings.arguments))
+            cluster = stack.enter_context(_closing(make_cluster(settings.kind, settings.arguments)))
             cluster.scale(n)
             client = stack.enter_context(Client(cluster))
         else:
@@ -104,7 +105,8 @@ def opened(settings: ClusterSettings, n_runs: int, threads: int, uses_gpu: bool)
             stack.enter_context(_environment(threads))
             arguments = {"n_workers": n, "threads_per_worker": 1, "memory_limit": settings.memory or "auto"}
             quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": "127.0.0.1:0"}
-            cluster = stack.enter_context(make_cluster(LOCAL, {**arguments, **quiet, "resources": resources}))
+            made = make_cluster(LOCAL, {**arguments, **quiet, "resources": resources})
+            cluster = stack.enter_context(_closing(made))
             client = stack.enter_context(Client(cluster))
         yield Workers(client, max(n, 1), settings.threads or threads or 1, gpus, resources)
 
@@ -126,6 +128,16 @@ def make_cluster(kind: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN40
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         found = f"a {name} that cannot be made ({type(error).__name__}: {first_line(error)})."
         raise InputError(found, "arguments that the class takes.", "Correct `arguments` in cluster.yml.") from error
+
+
+@contextmanager
+def _closing(cluster: Any) -> Iterator[Any]:  # noqa: ANN401  any class of cluster
+    """Close the cluster behind the block; workers of a busy machine may take too long to end, which is no error."""
+    try:
+        yield cluster
+    finally:
+        with suppress(TimeoutError):
+            cluster.close()
 
 
 def local_sizes(settings: ClusterSettings, n_runs: int, threads: int, n_gpus: int) -> tuple[int, int]:
