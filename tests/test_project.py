@@ -32,7 +32,8 @@ def test_commands_that_compute_nothing_import_nothing_heavy(project: Path) -> No
     code = (
         "import sys, json\n"
         "from kedro.framework.cli.cli import main\n"
-        "for words in (['--help'], ['registry', 'list'], ['run', '--help'], ['doctor', '--help']):\n"
+        "commands = [[name, '--help'] for name in ('run', 'doctor', 'cohort')]\n"
+        "for words in (['--help'], ['registry', 'list'], *commands):\n"
         "    sys.argv = ['kedro', *words]\n"
         "    try:\n        main()\n"
         "    except SystemExit:\n        pass\n"
@@ -40,7 +41,7 @@ def test_commands_that_compute_nothing_import_nothing_heavy(project: Path) -> No
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["')]
-    assert found == [["--help"], ["registry", "list"], ["run", "--help"], ["doctor", "--help"]]
+    assert found == [["--help"], ["registry", "list"], ["run", "--help"], ["doctor", "--help"], ["cohort", "--help"]]
 
 
 @pytest.mark.parametrize("name", [*CHAIN, "simulation", "download", "transfer"])

@@ -1,4 +1,4 @@
-"""Command line: Kedro's own `run`, whose errors are one paragraph instead of a traceback, and `doctor`."""
+"""Command line: Kedro's own `run`, whose errors are one paragraph instead of a traceback, `doctor` and `cohort`."""
 
 from __future__ import annotations
 
@@ -126,3 +126,33 @@ def doctor(
         found = checks.examine(load_context, root)
     click.echo(checks.as_json(found) if as_json else checks.as_text(found))
     context.exit(1 if checks.worst(found) is Status.FAIL else 0)
+
+
+@cli.command()
+@utils.env_option
+@click.option("--conf-source", callback=utils.validate_conf_source, help=CONF_SOURCE_HELP)
+@click.option("--params", type=click.UNPROCESSED, default="", help=PARAMS_ARG_HELP, callback=split_params)
+@click.option("--workers", type=click.IntRange(1), help="Runs at once; by default as many as there are cores.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of a run; by default the cores of its share.")
+@click.option("--memory", help="Memory of a worker on this machine, such as 8GB; by default its share of all.")
+@click.pass_context
+@with_short_errors
+def cohort(
+    context: click.Context,
+    env: str | None,
+    conf_source: str | None,
+    params: dict[str, Any],
+    **options: int | str | None,
+) -> None:
+    """Run many sections at once: --params sections=C2+C3[,masks=0-4], or sections=<table>.csv.
+
+    Each is a run of its own, on workers of this machine or on the cluster of conf/<env>/cluster.yml; what is stored and
+    fits is not made again. Ends with a table, a report, and code 1 when a run failed.
+    """
+    from kedro.framework.session import KedroSession
+
+    from spamcaf.cohort.cohort import run_cohort
+
+    root = find_kedro_project(Path.cwd()) or Path.cwd()
+    session = KedroSession.create(root, env=env, conf_source=conf_source, runtime_params=params)
+    context.exit(0 if run_cohort(session.load_context(), options, click.echo) else 1)

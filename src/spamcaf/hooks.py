@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
@@ -16,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from spamcaf.compute import thread_count, use_threads
 from spamcaf.datasets.stored import PathDataset, record_path
 from spamcaf.errors import MAX_NAME, InputError, is_section_name
+from spamcaf.locks import locked, place_of
 from spamcaf.origins import ONE, ROOTS, Origins, settings_in, write_record
 from spamcaf.parameters import RUN_CHOICES, SHORT_NAMES, RunSettings
 from spamcaf.sessions import Sessions, SessionsDataset
@@ -63,14 +66,7 @@ class SettingsGuard:
         use_threads(thread_count(compute))
         chosen = {**loader["globals"], **settings}
         self._read = context, chosen
-        for name, next_step in NAMES.items():
-            if name in chosen and not is_section_name(str(chosen[name])):
-                expected = f"at most {MAX_NAME} letters, digits, '_', '-' and '.', since it names files."
-                raise InputError(f"the {name} name '{str(chosen[name])[:MAX_NAME]}'.", expected, next_step)
-        run = str(chosen.get("run", "default"))
-        if len(run) > MAX_NAME or not RUN_NAME.fullmatch(run):
-            expected = f"at most {MAX_NAME} letters, digits, '_' and '-', since it names folders."
-            raise InputError(f"the run name '{run[:MAX_NAME]}'.", expected, "Choose another: --params run=<name>.")
+        check_names(chosen)
 
     @hook_impl
     def after_catalog_created(self, catalog: CatalogProtocol, parameters: dict[str, Any]) -> None:
@@ -158,6 +154,57 @@ class OriginGuard:
     def _result(self, name: str, node: Node) -> PathDataset[Any, Any] | None:
         dataset = self._made[node.name][0].catalog.get(name)
         return dataset if isinstance(dataset, PathDataset) and dataset.is_result else None
+
+
+class RunLock:
+    """Keeps two runs from writing the same results at once: locks the folders that a run writes and reads."""
+
+    def __init__(self) -> None:
+        self._data = Path()
+        self._locks: list[ExitStack] = []  # of this run and of those it is inside of
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Learn where the results lie."""
+        self._data = Path(context.project_path) / "data"
+
+    @hook_impl(trylast=True)  # what another hook refuses needs no lock
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Lock what the run writes; what it reads may be read by others too."""
+        written = places(pipeline.all_outputs(), catalog, self._data)
+        with ExitStack() as stack:
+            for place in sorted(written | places(pipeline.inputs(), catalog, self._data)):
+                stack.enter_context(locked(self._data, place, is_shared=place not in written))
+            self._locks.append(stack.pop_all())
+
+    @hook_impl(tryfirst=True)
+    def after_pipeline_run(self) -> None:
+        """Unlock."""
+        self._locks.pop().close()
+
+    @hook_impl(tryfirst=True)
+    def on_pipeline_error(self) -> None:
+        """Unlock."""
+        self._locks.pop().close()
+
+
+def places(names: Iterable[str], catalog: CatalogProtocol, data: Path) -> set[tuple[str, ...]]:
+    """Return whose the results among the datasets `names` are: (section,) or (section, run)."""
+    datasets = [catalog.get(name) for name in names if name in catalog]
+    paths = [each.path for each in datasets if isinstance(each, PathDataset) and each.is_result]
+    return {place_of(path, data) for path in paths} - {()}
+
+
+def check_names(chosen: Mapping[str, Any]) -> None:
+    """Raise InputError for a name of a section or a run that cannot name files."""
+    for name, next_step in NAMES.items():
+        if name in chosen and not is_section_name(str(chosen[name])):
+            expected = f"at most {MAX_NAME} letters, digits, '_', '-' and '.', since it names files."
+            raise InputError(f"the {name} name '{str(chosen[name])[:MAX_NAME]}'.", expected, next_step)
+    run = str(chosen.get("run", "default"))
+    if len(run) > MAX_NAME or not RUN_NAME.fullmatch(run):
+        expected = f"at most {MAX_NAME} letters, digits, '_' and '-', since it names folders."
+        raise InputError(f"the run name '{run[:MAX_NAME]}'.", expected, "Choose another: --params run=<name>.")
 
 
 def _dotted(params: Mapping[str, Any], before: str = "") -> Iterator[str]:

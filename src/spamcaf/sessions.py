@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +14,7 @@ from spamcaf.origins import Origins
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
+    from kedro.io import CatalogProtocol
     from kedro.pipeline import Pipeline
 
 
@@ -38,6 +40,21 @@ class Sessions:
         names = str(chosen["section"]), str(chosen["run"])
         return cls(Path(context.project_path), context.env, str(loader.conf_source), params, *names)
 
+    @contextmanager
+    def opened(self, choices: Mapping[str, Any]) -> Iterator[Chain]:
+        """Give the chain of a run with `choices`, which are like `--params` and replace those of this run."""
+        from kedro.framework.project import pipelines
+        from kedro.framework.session import KedroSession
+
+        params = merged(self.params, choices)
+        pipelines.set_requested(list(CHAIN))
+        session: Any = KedroSession.create(
+            self.project, env=self.env, conf_source=self.conf_source, runtime_params=params
+        )
+        with session:
+            catalog = session.load_context().catalog
+            yield Chain(session, catalog, sum((pipelines[each] for each in CHAIN), pipelines[CHAIN[0]]))
+
     def make(self, name: str, choices: Mapping[str, Any]) -> tuple[Any, int]:
         """Return a result of the chain, and how many nodes were run for it: those whose results are missing or unfit.
 
@@ -48,23 +65,37 @@ class Sessions:
         choices
             Like `--params`: they replace those of this run.
         """
-        from kedro.framework.project import pipelines
-        from kedro.framework.session import KedroSession
+        with self.opened(choices) as chain:
+            return chain.make(name), chain.n_nodes
 
-        params = dict(self.params)
-        for key, value in choices.items():
-            params[key] = {**params.get(key, {}), **value} if isinstance(value, Mapping) else value
-        pipelines.set_requested(list(CHAIN))
-        session: Any = KedroSession.create(
-            self.project, env=self.env, conf_source=self.conf_source, runtime_params=params
-        )
-        with session:
-            catalog = session.load_context().catalog
-            chain = sum((pipelines[each] for each in CHAIN), pipelines[CHAIN[0]])
-            nodes = nodes_to_run(chain, [name], Origins(catalog))
-            if nodes:
-                session.run(pipeline_names=list(CHAIN), node_names=nodes)
-            return catalog.load(name), len(nodes)
+
+@dataclass
+class Chain:
+    """All pipelines of a run in one, in a session that may run once; `n_nodes` were run."""
+
+    session: Any
+    catalog: CatalogProtocol
+    pipeline: Pipeline
+    n_nodes: int = 0
+
+    def run(self, results: Iterable[str]) -> None:
+        """Run the nodes of those of `results` that are missing or do not fit the run."""
+        if nodes := nodes_to_run(self.pipeline, results, Origins(self.catalog)):
+            self.session.run(pipeline_names=list(CHAIN), node_names=nodes)
+        self.n_nodes = len(nodes)
+
+    def make(self, name: str) -> Any:  # noqa: ANN401  whatever the dataset holds
+        """Return a result, made where it is missing or unfit."""
+        self.run([name])
+        return self.catalog.load(name)
+
+
+def merged(params: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `params` with `choices` in their place; of a group of settings only those named are replaced."""
+    both = dict(params)
+    for key, value in choices.items():
+        both[key] = {**both.get(key, {}), **value} if isinstance(value, Mapping) else value
+    return both
 
 
 class SessionsDataset(ReadOnlyDataset):

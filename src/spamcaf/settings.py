@@ -1,14 +1,15 @@
 """Project settings of Kedro."""
 
 from spamcaf.config_loader import ProjectConfigLoader
-from spamcaf.hooks import OriginGuard, SettingsGuard
+from spamcaf.hooks import OriginGuard, RunLock, SettingsGuard
 from spamcaf.run_times import RunTimes
 
 CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
+    "config_patterns": {"cluster": ["cluster.yml"]},
     # an environment overrides single settings, not the whole of parameters.yml
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
-HOOKS = (SettingsGuard(), OriginGuard(), RunTimes())
+HOOKS = (SettingsGuard(), OriginGuard(), RunLock(), RunTimes())

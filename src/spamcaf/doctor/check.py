@@ -48,7 +48,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _captured_warnings() -> Iterator[list[str]]:
+def captured_warnings() -> Iterator[list[str]]:
     """Give a list that holds, after the block, the warnings that the project logged; they are not printed."""
     warnings: list[str] = []
     logger, handler = logging.getLogger("spamcaf"), BufferingHandler(sys.maxsize)
@@ -96,7 +96,7 @@ def run_check(name: str, check: Callable[[], Finding[T_co]], otherwise: str = ""
     Whatever it raises becomes a FAIL, so that the other checks go on, with `otherwise` appended to the next step.
     Warnings that the project logs meanwhile are appended to what was found, and make a PASS a WARN.
     """
-    with _captured_warnings() as warnings:
+    with captured_warnings() as warnings:
         try:
             finding = check()
         except Exception as error:

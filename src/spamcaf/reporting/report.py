@@ -120,6 +120,7 @@ def render_cohort_report(
     sections: Sequence[tuple[str, Record]],
     links: Mapping[str, str] | None = None,
     tables: Mapping[str, list[list[str]]] | None = None,
+    states: list[list[str]] | None = None,
 ) -> str:
     """Render the report of several runs: verdict, mean PCC of each model by run with the mean over runs, and wins.
 
@@ -131,7 +132,11 @@ def render_cohort_report(
         Addresses of the runs' reports by name, relative to the page.
     tables : dict of list, optional
         Further tables, which come first: rows of text by name, a header first.
+    states : list of list, optional
+        How each run ended, also those without scores: rows of text, a header first.
     """
+    if not sections:
+        return _environment().get_template("cohort.html.jinja").render(runs=[], tables={}, states=states or [])
     means = _mean_pcc([scores["models"] for _, scores in sections])
     model = model_of(sections[0][1])
     baseline = best_baseline(means)
@@ -145,7 +150,7 @@ def render_cohort_report(
         }
         for name, scores in sections
     ]
-    top = max(values[Metric.PCC_MEAN] for values in means.values())
+    top = max((values[Metric.PCC_MEAN] for values in means.values()), default=0.0)
     rows = [
         {
             "label": display_name(name),
@@ -161,11 +166,12 @@ def render_cohort_report(
     return page.render(
         runs=runs,
         tables=tables or {},
+        states=states or [],
         rows=rows,
         wins=wins,
         ours=display_name(model),
         baseline=baseline and display_name(baseline),
-        ours_mean=means[model][Metric.PCC_MEAN],
+        ours_mean=means.get(model, {}).get(Metric.PCC_MEAN),  # runs may have been fitted with different models
         baseline_mean=baseline and means[baseline][Metric.PCC_MEAN],
     )
 
