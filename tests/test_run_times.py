@@ -86,3 +86,16 @@ def test_a_whole_run_prints_and_stores_every_node(first_run: subprocess.Complete
     assert all(row["seconds"] >= 0 and row["peak_mib"] > 0 for row in rows)
     assert "where the time went" in first_run.stdout
     assert "write_report" in first_run.stdout.split("where the time went")[1]
+
+
+@pytest.mark.skipif(not run_times.CLEAR.exists(), reason="the system keeps one peak per process")
+def test_the_peak_of_a_run_outlasts_those_of_its_nodes() -> None:
+    run_times.reset_peak(is_new_run=True)
+    before = run_times.highest_bytes()
+    held = np.ones(20_000_000)
+    run_times.reset_peak()
+    del held
+    run_times.reset_peak()
+    assert run_times.highest_bytes() > before + 100_000_000
+    run_times.reset_peak(is_new_run=True)
+    assert run_times.highest_bytes() < before + 100_000_000

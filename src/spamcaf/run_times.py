@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 RUN_TIMES = "run_times"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 KIB, MIB = 1 << 10, 1 << 20
+_highest = 0  # peak before the last reset, bytes
 
 
 @dataclass
@@ -93,8 +94,7 @@ class RunTimes:
 
     def _begin(self, node: Node) -> None:
         if self._runs and node.name not in self._runs[-1].begun:
-            with suppress(OSError):  # the kernel forgets the peak so far
-                CLEAR.write_text("5")
+            reset_peak()
             self._runs[-1].begun[node.name] = time.perf_counter(), _cpu_seconds()
 
     def _count(self, node: Node) -> None:
@@ -112,6 +112,19 @@ def as_text(rows: list[NodeTime]) -> str:
     lines = [f"  {'node':<32} {'seconds':>9} {'CPU':>9} {'peak MiB':>9}"]
     lines += [f"  {r.node:<32} {r.seconds:9.1f} {r.cpu_seconds:9.1f} {r.peak_mib:9.0f}" for r in [*ordered, total]]
     return "\n".join(lines)
+
+
+def reset_peak(*, is_new_run: bool = False) -> None:
+    """Begin to measure the peak of memory anew, where the system can (Linux); `highest_bytes` is that of the run."""
+    global _highest  # noqa: PLW0603  of the process, as the system's peak is
+    _highest = 0 if is_new_run else highest_bytes()
+    with suppress(OSError):
+        CLEAR.write_text("5")
+
+
+def highest_bytes() -> int:
+    """Return the largest resident memory since the last reset for a new run."""
+    return max(_highest, peak_bytes())
 
 
 def peak_bytes() -> int:

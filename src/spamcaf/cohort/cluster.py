@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 from kedro.config import MissingConfigException
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from spamcaf.cohort.tasks import GPU_VARIABLE, THREAD_VARIABLES
+from spamcaf.cohort.tasks import GPU_VARIABLE
+from spamcaf.compute import NUMBA_VARIABLE, THREAD_VARIABLES
 from spamcaf.datasets.stored import validated
 from spamcaf.errors import InputError, first_line
 
@@ -172,7 +173,7 @@ def _gpus() -> list[str]:
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
     """Set the threads of the processes that are started inside the block: libraries read them when they are loaded."""
-    variables = dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"TQDM_DISABLE": "1"}
+    variables = dict.fromkeys((*THREAD_VARIABLES, NUMBA_VARIABLE), str(threads)) | {"TQDM_DISABLE": "1"}
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

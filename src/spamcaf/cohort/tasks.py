@@ -5,28 +5,25 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import sys
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spamcaf.cohort.plan import Job, shared_results
+from spamcaf.compute import use_threads
 from spamcaf.doctor.check import captured_warnings
 from spamcaf.errors import InputError, first_line
+from spamcaf.run_times import highest_bytes, reset_peak
 from spamcaf.sessions import Sessions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 FAULT = "If it happens again, report it with `traceback` of cohort.json."
-STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class State(StrEnum):
@@ -75,10 +72,9 @@ def do_job(job: Job, sessions: Sessions, threads: int, gpus: list[str]) -> Outco
     ------
     JobError : for an error that is not about the user's input
     """
-    _set_threads(threads)
+    use_threads(threads)
     gc.collect()
-    with suppress(OSError):
-        RESET_PEAK.write_text("5")  # since Linux 4.0: the peak is that of this run, not of the process
+    reset_peak(is_new_run=True)
     start, disabled = time.perf_counter(), logging.root.manager.disable
     logging.disable(logging.INFO)  # lines of several sections at once can be read by nobody
     logging.getLogger("kedro").setLevel(logging.CRITICAL)  # an error stands in the table
@@ -89,7 +85,7 @@ def do_job(job: Job, sessions: Sessions, threads: int, gpus: list[str]) -> Outco
     except Exception as error:
         lasted: dict[str, Any] = {
             "seconds": time.perf_counter() - start,
-            "peak_bytes": _peak_bytes(),
+            "peak_bytes": highest_bytes(),
             "warnings": warnings,
         }
         if (ours := InputError.within(error)) is not None:
@@ -100,7 +96,7 @@ def do_job(job: Job, sessions: Sessions, threads: int, gpus: list[str]) -> Outco
         raise JobError(Outcome(State.FAILED, **lasted, reason=reason, next_step=FAULT, traceback=text)) from None
     finally:
         logging.disable(disabled)
-    return Outcome(**made, seconds=time.perf_counter() - start, peak_bytes=_peak_bytes(), warnings=warnings)
+    return Outcome(**made, seconds=time.perf_counter() - start, peak_bytes=highest_bytes(), warnings=warnings)
 
 
 def _make(job: Job, sessions: Sessions) -> dict[str, Any]:
@@ -124,16 +120,6 @@ def _make(job: Job, sessions: Sessions) -> dict[str, Any]:
     return made
 
 
-def _set_threads(threads: int) -> None:
-    """Set the threads of libraries that are still to be imported, and of those that this process has loaded."""
-    from threadpoolctl import threadpool_limits
-
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    threadpool_limits(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
-
-
 def _set_up_worker(gpus: list[str]) -> None:
     """Show this process one GPU, by the number of its worker; raise InputError where it may get two runs at once."""
     from distributed import get_worker
@@ -145,10 +131,3 @@ def _set_up_worker(gpus: list[str]) -> None:
         raise InputError(found, "one run at a time in a process.", next_step)
     if gpus:
         os.environ[GPU_VARIABLE] = gpus[int(worker.name) % len(gpus)]
-
-
-def _peak_bytes() -> int | None:
-    with suppress(OSError, ValueError, StopIteration):
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return None
