@@ -37,8 +37,16 @@ def rows_of_throughput(folder: Path, turns: int) -> Iterator[tuple[str, str, str
             what = f"pipeline / bare network, {name}, CPU, {choose_precision(ComputeSettings(), cpu)}, tiles {how}"
             yield what.replace("torch.", ""), f"{ratio}; bare: {rate} tiles/s", ">= 0.90 with ViT-S"
     if torch.cuda.is_available():
-        rate, ratio = throughput(vit("vit_large_patch16_224"), folder, 0.25, turns, torch.device("cuda"))
-        yield "pipeline / bare network, ViT-L/16, CUDA, bf16", f"{ratio}; bare: {rate} tiles/s", ">= 0.85"
+        yield row_of_gpu_throughput(folder, turns)
+
+
+def row_of_gpu_throughput(folder: Path, turns: int) -> tuple[str, str, str]:
+    """Return the throughput of a ViT-L on a GPU beside the bare network, and the most GPU memory that tensors took."""
+    torch.cuda.reset_peak_memory_stats()
+    rate, ratio = throughput(vit("vit_large_patch16_224"), folder, 0.25, turns, torch.device("cuda"))
+    peak = torch.cuda.max_memory_allocated() / (1 << 20)
+    seen = f"{ratio}; bare: {rate} tiles/s; peak GPU memory {peak:.0f} MB"
+    return "pipeline / bare network, ViT-L/16, CUDA, bf16", seen, ">= 0.85"
 
 
 def rows_of_compiling(path: Path) -> Iterator[tuple[str, str, str]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -62,6 +63,12 @@ def test_bins_are_predicted_from_pooled_spots_better_than_by_their_mean(run: Cal
     found = rows(run("super_resolution.py"), "Bins predicted")
     assert found["SpaMCAF"][0] > 0.3 > found["Gene mean"][0]
     assert found.keys() >= {"Kriging", "Nearest spot", "Ridge on image features"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: this would measure it")
+def test_without_a_gpu_its_command_says_that_nothing_was_measured(run: Callable[..., str]) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        run("gpu.py")
 
 
 def test_libraries_prints_both_tables(run: Callable[..., str]) -> None:
