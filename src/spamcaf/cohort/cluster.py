@@ -88,7 +88,9 @@ def opened(settings: ClusterSettings, n_runs: int, threads: int, uses_gpu: bool)
     for name in ("distributed", "tornado"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it stands in the table
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": KILLS}))
+        # workers need no samples of what they do: taken each 10 ms they cost time
+        quick = {"distributed.worker.profile.enabled": False}
+        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": KILLS, **quick}))
         gpus: list[str] = []
         if settings.scheduler:
             client = stack.enter_context(_connect(settings.scheduler))
