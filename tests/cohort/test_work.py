@@ -62,9 +62,12 @@ def test_no_run_takes_another_with_it(workers: Workers, tmp_path: Path, monkeypa
     ended = work(workers, tmp_path, jobs_of(**actions, C="work"), monkeypatch)
     failed = {name: outcome.reason for name, outcome in ended.items() if outcome.state is State.FAILED}
     assert failed.keys() == {"K", "F", "R"}
-    assert "killed 2 times" in failed["K"] and failed["F"] == "RuntimeError: no luck"
+    assert "was killed" in failed["K"] and failed["F"] == "RuntimeError: no luck"
     assert "--memory" in ended["K"].next_step and ended["F"].traceback == "Traceback"
-    assert tries(tmp_path) == {"K": 2, "A": 1, "L": 2, "B": 1, "F": 2, "G": 2, "R": 1, "C": 1}
+    found = tries(tmp_path)
+    assert (found["K"], found["F"], found["R"]) == (2, 2, 1)
+    # a result that lies on a worker which dies before it was fetched is made again
+    assert found["L"] >= 2 and found["G"] >= 2 and min(found[name] for name in "ABC") >= 1
 
 
 def test_what_runs_share_comes_first_and_its_failure_is_theirs(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
 
 from kedro.config import MissingConfigException
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
 LOCAL = "distributed.LocalCluster"
 GPU = "GPU"
-KILLS = 1  # a run whose worker died is done again once
 CONNECT_S = 30
+DASK = {
+    "distributed.scheduler.allowed-failures": 0,  # whether a run is done again is decided here
+    "distributed.worker.profile.enabled": False,  # samples of what a worker does, each 10 ms, which nobody looks at
+}
 
 
 class ClusterSettings(BaseModel):
@@ -69,7 +73,22 @@ class Workers:
 
     def submit(self, *call: Any) -> Any:  # noqa: ANN401  a function and its arguments; the future of its result
         """Start a call on a worker; where it raises an error it is tried once more."""
-        return self.client.submit(*call, self.threads, self.gpus, pure=False, retries=1, resources=dict(self.resources))
+        key = f"run-{uuid4().hex}"
+        arguments = (*call, self.threads, self.gpus)
+        return self.client.submit(_begin, key, *arguments, key=key, retries=1, resources=dict(self.resources))
+
+    def has_begun(self, future: Any) -> bool:  # noqa: ANN401  what `submit` gave
+        """Tell whether a call began: a worker that dies ends also those that only wait behind the one it works on."""
+        from distributed import Event
+
+        return bool(Event(future.key, client=self.client).is_set())
+
+
+def _begin(key: str, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401  of any call
+    from distributed import Event
+
+    Event(key).set()
+    return function(*arguments)
 
 
 @contextmanager
@@ -86,10 +105,10 @@ def opened(settings: ClusterSettings, n_runs: int, threads: int, uses_gpu: bool)
     import dask
     from distributed import Client
 
-    for name in ("distributed", "tornado"):
+    for name in ("distributed", "distributed.client", "tornado"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it stands in the table
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": KILLS}))
+        stack.enter_context(dask.config.set(DASK))
         gpus: list[str] = []
         if settings.scheduler:
             client = stack.enter_context(_connect(settings.scheduler))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from spamcaf.sessions import Sessions
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
 
+KILLS = 1  # a run during which its worker died is done again once
+DEATHS = 9  # of workers, after which a run is given up even if none had begun it
 Say = Callable[[str], None]
 
 
@@ -64,15 +67,17 @@ def run_cohort(context: KedroContext, options: dict[str, Any], say: Say) -> bool
 def work(jobs: list[Job], sessions: Sessions, workers: Workers, say: Say) -> list[Result]:
     """Return how each run ended, in the order of `jobs`.
 
-    A worker has one run at a time, so that one that dies takes no other with it. What several runs share is made
-    before them; where that fails they fail.
+    A run during which its worker died is done again once. What several runs share is made before them; where that fails
+    they fail.
     """
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     waiting = list(jobs)
     running: dict[str, Job] = {}
     shared: dict[str, Outcome] = {}  # by section
     ended: dict[str, Outcome] = {}
+    kills: Counter[str] = Counter()
+    deaths: Counter[str] = Counter()  # also of workers that died before they began it
     futures = as_completed()
 
     def start() -> None:
@@ -93,13 +98,20 @@ def work(jobs: list[Job], sessions: Sessions, workers: Workers, say: Say) -> lis
 
     start()
     for future in futures:
-        end(running.pop(future.key), outcome_of(future))
+        job, error = running.pop(future.key), future.exception()
+        if isinstance(error, KilledWorker):
+            deaths[job.name] += 1
+            kills[job.name] += workers.has_begun(future)
+        if isinstance(error, KilledWorker) and kills[job.name] <= KILLS and deaths[job.name] <= DEATHS:
+            waiting.insert(0, job)
+        else:
+            end(job, outcome_of(future, deaths[job.name]))
         start()
     return [Result(job, ended[job.name]) for job in jobs if not job.is_shared]
 
 
-def outcome_of(future: Any) -> Outcome:  # noqa: ANN401  a future of Dask
-    """Return how a run ended, also where its worker died or its result could not be had."""
+def outcome_of(future: Any, n_deaths: int) -> Outcome:  # noqa: ANN401  a future of Dask
+    """Return how a run ended, also where its workers died or its result could not be had."""
     from distributed import KilledWorker
 
     error = future.exception()
@@ -109,7 +121,7 @@ def outcome_of(future: Any) -> Outcome:  # noqa: ANN401  a future of Dask
     if isinstance(error, JobError):
         return error.outcome
     if isinstance(error, KilledWorker):
-        reason = f"its worker was killed {error.allowed_failures + 1} times ({error.last_worker.address})"
+        reason = f"its worker was killed {n_deaths} times ({error.last_worker.address})"
         next_step = "Too little memory is the usual reason: fewer --workers, or more --memory; then the same command."
         return Outcome(State.FAILED, reason=reason, next_step=next_step)
     reason = f"{type(error).__name__}: {error}"
