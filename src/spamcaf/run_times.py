@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 RUN_TIMES = "run_times"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 KIB, MIB = 1 << 10, 1 << 20
+N_SHOWN = 8  # nodes in the printed table; the file has all
 _highest = 0  # peak before the last reset, bytes
 
 
@@ -105,8 +106,8 @@ class RunTimes:
 
 
 def as_text(rows: list[NodeTime]) -> str:
-    """Return the table, the longest node first, with the sum of the times and the largest memory."""
-    ordered = sorted(rows, key=lambda row: -row.seconds)
+    """Return the table of the longest nodes, and of all together: the sum of their times, the largest memory."""
+    ordered = sorted(rows, key=lambda row: -row.seconds)[:N_SHOWN]
     total = NodeTime("all nodes", sum(r.seconds for r in rows), sum(r.cpu_seconds for r in rows), 0.0)
     total.peak_mib = max(r.peak_mib for r in rows)
     lines = [f"  {'node':<32} {'seconds':>9} {'CPU':>9} {'peak MiB':>9}"]

@@ -71,16 +71,8 @@ class _RawDataset(ReadOnlyDataset):
             self._settings = SimulationSettings.model_validate({**(simulation or {}), **seed})
 
     def _tissue(self) -> SimulatedTissue | None:
-        """Return the simulated tissue; None for a section in files, InputError where none has its name."""
-        if self._settings is None:
-            return None
-        if SIMULATED_NAME.fullmatch(self._section) is None:
-            raise InputError(
-                f"no section '{self._section}'.",
-                f"'{SIMULATED}', or '{SIMULATED}_<seed>' such as {SIMULATED}_7, those of this environment.",
-                "Name the environment of your data, for example --env her2st.",
-            )
-        return _simulated_tissue(self._settings)
+        """Return the simulated tissue; None where the section is read from files."""
+        return None if self._settings is None else _simulated_tissue(self._settings)
 
     @cached_property
     def _reader(self) -> SectionReader:
@@ -99,6 +91,12 @@ class SectionDataset(_RawDataset):
     def load(self) -> AnnData:
         tissue = self._tissue()
         if tissue is not None:
+            if SIMULATED_NAME.fullmatch(self._section) is None:
+                raise InputError(
+                    f"no section '{self._section}'.",
+                    f"'{SIMULATED}', or '{SIMULATED}_<seed>' such as {SIMULATED}_7, those of this environment.",
+                    "Name the environment of your data, for example --env her2st.",
+                )
             _ = tissue.image  # rendered once, for thumbnails and for all nodes behind
             return tissue.section()
         section = self._reader.read()
