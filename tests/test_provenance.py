@@ -42,6 +42,6 @@ def test_a_run_is_recorded_with_its_date_command_and_versions(monkeypatch: pytes
 
 
 def test_parameters_become_plain_whether_kedro_built_objects_of_them_or_not() -> None:
-    settings = ReportSettings(genes=["A"], n_genes=3)
-    expected = {"seed": 1, "report": {"genes": ["A"], "n_genes": 3}}
+    settings = ReportSettings(genes=["A"], n_genes=3, max_polygons=9)
+    expected = {"seed": 1, "report": {"genes": ["A"], "n_genes": 3, "max_polygons": 9}}
     assert as_plain({"seed": 1, "report": settings}) == as_plain(expected) == expected
