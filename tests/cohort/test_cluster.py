@@ -55,9 +55,9 @@ def test_the_examples_of_the_docs_make_a_cluster_of_that_class(name: str, monkey
     with opened(read(**entry), n_runs=3, threads=0, uses_gpu=True) as workers:
         assert fake.asked == entry["arguments"]
         assert workers.n == min(entry["workers"], 3) and workers.gpus == []
-        workers.client.wait_for_workers(workers.n, timeout=20)
+        workers.client.wait_for_workers(workers.n, timeout=120)
         future = workers.submit(lambda *given: given, "job", "sessions")
-        assert future.result(timeout=20) == ("job", "sessions", entry["threads"], [])
+        assert future.result(timeout=120) == ("job", "sessions", entry["threads"], [])
 
 
 class SlowCluster(FakeCluster):
@@ -70,7 +70,7 @@ def test_a_cluster_that_is_slow_to_close_loses_no_result(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "slow", ModuleType("slow"))
     monkeypatch.setattr(sys.modules["slow"], "SlowCluster", SlowCluster, raising=False)
     with opened(read(**{"class": "slow.SlowCluster"}), n_runs=1, threads=0, uses_gpu=False) as workers:
-        assert workers.submit(lambda *given: 3).result(timeout=20) == 3
+        assert workers.submit(lambda *given: 3).result(timeout=120) == 3
     with pytest.raises(RuntimeError, match="of the block"):
         with opened(read(**{"class": "slow.SlowCluster"}), n_runs=1, threads=0, uses_gpu=False):
             raise RuntimeError("of the block")
@@ -100,7 +100,7 @@ def test_a_worker_that_would_take_two_runs_at_once_is_refused() -> None:
     job, sessions = Job("A", "default", {}), Sessions(Path("nowhere"), None, "conf", {}, "A", "default")
     with LocalCluster(**{**IN_PROCESS, "n_workers": 1, "threads_per_worker": 2, "protocol": "tcp://"}) as cluster:
         with opened(read(scheduler=cluster.scheduler_address), 1, 0, uses_gpu=False) as workers:
-            outcome = workers.submit(do_job, job, sessions).result(timeout=20)
+            outcome = workers.submit(do_job, job, sessions).result(timeout=120)
     assert outcome.state is State.FAILED
     assert "2 threads" in outcome.reason and "--nthreads 1" in outcome.next_step
 
@@ -110,7 +110,7 @@ def test_a_scheduler_that_is_there_takes_the_runs(monkeypatch: pytest.MonkeyPatc
     with LocalCluster(**local) as cluster:
         with opened(read(scheduler=cluster.scheduler_address, threads=3), 9, 0, uses_gpu=False) as workers:
             assert workers.n == 2
-            assert workers.submit(lambda threads, gpus: threads).result(timeout=20) == 3
+            assert workers.submit(lambda threads, gpus: threads).result(timeout=120) == 3
     monkeypatch.setattr("spamcaf.cohort.cluster.CONNECT_S", 1)
     with pytest.raises(InputError, match=r"no scheduler at tcp://127\.0\.0\.1:9 .*Correct `scheduler`"):
         with opened(read(scheduler="tcp://127.0.0.1:9"), 1, 0, uses_gpu=False):
