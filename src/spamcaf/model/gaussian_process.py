@@ -45,12 +45,12 @@ def _matern_three_halves(distance: Float64) -> Float64:
 def space_kernels(pitches: Float64) -> Float32:
     """Return the kernels of space (kernel, ...) for distances in pitches, before centring and scaling."""
     short, long, exponential = LENGTH_SCALES_PITCHES
-    kernels = (
-        _matern_three_halves(pitches / short),
-        _matern_three_halves(pitches / long),
-        np.exp(-pitches / exponential),
-    )
-    return np.stack(kernels).astype(np.float32)
+    kernels = np.empty((len(LENGTH_SCALES_PITCHES), *pitches.shape), np.float32)
+    # one after the other: in double precision each is twice as large as all that is kept of it
+    kernels[0] = _matern_three_halves(pitches / short)
+    kernels[1] = _matern_three_halves(pitches / long)
+    kernels[2] = np.exp(-pitches / exponential)
+    return kernels
 
 
 def space_scale(xy_um: Float64, pitch_um: float) -> Float32:
