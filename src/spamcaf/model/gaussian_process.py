@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
+from scipy.linalg import cho_solve, cholesky, lapack
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
@@ -156,13 +156,13 @@ class Kernels:
 
     def gram(self) -> Float32:
         """Return the kernels (kernel, spot, spot) within the context."""
-        image = np.stack([f @ f.T for f in (self.target, self.neighbourhood)])
-        if not self.spaces:
-            return image
-        space = np.zeros((len(SPACE_KERNELS), *image.shape[1:]), np.float32)
-        for rows, kernels in self.spaces.values():
-            space[:, rows[:, None], rows] = kernels.cross(kernels.xy_um)[0]
-        return np.concatenate([image, space])
+        n, n_image = len(self.target), len(IMAGE_KERNELS)
+        kernels = np.zeros((n_image + len(SPACE_KERNELS) * bool(self.spaces), n, n), np.float32)
+        for kernel, features in zip(kernels[:n_image], (self.target, self.neighbourhood), strict=True):
+            np.matmul(features, features.T, out=kernel)
+        for rows, space in self.spaces.values():
+            kernels[n_image:, rows[:, None], rows] = space.cross(space.xy_um)[0]
+        return kernels
 
 
 @dataclass(frozen=True)
@@ -329,7 +329,7 @@ class GaussianProcess:
     kernels: Kernels
     hyper: Hyperparameters
     alpha: Float64  # (spot, column) inverse covariance times scores
-    lower: Float32  # (covariance, spot, spot) Cholesky factors: single precision is enough for a variance
+    lower: Float32  # (covariance, spot (spot + 1) / 2) Cholesky factors, packed; single precision does for a variance
 
     @property
     def n_spots(self) -> int:
@@ -345,7 +345,7 @@ class GaussianProcess:
             columns, weights = self.hyper.columns(number), self.hyper.weights[number].astype(np.float32)
             signal = np.tensordot(weights, cross, axes=1)  # (site, spot)
             mean[:, columns] = signal @ self.alpha[:, columns]
-            explained = solve_triangular(lower, signal.T, lower=True, check_finite=False)
+            explained = lapack.stfsm(1.0, lower, signal.T, uplo="L", overwrite_b=True)
             variance[:, columns] = (weights @ diagonal - np.square(explained).sum(axis=0))[:, None]
         return mean, np.maximum(variance, 0)
 
@@ -353,11 +353,11 @@ class GaussianProcess:
 def condition(kernels: Kernels, hyper: Hyperparameters, scores: Float64, depth: Float64) -> GaussianProcess:
     """Condition the process on the context of `kernels`, with centred `scores` (spot, column) and `depth` (spot,)."""
     n, gram = len(scores), kernels.gram()
-    alpha, lowers = np.empty_like(scores), np.empty((len(hyper), n, n), np.float32)
+    alpha, lowers = np.empty_like(scores), np.empty((len(hyper), n * (n + 1) // 2), np.float32)
     for number in range(len(hyper)):
         columns, covariance = hyper.columns(number), hyper.covariance(gram, number)
         covariance[np.diag_indices(n)] += hyper.noise_of(depth, number)
         lower = cholesky(covariance, lower=True, overwrite_a=True)
         alpha[:, columns] = cho_solve((lower, True), scores[:, columns])
-        lowers[number] = lower
+        lowers[number] = lapack.strttf(lower.astype(np.float32), uplo="L")[0]  # half the memory of the square
     return GaussianProcess(kernels, hyper, alpha, lowers)
