@@ -293,7 +293,7 @@ def main() -> None:
     try:
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of optimisers that end at a bound
-            print_embedding(4 if is_quick else 60)
+            print_embedding(4 if is_quick else 40)
             print_process(60 if is_quick else 500)
     finally:
         torch.set_num_threads(before)
