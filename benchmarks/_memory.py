@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,14 +17,6 @@ def resident_mib() -> float:
     """Return this process's resident memory, 0 where the system does not tell."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB if statm.is_file() else 0.0
-
-
-def peak_bytes() -> int:
-    """Return the largest resident memory so far."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # the other figure begins with that of the process which started this one
-        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Watch:

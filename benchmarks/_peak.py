@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _memory import peak_bytes
 from _networks import HALF, Shrunk
 from _slide import LARGE_PX, dense_tasks, lattice, task_of, write_slide
 
@@ -21,6 +20,7 @@ from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
 from spamcaf.histology.dense import pool_windows
 from spamcaf.histology.workers import Workers, embed_sites
+from spamcaf.run_times import peak_bytes
 
 MB = 1 << 20
 

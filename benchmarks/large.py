@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 from _hd_section import BIN_UM, HdTissue, iter_features, write_outs
-from _memory import peak_bytes
+
+from spamcaf.run_times import peak_bytes
 
 ROOT = Path(__file__).parents[1]
 CHAIN = ("ingestion", "feature_extraction", "training", "inference", "evaluation")

@@ -2,6 +2,7 @@
 
 `<filepath>/<key>.zarr` holds `windows` (site, 9, feature), `n_px_padded` (site,), `ids` (site,), for the released
 network `whole` (site, feature), and for fine-tuning `maps` (site, view, ...), with sites in the order they were read.
+Places of a slide's map stand there as sites, `windows` (place, 1, feature) in half precision.
 Zarr writes a chunk beside its place and renames it: a killed process leaves whole chunks and `*.partial` files. It does
 not sync them to the disk, so what a power cut leaves of a chunk is noticed by its CRC32C.
 """

@@ -136,13 +136,11 @@ class _Tissue:
         if image is None or scale is None:
             return
         grey = as_uint8(np.asarray(image)).astype(np.float32) @ np.asarray(_LUMA, dtype=np.float32) / 255
-        height, width = grey.shape
-        self._extent = (0, width / float(scale), height / float(scale), 0)
         shown = float(scale) * max(frame.x[1] - frame.x[0], frame.y[1] - frame.y[0])  # its pixels along a panel
         every = max(int(shown // _SURFACE_PX), 1)
-        trimmed = grey[: height // every * every, : width // every * every]
-        if trimmed.shape == grey.shape:  # else a shrunk one would be shifted
-            grey = trimmed.reshape(height // every, every, width // every, every).mean(axis=(1, 3))
+        height, width = (n // every for n in grey.shape)  # what is left over at the right and below is cut off
+        grey = grey[: height * every, : width * every].reshape(height, every, width, every).mean(axis=(1, 3))
+        self._extent = (0, width * every / float(scale), height * every / float(scale), 0)
         self._grey = _FADE + (1 - _FADE) * grey
 
     def draw(self, axes: Axes) -> None:
