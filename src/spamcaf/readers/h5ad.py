@@ -33,26 +33,31 @@ class H5adReader(SectionReader):
 
     def read(self) -> AnnData:
         """Return the raw section, see `SectionReader`."""
-        source, name = self.path.name, self.query.section
         with reading(self.path, EXPECTED):
             table = read_h5ad_table(self.path)
-        parts.refuse_prediction(table.uns, source)
-        rows, record = parts.choose_library(table.obs, table.uns, name, source)
-        obs = table.obs[rows]
-        spots = parts.spot_columns(obs, source)
-        xy = parts.stated_coordinates(obs, {key: value[rows] for key, value in table.obsm.items()}, source)
-        counts = table.counts()
-        values = counts.values if rows.all() else counts.values[np.flatnonzero(rows)]
-        facts = {SectionField.NAME.value: name, SectionField.COUNTS.value: counts.origin}
-        section = files.make_section(values, spots, counts.var, xy, facts | parts.scale_facts(record, spots))
-        if record:
-            section.uns[SPATIAL] = {name: parts.library_entry(record, source)}
-        return section
+        return section_of(table, self.query.section)
 
     def image(self) -> Path:
         """Return the image that lies beside the file."""
         is_only_file = len(files.files_in(self.path.parent, SUFFIX, Path.is_file)) == 1
         return files.image_beside(self.path, self.query.section, is_only_file)
+
+
+def section_of(table: parts.Table, name: str) -> AnnData:
+    """Return the raw section that the parts of an AnnData hold, see `SectionReader.read`; `name` may be a library's."""
+    source = table.source
+    parts.refuse_prediction(table.uns, source)
+    rows, record = parts.choose_library(table.obs, table.uns, name, source)
+    obs = table.obs[rows]
+    spots = parts.spot_columns(obs, source)
+    xy = parts.stated_coordinates(obs, {key: value[rows] for key, value in table.obsm.items()}, source)
+    counts = table.counts()
+    values = counts.values if rows.all() else counts.values[np.flatnonzero(rows)]
+    facts = {SectionField.NAME.value: name, SectionField.COUNTS.value: counts.origin}
+    section = files.make_section(values, spots, counts.var, xy, facts | parts.scale_facts(record, spots))
+    if record:
+        section.uns[SPATIAL] = {name: parts.library_entry(record, source)}
+    return section
 
 
 def find(query: SectionQuery) -> H5adReader | None:
