@@ -92,7 +92,7 @@ class SettingsGuard:
             return
         backbone = catalog.get(BACKBONE)
         try:
-            if isinstance(backbone, BackboneDataset):
+            if isinstance(backbone, BackboneDataset) and not backbone.is_blind:
                 backbone.probe(TIMEOUT_S)
         except InputError:
             # raw data that are not there come first: the node that reads them names what is missing

@@ -8,6 +8,10 @@ CHAIN = ("ingestion", "feature_extraction", "training", "inference", "evaluation
 """The pipelines of a plain `kedro run`, in the order of the data."""
 
 
+NO_IMAGE = "none"
+"""The `image` of a section that is predicted from coordinates and expression alone, also in keys and records."""
+
+
 class SpaceRanger(StrEnum):
     """Files of a Space Ranger `outs/` folder."""
 

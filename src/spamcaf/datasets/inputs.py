@@ -13,7 +13,8 @@ from spamcaf.backbones.weights import Weights, find_weights, hub_revision, probe
 from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, read_record, validated
 from spamcaf.errors import InputError, is_section_name
-from spamcaf.histology.backbone import Backbone, BackboneIdentity
+from spamcaf.histology.backbone import Backbone, BackboneIdentity, blind_backbone
+from spamcaf.names import NO_IMAGE
 from spamcaf.provenance import plain_hash
 from spamcaf.readers.files import content_hash
 from spamcaf.readers.reference import Reference, find_reference
@@ -39,6 +40,8 @@ class BackboneDataset(ReadOnlyDataset):
         Replaces the entry's own source, for weights in a local folder.
     credentials
         `{token: ...}` of the hub; without it, the hub's own login.
+    image
+        Where it is `none`, there is nothing to see: the backbone is `blind_backbone`, whatever its name.
     """
 
     instead = "Backbones are read-only."
@@ -51,14 +54,18 @@ class BackboneDataset(ReadOnlyDataset):
         backbones: dict[str, dict[str, Any]],
         source: str | None = None,
         credentials: dict[str, str] | None = None,
+        image: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=source or "", metadata=metadata)
+        self._is_blind = str(image) == NO_IMAGE
         self._name, self._backbones, self._source = str(name), backbones, source
         self._token = (credentials or {}).get("token")
         self._loaded: dict[str, Any] = {}
 
     def load(self) -> Backbone:
+        if self._is_blind:
+            return blind_backbone()
         spec = self.spec()
         source = self._source or spec.source
         path = find_weights(source, self._token)
@@ -77,7 +84,12 @@ class BackboneDataset(ReadOnlyDataset):
 
     def origin(self) -> dict[str, Any]:
         """Return the name, and once they were loaded, the identity of the weights."""
-        return {"backbone": self._name, **self._loaded}
+        return {"backbone": NO_IMAGE if self._is_blind else self._name, **self._loaded}
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether there is no image, and so nothing to load."""
+        return self._is_blind
 
     def probe(self, timeout_s: float) -> Weights:
         """Return where the weights are, without loading or downloading; raise the InputError that a load would raise.

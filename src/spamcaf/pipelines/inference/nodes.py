@@ -93,8 +93,8 @@ def predict_grid(
     return as_prediction(predicted, full_model, genes, grid, sites.n_px_padded, section, tissue, settings.subdivide)
 
 
-def write_spatialdata(prediction: AnnData, section: AnnData, slide: Slide) -> SpatialData:
-    """Return the prediction with its image and spots, where there are any, as SpatialData."""
+def write_spatialdata(prediction: AnnData, section: AnnData, slide: Slide | None) -> SpatialData:
+    """Return the prediction with its image, where there is one, and spots, where there are any, as SpatialData."""
     from spamcaf.reporting.exports import to_spatialdata
 
     return to_spatialdata(prediction, section, slide)

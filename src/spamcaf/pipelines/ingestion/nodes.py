@@ -12,7 +12,7 @@ from spamcaf.histology.placement import require_handedness, require_on_tissue, w
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import SECTION_METADATA, SPATIAL, Obs, Part, SectionField
+from spamcaf.names import NO_IMAGE, SECTION_METADATA, SPATIAL, Obs, Part, SectionField
 from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, SplitSettings, TileSettings, TissueSettings
 from spamcaf.pipelines.joins import mpp_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections
@@ -24,14 +24,22 @@ from spamcaf.sections.lattice import lattice_steps
 
 logger = logging.getLogger(__name__)
 
+MASK_PX_PER_PITCH = 4
+"""Pixels of a mask that is made of spots alone, to the distance of two: coarser ones would not follow their outline."""
+
 
 def check_section(
-    raw_section: AnnData, slide: Slide, settings: SectionSettings, tissue: TissueSettings
+    raw_section: AnnData, slide: Slide | None, settings: SectionSettings, tissue: TissueSettings
 ) -> tuple[AnnData, dict[str, Any]]:
     """Return the section that is safe to compute with, and the report of what was checked.
 
-    The image is checked too, before anything is stored: it must show tissue where the spots are.
+    The image is checked too, before anything is stored: it must show tissue where the spots are. `slide` is None where
+    there is no image (`image=none`): then the report says so, and nothing ties the coordinates to an image.
     """
+    if slide is None:
+        section, report = checks.check_section(raw_section, None, settings)
+        logger.info(as_table(report))
+        return section, report | provenance_record(slide=NO_IMAGE, image=NO_IMAGE)
     section, report = checks.check_section(raw_section, slide.shape, settings, slide.mpp, slide.name)
     seen = _tissue_in_image(section, slide, tissue)  # without the spots, which are checked against it
     xy, lattice, off_px = np.asarray(section.obsm[SPATIAL]), lattice_of(section), checks.off_tissue_of(section)
@@ -52,9 +60,13 @@ def check_section(
     return section, report
 
 
-def find_tissue(section: AnnData, slide: Slide, settings: TissueSettings) -> Tissue:
-    """Combine the tissue of the image with that of the spots."""
+def find_tissue(section: AnnData, slide: Slide | None, settings: TissueSettings) -> Tissue:
+    """Combine the tissue of the image with that of the spots; without an image it is that of the spots."""
     pitch_px = lattice_of(section).pitch_px
+    if slide is None:
+        scale = min(max(settings.um_per_px / mpp_of(section), 1.0), pitch_px / MASK_PX_PER_PITCH)
+        xy = np.asarray(section.obsm[SPATIAL])
+        return Tissue.of_spots(xy, checks.off_tissue_of(section), pitch_px, scale)
     seen = _tissue_in_image(section, slide, settings)
     return seen.marked_by_spots(np.asarray(section.obsm[SPATIAL]), checks.off_tissue_of(section), pitch_px)
 
