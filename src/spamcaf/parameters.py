@@ -162,6 +162,9 @@ class GridSettings(_Settings):
     """Sites between the spots, at which expression is predicted."""
 
     subdivide: int = Field(2, ge=1, le=8, description="k: the lattice divided k times gives k x k sites per spot")
+    pitch_um: Micrometres | None = Field(
+        None, description="instead of subdivide: distance of sites on a square raster, such as 8 as bins of Visium HD"
+    )
 
 
 class TileSettings(_Settings):

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
+from spamcaf.parameters import GridSettings
 from spamcaf.reporting.prediction import build_prediction, library_id
 from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.sites import lay_grid
@@ -53,7 +54,7 @@ def predict(section: AnnData, subdivide: int = 2, **changes: Any) -> AnnData:
         "section": section,
         "thumbnail": np.full((300, 500, 3), 90, np.uint8),
         "px_per_thumbnail_px": 5.0,
-        "subdivide": subdivide,
+        "grid": GridSettings(subdivide=subdivide),
         "provenance": {"seed": np.int64(3), "loss": float("nan"), "backbone": {"id": "lite0"}},
     }
     return build_prediction(**(arguments | changes))
@@ -97,6 +98,10 @@ def test_the_diameter_is_the_sub_spots(make_section: Callable[..., AnnData], sub
     entry = predict(make_section(), subdivide).uns["spatial"]["S1"]
     spot_px = 55.0 / (100 / 140)
     assert entry["scalefactors"]["spot_diameter_fullres"] == pytest.approx(spot_px / subdivide)
+    assert entry["metadata"]["site_pitch_um"] == pytest.approx(entry["metadata"]["parent_pitch_um"] / subdivide)
+    raster = predict(make_section(), subdivide, grid=GridSettings(pitch_um=8)).uns["spatial"]["S1"]
+    assert raster["scalefactors"]["spot_diameter_fullres"] == pytest.approx(8 / raster["metadata"]["mpp"])
+    assert raster["metadata"]["site_pitch_um"] == 8 and "subdivide" not in raster["metadata"]
     assert entry["metadata"]["parent_spot_diameter_fullres"] == pytest.approx(spot_px)
     assert entry["metadata"]["mpp"] == pytest.approx(100 / 140)
 

@@ -74,7 +74,7 @@ def check_inputs(request: RunRequest) -> tuple[list[Check], Inputs | None]:
     is_hd = section.uns[SECTION_METADATA].get(SectionField.LAYOUT) == VisiumHDReader.kind
     bin_um = pitch_um_of(section) if is_hd else None
     shape, is_whole = ((0, 0), False) if slide is None else (slide.shape, _is_held_whole(slide))
-    size = Inputs(section.n_obs, shape, is_whole, mpp_of(section), bin_um)
+    size = Inputs(section.n_obs, shape, is_whole, mpp_of(section), bin_um, pitch_um_of(section))
     return [*checks, identified, enough], size
 
 

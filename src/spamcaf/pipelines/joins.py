@@ -11,6 +11,7 @@ from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.histology.tiles import CENTRE
 from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Model, Obs, SectionField
+from spamcaf.parameters import GridSettings
 from spamcaf.reporting.prediction import DRAW, build_prediction
 from spamcaf.sections.gene_names import own_names
 from spamcaf.sections.panel import DEPTH, GENE, PROGRAM_GENES, normalise_expression
@@ -216,12 +217,12 @@ def as_prediction(
     n_px_padded: NDArray,
     section: AnnData,
     tissue: Tissue,
-    divided: int,
+    grid: GridSettings,
 ) -> AnnData:
     """Return `build_prediction` with the model's record; its Gaussian process alone, and draws, if any, as layers."""
     image = tissue.thumbnail, tissue.px_per_mask_px
     prediction = build_prediction(
-        predicted.mean, predicted.sd, genes, sites, n_px_padded, section, *image, divided, model.record
+        predicted.mean, predicted.sd, genes, sites, n_px_padded, section, *image, grid, model.record
     )
     if predicted.gp is not None:
         prediction.layers[Model.PROGRAM_GP] = predicted.gp

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spamcaf.names import GENE_IDS, PROVENANCE, SECTION_METADATA, SPATIAL, Obs, ScaleFactor, SectionField
+from spamcaf.parameters import GridSettings
 from spamcaf.provenance import plain
 from spamcaf.sections.sites import SITE_ID, X_PX, Y_PX
 
@@ -51,7 +52,7 @@ def build_prediction(
     section: AnnData,
     thumbnail: NDArray[np.uint8],
     px_per_thumbnail_px: float,
-    subdivide: int,
+    grid: GridSettings,
     provenance: dict[str, Any],
 ) -> AnnData:
     """Build the prediction as an AnnData of the output contract; ValueError where the arguments disagree.
@@ -66,7 +67,7 @@ def build_prediction(
     n_px_padded : (site,) pixels of each site's window outside the image
     section : gives scale, name and, where it has them, the images; else they are made of `thumbnail`
     thumbnail : (row, column, 3) uint8, a pixel of which covers `px_per_thumbnail_px` full-resolution pixels
-    subdivide : a spot is divided into `subdivide` x `subdivide` sites
+    grid : how the sites were laid, from which their diameter follows
     provenance : stored as JSON text
     """
     from anndata import AnnData
@@ -81,7 +82,7 @@ def build_prediction(
     )
     if sd is not None:
         prediction.layers[SD] = np.ascontiguousarray(sd, np.float32)
-    prediction.uns[SPATIAL] = {library: _library_entry(section, thumbnail, px_per_thumbnail_px, subdivide)}
+    prediction.uns[SPATIAL] = {library: _library_entry(section, thumbnail, px_per_thumbnail_px, grid)}
     record = {**provenance, "schema_version": SCHEMA_VERSION, "scale": SCALE}
     prediction.uns[PROVENANCE] = json.dumps(plain(record), allow_nan=False)
     return prediction
@@ -128,7 +129,7 @@ def _obs(sites: pd.DataFrame, n_px_padded: Counts, library: str) -> pd.DataFrame
 
 
 def _library_entry(
-    section: AnnData, thumbnail: NDArray[np.uint8], px_per_thumbnail_px: float, subdivide: int
+    section: AnnData, thumbnail: NDArray[np.uint8], px_per_thumbnail_px: float, grid: GridSettings
 ) -> dict[str, Any]:
     facts = section.uns[SECTION_METADATA]
     mpp, spot_um = float(facts[SectionField.MPP]), float(facts[SectionField.SPOT_UM])
@@ -137,7 +138,13 @@ def _library_entry(
     spot_px = spot_um / mpp
     # a lattice without fiducials has none to measure, but readers ask for the key
     fiducial_px = float(given.get("scalefactors", {}).get(ScaleFactor.FIDUCIAL, spot_px))
-    sizes = {ScaleFactor.SPOT.value: spot_px / subdivide, ScaleFactor.FIDUCIAL.value: fiducial_px}
+    pitch_um = float(facts[SectionField.PITCH_UM])
+    if grid.pitch_um is None:
+        site_px, laid = spot_px / grid.subdivide, {"subdivide": grid.subdivide}
+        site_pitch_um = pitch_um / grid.subdivide
+    else:
+        site_px, laid, site_pitch_um = grid.pitch_um / mpp, {}, grid.pitch_um
+    sizes = {ScaleFactor.SPOT.value: site_px, ScaleFactor.FIDUCIAL.value: fiducial_px}
     return {
         "images": images,
         "scalefactors": {**sizes, **scales},
@@ -145,8 +152,9 @@ def _library_entry(
             "mpp": mpp,
             "parent_spot_diameter_fullres": spot_px,
             "parent_spot_diameter_um": spot_um,
-            "parent_pitch_um": float(facts[SectionField.PITCH_UM]),
-            "subdivide": int(subdivide),
+            "parent_pitch_um": pitch_um,
+            "site_pitch_um": site_pitch_um,
+            **laid,
         },
     }
 

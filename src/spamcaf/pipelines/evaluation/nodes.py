@@ -115,8 +115,9 @@ def score_super_resolution(
     known = truth.true_expression(sites.xy_um)[:, truth.genes.index.get_indexer(genes)]
     factor = len(grid) / expression.n_obs
     index = grid.loc[between, [Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)
+    lattice = "square" if between.all() else _lattice(expression)  # a raster of its own, which holds no spots
     scored = scores.SuperResolution(factor, genes, sites.xy_um, known, predictions, index)
-    return scores.score_super_resolution(scored, _model(super_resolved), _lattice(expression), seed)
+    return scores.score_super_resolution(scored, _model(super_resolved), lattice, seed)
 
 
 def score_domains(

@@ -61,7 +61,7 @@ def predict_hidden_spots(
     last_blocks = last_blocks_of(load_backbone, model.n_finetuned, spot_features.key)
     predicted = predict(model.model, context, sites, compute, inference, seed, last_blocks)
     genes = section.var.loc[list(model.genes)]
-    return as_prediction(predicted, model, genes, table, sites.n_px_padded, section, tissue, 1)
+    return as_prediction(predicted, model, genes, table, sites.n_px_padded, section, tissue, GridSettings(subdivide=1))
 
 
 def predict_grid(
@@ -90,7 +90,7 @@ def predict_grid(
     predicted = predict(full_model.model, context, sites, compute, inference, seed, last_blocks)
     logger.info("%d sites predicted, %d of them between the spots", len(grid), (grid[SUB_INDEX] > 0).sum())
     genes = section.var.loc[list(full_model.genes)]
-    return as_prediction(predicted, full_model, genes, grid, sites.n_px_padded, section, tissue, settings.subdivide)
+    return as_prediction(predicted, full_model, genes, grid, sites.n_px_padded, section, tissue, settings)
 
 
 def write_spatialdata(prediction: AnnData, section: AnnData, slide: Slide | None) -> SpatialData:

@@ -120,11 +120,17 @@ def normalise_expression(section: AnnData, gene_panel: DataFrame, program_genes:
 
 
 def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFrame:
-    """Lay the sites between the spots, and keep those on tissue; the spots themselves always stay."""
-    grid = sites.lay_grid(section, lattice_of(section), settings.subdivide)
+    """Lay the sites between the spots, and keep those on tissue; spots among them always stay."""
+    lattice = lattice_of(section)
+    if settings.pitch_um is None:
+        grid = sites.lay_grid(section, lattice, settings.subdivide)
+        asked = f"requested {settings.subdivide**2}, and more at the outline"
+    else:
+        grid = sites.lay_raster(section, lattice, settings.pitch_um)
+        asked = f"{settings.pitch_um:g} um apart"
     on_tissue = tissue.holds(grid[[sites.X_PX, sites.Y_PX]].to_numpy()) | (grid[sites.SUB_INDEX] == 0).to_numpy()
     logger.info(
-        "grid: %d sites, %.2f per spot (requested %d), %d off the tissue dropped",
-        on_tissue.sum(), on_tissue.sum() / section.n_obs, settings.subdivide**2, (~on_tissue).sum(),
+        "grid: %d sites, %.2f per spot (%s), %d off the tissue dropped",
+        on_tissue.sum(), on_tissue.sum() / section.n_obs, asked, (~on_tissue).sum(),
     )  # fmt: skip
     return grid[on_tissue].reset_index(drop=True)

@@ -14,7 +14,14 @@ from spamcaf.histology.features import Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import GENE_IDS, NO_IMAGE, SPATIAL
-from spamcaf.parameters import ComputeSettings, InferenceSettings, ReportSettings, TissueSettings, TransferSettings
+from spamcaf.parameters import (
+    ComputeSettings,
+    GridSettings,
+    InferenceSettings,
+    ReportSettings,
+    TissueSettings,
+    TransferSettings,
+)
 from spamcaf.pipelines.joins import as_prediction, last_blocks_of, mpp_of, sites_of
 from spamcaf.pipelines.types import AnnData, Backbone, DataFrame, Figure, TrainedModel
 from spamcaf.sections import sites
@@ -64,7 +71,7 @@ def predict_unmeasured(
     predicted = predict(transfer_model.model, None, sites, compute, inference, seed, last_blocks)
     genes = pd.DataFrame({GENE_IDS: list(transfer_model.gene_ids)}, index=list(transfer_model.genes))
     where = (unmeasured_sites, sites.n_px_padded, unmeasured_section, unmeasured_tissue)
-    return as_prediction(predicted, transfer_model, genes, *where, 1)
+    return as_prediction(predicted, transfer_model, genes, *where, GridSettings(subdivide=1))
 
 
 def plot_transferred(transferred: AnnData, settings: ReportSettings) -> Figure:
