@@ -106,7 +106,7 @@ class SectionField(StrEnum):
     """Keys of `uns["section"]`: what the source states of a section, and what the checks found."""
 
     NAME = "name"
-    LATTICE = "lattice"  # "hexagonal" | "square"
+    LATTICE = "lattice"  # "hexagonal" | "square" | "scattered"
     PITCH_UM = "pitch_um"  # nominal distance of neighbouring spots
     SPOT_UM = "spot_diameter_um"
     MPP = "mpp"  # micrometres per full-resolution pixel; of a raw section, what its file states outright

@@ -92,6 +92,10 @@ class SectionSettings(_Settings):
         False, description="true where you know that image and spots belong together: contrary evidence only warns"
     )
     pitch_um: Micrometres | None = Field(None, description="spot distance, where the files hold none or a wrong one")
+    scattered: bool = Field(False, description="true where spots are on no lattice, as beads of Slide-seq")
+    mpp: Micrometres | None = Field(
+        None, description="um per unit of the coordinates of scattered spots, where nothing states it"
+    )
 
 
 class SplitSettings(_Settings):

@@ -8,10 +8,15 @@ import anndata
 import numpy as np
 import pytest
 import spatialdata
+from anndata import AnnData
 
-from tests.conftest import Run
+from spamcaf.parameters import SimulationSettings
+from spamcaf.simulation.section import SimulatedTissue
+from tests.conftest import SIMULATION, Run
 
 CHOSEN = "image=none,run=blind,grid.pitch_um=40,backbone=uni"  # whose weights are not here, and not needed
+BRIEF = "panel.n_genes=60,split.n_folds=3,report.n_genes=2"
+BEADS = f"section=beads,raw_root=data/01_raw,image=none,section_checks.scattered=true,{BRIEF}"
 OUTPUT, REPORTS = "data/07_model_output/simulated/blind", "data/08_reporting/simulated/blind"
 
 
@@ -62,3 +67,39 @@ def test_the_doctor_knows(blind, kedro):
     ended = kedro("doctor", "--params", CHOSEN, folder=blind)
     assert ended.returncode == 0, ended.stdout
     assert "none, as image=none asks" in ended.stdout
+
+
+@pytest.fixture(scope="module")
+def beads(blind: Path, kedro: Run) -> Path:
+    """Return the project with a run on spots at random places, whose coordinates are micrometres."""
+    raw = SimulatedTissue(SimulationSettings.model_validate({**SIMULATION, "width_um": 1500.0})).section()
+    random = np.random.default_rng(0)
+    xy_um = raw.obsm["spatial"] * SIMULATION["mpp"] + random.uniform(-45, 45, (raw.n_obs, 2))
+    folder = blind / "data/01_raw/beads"
+    folder.mkdir(parents=True)
+    AnnData(raw.X, raw.obs[[]], raw.var, obsm={"spatial": xy_um}).write_h5ad(folder / "beads.h5ad")
+    ended = kedro("run", "--env", "own", "--params", f"{BEADS},section_checks.mpp=1", folder=blind)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return blind
+
+
+def test_spots_on_no_lattice_are_predicted_too(beads):
+    scores = json.loads((beads / "data/08_reporting/beads/default/scores.json").read_text())
+    found = {name: values["pcc_mean"] for name, values in scores["models"].items()}
+    assert found["spamcaf"] > max(found["idw"], 0.1) and found["kriging"] > 0.1
+    map_ = anndata.read_h5ad(beads / "data/07_model_output/beads/default/super_resolved.h5ad")
+    metadata = map_.uns["spatial"]["beads"]["metadata"]
+    assert metadata["parent_pitch_um"] == pytest.approx(93, rel=0.1)  # the root of the area of a hexagonal cell
+    step = np.diff(np.unique(map_.obsm["spatial"][:, 0].round(3)))
+    np.testing.assert_allclose(step, metadata["parent_pitch_um"] / 2, rtol=1e-3)
+
+
+def test_scattered_spots_need_their_unit_and_have_no_sublattice(beads, kedro):
+    unknown = kedro("run", "--env", "own", "--params", BEADS, folder=beads)
+    assert "section_checks.mpp=1" in unknown.stdout + unknown.stderr
+    lattice = f"{BEADS},section_checks.mpp=1,split.protocol=lattice"
+    ended = kedro("run", "--env", "own", "--pipelines", "ingestion", "--params", lattice, folder=beads)
+    assert "split.protocol=lattice of scattered spots" in ended.stdout + ended.stderr
+    unsaid = BEADS.replace(",section_checks.scattered=true", "")
+    ended = kedro("run", "--env", "own", "--params", unsaid, folder=beads)
+    assert "section_checks.scattered=true" in ended.stdout + ended.stderr

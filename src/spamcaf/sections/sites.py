@@ -170,8 +170,10 @@ def _offsets(kind: LatticeKind, k: int) -> tuple[NDArray[np.int64], NDArray[np.f
     return steps[within], distance[within]
 
 
-CELL_REACH: dict[LatticeKind, float] = {"hexagonal": 3**-0.5, "square": 2**-0.5}
-"""Distance from a spot to the corner of its cell, in pitches: 0.58 on a hexagonal lattice, 0.71 on a square one."""
+CELL_REACH: dict[LatticeKind, float] = {"hexagonal": 3**-0.5, "square": 2**-0.5, "scattered": 1.0}
+"""Distance from a spot to the corner of its cell, in pitches: 0.58 on a hexagonal lattice, 0.71 on a square one.
+
+Between scattered spots there may be wider gaps."""
 
 
 def lay_raster(section: AnnData, lattice: Lattice, pitch_um: float) -> pd.DataFrame:

@@ -173,7 +173,7 @@ def score_predictions(
         np.asarray(truth.X),
         truth.layers[COUNTS].toarray(),
         truth.obs[DEPTH].to_numpy(),
-        index_of(truth),
+        None if _lattice(expression) == "scattered" else index_of(truth),
     )
     predictions = {**_ours(recovered), **baseline_predictions.layers}
     name = str(expression.uns[SECTION_METADATA][SectionField.NAME])

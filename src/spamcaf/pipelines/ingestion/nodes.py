@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from spamcaf.errors import InputError
 from spamcaf.histology import tissue as histology
 from spamcaf.histology.placement import require_handedness, require_on_tissue, warn_of_other_image
 from spamcaf.histology.slide import Slide
@@ -14,7 +15,7 @@ from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import NO_IMAGE, SECTION_METADATA, SPATIAL, Obs, Part, SectionField
 from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, SplitSettings, TileSettings, TissueSettings
-from spamcaf.pipelines.joins import mpp_of
+from spamcaf.pipelines.joins import mpp_of, pitch_um_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections
 from spamcaf.provenance import provenance_record
 from spamcaf.sections import checks, gene_names, panel, sites, split
@@ -91,7 +92,12 @@ def split_spots(section: AnnData, settings: SplitSettings, tiles: TileSettings, 
     reach_um = (window_um + float(section.uns[SECTION_METADATA][SectionField.SPOT_UM])) / 2
     xy_um = np.asarray(section.obsm[SPATIAL], np.float64) * mpp
     index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)
-    steps = lattice_steps(index, section.uns[SECTION_METADATA][SectionField.LATTICE])
+    kind = section.uns[SECTION_METADATA][SectionField.LATTICE]
+    if kind == "scattered" and settings.protocol == "lattice":
+        raise InputError(
+            "split.protocol=lattice of scattered spots.", "spots on a lattice.", "Choose random, block or section."
+        )
+    steps = lattice_steps(index, kind)
     table = split.split_spots(section.obs_names.tolist(), xy_um, reach_um, settings, seed, steps)
     counts = table[split.PART].value_counts()
     logger.info("split by %s: %s", settings.protocol, ", ".join(f"{n} {part}" for part, n in counts.items()))
@@ -122,12 +128,15 @@ def normalise_expression(section: AnnData, gene_panel: DataFrame, program_genes:
 def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFrame:
     """Lay the sites between the spots, and keep those on tissue; spots among them always stay."""
     lattice = lattice_of(section)
-    if settings.pitch_um is None:
+    pitch_um = settings.pitch_um
+    if pitch_um is None and lattice.kind == "scattered":
+        pitch_um = pitch_um_of(section) / settings.subdivide
+    if pitch_um is None:
         grid = sites.lay_grid(section, lattice, settings.subdivide)
         asked = f"requested {settings.subdivide**2}, and more at the outline"
     else:
-        grid = sites.lay_raster(section, lattice, settings.pitch_um)
-        asked = f"{settings.pitch_um:g} um apart"
+        grid = sites.lay_raster(section, lattice, pitch_um)
+        asked = f"{pitch_um:g} um apart"
     on_tissue = tissue.holds(grid[[sites.X_PX, sites.Y_PX]].to_numpy()) | (grid[sites.SUB_INDEX] == 0).to_numpy()
     logger.info(
         "grid: %d sites, %.2f per spot (%s), %d off the tissue dropped",
