@@ -75,7 +75,7 @@ class LabelTable(StrEnum):
 
 
 SPATIAL = "spatial"  # `obsm` key of the (x, y) coordinates and `uns` key of the images, as squidpy and scanpy expect
-PROVENANCE = "spamcaf"  # `uns` key of our own record: one JSON text
+PROVENANCE = "spamcaf"  # `uns` key of our own record, plain nested values
 GENE_IDS = "gene_ids"  # `var` column of the Ensembl ids (or the symbols, where a source has no ids)
 SECTION_METADATA = "section"  # `uns` key of a section's facts, see `SectionField`
 
@@ -91,7 +91,7 @@ class Obs(StrEnum):
     LIBRARY = "library_id"
     ORIGIN = "origin"
     PADDED = "n_px_padded"
-    LABEL = "label"  # an annotation, such as the cortical layer
+    LABEL = "label"  # an annotation, such as the cortical layer; of a site between the spots, its nearest spot's
 
 
 class Part(StrEnum):

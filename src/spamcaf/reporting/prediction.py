@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "1"
 SCALE = "log1p of counts per 10 000"
 SD = "sd"  # layer of the predictive standard deviation
+PROGRAMS = "programs"  # obsm of log depth and program scores
 DRAW = "draw_"  # layers of draws from the posterior begin so; their number follows, from 0
 
 MEASURED, PREDICTED = "measured", "predicted"
@@ -68,7 +70,7 @@ def build_prediction(
     section : gives scale, name and, where it has them, the images; else they are made of `thumbnail`
     thumbnail : (row, column, 3) uint8, a pixel of which covers `px_per_thumbnail_px` full-resolution pixels
     grid : how the sites were laid, from which their diameter follows
-    provenance : stored as JSON text
+    provenance : stored in `uns["spamcaf"]`
     """
     from anndata import AnnData
 
@@ -84,8 +86,21 @@ def build_prediction(
         prediction.layers[SD] = np.ascontiguousarray(sd, np.float32)
     prediction.uns[SPATIAL] = {library: _library_entry(section, thumbnail, px_per_thumbnail_px, grid)}
     record = {**provenance, "schema_version": SCHEMA_VERSION, "scale": SCALE}
-    prediction.uns[PROVENANCE] = json.dumps(plain(record), allow_nan=False)
+    prediction.uns[PROVENANCE] = _without_text(record)
+    if Obs.LABEL in section.obs:
+        labels = section.obs[Obs.LABEL].reindex(prediction.obs[Obs.PARENT])
+        prediction.obs[Obs.LABEL.value] = labels.to_numpy()
     return prediction
+
+
+def _without_text(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as h5ad and Zarr hold it: nested, no JSON in texts, nothing that is None."""
+    found: dict[str, Any] = {}
+    for name, value in plain(dict(record)).items():
+        known = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+        if known is not None:
+            found[name] = _without_text(known) if isinstance(known, Mapping) else known
+    return found
 
 
 def library_id(section: AnnData) -> str:

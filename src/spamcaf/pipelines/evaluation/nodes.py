@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ def fit_baselines(
     compute: ComputeSettings,
     seed: int,
 ) -> AnnData:
-    """Predict the hidden spots with every baseline and peer of `evaluation.models`; one layer each.
+    """Predict the hidden spots with every baseline and peer of `evaluation.models`; one layer each, X as measured.
 
     They learn from the section itself; where all of it is hidden, those that need no neighbours learn from the other
     sections. The slide is opened only where one of them needs the colours of tiles.
@@ -64,9 +63,10 @@ def fit_baselines(
     xy_um = np.asarray(expression[hidden].obsm[SPATIAL]) * mpp_of(expression)
     sites = sites_of(hidden, xy_um, spot_features, colours)
     layers = predict_all(measured, sites, pitch_um, seed, names, positions=bool(visible), compute=compute)
-    return AnnData(
-        None, expression[hidden].obs[[]], expression.var, layers=layers, shape=(len(hidden), expression.n_vars)
-    )
+    spots = expression[hidden]
+    labels = spots.obs[[Obs.LABEL.value] if Obs.LABEL in spots.obs else []]
+    places = {SPATIAL: np.asarray(spots.obsm[SPATIAL])}
+    return AnnData(np.asarray(spots.X, np.float32), labels, expression.var, obsm=places, layers=layers)
 
 
 def _tile_colours(expression: AnnData, open_slide: OpenSlide, tiles: TileSettings) -> DataFrame:
@@ -178,7 +178,7 @@ def score_predictions(
     predictions = {**_ours(recovered), **baseline_predictions.layers}
     name = str(expression.uns[SECTION_METADATA][SectionField.NAME])
     n_train, n_buffer = len(visible), len(barcodes_of(spot_split, Part.BUFFER))
-    others = tuple(_record(recovered)["other_sections"])
+    others = tuple(map(str, _record(recovered)["other_sections"]))
     image = not is_blind(recovered)
     setting = Setting(
         name, _model(recovered), settings.protocol, n_train, n_buffer, others, _lattice(expression), seed, image
@@ -266,7 +266,7 @@ def write_report(
     provenance = {
         "This run": run_record(parameters["seed"]),
         "Parameters of this run": as_plain(parameters),
-        "The model that was scored": _record(recovered),
+        "The model that was scored": as_plain(_record(recovered)),
     }
     figures = {"overlay": section_overlay, "training_curves": training_curves, "maps": maps}
     left_out = no_polygons(super_resolved.n_obs, settings.max_polygons)
@@ -294,7 +294,7 @@ def is_blind(prediction: AnnData) -> bool:
 
 def _record(prediction: AnnData) -> dict[str, Any]:
     """Return the record of the fitted model that predicted."""
-    record: dict[str, Any] = json.loads(prediction.uns[PROVENANCE])
+    record: dict[str, Any] = prediction.uns[PROVENANCE]
     return record
 
 
