@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
 
 
+PROGRAM = "kedro"  # `spamcaf` where that command was called: next steps name it
+
+
 @click.group(name="spamcaf")
 def cli() -> None:
     """Commands of this project."""
@@ -47,13 +50,18 @@ def with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 def short_message(error: BaseException) -> str | None:
     """Return the message for the user, or None when the error is not about the user's input."""
     if (ours := InputError.within(error)) is not None:
-        return str(ours)
+        return as_called(str(ours))
     if isinstance(error, MissingConfigException):
         return f"{error} Expected: an environment that has a folder in conf/. Next step: check --env."
     unknown = re.search(r"importing the 'spamcaf\.pipelines\.(\w+)' module\.$", str(error))
     if isinstance(error, ImportError) and error.__cause__ is None and unknown:
         return f"Found: no pipeline '{unknown[1]}'. Expected: one of the project's. Next step: `kedro registry list`."
     return None
+
+
+def as_called(text: str) -> str:
+    """Return `text` with this project's commands as the user calls them."""
+    return re.sub(r"\bkedro (?=(run|doctor|cohort)\b)", f"{PROGRAM} ", text)
 
 
 def split_params(context: click.Context, option: click.Parameter, value: Any) -> dict[str, Any]:  # noqa: ANN401  text or dict
@@ -89,12 +97,23 @@ def read_config(context: click.Context, option: click.Parameter, value: str | No
     return value
 
 
+def with_pipelines(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return Kedro's `run` with --pipelines as another name of --pipelines: it would warn of what it still does."""
+
+    @functools.wraps(command)
+    def wrapped(pipeline: str | None, pipelines: list[str], **options: Any) -> Any:  # noqa: ANN401  Kedro's options
+        names = [pipeline] if pipeline and not pipelines else pipelines
+        return command(pipeline=pipeline if pipelines else None, pipelines=names, **options)
+
+    return wrapped
+
+
 run = copy.copy(kedro_run)
 run.params = [copy.copy(option) for option in kedro_run.params]
 for option in run.params:
     option.callback = {"params": split_params, "config": read_config}.get(str(option.name), option.callback)
 if kedro_run.callback is not None:
-    run.callback = with_short_errors(kedro_run.callback)
+    run.callback = with_short_errors(with_pipelines(kedro_run.callback))
 cli.add_command(run)
 
 
@@ -124,7 +143,7 @@ def doctor(
 
     with quiet():
         found = checks.examine(load_context, root)
-    click.echo(checks.as_json(found) if as_json else checks.as_text(found))
+    click.echo(as_called(checks.as_json(found) if as_json else checks.as_text(found)))
     context.exit(1 if checks.worst(found) is Status.FAIL else 0)
 
 

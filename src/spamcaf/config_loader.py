@@ -30,6 +30,9 @@ PATHS = ("filepath", "image", "labels", "features", "source", "raw_root")
 """Keys of catalog entries that are paths, unless a scheme such as hf-hub: leads elsewhere."""
 GENE_FILE = re.compile(r"[^\n]+\.(txt|csv|tsv)", re.IGNORECASE)
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_PACKAGE = Path(__file__).parent
+# the configuration of an installed wheel; an editable installation has the source tree's alone
+PACKED = next((conf for conf in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if conf.is_dir()), _PACKAGE / "conf")
 LONGEST_PART = 255  # bytes of a file's name
 
 
@@ -96,13 +99,15 @@ def _text_of(name: str, value: Any) -> Any:  # noqa: ANN401  whatever a session 
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, with five additions.
+    """Kedro's loader, with six additions.
 
     Names are texts as typed. Settings with an old name are renamed in each source, before sources are merged. Paths of
     the catalog start at the project's root, wherever a session runs, and `~` is the home folder (Kedro makes only
     `filepath` absolute, kedro-org/kedro#2942). Credentials are always complete: those of the environment replace those
     of `conf/local`, which Kedro would not read beside another environment, and no token means the hub's login.
     A gene set (`evaluation.gene_sets`) that is the path of a file is replaced by the names in it.
+    Beside the package's own configuration, an environment may be a folder `conf/<env>` of the working directory, in the
+    place of the package's where that has one of the name.
     """
 
     def __init__(
@@ -112,7 +117,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
         runtime_params: dict[str, Any] | None = None,
         **others: Any,  # noqa: ANN401  whatever Kedro's loader takes
     ) -> None:
-        self.project_root = Path(conf_source).absolute().parent
+        self._is_packed = Path(conf_source).absolute() == PACKED
+        self.project_root = Path.cwd() if self._is_packed else Path(conf_source).absolute().parent
         """Where relative paths start; a hook replaces it where `conf/` lies outside of the project."""
         self._reported: set[str] = set()  # old names that were warned of: Kedro reads its parameters several times
         given = {k: _text_of(k, v) if k in TEXTS else v for k, v in (runtime_params or {}).items()}
@@ -134,6 +140,17 @@ class ProjectConfigLoader(OmegaConfigLoader):
         except MissingConfigException:
             own = {}
         return {"huggingface": {"token": None}, **self._local_credentials(), **own}
+
+    def _get_conf_env_path(self, env: str) -> str:
+        own = self.project_root / "conf" / env
+        if self._is_packed and env != self.base_env and own.is_dir():
+            return str(own)
+        return str(super()._get_conf_env_path(env))
+
+    def _is_hidden(self, path_str: str) -> bool:
+        roots = [self.project_root / "conf", Path(self.conf_source)]
+        inside = [Path(path_str).relative_to(root) for root in roots if Path(path_str).is_relative_to(root)]
+        return super()._is_hidden(path_str) if not inside else any(p.startswith(".") for p in inside[0].parts)
 
     def _read_dir_configs(self, conf_path: str, patterns: list[str], key: str, *others: Any) -> dict[Path, DictConfig]:  # noqa: ANN401  whatever Kedro's method takes
         try:
@@ -175,7 +192,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def _local_credentials(self) -> dict[str, Any]:
         # not through a second OmegaConfigLoader: its resolvers are global and would replace this one's globals
-        files = sorted((Path(self.conf_source) / self.default_run_env).glob("credentials*.y*ml"))
+        files = sorted(Path(self._get_conf_env_path(self.default_run_env)).glob("credentials*.y*ml"))
         merged = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)), resolve=True) if files else {}
         return {str(name): value for name, value in merged.items()} if isinstance(merged, dict) else {}
 

@@ -30,7 +30,8 @@ CASES = {
     "model that leaves the folder": ("--params", "model=../up", "the model name '../up'"),
     "YAML that cannot be read": ("--params", "panel.method=*", "--params panel.method=*, which cannot be read"),
     "no such environment": ("--env", "nowhere", "check --env"),
-    "no such pipeline": ("--pipeline", "nothing", "kedro registry list"),
+    "no such pipeline": ("--pipelines", "nothing", "kedro registry list"),
+    "no such pipeline, in Kedro's older words": ("--pipeline", "nothing", "registry list"),
     "no such backbone": ("--params", "backbone=nobody", "backbone 'nobody'"),
     "no such folder of weights": ("--params", "backbone_source=/nowhere", "no weights in /nowhere"),
     "no access to the hub": ("--params", "backbone=uni", "backbone=efficientnet_lite0"),
@@ -48,6 +49,13 @@ def test_one_short_error(kedro: Run, kedro_process: Run, case: str) -> None:
     assert last.startswith("Error: ")
     assert expected in last
     assert len(last) < 700
+
+
+def test_pipeline_is_another_name_of_pipelines(kedro: Run, recwarn: pytest.WarningsRecorder) -> None:
+    done = kedro("run", "--pipeline", "download")
+    assert done.returncode == 0, done.stderr
+    assert not [each for each in recwarn if "--pipeline" in str(each.message)]
+    assert "cannot be used together" in kedro("run", "--pipeline", "download", "--pipelines", "training").stderr
 
 
 def test_missing_raw_data_are_named(kedro: Run, tmp_path: Path) -> None:

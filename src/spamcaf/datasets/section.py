@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -63,7 +64,8 @@ class _RawDataset(ReadOnlyDataset):
         super().__init__(filepath=filepath, metadata=metadata)
         self._source, self._section = source, str(section)
         self._query = SectionQuery(Path(filepath), str(section), Path(image) if image else None, _whole(bin_um))
-        self._labels = Path(labels) if labels else Path(filepath, label_table) if label_table else None
+        in_root = Path(filepath, os.path.expanduser(label_table)) if label_table else None
+        self._labels = Path(labels) if labels else in_root
         self._settings: SimulationSettings | None = None
         if source == SIMULATED:
             named = SIMULATED_NAME.fullmatch(self._section)

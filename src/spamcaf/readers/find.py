@@ -27,7 +27,7 @@ class _ImageOnlyReader(SectionReader):
         raise InputError(
             f"only the image {self.path}, no counts.",
             "a measured section.",
-            "Apply the model of a measured one: kedro run --pipeline transfer --params section=<name>,model=<section>.",
+            "Apply that of a measured one: kedro run --pipelines transfer --params section=<name>,model=<section>.",
         )
 
     def sources(self) -> list[Path]:
