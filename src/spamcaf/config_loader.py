@@ -16,7 +16,7 @@ import yaml
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-from spamcaf.errors import InputError, first_line, is_fault_of_ours
+from spamcaf.errors import InputError, did_you_mean, first_line, is_fault_of_ours
 from spamcaf.limits import MAX_JSON_BYTES, read_bytes
 from spamcaf.parameters import GENE_LISTS, RUN_CHOICES, SHORT_NAMES, rename_deprecated
 
@@ -145,7 +145,16 @@ class ProjectConfigLoader(OmegaConfigLoader):
         own = self.project_root / "conf" / env
         if self._is_packed and env != self.base_env and own.is_dir():
             return str(own)
-        return str(super()._get_conf_env_path(env))
+        path = str(super()._get_conf_env_path(env))
+        if self._protocol == "file" and env == self.env and not os.path.isdir(path):
+            places = [Path(path).parent, *([own.parent] if self._is_packed else [])]
+            known = sorted({each.name for place in places for each in place.glob("*/") if each.name != self.base_env})
+            raise InputError(
+                f"no environment '{env}', a folder {path}.",
+                f"one of {', '.join(known)}.",
+                f"{did_you_mean(env, known)}Choose one: --env <name>.",
+            )
+        return path
 
     def _is_hidden(self, path_str: str) -> bool:
         roots = [self.project_root / "conf", Path(self.conf_source)]

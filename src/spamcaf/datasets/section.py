@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import DatasetError
 
 from spamcaf.datasets.stored import ReadOnlyDataset
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, did_you_mean
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import SECTION_METADATA, SectionField
 from spamcaf.parameters import SimulationSettings
@@ -80,6 +80,18 @@ class _RawDataset(ReadOnlyDataset):
     def _reader(self) -> SectionReader:
         return find_reader(self._query)
 
+    def require(self) -> None:
+        """Raise InputError where the section cannot be found, or has no name of a simulated one; reads nothing."""
+        if self._source == FILES:
+            _ = self._reader
+        elif SIMULATED_NAME.fullmatch(self._section) is None:
+            raise InputError(
+                f"no section '{self._section}'.",
+                f"'{SIMULATED}', or '{SIMULATED}_<seed>' such as {SIMULATED}_7, those of this environment.",
+                f"{did_you_mean(self._section, [SIMULATED])}"
+                "Name the environment of your data, for example --env her2st.",
+            )
+
     def _exists(self) -> bool:
         try:
             return self._source == SIMULATED or bool(self._reader)
@@ -93,12 +105,7 @@ class SectionDataset(_RawDataset):
     def load(self) -> AnnData:
         tissue = self._tissue()
         if tissue is not None:
-            if SIMULATED_NAME.fullmatch(self._section) is None:
-                raise InputError(
-                    f"no section '{self._section}'.",
-                    f"'{SIMULATED}', or '{SIMULATED}_<seed>' such as {SIMULATED}_7, those of this environment.",
-                    "Name the environment of your data, for example --env her2st.",
-                )
+            self.require()
             _ = tissue.image  # rendered once, for thumbnails and for all nodes behind
             return tissue.section()
         section = self._reader.read()
@@ -117,6 +124,10 @@ class SectionDataset(_RawDataset):
 
 class SectionSlideDataset(_RawDataset):
     """Load the full-resolution H&E image that belongs to a section, lazily."""
+
+    def require(self) -> None:
+        """Raise InputError where the image cannot be found; it is not opened."""
+        self.origin()
 
     def load(self) -> Slide:
         tissue = self._tissue()
