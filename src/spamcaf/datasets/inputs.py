@@ -12,7 +12,7 @@ from spamcaf.backbones.load import BackboneSpec, build, find_entry
 from spamcaf.backbones.weights import Weights, find_weights, hub_revision, probe_weights
 from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, read_record, validated
-from spamcaf.errors import InputError, is_section_name
+from spamcaf.errors import InputError, did_you_mean, is_section_name
 from spamcaf.histology.backbone import Backbone, BackboneIdentity, blind_backbone
 from spamcaf.names import NO_IMAGE
 from spamcaf.provenance import plain_hash
@@ -134,14 +134,20 @@ class OtherSections:
         """Return the features of their spots."""
         return [FeaturesDataset(filepath=str(path)).load() for path in self._stored(self.feature, "spot_features")]
 
+    def require(self, *, with_features: bool) -> None:
+        """Raise InputError where a section, or its features, are not stored."""
+        self._stored(self.intermediate, "section.h5ad")
+        if with_features:
+            self._stored(self.feature, "spot_features")
+
     def _stored(self, root: Path, what: str) -> list[Path]:
         for name in self.names:
             if not (root / name / what).exists():
-                command = f"kedro run --pipelines ingestion,feature_extraction --params section={name}"
+                near = did_you_mean(name, (path.name for path in root.glob("*") if (path / what).exists()))
                 raise InputError(
                     f"no {what} of the other section '{name}' in {root}.",
-                    "its ingestion and feature extraction, run before with the same backbone.",
-                    f"{command}, with this environment.",
+                    "the section and the features of its spots, of an earlier run with the same backbone.",
+                    f"{near}kedro run --pipelines pooling --params section={name}, with this environment.",
                 )
         return [root / name / what for name in self.names]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import DatasetError
 
 from spamcaf.datasets.stored import ReadOnlyDataset
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, did_you_mean
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import NO_IMAGE, SECTION_METADATA, SectionField
 from spamcaf.parameters import SimulationSettings
@@ -65,7 +66,8 @@ class _RawDataset(ReadOnlyDataset):
         self._has_image = str(image) != NO_IMAGE
         elsewhere = Path(image) if image and self._has_image else None
         self._query = SectionQuery(Path(filepath), str(section), elsewhere, _whole(bin_um))
-        self._labels = Path(labels) if labels else Path(filepath, label_table) if label_table else None
+        in_root = Path(filepath, os.path.expanduser(label_table)) if label_table else None
+        self._labels = Path(labels) if labels else in_root
         self._settings: SimulationSettings | None = None
         if source == SIMULATED:
             named = SIMULATED_NAME.fullmatch(self._section)
@@ -80,6 +82,18 @@ class _RawDataset(ReadOnlyDataset):
     def _reader(self) -> SectionReader:
         return find_reader(self._query)
 
+    def require(self) -> None:
+        """Raise InputError where the section cannot be found, or has no name of a simulated one; reads nothing."""
+        if self._source == FILES:
+            _ = self._reader
+        elif SIMULATED_NAME.fullmatch(self._section) is None:
+            raise InputError(
+                f"no section '{self._section}'.",
+                f"'{SIMULATED}', or '{SIMULATED}_<seed>' such as {SIMULATED}_7, those of this environment.",
+                f"{did_you_mean(self._section, [SIMULATED])}"
+                "Name the environment of your data, for example --env her2st.",
+            )
+
     def _exists(self) -> bool:
         try:
             return self._source == SIMULATED or bool(self._reader)
@@ -93,12 +107,7 @@ class SectionDataset(_RawDataset):
     def load(self) -> AnnData:
         tissue = self._tissue()
         if tissue is not None:
-            if SIMULATED_NAME.fullmatch(self._section) is None:
-                raise InputError(
-                    f"no section '{self._section}'.",
-                    f"'{SIMULATED}', or '{SIMULATED}_<seed>' such as {SIMULATED}_7, those of this environment.",
-                    "Name the environment of your data, for example --env her2st.",
-                )
+            self.require()
             _ = tissue.image  # rendered once, for thumbnails and for all nodes behind
             return tissue.section()
         section = self._reader.read()
@@ -117,6 +126,10 @@ class SectionDataset(_RawDataset):
 
 class SectionSlideDataset(_RawDataset):
     """Load the full-resolution H&E image that belongs to a section, lazily; None where none is to be used."""
+
+    def require(self) -> None:
+        """Raise InputError where the image cannot be found; it is not opened."""
+        self.origin()
 
     def load(self) -> Slide | None:
         if not self._has_image:

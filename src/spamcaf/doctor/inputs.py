@@ -60,7 +60,7 @@ def is_non_commercial(licence: str) -> bool:
 
 def check_inputs(request: RunRequest) -> tuple[list[Check], Inputs | None]:
     """Check the section, its slide, whether they belong together, and the gene panel; return their size, if known."""
-    fetch = f"Or fetch it: `kedro run --pipeline download {request.words}`." if request.can_download else ""
+    fetch = f"Or fetch it: `kedro run --pipelines download {request.words}`." if request.can_download else ""
     section_read, raw = run_check("section", partial(_read_section, request), fetch)
     slide_opened, slide = run_check("slide", partial(_open_slide, request), fetch)
     checks = [section_read, slide_opened]
