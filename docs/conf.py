@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "figures"))
 
 project = "spamcaf"
-author = copyright = "the spamcaf developers"  # noqa: A001  Sphinx's own name
+author = copyright = "the spamcaf developers"
 version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 exclude_patterns = ["_build"]

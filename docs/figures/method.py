@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse, FancyBboxPatch, Rectangle
 
-TISSUE, NUCLEUS, EDGE, GREY = "#f3c6d3", "#7b5ea7", "#30343b", "#5b6470"
+TISSUE, NUCLEUS, EDGE, GREY, GREEN = "#f3c6d3", "#7b5ea7", "#30343b", "#5b6470", "#2a9d55"
 INPUT, LEARNED, OUTPUT = "#eef3fa", "#fdf4e3", "#e9f5ec"
 WIDTH, TOP, BOTTOM = 13.0, 7.3, 0.35
 
@@ -41,7 +41,9 @@ def draw_method() -> Figure:
     outputs = ("hidden spots: the scores", "between the spots: the map", "sections with an image alone")
     for y, title in zip((3.55, 2.05, 0.55), outputs, strict=True):
         _box(axes, (10.45, y), (2.2, 1.25), title, OUTPUT, fontsize=9.5)
-        _sites(axes, 11.55, y + 0.48, outputs.index(title))
+    _sites(axes, 11.55, 4.03, n_visible=2)
+    _sites(axes, 11.55, 2.53, n_visible=4, between=True)
+    _sites(axes, 11.55, 1.03, n_visible=0)
     for start, end in (
         ((2.75, 5.2), (3.45, 5.2)), ((2.75, 1.9), (3.45, 1.9)),
         ((6.05, 5.2), (6.75, 5.2)), ((6.05, 1.9), (6.75, 1.9)), ((6.05, 4.5), (6.75, 2.7)), ((6.05, 2.6), (6.75, 4.4)),
@@ -78,7 +80,7 @@ def _tissue(axes: Axes, x: float, y: float) -> None:
     for row in range(-3, 4):
         for column in range(-4, 5):
             dx, dy = 0.34 * column + 0.17 * (row % 2), 0.295 * row
-            if (dx / 1.05) ** 2 + (dy / 0.9) ** 2 < 0.95:
+            if np.hypot(dx / 1.02, dy / 0.88) < 1:
                 axes.add_patch(Circle((x + dx, y + dy), 0.095, facecolor="none", edgecolor="#0a7d33", linewidth=1.1))
 
 
@@ -136,16 +138,15 @@ def _kernels(axes: Axes, x: float, y: float) -> None:
     _note(axes, x + 2.0, y + 0.1, "sites x sites")
 
 
-def _sites(axes: Axes, x: float, y: float, kind: int) -> None:
-    """Draw visible spots (dark) and predicted sites (green): some of the spots, between them, or everywhere."""
+def _sites(axes: Axes, x: float, y: float, n_visible: int, *, between: bool = False) -> None:
+    """Draw spots, of four each `n_visible` measured ones in grey, and predicted places in green."""
     for row in range(3):
         for column in range(7):
             place = (x - 0.88 + 0.27 * column + 0.135 * (row % 2), y - 0.24 + 0.24 * row)
-            is_hidden = (3 * row + 5 * column) % 4 < 2
-            visible = kind != 2 and not (kind == 0 and is_hidden)
-            axes.add_patch(Circle(place, 0.085, facecolor=GREY if visible else "#2a9d55", edgecolor="none"))
-            if kind == 1:
-                axes.add_patch(Circle((place[0] + 0.135, place[1]), 0.045, facecolor="#2a9d55", edgecolor="none"))
+            is_visible = (3 * row + 5 * column + 2) % 4 < n_visible
+            axes.add_patch(Circle(place, 0.085, facecolor=GREY if is_visible else GREEN, edgecolor="none"))
+            if between:
+                axes.add_patch(Circle((place[0] + 0.135, place[1]), 0.045, facecolor=GREEN, edgecolor="none"))
 
 
 if __name__ == "__main__":
