@@ -1,10 +1,9 @@
-"""The project itself: light imports, typed nodes, complete environments, and the README's commands."""
+"""The project itself: light imports, typed nodes and complete environments."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,14 +17,11 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from pydantic import BaseModel
 
-from spamcaf.cli import run as run_command
 from spamcaf.pipeline_registry import CHAIN
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "timm", "scanpy", "torchvision", "spatialdata", "anndata")
-README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^(?:.*&& )?(kedro [^\n#&]+?) *(?:#.*)?$", README, flags=re.MULTILINE)
 
 
 def test_commands_that_compute_nothing_import_nothing_heavy(project: Path) -> None:
@@ -64,25 +60,6 @@ def test_every_environment_makes_a_catalog(project: Path, env: str) -> None:
         assert catalog.get("backbone")._describe()["name"] == (
             "efficientnet_lite0" if env in {"base", "local"} else "uni"
         )
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_of_the_readme_are_understood(kedro: Run, project: Path, command: str) -> None:
-    words = shlex.split(command)
-    if words[1] != "run":
-        assert kedro(*words[1:], "--help").returncode == 0
-        return
-    options = run_command.make_context("run", [w.replace("<folder>", "folder") for w in words[2:]]).params
-    bootstrap_project(project)
-    with KedroSession.create(project, env=options["env"], runtime_params=options["params"]) as session:
-        assert session.load_context().catalog.get("raw_section") is not None
-
-
-def test_the_readme_holds_both_commands() -> None:
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-    assert any("pip install" in block and re.search(r"kedro run$", block.strip()) for block in blocks)
-    assert any("pip install" in block and "pytest" in block for block in blocks)
-    assert len(COMMANDS) >= 8
 
 
 def test_the_default_pipeline_is_the_chain(kedro: Run) -> None:

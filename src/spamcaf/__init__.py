@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spamcaf.api import FittedSection, SectionFeatures, embed, evaluate, fit, super_resolve
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["FittedSection", "SectionFeatures", "__version__", "embed", "evaluate", "fit", "super_resolve"]
 
 
