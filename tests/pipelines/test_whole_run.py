@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -125,8 +126,10 @@ def test_every_result_is_there(project: Path) -> None:
     for name in ("maps.png", "training_curves.png", "../section_overlay.png", "report.html", "gene_scores.csv"):
         assert (project / REPORTING / name).stat().st_size > 1000
     assert (project / OUTPUT / "simulated.zarr" / "zarr.json").is_file()
-    detection = json.loads((project / OUTPUT / "super_resolved.geojson").read_text())["features"][0]
-    assert len(detection["properties"]["measurements"]) == 2  # the environment's report.n_genes
+    detection = json.loads(gzip.decompress((project / OUTPUT / "super_resolved.geojson.gz").read_bytes()))["features"][
+        0
+    ]
+    assert len(detection["properties"]["measurements"]) == 4  # value and deviation of each of two genes
     assert not list((project / "data").rglob("*.tmp*"))
 
 
