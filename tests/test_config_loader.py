@@ -14,6 +14,7 @@ import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
+from spamcaf import config_loader
 from spamcaf.cli import doctor, run
 from spamcaf.config_loader import ProjectConfigLoader
 from spamcaf.errors import InputError
@@ -395,3 +396,42 @@ def test_what_is_no_setting_is_an_input_error(tmp_path: Path, name: str, content
     (tmp_path / f"conf/base/{name}.yml").write_bytes(content)
     with pytest.raises(InputError, match=message):
         ProjectConfigLoader(tmp_path / "conf", **LIKE_KEDRO)["parameters"]
+
+
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a configuration that stands for that of a wheel, in a folder of hidden parts."""
+    conf = tmp_path / ".venv" / "spamcaf" / "conf"
+    for env, section in (("base", "simulated"), ("own", "packed"), ("local", "")):
+        (conf / env).mkdir(parents=True)
+        (conf / env / "globals.yml").write_text(yaml.safe_dump({"section": section} if section else {}))
+    monkeypatch.setattr(config_loader, "PACKED", conf)
+    return conf
+
+
+@pytest.mark.parametrize("here", ["work", ".work"])
+def test_an_environment_of_the_working_directory_replaces_one_of_the_wheel(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
+) -> None:
+    folder = tmp_path / here
+    for env in ("own", "mine", "base"):
+        (folder / "conf" / env).mkdir(parents=True)
+        (folder / "conf" / env / "globals.yml").write_text(f"section: {env} of the user")
+
+    def section(env: str, conf: Path = packed) -> str:
+        return ProjectConfigLoader(str(conf), env, **LIKE_KEDRO)["globals"]["section"]
+
+    monkeypatch.chdir(tmp_path)
+    assert section("own") == "packed"
+    monkeypatch.chdir(folder)
+    assert [section(env) for env in ("own", "mine", "local")] == ["own of the user", "mine of the user", "simulated"]
+    assert section("own", shutil.copytree(packed, tmp_path / "another" / "conf")) == "packed"
+
+
+def test_a_wheel_reads_data_beside_the_working_directory(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (packed / "base" / "catalog.yml").write_text("x: {type: MemoryDataset, filepath: data/x}")
+    monkeypatch.chdir(tmp_path)
+    loader = ProjectConfigLoader(str(packed), "local", **LIKE_KEDRO)
+    assert loader["catalog"]["x"]["filepath"] == str(tmp_path / "data/x")

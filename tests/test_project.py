@@ -40,7 +40,7 @@ def test_commands_that_compute_nothing_import_nothing_heavy(project: Path) -> No
     assert found == [["--help"], ["registry", "list"], ["run", "--help"], ["doctor", "--help"], ["cohort", "--help"]]
 
 
-@pytest.mark.parametrize("name", [*CHAIN, "simulation", "download", "transfer"])
+@pytest.mark.parametrize("name", [*CHAIN, "pooling", "simulation", "download", "transfer"])
 def test_annotations_of_nodes_resolve(name: str) -> None:
     """Kedro skips the typed parameters of a node whose annotations it cannot resolve."""
     for node in import_module(f"spamcaf.pipelines.{name}").create_pipeline().nodes:

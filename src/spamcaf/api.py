@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from kedro.io import DatasetError
 
+from spamcaf.config_loader import PACKED
 from spamcaf.datasets.inputs import BackboneDataset, OtherSections, References
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features, join_blocks
@@ -229,7 +230,7 @@ def _settings(base: RunSettings, changed: Mapping[str, Any] | None) -> RunSettin
 
 
 def _load_backbone(name: str, source: str | None) -> Backbone:
-    entries = yaml.safe_load((Path(__file__).parents[2] / "conf" / "base" / "globals.yml").read_text())["backbones"]
+    entries = yaml.safe_load((PACKED / "base" / "globals.yml").read_text())["backbones"]
     try:
         return BackboneDataset(name=name, backbones=entries, source=source).load()
     except DatasetError as error:  # Kedro's wrapping of what a data set raises

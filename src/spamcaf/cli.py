@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,14 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.utils import find_kedro_project
 
 from spamcaf.config_loader import as_typed, as_written
-from spamcaf.errors import InputError, first_line
+from spamcaf.errors import PACKAGE, InputError, did_you_mean, first_line, options_of
+from spamcaf.names import CHAIN
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
+
+
+PROGRAM = "kedro"  # `spamcaf` where that command was called: next steps name it
 
 
 @click.group(name="spamcaf")
@@ -29,17 +35,22 @@ def cli() -> None:
     """Commands of this project."""
 
 
-def with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `command` with errors of the user's input as one short message; other errors keep their traceback."""
+def with_short_errors(command: Callable[..., Any], advise: Callable[..., str] | None = None) -> Callable[..., Any]:
+    """Return `command` with errors of the user's input as one short message; other errors keep their traceback.
+
+    `advise` makes of the command's options a sentence that stands below both.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  whatever the command takes and gives
         try:
             return command(*args, **kwargs)
         except Exception as error:
+            advice = advise(**kwargs) if advise else ""
             if (message := short_message(error)) is None:
+                error.add_note(advice)  # printed below the traceback
                 raise
-            raise click.ClickException(message) from error
+            raise click.ClickException(f"{message} {advice}".strip()) from error
 
     return wrapped
 
@@ -47,13 +58,28 @@ def with_short_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 def short_message(error: BaseException) -> str | None:
     """Return the message for the user, or None when the error is not about the user's input."""
     if (ours := InputError.within(error)) is not None:
-        return str(ours)
+        return as_called(str(ours))
     if isinstance(error, MissingConfigException):
         return f"{error} Expected: an environment that has a folder in conf/. Next step: check --env."
     unknown = re.search(r"importing the 'spamcaf\.pipelines\.(\w+)' module\.$", str(error))
     if isinstance(error, ImportError) and error.__cause__ is None and unknown:
-        return f"Found: no pipeline '{unknown[1]}'. Expected: one of the project's. Next step: `kedro registry list`."
+        known = sorted(module.name for module in pkgutil.iter_modules([str(PACKAGE / "pipelines")]) if module.ispkg)
+        next_step = f"{did_you_mean(unknown[1], known)}Choose one: --pipelines <name>."
+        return str(InputError(f"no pipeline '{unknown[1]}'.", f"one of {', '.join(known)}.", next_step))
     return None
+
+
+def doctor_of(pipelines: Sequence[str] = (), **options: Any) -> str:  # noqa: ANN401  the options of a run
+    """Return what checks the inputs of a run, with its options; nothing for pipelines that need no measured section."""
+    if set(pipelines) - {*CHAIN, "pooling"}:
+        return ""
+    words = options_of(options.get("env") or os.environ.get("KEDRO_ENV"), options.get("params"))
+    return as_called(f"All that a run needs is checked by `kedro doctor{words}`.")
+
+
+def as_called(text: str) -> str:
+    """Return `text` with this project's commands as the user calls them."""
+    return re.sub(r"\bkedro (?=(run|doctor|cohort)\b)", f"{PROGRAM} ", text)
 
 
 def split_params(context: click.Context, option: click.Parameter, value: Any) -> dict[str, Any]:  # noqa: ANN401  text or dict
@@ -89,12 +115,23 @@ def read_config(context: click.Context, option: click.Parameter, value: str | No
     return value
 
 
+def with_pipelines(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return Kedro's `run` with --pipelines as another name of --pipelines: it would warn of what it still does."""
+
+    @functools.wraps(command)
+    def wrapped(pipeline: str | None, pipelines: list[str], **options: Any) -> Any:  # noqa: ANN401  Kedro's options
+        names = [pipeline] if pipeline and not pipelines else pipelines
+        return command(pipeline=pipeline if pipelines else None, pipelines=names, **options)
+
+    return wrapped
+
+
 run = copy.copy(kedro_run)
 run.params = [copy.copy(option) for option in kedro_run.params]
 for option in run.params:
     option.callback = {"params": split_params, "config": read_config}.get(str(option.name), option.callback)
 if kedro_run.callback is not None:
-    run.callback = with_short_errors(kedro_run.callback)
+    run.callback = with_pipelines(with_short_errors(kedro_run.callback, doctor_of))
 cli.add_command(run)
 
 
@@ -124,7 +161,7 @@ def doctor(
 
     with quiet():
         found = checks.examine(load_context, root)
-    click.echo(checks.as_json(found) if as_json else checks.as_text(found))
+    click.echo(as_called(checks.as_json(found) if as_json else checks.as_text(found)))
     context.exit(1 if checks.worst(found) is Status.FAIL else 0)
 
 

@@ -16,8 +16,9 @@ import yaml
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-from spamcaf.errors import InputError, first_line, is_fault_of_ours
+from spamcaf.errors import InputError, did_you_mean, first_line, is_fault_of_ours
 from spamcaf.limits import MAX_JSON_BYTES, read_bytes
+from spamcaf.names import NO_IMAGE
 from spamcaf.parameters import GENE_LISTS, RUN_CHOICES, SHORT_NAMES, rename_deprecated
 
 SECTIONS = ("sections", "benchmark.sections")
@@ -30,6 +31,9 @@ PATHS = ("filepath", "image", "labels", "features", "source", "raw_root")
 """Keys of catalog entries that are paths, unless a scheme such as hf-hub: leads elsewhere."""
 GENE_FILE = re.compile(r"[^\n]+\.(txt|csv|tsv)", re.IGNORECASE)
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_PACKAGE = Path(__file__).parent
+# the configuration of an installed wheel; an editable installation has the source tree's alone
+PACKED = next((conf for conf in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf") if conf.is_dir()), _PACKAGE / "conf")
 LONGEST_PART = 255  # bytes of a file's name
 
 
@@ -96,13 +100,15 @@ def _text_of(name: str, value: Any) -> Any:  # noqa: ANN401  whatever a session 
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, with five additions.
+    """Kedro's loader, with six additions.
 
     Names are texts as typed. Settings with an old name are renamed in each source, before sources are merged. Paths of
     the catalog start at the project's root, wherever a session runs, and `~` is the home folder (Kedro makes only
     `filepath` absolute, kedro-org/kedro#2942). Credentials are always complete: those of the environment replace those
     of `conf/local`, which Kedro would not read beside another environment, and no token means the hub's login.
     A gene set (`evaluation.gene_sets`) that is the path of a file is replaced by the names in it.
+    Beside the package's own configuration, an environment may be a folder `conf/<env>` of the working directory, in the
+    place of the package's where that has one of the name.
     """
 
     def __init__(
@@ -112,7 +118,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
         runtime_params: dict[str, Any] | None = None,
         **others: Any,  # noqa: ANN401  whatever Kedro's loader takes
     ) -> None:
-        self.project_root = Path(conf_source).absolute().parent
+        self._is_packed = Path(conf_source).absolute() == PACKED
+        self.project_root = Path.cwd() if self._is_packed else Path(conf_source).absolute().parent
         """Where relative paths start; a hook replaces it where `conf/` lies outside of the project."""
         self._reported: set[str] = set()  # old names that were warned of: Kedro reads its parameters several times
         given = {k: _text_of(k, v) if k in TEXTS else v for k, v in (runtime_params or {}).items()}
@@ -134,6 +141,26 @@ class ProjectConfigLoader(OmegaConfigLoader):
         except MissingConfigException:
             own = {}
         return {"huggingface": {"token": None}, **self._local_credentials(), **own}
+
+    def _get_conf_env_path(self, env: str) -> str:
+        own = self.project_root / "conf" / env
+        if self._is_packed and env != self.base_env and own.is_dir():
+            return str(own)
+        path = str(super()._get_conf_env_path(env))
+        if self._protocol == "file" and env == self.env and not os.path.isdir(path):
+            places = [Path(path).parent, *([own.parent] if self._is_packed else [])]
+            known = sorted({each.name for place in places for each in place.glob("*/") if each.name != self.base_env})
+            raise InputError(
+                f"no environment '{env}', a folder {path}.",
+                f"one of {', '.join(known)}.",
+                f"{did_you_mean(env, known)}Choose one: --env <name>.",
+            )
+        return path
+
+    def _is_hidden(self, path_str: str) -> bool:
+        roots = [self.project_root / "conf", Path(self.conf_source)]
+        inside = [Path(path_str).relative_to(root) for root in roots if Path(path_str).is_relative_to(root)]
+        return super()._is_hidden(path_str) if not inside else any(p.startswith(".") for p in inside[0].parts)
 
     def _read_dir_configs(self, conf_path: str, patterns: list[str], key: str, *others: Any) -> dict[Path, DictConfig]:  # noqa: ANN401  whatever Kedro's method takes
         try:
@@ -175,7 +202,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def _local_credentials(self) -> dict[str, Any]:
         # not through a second OmegaConfigLoader: its resolvers are global and would replace this one's globals
-        files = sorted((Path(self.conf_source) / self.default_run_env).glob("credentials*.y*ml"))
+        files = sorted(Path(self._get_conf_env_path(self.default_run_env)).glob("credentials*.y*ml"))
         merged = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)), resolve=True) if files else {}
         return {str(name): value for name, value in merged.items()} if isinstance(merged, dict) else {}
 
@@ -213,6 +240,8 @@ def _placed(entry: Any, root: Path) -> Any:  # noqa: ANN401  whatever a catalog 
         return entry
     # the source of a section is a choice, that of a backbone a path
     paths = [key for key in PATHS if key != "source" or "section" not in entry]
+    if entry.get("image") == NO_IMAGE:
+        paths.remove("image")
     placed = {
         key: _absolute(value, root) if key in paths and isinstance(value, str) else _placed(value, root)
         for key, value in entry.items()

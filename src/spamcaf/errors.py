@@ -1,16 +1,20 @@
-"""The error for a user's input, and how it differs from a fault of the program."""
+"""The error for a user's input, how it differs from a fault of the program, and parts of its next step."""
 
 from __future__ import annotations
 
 import copyreg
+import difflib
 import re
+import shlex
 import traceback
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 PACKAGE = Path(__file__).parent
 # messages of a TypeError where a library's function no longer takes the arguments of this program
 API_MISMATCH = re.compile(r"unexpected keyword argument|positional argument|not callable|missing \d+ required")
+DEFAULT_ENVS = {None, "", "base", "local"}
 MAX_NAME = 200  # a file's name takes 255 bytes; results add their endings to a section's name
 
 
@@ -48,6 +52,12 @@ def is_fault_of_ours(error: BaseException) -> bool:
     return bool(frames) and Path(frames[-1].filename).is_relative_to(PACKAGE)
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the nearest of `known`, with a space behind; nothing where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean '{near[0]}'? " if near else ""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -66,3 +76,25 @@ def require_columns(found: list[str], expected: list[str], where: str) -> None:
 def is_section_name(name: str) -> bool:
     """Return whether `name` can name files and SpatialData elements: letters, digits, `_`, `-` and `.`."""
     return len(name) <= MAX_NAME and bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name))
+
+
+def options_of(env: str | None, params: Mapping[str, Any] | None, only: tuple[str, ...] = ()) -> str:
+    """Return --env and --params of a run as they are typed, with a space before; `only` names the params that count."""
+    given = [f"{name}={_typed(value)}" for name, value in _flat(params or {}) if name in only or not only]
+    words = [] if env in DEFAULT_ENVS else ["--env", str(env)]
+    words += ["--params", ",".join(given)] if given else []
+    return f" {shlex.join(words)}" if words else ""
+
+
+def _flat(params: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def _typed(value: Any) -> str:  # noqa: ANN401  whatever a command line gives
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Hooks: a wrong setting, a backbone that cannot be had, or a stored result of other settings stops a run early."""
+"""Hooks: a wrong setting, or a stored result of other settings, stops a run early."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import AbstractDataset
 from pydantic import BaseModel, ValidationError
 
 from spamcaf.compute import thread_count, use_threads
@@ -51,7 +51,7 @@ CHOSEN_DATASETS = {
 
 
 class SettingsGuard:
-    """Checks the settings of a run as soon as Kedro has read them, and its backbone before the first node."""
+    """Checks the settings of a run as soon as Kedro has read them."""
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -73,31 +73,6 @@ class SettingsGuard:
         """Add what makes other runs inside this one."""
         sessions = SessionsDataset(Sessions.of(*self._read), settings_in(parameters["parameters"]))
         catalog[SESSIONS] = sessions  # type: ignore[index]
-
-    @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Look for model, references and backbone that the run will load, before it works for hours; loads nothing."""
-        from spamcaf.backbones.weights import TIMEOUT_S
-        from spamcaf.datasets.inputs import BackboneDataset, ReferencesDataset
-        from spamcaf.datasets.model import AppliedModelDataset
-
-        inputs = pipeline.inputs()
-        if APPLIED_MODEL in inputs and isinstance(model := catalog.get(APPLIED_MODEL), AppliedModelDataset):
-            model.require()
-        if REFERENCES in inputs and isinstance(references := catalog.get(REFERENCES), ReferencesDataset):
-            references.find()
-        features = [name for node in pipeline.nodes if BACKBONE in node.inputs for name in node.outputs]
-        is_embedded = run_params.get("only_missing_outputs") and all(_exists(catalog, name) for name in features)
-        if BACKBONE not in inputs or is_embedded:
-            return
-        backbone = catalog.get(BACKBONE)
-        try:
-            if isinstance(backbone, BackboneDataset):
-                backbone.probe(TIMEOUT_S)
-        except InputError:
-            # raw data that are not there come first: the node that reads them names what is missing
-            if all(_exists(catalog, name) for name in RAW if name in inputs):
-                raise
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -226,13 +201,6 @@ def _used(pipeline: Pipeline, given: set[str], stored: set[str]) -> set[str]:
     used = {name for name, of in full.items() if of in stored or of in taken or of.partition(".")[0] in taken}
     used |= {name for name, into in CHOSEN_DATASETS.items() if not chosen.isdisjoint(into)}
     return used | (given & {"section", "run", "raw_root"})
-
-
-def _exists(catalog: CatalogProtocol, name: str) -> bool:
-    try:
-        return bool(catalog.exists(name))  # type: ignore[attr-defined]
-    except DatasetError:
-        return False
 
 
 def check_settings(parameters: dict[str, Any]) -> RunSettings:

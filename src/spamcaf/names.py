@@ -8,6 +8,10 @@ CHAIN = ("ingestion", "feature_extraction", "training", "inference", "evaluation
 """The pipelines of a plain `kedro run`, in the order of the data."""
 
 
+NO_IMAGE = "none"
+"""The `image` of a section that is predicted from coordinates and expression alone, also in keys and records."""
+
+
 class SpaceRanger(StrEnum):
     """Files of a Space Ranger `outs/` folder."""
 
@@ -71,7 +75,7 @@ class LabelTable(StrEnum):
 
 
 SPATIAL = "spatial"  # `obsm` key of the (x, y) coordinates and `uns` key of the images, as squidpy and scanpy expect
-PROVENANCE = "spamcaf"  # `uns` key of our own record: one JSON text
+PROVENANCE = "spamcaf"  # `uns` key of our own record, plain nested values
 GENE_IDS = "gene_ids"  # `var` column of the Ensembl ids (or the symbols, where a source has no ids)
 SECTION_METADATA = "section"  # `uns` key of a section's facts, see `SectionField`
 
@@ -87,7 +91,7 @@ class Obs(StrEnum):
     LIBRARY = "library_id"
     ORIGIN = "origin"
     PADDED = "n_px_padded"
-    LABEL = "label"  # an annotation, such as the cortical layer
+    LABEL = "label"  # an annotation, such as the cortical layer; of a site between the spots, its nearest spot's
 
 
 class Part(StrEnum):
@@ -102,7 +106,7 @@ class SectionField(StrEnum):
     """Keys of `uns["section"]`: what the source states of a section, and what the checks found."""
 
     NAME = "name"
-    LATTICE = "lattice"  # "hexagonal" | "square"
+    LATTICE = "lattice"  # "hexagonal" | "square" | "scattered"
     PITCH_UM = "pitch_um"  # nominal distance of neighbouring spots
     SPOT_UM = "spot_diameter_um"
     MPP = "mpp"  # micrometres per full-resolution pixel; of a raw section, what its file states outright

@@ -92,6 +92,10 @@ class SectionSettings(_Settings):
         False, description="true where you know that image and spots belong together: contrary evidence only warns"
     )
     pitch_um: Micrometres | None = Field(None, description="spot distance, where the files hold none or a wrong one")
+    scattered: bool = Field(False, description="true where spots are on no lattice, as beads of Slide-seq")
+    mpp: Micrometres | None = Field(
+        None, description="um per unit of the coordinates of scattered spots, where nothing states it"
+    )
 
 
 class SplitSettings(_Settings):
@@ -162,6 +166,9 @@ class GridSettings(_Settings):
     """Sites between the spots, at which expression is predicted."""
 
     subdivide: int = Field(2, ge=1, le=8, description="k: the lattice divided k times gives k x k sites per spot")
+    pitch_um: Micrometres | None = Field(
+        None, description="instead of subdivide: distance of sites on a square raster, such as 8 as bins of Visium HD"
+    )
 
 
 class TileSettings(_Settings):

@@ -141,7 +141,7 @@ def test_settings_out_of_range_are_a_failure(make_request: MakeRequest, weights:
 def test_the_download_command_has_the_same_options(make_request: MakeRequest, weights: Path) -> None:
     parameters = {"section": "S9", "raw_root": "/raw"}
     checks = examine(make_request(raw_section=MISSING), weights, parameters, downloads={"S9": []})
-    assert "--pipeline download --env e --params section=S9,raw_root=/raw`" in checks["section"].fix
+    assert "--pipelines download --env e --params section=S9,raw_root=/raw`" in checks["section"].fix
     assert "environment e, section S9" in checks["configuration"].found
 
 

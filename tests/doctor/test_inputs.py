@@ -75,7 +75,7 @@ def test_a_missing_slide_does_not_keep_the_section_from_being_read(make_request:
 @pytest.mark.parametrize("can_download", [True, False])
 def test_the_download_is_named_where_there_is_one(make_request: MakeRequest, can_download: bool) -> None:
     checks, _ = check_inputs(make_request(can_download=can_download, raw_section=MISSING, slide=MISSING))
-    command = "`kedro run --pipeline download --env e --params section=S1`"
+    command = "`kedro run --pipelines download --env e --params section=S1`"
     for check in checks[:2]:
         assert check.fix.startswith("Put it there.")
         assert (command in check.fix) is can_download

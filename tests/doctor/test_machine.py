@@ -228,3 +228,13 @@ def test_a_torchvision_that_does_not_fit_torch_is_an_error(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "torchvision", None)  # its import raises ImportError
     with pytest.raises(InputError, match="do not work together"):
         check_software()
+
+
+def test_a_raster_that_does_not_fit_names_a_wider_one() -> None:
+    fine = RunSettings.model_validate({"grid": {"pitch_um": 8}, "panel": {"n_genes": 100}})
+    n_sites = estimate_resources(fine, INPUTS, WIDTH).n_sites
+    assert n_sites == 156_250  # (100 / 8) ** 2 per spot
+    coarse = RunSettings.model_validate({"grid": {"subdivide": 4}, "panel": {"n_genes": 100}})
+    resources = estimate_resources(coarse, INPUTS, WIDTH)
+    with pytest.raises(InputError, match=r"grid\.pitch_um=25"):
+        check_memory(resources.memory_bytes + resources.prediction_bytes, fine, INPUTS, WIDTH)

@@ -29,9 +29,11 @@ CASES = {
     ),
     "model that leaves the folder": ("--params", "model=../up", "the model name '../up'"),
     "YAML that cannot be read": ("--params", "panel.method=*", "--params panel.method=*, which cannot be read"),
-    "no such environment": ("--env", "nowhere", "check --env"),
-    "no such pipeline": ("--pipeline", "nothing", "kedro registry list"),
+    "no such environment": ("--env", "her2", "Did you mean 'her2st'?"),
+    "no such pipeline": ("--pipelines", "trainig", "Did you mean 'training'?"),
+    "no such pipeline, in Kedro's older words": ("--pipeline", "trainig", "Did you mean 'training'?"),
     "no such backbone": ("--params", "backbone=nobody", "backbone 'nobody'"),
+    "a backbone that is nearly one": ("--params", "backbone=uni3-h", "Did you mean 'uni2-h'?"),
     "no such folder of weights": ("--params", "backbone_source=/nowhere", "no weights in /nowhere"),
     "no access to the hub": ("--params", "backbone=uni", "backbone=efficientnet_lite0"),
 }
@@ -44,10 +46,19 @@ def test_one_short_error(kedro: Run, kedro_process: Run, case: str) -> None:
     done = (kedro_process if case == IN_A_PROCESS else kedro)("run", option, value)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr + done.stdout
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("Error: ")
-    assert expected in last
-    assert len(last) < 700
+    assert not done.stdout.strip(), "more than the refusal is printed"
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("Error: ")
+    assert expected in line
+    assert len(line) < 900
+    if option == "--params" and "*" not in value:
+        assert line.endswith(f"All that a run needs is checked by `kedro doctor --env tiny --params {value}`.")
+
+
+def test_pipeline_is_another_name_of_pipelines(kedro: Run, recwarn: pytest.WarningsRecorder) -> None:
+    assert "nothing to download in this environment" in kedro("run", "--pipeline", "download").stderr
+    assert not [each for each in recwarn if "--pipeline" in str(each.message)]
+    assert kedro("run", "--pipeline", "download", "--pipelines", "training").returncode != 0
 
 
 def test_missing_raw_data_are_named(kedro: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +46,10 @@ KEPT = "compute.threads=2,tiles.batch=8,report.n_genes=1,split.mask=0,panel.n_ge
 
 @pytest.fixture(scope="module")
 def folder(copy_finished: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a finished project, and a reference that it did not use."""
+    """Return a finished project, and a reference and another section that it did not use."""
     folder = copy_finished(tmp_path_factory.mktemp("changes") / "project")
+    for layer in ("02_intermediate", "04_feature"):
+        shutil.copytree(folder / "data" / layer / "simulated", folder / "data" / layer / "S2")
     (folder / "data/other.csv").write_text("spot,g1,g2\ns1,3,4\ns2,5,6\n")
     return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def split() -> pd.DataFrame:
 def recovered(spots: list[str]) -> AnnData:
     obs = pd.DataFrame({"parent_barcode": spots}, index=[f"{spot}_s0" for spot in spots])
     prediction = AnnData(np.random.default_rng(1).random((len(spots), N_GENES), np.float32), obs=obs)
-    prediction.uns["spamcaf"] = json.dumps({"model": "spamcaf", "other_sections": []})
+    prediction.uns["spamcaf"] = {"model": "spamcaf", "other_sections": []}
     return prediction
 
 

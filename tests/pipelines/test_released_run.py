@@ -48,7 +48,7 @@ def test_its_row_is_released_and_nothing_else_is_ours(scores: dict) -> None:
 
 def test_the_table_is_printed_last(released_run: subprocess.CompletedProcess[str]) -> None:
     lines = [line for line in released_run.stdout.splitlines() if line.strip()]
-    assert "mean PCC" in lines[-2] and "report: " in lines[-1]
+    assert any("mean PCC" in line for line in lines[-12:]) and "report: " in lines[-1]  # times may stand between
     assert any(line.startswith("Released network (replica) ") for line in lines[:-1])
 
 
@@ -56,9 +56,10 @@ def test_the_table_is_printed_last(released_run: subprocess.CompletedProcess[str
 def test_predictions_are_means_without_a_deviation(folder: Path) -> None:
     for name in ("recovered", "super_resolved"):
         prediction = anndata.read_h5ad(folder / OUTPUT / f"{name}.h5ad")
-        assert [name for name in prediction.layers if name] == []  # anndata 0.13 lists X as None
+        layers = [layer for layer in prediction.layers if layer]  # anndata 0.13 lists X as None
+        assert layers == ["measured"] * (name == "recovered")
         assert np.isfinite(prediction.X).all() and prediction.X.min() >= 0
-        assert json.loads(prediction.uns["spamcaf"])["model"] == "released"
+        assert prediction.uns["spamcaf"]["model"] == "released"
 
 
 @pytest.mark.usefixtures("released_run")

@@ -58,11 +58,13 @@ def run(kedro: Run, folder: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def _others(run: Run) -> None:
-    """Ingest and embed the sections to learn from."""
+def _others(run: Run, folder: Path) -> None:
+    """Check the sections to learn from, and embed their spots."""
     for name in NAMES[1:]:
-        done = run("--pipelines", "ingestion,feature_extraction", "--params", f"section={name}")
+        done = run("--pipelines", "pooling", "--params", f"section={name}")
         assert done.returncode == 0, done.stderr
+        assert not (folder / f"data/04_feature/{name}/grid_features").exists()
+        assert not (folder / f"data/03_primary/{name}").exists()
 
 
 def scores(folder: Path, section: str) -> dict[str, object]:
@@ -107,7 +109,7 @@ def test_an_image_alone_is_predicted_by_the_model_of_a_measured_section(run: Run
         ("section=S1,other_sections=S1", "among other_sections"),
         ("section=S1,other_sections=S9", "no section.h5ad of the other section 'S9'"),
         ("section=S1,split.protocol=section", "other_sections=<name>+<name>"),
-        ("section=bare", "--pipeline transfer"),
+        ("section=bare", "--pipelines transfer"),
     ],
 )
 def test_what_cannot_be_learned_from_is_stated(run: Run, words: str, message: str) -> None:

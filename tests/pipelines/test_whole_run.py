@@ -87,12 +87,38 @@ def test_prediction_keeps_the_contract(project: Path) -> None:
     grid = pd.read_csv(project / "data/03_primary/simulated/grid.csv")
     assert prediction.obs_names.tolist() == grid["site_id"].tolist()
     assert prediction.obs_names.is_unique
-    assert all(re.fullmatch(r"[ACGT]{16}-1_s[0-3]", name) for name in prediction.obs_names)
+    assert all(re.fullmatch(r"[ACGT]{16}-1_s[0-6]", name) for name in prediction.obs_names)
     assert prediction.X.dtype == np.float32
     assert np.isfinite(prediction.X).all()
     assert (prediction.layers["sd"] > 0).all()
-    record = json.loads(prediction.uns["spamcaf"])
+    record = prediction.uns["spamcaf"]
     assert {"schema_version", "package_version", "configuration", "seed", "backbone", "slide"} <= set(record)
+    assert record["view"]["precision"] == "float32"
+
+
+def test_predictions_at_hidden_spots_line_up_with_the_rest(project: Path) -> None:
+    recovered = anndata.read_h5ad(project / OUTPUT / "recovered.h5ad")
+    baselines = anndata.read_h5ad(project / OUTPUT / "baseline_predictions.h5ad")
+    expression = anndata.read_h5ad(project / "data/03_primary/simulated/default/expression.h5ad")
+    assert recovered.obs_names.tolist() == recovered.obs["parent_barcode"].tolist() == baselines.obs_names.tolist()
+    hidden = expression[recovered.obs_names]
+    for measured in (recovered.layers["measured"], baselines.X):
+        np.testing.assert_array_equal(measured, hidden.X)
+    np.testing.assert_allclose(baselines.obsm["spatial"], hidden.obsm["spatial"])
+
+
+def test_programs_say_what_was_learned(project: Path) -> None:
+    programs = anndata.read_h5ad(project / OUTPUT / "programs.h5ad")
+    map_ = anndata.read_h5ad(project / OUTPUT / "super_resolved.h5ad")
+    assert programs.obs_names.equals(map_.obs_names)
+    assert programs.var_names[:2].tolist() == ["log_depth", "program_1"]
+    loadings = programs.varm["loadings"]
+    assert list(loadings.columns) == list(map_.var_names)
+    decoded = np.asarray(programs.X[:, 1:], float) @ loadings.to_numpy()[1:]
+    # what programs and depth do not tell are the means, the bend of the curve of depth, and genes' own processes
+    explained = decoded + np.outer(programs.X[:, 0], loadings.to_numpy()[0])
+    similar = [np.corrcoef(a, b)[0, 1] for a, b in zip(explained.T, np.asarray(map_.X, float).T, strict=True)]
+    assert np.median(similar) > 0.9
 
 
 def test_every_result_is_there(project: Path) -> None:

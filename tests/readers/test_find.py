@@ -174,7 +174,7 @@ def test_the_image_is_found_and_holds_no_counts(tmp_path: Path, name: str) -> No
     lay(tmp_path / "S10.tif")
     reader = find_reader(SectionQuery(tmp_path, "S1"))
     assert reader.open_slide().shape == (30, 50)
-    with pytest.raises(InputError, match="--pipeline transfer"):
+    with pytest.raises(InputError, match="--pipelines transfer"):
         reader.read()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
+from spamcaf.parameters import GridSettings
 from spamcaf.reporting.prediction import build_prediction, library_id
 from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.sites import lay_grid
@@ -53,7 +53,7 @@ def predict(section: AnnData, subdivide: int = 2, **changes: Any) -> AnnData:
         "section": section,
         "thumbnail": np.full((300, 500, 3), 90, np.uint8),
         "px_per_thumbnail_px": 5.0,
-        "subdivide": subdivide,
+        "grid": GridSettings(subdivide=subdivide),
         "provenance": {"seed": np.int64(3), "loss": float("nan"), "backbone": {"id": "lite0"}},
     }
     return build_prediction(**(arguments | changes))
@@ -97,6 +97,10 @@ def test_the_diameter_is_the_sub_spots(make_section: Callable[..., AnnData], sub
     entry = predict(make_section(), subdivide).uns["spatial"]["S1"]
     spot_px = 55.0 / (100 / 140)
     assert entry["scalefactors"]["spot_diameter_fullres"] == pytest.approx(spot_px / subdivide)
+    assert entry["metadata"]["site_pitch_um"] == pytest.approx(entry["metadata"]["parent_pitch_um"] / subdivide)
+    raster = predict(make_section(), subdivide, grid=GridSettings(pitch_um=8)).uns["spatial"]["S1"]
+    assert raster["scalefactors"]["spot_diameter_fullres"] == pytest.approx(8 / raster["metadata"]["mpp"])
+    assert raster["metadata"]["site_pitch_um"] == 8 and "subdivide" not in raster["metadata"]
     assert entry["metadata"]["parent_spot_diameter_fullres"] == pytest.approx(spot_px)
     assert entry["metadata"]["mpp"] == pytest.approx(100 / 140)
 
@@ -127,11 +131,10 @@ def test_the_sections_own_images_win(make_section: Callable[..., AnnData]) -> No
     assert entry["images"]["lowres"].shape == (300, 500, 3)
 
 
-def test_the_record_is_strict_json(make_section: Callable[..., AnnData]) -> None:
-    record = json.loads(predict(make_section()).uns["spamcaf"])
+def test_the_record_is_plain_and_nested(make_section: Callable[..., AnnData]) -> None:
+    record = predict(make_section()).uns["spamcaf"]
     assert record == {
         "seed": 3,
-        "loss": None,
         "backbone": {"id": "lite0"},
         "schema_version": "1",
         "scale": "log1p of counts per 10 000",

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from spamcaf.errors import InputError
 from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.lattice import fit_lattice
-from spamcaf.sections.sites import Sites, as_section, lay_grid, lay_sites, resolve_mpp
+from spamcaf.sections.sites import Sites, as_section, lay_grid, lay_raster, lay_sites, resolve_mpp
 
 N_SITES = 5
 WINDOWS = np.arange(N_SITES * 18, dtype=np.float32).reshape(N_SITES, 9, 2)
@@ -52,14 +52,53 @@ def section(make_section: Callable[..., AnnData], request: pytest.FixtureRequest
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
-def test_factor_is_exact_and_sites_are_unique(section: AnnData, k: int) -> None:
+def test_sites_are_unique_and_k_x_k_per_spot_inside(section: AnnData, k: int) -> None:
     grid = lay_grid(section, lattice_of(section), k)
-    assert len(grid) == k * k * section.n_obs
     assert grid["site_id"].is_unique
     assert not grid[["array_row", "array_col"]].duplicated().any()
-    xy = grid[["x_px", "y_px"]].to_numpy()
+    xy, spots = grid[["x_px", "y_px"]].to_numpy(), section.obsm["spatial"]
     nearest = cKDTree(xy).query(xy, k=2)[0][:, 1]
     np.testing.assert_allclose(nearest, PITCH_PX / k, rtol=1e-9)
+    tree = cKDTree(spots)
+    n_around = {"hexagonal": 19, "square": 13}[section.uns["section"]["lattice"]]
+    inner = [i for i, near in enumerate(tree.query_ball_point(spots, 2.1 * PITCH_PX)) if len(near) == n_around]
+    assert inner  # all of their neighbours, and those of these, are there
+    shares = np.zeros(len(spots))
+    for at in xy:  # a site between spots counts for each of them in equal parts
+        closest = tree.query(at)[0]
+        owners = tree.query_ball_point(at, closest + 1e-6)
+        shares[owners] += 1 / len(owners)
+    np.testing.assert_allclose(shares[inner], k * k)
+    if k == 1:
+        assert len(grid) == section.n_obs
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_the_map_reaches_as_far_on_all_sides(section: AnnData, k: int) -> None:
+    """Turned by half a turn, lattice and sites fall on themselves."""
+    spots = section.obsm["spatial"]
+    centre = spots[np.argmin(np.linalg.norm(spots - spots.mean(axis=0), axis=1))]
+    chosen = section[np.linalg.norm(spots - centre, axis=1) < 3.1 * PITCH_PX].copy()
+    xy = lay_grid(chosen, lattice_of(chosen), k)[["x_px", "y_px"]].to_numpy()
+    np.testing.assert_allclose(cKDTree(xy).query(2 * centre - xy)[0], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pitch_um", [8.0, 30.0, 250.0])
+def test_a_raster_has_its_pitch_and_reaches_as_far_on_all_sides(section: AnnData, pitch_um: float) -> None:
+    grid = lay_raster(section, lattice_of(section), pitch_um)
+    assert grid["site_id"].is_unique and (grid["sub_index"] > 0).all()
+    xy, spots = grid[["x_px", "y_px"]].to_numpy(), section.obsm["spatial"]
+    pitch_px = pitch_um / section.uns["section"]["mpp"]
+    index = grid[["array_col", "array_row"]].to_numpy()
+    np.testing.assert_allclose(xy - index * pitch_px, np.tile(xy[0] - index[0] * pitch_px, (len(xy), 1)), atol=1e-6)
+    distance, nearest = cKDTree(spots).query(xy)
+    assert section.obs_names[nearest].tolist() == grid["parent_barcode"].tolist() or pitch_um > 30
+    reach = {"hexagonal": 3**-0.5, "square": 2**-0.5}[section.uns["section"]["lattice"]] * PITCH_PX
+    assert distance.max() <= reach * 1.001
+    if pitch_um == 8.0:
+        assert distance.max() > 0.97 * reach
+        before, beyond = spots.min(axis=0) - xy.min(axis=0), xy.max(axis=0) - spots.max(axis=0)
+        np.testing.assert_allclose(before, beyond, atol=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -76,12 +115,10 @@ def test_k_2_lays_the_midpoints_of_neighbours(section: AnnData) -> None:
     grid = lay_grid(section, lattice_of(section), 2)
     xy = section.obsm["spatial"]
     neighbours = np.array(sorted(cKDTree(xy).query_pairs(PITCH_PX * 1.01)))
-    midpoints = cKDTree((xy[neighbours[:, 0]] + xy[neighbours[:, 1]]) / 2)
-    one_step = grid["sub_index"].isin((1, 2)).to_numpy()
-    distance = midpoints.query(grid.loc[one_step, ["x_px", "y_px"]].to_numpy())[0]
-    inside = grid.loc[one_step, ["x_px", "y_px"]].to_numpy() < xy.max(axis=0) - PITCH_PX
-    assert inside.all(axis=1).sum() > 50
-    np.testing.assert_allclose(distance[inside.all(axis=1)], 0, atol=1e-8)
+    sites = cKDTree(grid[["x_px", "y_px"]].to_numpy())
+    distance = sites.query((xy[neighbours[:, 0]] + xy[neighbours[:, 1]]) / 2)[0]
+    assert len(distance) > 50
+    np.testing.assert_allclose(distance, 0, atol=1e-8)
 
 
 def test_array_indices_lie_on_the_same_lattice_k_times_finer(section: AnnData) -> None:

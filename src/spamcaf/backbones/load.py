@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spamcaf.backbones.weights import snapshots
-from spamcaf.errors import InputError, first_line, is_fault_of_ours
+from spamcaf.errors import InputError, did_you_mean, first_line, is_fault_of_ours
 from spamcaf.histology.backbone import ClassAndMean
 from spamcaf.histology.tiles import TILE_PX
 from spamcaf.limits import read_json
@@ -74,6 +74,7 @@ def find_entry(name: str, backbones: dict[str, dict[str, Any]]) -> dict[str, Any
     raise InputError(
         f"backbone '{name}'.",
         f"one of {', '.join(backbones)}.",
+        f"{did_you_mean(name, backbones)}"
         "Choose one (--params backbone=<name>), name a pretrained timm model (timm/<model>), "
         "or add an entry to `backbones` in globals.yml.",
     )

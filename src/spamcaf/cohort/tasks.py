@@ -100,9 +100,9 @@ def do_job(job: Job, sessions: Sessions, threads: int, gpus: list[str]) -> Outco
 
 
 def _make(job: Job, sessions: Sessions) -> dict[str, Any]:
-    from kedro.framework.startup import bootstrap_project
+    from kedro.framework.project import configure_project
 
-    bootstrap_project(sessions.project)
+    configure_project("spamcaf")
     with sessions.opened(job.choices) as chain:
         results = set(job.wanted) or chain.pipeline.all_outputs()
         if job.is_shared:

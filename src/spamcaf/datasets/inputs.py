@@ -12,8 +12,9 @@ from spamcaf.backbones.load import BackboneSpec, build, find_entry
 from spamcaf.backbones.weights import Weights, find_weights, hub_revision, probe_weights
 from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, read_record, validated
-from spamcaf.errors import InputError, is_section_name
-from spamcaf.histology.backbone import Backbone, BackboneIdentity
+from spamcaf.errors import InputError, did_you_mean, is_section_name
+from spamcaf.histology.backbone import Backbone, BackboneIdentity, blind_backbone
+from spamcaf.names import NO_IMAGE
 from spamcaf.provenance import plain_hash
 from spamcaf.readers.files import content_hash
 from spamcaf.readers.reference import Reference, find_reference
@@ -39,6 +40,8 @@ class BackboneDataset(ReadOnlyDataset):
         Replaces the entry's own source, for weights in a local folder.
     credentials
         `{token: ...}` of the hub; without it, the hub's own login.
+    image
+        Where it is `none`, there is nothing to see: the backbone is `blind_backbone`, whatever its name.
     """
 
     instead = "Backbones are read-only."
@@ -51,14 +54,18 @@ class BackboneDataset(ReadOnlyDataset):
         backbones: dict[str, dict[str, Any]],
         source: str | None = None,
         credentials: dict[str, str] | None = None,
+        image: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=source or "", metadata=metadata)
+        self._is_blind = str(image) == NO_IMAGE
         self._name, self._backbones, self._source = str(name), backbones, source
         self._token = (credentials or {}).get("token")
         self._loaded: dict[str, Any] = {}
 
     def load(self) -> Backbone:
+        if self._is_blind:
+            return blind_backbone()
         spec = self.spec()
         source = self._source or spec.source
         path = find_weights(source, self._token)
@@ -77,7 +84,12 @@ class BackboneDataset(ReadOnlyDataset):
 
     def origin(self) -> dict[str, Any]:
         """Return the name, and once they were loaded, the identity of the weights."""
-        return {"backbone": self._name, **self._loaded}
+        return {"backbone": NO_IMAGE if self._is_blind else self._name, **self._loaded}
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether there is no image, and so nothing to load."""
+        return self._is_blind
 
     def probe(self, timeout_s: float) -> Weights:
         """Return where the weights are, without loading or downloading; raise the InputError that a load would raise.
@@ -122,14 +134,20 @@ class OtherSections:
         """Return the features of their spots."""
         return [FeaturesDataset(filepath=str(path)).load() for path in self._stored(self.feature, "spot_features")]
 
+    def require(self, *, with_features: bool) -> None:
+        """Raise InputError where a section, or its features, are not stored."""
+        self._stored(self.intermediate, "section.h5ad")
+        if with_features:
+            self._stored(self.feature, "spot_features")
+
     def _stored(self, root: Path, what: str) -> list[Path]:
         for name in self.names:
             if not (root / name / what).exists():
-                command = f"kedro run --pipelines ingestion,feature_extraction --params section={name}"
+                near = did_you_mean(name, (path.name for path in root.glob("*") if (path / what).exists()))
                 raise InputError(
                     f"no {what} of the other section '{name}' in {root}.",
-                    "its ingestion and feature extraction, run before with the same backbone.",
-                    f"{command}, with this environment.",
+                    "the section and the features of its spots, of an earlier run with the same backbone.",
+                    f"{near}kedro run --pipelines pooling --params section={name}, with this environment.",
                 )
         return [root / name / what for name in self.names]
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from spamcaf.atomic import replacing
 from spamcaf.datasets.stored import ReadOnlyDataset, StoredDataset
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,9 +139,11 @@ class AppliedModelDataset(ModelDataset):
         """Raise InputError where the model is not there."""
         if not self._exists():
             section, run = self._filepath.parts[-3:-1]
+            others = self._filepath.parents[2].glob(f"*/{run}/{self._filepath.name}")
             raise InputError(
                 f"no model of section '{section}' in run '{run}' ({self._filepath}).",
                 "that of a measured section, which `kedro run` fits.",
+                f"{did_you_mean(section, (path.parts[-3] for path in others))}"
                 "Name another: --params model=<section>, and run=<name> where its run is not the default one.",
             )
 

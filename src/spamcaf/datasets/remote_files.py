@@ -7,7 +7,7 @@ from typing import Any
 from spamcaf.datasets.stored import ReadOnlyDataset, validated
 from spamcaf.download.fetch import RemoteFiles
 from spamcaf.download.spec import FileSpec
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, did_you_mean
 
 
 class RemoteFilesDataset(ReadOnlyDataset):
@@ -42,8 +42,10 @@ class RemoteFilesDataset(ReadOnlyDataset):
         specs = [validated(FileSpec, entry, f"{i} of `downloads`") for i, entry in enumerate(self._entries, start=1)]
         known: frozenset[str] = frozenset().union(*(spec.known for spec in specs))
         if known and self._section not in known:
-            found = f"no section '{self._section}' in this data set."
-            raise InputError(found, f"one of {', '.join(sorted(known))}.", "Choose one: --params section=<name>.")
+            found, near = f"no section '{self._section}' in this data set.", did_you_mean(self._section, known)
+            raise InputError(
+                found, f"one of {', '.join(sorted(known))}.", f"{near}Choose one: --params section=<name>."
+            )
         files = tuple(filter(None, (spec.of(self._section) for spec in specs)))
         return RemoteFiles(self._filepath, self._section, files)
 

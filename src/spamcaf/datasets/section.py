@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import DatasetError
 
 from spamcaf.datasets.stored import ReadOnlyDataset
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, did_you_mean
 from spamcaf.histology.slide import ArrayPixels, Slide
-from spamcaf.names import SECTION_METADATA, SectionField
+from spamcaf.names import NO_IMAGE, SECTION_METADATA, SectionField
 from spamcaf.parameters import SimulationSettings
 from spamcaf.provenance import configuration_hash
 from spamcaf.readers.files import SectionQuery, SectionReader, content_hash
@@ -51,7 +52,7 @@ class _RawDataset(ReadOnlyDataset):
         source: str = FILES,  # or `simulated`: the tissue that `simulation` describes
         filepath: str = ".",  # a folder that holds one section or several, or a file
         section: str | int = SIMULATED,
-        image: str | None = None,  # of full resolution, where it lies elsewhere
+        image: str | None = None,  # of full resolution, where it lies elsewhere; `none`: there is none to be used
         bin_um: str | float | None = None,  # of Visium HD, where there are several: 16, 016 or square_016um
         labels: str | None = None,  # path of a table of spot labels, see `add_labels`
         label_table: str | None = None,  # the same as a path from the folder of the sections
@@ -62,8 +63,11 @@ class _RawDataset(ReadOnlyDataset):
             raise InputError(f"source = {source!r}.", f"{FILES} or {SIMULATED}.", "Correct it in globals.yml.")
         super().__init__(filepath=filepath, metadata=metadata)
         self._source, self._section = source, str(section)
-        self._query = SectionQuery(Path(filepath), str(section), Path(image) if image else None, _whole(bin_um))
-        self._labels = Path(labels) if labels else Path(filepath, label_table) if label_table else None
+        self._has_image = str(image) != NO_IMAGE
+        elsewhere = Path(image) if image and self._has_image else None
+        self._query = SectionQuery(Path(filepath), str(section), elsewhere, _whole(bin_um))
+        in_root = Path(filepath, os.path.expanduser(label_table)) if label_table else None
+        self._labels = Path(labels) if labels else in_root
         self._settings: SimulationSettings | None = None
         if source == SIMULATED:
             named = SIMULATED_NAME.fullmatch(self._section)
@@ -78,6 +82,18 @@ class _RawDataset(ReadOnlyDataset):
     def _reader(self) -> SectionReader:
         return find_reader(self._query)
 
+    def require(self) -> None:
+        """Raise InputError where the section cannot be found, or has no name of a simulated one; reads nothing."""
+        if self._source == FILES:
+            _ = self._reader
+        elif SIMULATED_NAME.fullmatch(self._section) is None:
+            raise InputError(
+                f"no section '{self._section}'.",
+                f"'{SIMULATED}', or '{SIMULATED}_<seed>' such as {SIMULATED}_7, those of this environment.",
+                f"{did_you_mean(self._section, [SIMULATED])}"
+                "Name the environment of your data, for example --env her2st.",
+            )
+
     def _exists(self) -> bool:
         try:
             return self._source == SIMULATED or bool(self._reader)
@@ -91,12 +107,7 @@ class SectionDataset(_RawDataset):
     def load(self) -> AnnData:
         tissue = self._tissue()
         if tissue is not None:
-            if SIMULATED_NAME.fullmatch(self._section) is None:
-                raise InputError(
-                    f"no section '{self._section}'.",
-                    f"'{SIMULATED}', or '{SIMULATED}_<seed>' such as {SIMULATED}_7, those of this environment.",
-                    "Name the environment of your data, for example --env her2st.",
-                )
+            self.require()
             _ = tissue.image  # rendered once, for thumbnails and for all nodes behind
             return tissue.section()
         section = self._reader.read()
@@ -114,9 +125,15 @@ class SectionDataset(_RawDataset):
 
 
 class SectionSlideDataset(_RawDataset):
-    """Load the full-resolution H&E image that belongs to a section, lazily."""
+    """Load the full-resolution H&E image that belongs to a section, lazily; None where none is to be used."""
 
-    def load(self) -> Slide:
+    def require(self) -> None:
+        """Raise InputError where the image cannot be found; it is not opened."""
+        self.origin()
+
+    def load(self) -> Slide | None:
+        if not self._has_image:
+            return None
         tissue = self._tissue()
         if tissue is None:
             return self._reader.open_slide()
@@ -125,6 +142,8 @@ class SectionSlideDataset(_RawDataset):
 
     def origin(self) -> dict[str, Any]:
         """Return the fingerprint of the image."""
+        if not self._has_image:
+            return {"image": NO_IMAGE}
         simulation = self._settings
         return {"image": configuration_hash(simulation) if simulation else self._reader.image_fingerprint()}
 
@@ -132,7 +151,7 @@ class SectionSlideDataset(_RawDataset):
 class SlideOpenerDataset(SectionSlideDataset):
     """Load the function that opens the image, for a node that needs it with some settings only."""
 
-    def load(self) -> Callable[[], Slide]:  # type: ignore[override]  # a way to what the base class loads
+    def load(self) -> Callable[[], Slide | None]:  # type: ignore[override]  # a way to what the base class loads
         return super().load
 
     def origin(self) -> dict[str, Any]:

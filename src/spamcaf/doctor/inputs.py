@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from spamcaf.backbones.weights import TIMEOUT_S
 from spamcaf.datasets.inputs import BackboneDataset
-from spamcaf.doctor.check import Check, Finding, RunRequest, run_check, skip_check
+from spamcaf.doctor.check import Check, Finding, RunRequest, Status, run_check, skip_check
 from spamcaf.doctor.machine import Inputs
 from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import SECTION_METADATA, Obs, Part, SectionField
@@ -36,6 +36,8 @@ def check_backbone(request: RunRequest) -> Finding[None]:
     dataset = request.catalog["backbone"]
     if not isinstance(dataset, BackboneDataset):
         return Finding(f"a {type(dataset).__name__}, which this command does not know", "None, if a run can load it.")
+    if dataset.is_blind:
+        return Finding("none, as there is no image to see")
     spec, weights = dataset.spec(), dataset.probe(TIMEOUT_S)
     size = "size unknown" if weights.n_bytes is None else bytes_in_words(weights.n_bytes)
     hub = "weights on the hub, to be downloaded by the first run, access granted"
@@ -58,11 +60,11 @@ def is_non_commercial(licence: str) -> bool:
 
 def check_inputs(request: RunRequest) -> tuple[list[Check], Inputs | None]:
     """Check the section, its slide, whether they belong together, and the gene panel; return their size, if known."""
-    fetch = f"Or fetch it: `kedro run --pipeline download {request.words}`." if request.can_download else ""
+    fetch = f"Or fetch it: `kedro run --pipelines download {request.words}`." if request.can_download else ""
     section_read, raw = run_check("section", partial(_read_section, request), fetch)
     slide_opened, slide = run_check("slide", partial(_open_slide, request), fetch)
     checks = [section_read, slide_opened]
-    if raw is None or slide is None:
+    if raw is None or slide_opened.status is Status.FAIL:
         first = "section" if raw is None else "slide"
         return [*checks, skip_check("identity", first), skip_check("gene panel", first)], None
     identified, section = run_check("identity", partial(_check_identity, raw, slide, request.settings))
@@ -71,7 +73,8 @@ def check_inputs(request: RunRequest) -> tuple[list[Check], Inputs | None]:
     enough, _ = run_check("gene panel", partial(_check_panel, section, request))
     is_hd = section.uns[SECTION_METADATA].get(SectionField.LAYOUT) == VisiumHDReader.kind
     bin_um = pitch_um_of(section) if is_hd else None
-    size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide), mpp_of(section), bin_um)
+    shape, is_whole = ((0, 0), False) if slide is None else (slide.shape, _is_held_whole(slide))
+    size = Inputs(section.n_obs, shape, is_whole, mpp_of(section), bin_um, pitch_um_of(section))
     return [*checks, identified, enough], size
 
 
@@ -81,8 +84,10 @@ def _read_section(request: RunRequest) -> Finding[AnnData]:
     return Finding(f"{raw.n_obs} spots ({n_in_tissue} under tissue), {raw.n_vars} genes", value=raw)
 
 
-def _open_slide(request: RunRequest) -> Finding[Slide]:
-    slide: Slide = request.catalog["slide"].load()
+def _open_slide(request: RunRequest) -> Finding[Slide | None]:
+    slide: Slide | None = request.catalog["slide"].load()
+    if slide is None:
+        return Finding("none, as image=none asks: coordinates and expression alone are used")
     rows, columns = slide.shape
     how = "held in memory whole" if _is_held_whole(slide) else "read in windows"
     by = f" by {slide.reader}" if slide.reader else ""
@@ -94,14 +99,16 @@ def _is_held_whole(slide: Slide) -> bool:
     return isinstance(slide.pixels, ArrayPixels) or isinstance(pixel_array, DecodedPixels)
 
 
-def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> Finding[AnnData]:
+def _check_identity(raw: AnnData, slide: Slide | None, settings: RunSettings) -> Finding[AnnData]:
     from spamcaf.pipelines.ingestion.nodes import check_section
 
     section, report = check_section(raw, slide, settings.section_checks, settings.tissue)
     found = (
         f"{report['n_spots']} spots with counts, {report['mpp']:.4f} um per pixel, {report['lattice']} lattice within "
-        f"{report['lattice_residual_pitches']:.3f} pitches, {report['share_of_spots_on_tissue']:.0%} on tissue"
+        f"{report['lattice_residual_pitches']:.3f} pitches"
     )
+    if slide is not None:
+        found += f", {report['share_of_spots_on_tissue']:.0%} on tissue"
     if n_outside := sum(report["n_spots_outside_image"].values()):
         fix = "Check that the image is the full one: beyond its edge white glass is assumed."
         return Finding(f"{found}; {n_outside} spots lie outside the image", fix, section)

@@ -45,7 +45,7 @@ PACKAGES = ("spamcaf", "kedro", "torch", "torchvision", "timm", "scanpy", "annda
 class Inputs:
     """Size of the inputs: spots under tissue, the image's (rows, columns), whether it is held whole, um per pixel.
 
-    `bin_um` is the bin size of Visium HD, None elsewhere.
+    `bin_um` is the bin size of Visium HD, None elsewhere; `pitch_um` the distance of neighbouring spots.
     """
 
     n_spots: int
@@ -53,6 +53,7 @@ class Inputs:
     is_held_whole: bool
     mpp: float
     bin_um: float | None = None
+    pitch_um: float = 100.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ def estimate_resources(settings: RunSettings, inputs: Inputs, width: int, subdiv
 
     `tiles.dense` must be decided: auto counts as false.
     """
-    n_sites = inputs.n_spots * (subdivide or settings.grid.subdivide) ** 2
+    divided: float = subdivide or settings.grid.subdivide
+    if settings.grid.pitch_um is not None and subdivide is None:
+        divided = inputs.pitch_um / settings.grid.pitch_um
+    n_sites = ceil(inputs.n_spots * divided**2)
     image = inputs.image_px[0] * inputs.image_px[1] * 3
     n_genes = len(settings.panel.genes) or settings.panel.n_genes
     is_large = inputs.n_spots > IN_MEMORY
@@ -150,9 +154,10 @@ def check_memory(
     fix = "Use a machine with more memory, or close other programs."
     if bins := _bins_that_fit(settings, inputs, width, available):
         fix = f"Read larger bins: --params {bins}. Or use a machine with more memory."
-    for k in range(1, settings.grid.subdivide):  # the largest that fits
+    for k in range(1, 9 if settings.grid.pitch_um else settings.grid.subdivide):  # the largest that fits
         if _fits(estimate_resources(settings, inputs, width, k), available):
-            fix = f"Predict fewer sites: --params grid.subdivide={k}. Or use a machine with more memory."
+            fewer = f"grid.pitch_um={inputs.pitch_um / k:g}" if settings.grid.pitch_um else f"grid.subdivide={k}"
+            fix = f"Predict fewer sites: --params {fewer}. Or use a machine with more memory."
     if resources.memory_bytes > available:
         raise InputError(f"{found}.", f"at least {bytes_in_words(resources.memory_bytes)}.", fix)
     return Finding(f"{found}, which is copied when it is written", fix)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spamcaf.errors import InputError
 from spamcaf.histology.tiles import TILE_PX
+from spamcaf.names import NO_IMAGE
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class BackboneIdentity:
     def key(self) -> str:
         """Name, weights and configuration as one short text."""
         return f"{self.name}:{self.weights_sha256[:16]}:{self.configuration}"
+
+
+def blind_backbone() -> Backbone:
+    """Return what stands in the place of a backbone where there is no image: one feature, which is 0 everywhere."""
+    nothing = BackboneIdentity(NO_IMAGE, NO_IMAGE, NO_IMAGE, NO_IMAGE, 1, NO_IMAGE)
+    return Backbone(nn.Identity(), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), nothing)
 
 
 @dataclass(frozen=True)

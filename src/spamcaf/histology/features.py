@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from spamcaf import __version__
 from spamcaf.errors import InputError
+from spamcaf.names import NO_IMAGE
 
 if TYPE_CHECKING:
     from spamcaf.histology.backbone import BackboneIdentity
@@ -45,6 +47,11 @@ class FeatureKey:
     ) -> Self:
         """Return the key of the features of `ids` at `xy_px`, (site, 2) full-resolution pixels, seen as in `view`."""
         return cls(slide, backbone.key, json.dumps(view, sort_keys=True), sites_hash(ids, xy_px), window_px)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether there was no image to see, see `blind_blocks`."""
+        return self.slide == NO_IMAGE
 
     def text(self) -> str:
         """Return the key as one line of JSON."""
@@ -113,6 +120,19 @@ class Features:
                 "Run the pipeline feature_extraction again for this section.",
             )
         return np.array([index[name] for name in ids], np.intp)
+
+
+def blind_blocks(ids: list[str], key: FeatureKey, done: set[int], n_tiles: int) -> Iterator[Features]:
+    """Yield the blocks of sites without an image that are not `done`: one feature per tile, which is 0 everywhere.
+
+    So all that follows has its usual shapes, and kernels of image features are 0. `key` is that of the sites. Where
+    nothing is missing, a block without sites tells a store which key is in use.
+    """
+    starts = [start for start in range(0, len(ids), key.block) if start not in done]
+    for start in starts or [0]:
+        names = tuple(ids[start : start + key.block]) if starts else ()
+        windows = np.zeros((len(names), n_tiles, 1), np.float32)
+        yield Features(names, windows, np.zeros(len(names), np.int64), key, len(ids), start)
 
 
 def join_blocks(blocks: list[Features]) -> Features:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.histology.fiducials import find_frames, inside_frames
-from spamcaf.histology.slide import PADDING, Slide, require_h_and_e
+from spamcaf.histology.slide import GLASS, PADDING, Slide, require_h_and_e
 from spamcaf.parameters import TissueSettings
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,32 @@ class Tissue:
         own = own[((own >= 0) & (own < self.mask.shape[::-1])).all(axis=1)]
         mask[own[:, 1], own[:, 0]] = True
         return replace(self, mask=mask)
+
+    @classmethod
+    def of_spots(
+        cls,
+        on_tissue_px: NDArray[np.float64],
+        off_tissue_px: NDArray[np.float64],
+        pitch_px: float,
+        px_per_mask_px: float,
+    ) -> Tissue:
+        """Return the cells of spots under tissue, on a white image: what is known of a section without one.
+
+        Parameters
+        ----------
+        on_tissue_px, off_tissue_px
+            (spot, 2), the spots under tissue and those beside it, pixels, 0 or more; the second may be empty.
+        pitch_px
+            Distance of neighbouring spots, pixels.
+        px_per_mask_px
+            Width of a pixel of the mask.
+        """
+        columns, rows = np.ceil((on_tissue_px.max(axis=0) + 2 * pitch_px) / px_per_mask_px).astype(int)
+        white = np.full((rows, columns, 3), GLASS, np.uint8)
+        blank = cls(np.zeros((rows, columns), bool), white, px_per_mask_px)
+        pitch = pitch_px / px_per_mask_px
+        to_tissue, to_glass = (blank._distance_to(xy_px, pitch) for xy_px in (on_tissue_px, off_tissue_px))
+        return replace(blank, mask=(to_tissue <= CELL) & (to_tissue <= to_glass))
 
     def _distance_to(self, xy_px: NDArray[np.float64], pitch: float) -> NDArray[np.float64]:
         """Return the distance of every mask pixel to the nearest of `xy_px`, in pitches; infinite above one pitch."""

@@ -69,6 +69,10 @@ class FeaturePCA:
         from sklearn.decomposition import PCA
 
         n_kept = min(n_components, *features.shape)
+        if not features.any():  # no image: nothing varies
+            return cls(
+                np.zeros(features.shape[1], np.float32), np.eye(n_kept, features.shape[1], dtype=np.float32), 1.0
+            )
         pca = PCA(n_kept, svd_solver="covariance_eigh").fit(np.asarray(features, np.float64))
         axes = pca.components_.astype(np.float32)
         if is_centred:

@@ -123,6 +123,10 @@ class ExpressionMeans:
         slope = _slope(self._table[:, : programs.n_predicted], self.log_depth + scores[:, 0])
         return slope**2 * variance[:, :1] + programs.decode_variance(variance[:, 1:])
 
+    def slopes(self, n_genes: int) -> Float64:
+        """Return how much expression (`n_genes`,) grows with log depth, at the mean depth."""
+        return _slope(self._table[:, :n_genes], np.array([self.log_depth]))[0]
+
     def score_norms(self, programs: Programs) -> Float64:
         """Return the length (1 + program,) in scaled genes that a unit of each score decodes to."""
         slope = _slope(self._table, np.array([self.log_depth]))[0]

@@ -223,7 +223,7 @@ def require_format(metadata: dict[str, str], kind: str, expected: str, name: str
         raise InputError(
             f"a model of format {found!r}, of another version of spamcaf.",
             f"a {name} model of format {expected}.",
-            "Fit the model again: kedro run --pipeline training, with the same --env and --params.",
+            "Fit the model again: kedro run --pipelines training, with the same --env and --params.",
         )
 
 

@@ -39,6 +39,7 @@ class Predicted:
     sd: Float32 | None = None  # standard deviation of a measurement there; None for models without one
     gp: Float32 | None = None  # the Gaussian process alone; None for models without one
     draws: Float32 | None = None  # (draw, site, gene) from the posterior, where they were asked for
+    scores: Float32 | None = None  # (site, 1 + program) log depth and program scores, from the section's mean
 
 
 def predict_spamcaf(
@@ -72,6 +73,7 @@ def predict_spamcaf(
     gp = condition_on(model, mode.hyper, known, use_positions=context is not None)
     n_genes, n_scores = model.sizes["gene"], model.sizes["score"]
     expression, sd, by_gp = (np.empty((len(sites), n_genes), np.float32) for _ in range(3))
+    scores = np.empty((len(sites), n_scores), np.float32)
     with computing(compute) as machine:
         ensemble = _Ensemble.of_model(model, machine, means, last_blocks)
         spots = None
@@ -82,9 +84,10 @@ def predict_spamcaf(
             by_gene, mean, variance = mean[:, n_scores:], mean[:, :n_scores], variance[:, :n_scores]
             combined = mode.stacking.combine(mean, ensemble.scores(chunk, spots))
             expression[rows], by_gp[rows] = (_decode(model, mode, means, s, by_gene) for s in (combined, mean))
+            scores[rows] = combined
             variance = means.expression.decode_variance(model.programs, combined, variance)
             sd[rows] = np.sqrt(variance + mode.stacking.gene_noise)
-    return Predicted(expression, sd, by_gp)
+    return Predicted(expression, sd, by_gp, scores=scores)
 
 
 def take_context(

@@ -11,7 +11,8 @@ from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.histology.tiles import CENTRE
 from spamcaf.names import GENE_IDS, SECTION_METADATA, SPATIAL, Model, Obs, SectionField
-from spamcaf.reporting.prediction import DRAW, build_prediction
+from spamcaf.parameters import GridSettings
+from spamcaf.reporting.prediction import DRAW, PROGRAMS, build_prediction
 from spamcaf.sections.gene_names import own_names
 from spamcaf.sections.panel import DEPTH, GENE, PROGRAM_GENES, normalise_expression
 from spamcaf.sections.sites import (
@@ -216,15 +217,20 @@ def as_prediction(
     n_px_padded: NDArray,
     section: AnnData,
     tissue: Tissue,
-    divided: int,
+    grid: GridSettings,
 ) -> AnnData:
-    """Return `build_prediction` with the model's record; its Gaussian process alone, and draws, if any, as layers."""
+    """Return `build_prediction` with the model's record.
+
+    Its Gaussian process alone, and draws, if any, are layers; log depth and program scores are `obsm["programs"]`.
+    """
     image = tissue.thumbnail, tissue.px_per_mask_px
     prediction = build_prediction(
-        predicted.mean, predicted.sd, genes, sites, n_px_padded, section, *image, divided, model.record
+        predicted.mean, predicted.sd, genes, sites, n_px_padded, section, *image, grid, model.record
     )
     if predicted.gp is not None:
         prediction.layers[Model.PROGRAM_GP] = predicted.gp
+    if predicted.scores is not None:
+        prediction.obsm[PROGRAMS] = predicted.scores
     for number, drawn in enumerate(predicted.draws if predicted.draws is not None else ()):
         prediction.layers[f"{DRAW}{number}"] = drawn
     return prediction

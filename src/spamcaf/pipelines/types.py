@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from spamcaf.peers.models import TrainedModel
     from spamcaf.simulation.section import SimulatedTissue
 
-    OpenSlide = Callable[[], Slide]
+    OpenSlide = Callable[[], Slide | None]
 else:
     AnnData = Backbone = Checkpoints = DataFrame = Figure = Any
     OpenSlide = OtherSections = References = RemoteFiles = SimulatedTissue = SpatialData = TrainedModel = Any

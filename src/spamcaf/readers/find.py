@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, did_you_mean
+from spamcaf.names import LegacyST
 from spamcaf.readers import files, h5ad, legacy_st, spatialdata, visium, visium_hd
 from spamcaf.readers.files import SectionQuery, SectionReader
 
@@ -27,7 +28,7 @@ class _ImageOnlyReader(SectionReader):
         raise InputError(
             f"only the image {self.path}, no counts.",
             "a measured section.",
-            "Apply the model of a measured one: kedro run --pipeline transfer --params section=<name>,model=<section>.",
+            "Apply that of a measured one: kedro run --pipelines transfer --params section=<name>,model=<section>.",
         )
 
     def sources(self) -> list[Path]:
@@ -118,5 +119,11 @@ def find_reader(query: SectionQuery) -> SectionReader:
         f"no section '{query.section}' in {query.root}, but {files.listing(query.root)}.",
         "Space Ranger's outs (matrix and spatial/), Visium HD's binned_outputs/, ST-cnts/ and ST-spotfiles/, "
         "a SpatialData .zarr, an .h5ad, or an image alone; in a folder of the section's name, or named by raw_root.",
+        f"{did_you_mean(query.section, _names_in(query.root))}"
         "Choose a section that exists, or another folder: --params section=<name>,raw_root=<folder>.",
     )
+
+
+def _names_in(root: Path) -> set[str]:
+    """Return what may be names of sections: those of files without endings, in `root` and in the folder of counts."""
+    return {path.name.partition(".")[0] for folder in (root, root / LegacyST.COUNTS) for path in folder.glob("*")}

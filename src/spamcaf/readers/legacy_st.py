@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from spamcaf.errors import InputError, require_columns
+from spamcaf.errors import InputError, did_you_mean, require_columns
 from spamcaf.limits import (
     COUNTS_RATIO,
     GIB,
@@ -160,4 +160,5 @@ def _table(root: Path, section: str, part: LegacyST) -> Path:
 
 def _no_section(section: str, folder: Path, names: set[str]) -> InputError:
     found = f"no section '{section}' in {folder}; there are {files.named(sorted(names)) or 'none'}."
-    return InputError(found, "one file of the section.", "Choose one that exists: --params section=<name>.")
+    next_step = f"{did_you_mean(section, names)}Choose one that exists: --params section=<name>."
+    return InputError(found, "one file of the section.", next_step)

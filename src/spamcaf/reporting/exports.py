@@ -93,7 +93,7 @@ def _feature(name: str, ring: list[list[float]], values: dict[str, float]) -> di
     }
 
 
-def to_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> SpatialData:
+def to_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide | None) -> SpatialData:
     """Convert a prediction to SpatialData: images, shapes and the table of predicted expression.
 
     Parameters
@@ -102,8 +102,9 @@ def to_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> S
         As `build_prediction` returns it.
     section : AnnData
         The measured spots.
-    slide : Slide
-        The full-resolution image; it is read only when the result is written or displayed, chunk by chunk.
+    slide : Slide or None
+        The full-resolution image; it is read only when the result is written or displayed, chunk by chunk. None: the
+        result has no images.
 
     Returns
     -------
@@ -117,14 +118,15 @@ def to_spatialdata(super_resolved: AnnData, section: AnnData, slide: Slide) -> S
     lib, entry = library_of(super_resolved)
     scale = float(entry["scalefactors"][ScaleFactor.HIRES])
     hires, subspots = f"{lib}_downscaled_hires", f"{lib}_subspots"
-    pyramid = [2] * max(int(np.ceil(np.log2(max(slide.shape) / _SMALLEST_LEVEL_PX))), 1)
     of_full = {lib: Identity(), hires: Scale([scale, scale], axes=("x", "y"))}
     of_hires = {lib: Scale([1 / scale, 1 / scale], axes=("x", "y")), hires: Identity()}
+    images = {}
+    if slide is not None:
+        pyramid = [2] * max(int(np.ceil(np.log2(max(slide.shape) / _SMALLEST_LEVEL_PX))), 1)
+        images[f"{lib}_full_image"] = _image(_lazy_image(slide), of_full, pyramid)
+        images[f"{lib}_hires_image"] = _image(np.moveaxis(entry["images"]["hires"], -1, 0), of_hires)
     return SpatialData(
-        images={
-            f"{lib}_full_image": _image(_lazy_image(slide), of_full, pyramid),
-            f"{lib}_hires_image": _image(np.moveaxis(entry["images"]["hires"], -1, 0), of_hires),
-        },
+        images=images,
         shapes={
             f"{lib}_spots": _circles(section, entry["metadata"]["parent_spot_diameter_fullres"], of_full),
             subspots: _circles(super_resolved, entry["scalefactors"][ScaleFactor.SPOT], of_full),

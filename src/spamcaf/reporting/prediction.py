@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spamcaf.names import GENE_IDS, PROVENANCE, SECTION_METADATA, SPATIAL, Obs, ScaleFactor, SectionField
+from spamcaf.parameters import GridSettings
 from spamcaf.provenance import plain
 from spamcaf.sections.sites import SITE_ID, X_PX, Y_PX
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "1"
 SCALE = "log1p of counts per 10 000"
 SD = "sd"  # layer of the predictive standard deviation
+PROGRAMS = "programs"  # obsm of log depth and program scores
 DRAW = "draw_"  # layers of draws from the posterior begin so; their number follows, from 0
 
 MEASURED, PREDICTED = "measured", "predicted"
@@ -51,7 +54,7 @@ def build_prediction(
     section: AnnData,
     thumbnail: NDArray[np.uint8],
     px_per_thumbnail_px: float,
-    subdivide: int,
+    grid: GridSettings,
     provenance: dict[str, Any],
 ) -> AnnData:
     """Build the prediction as an AnnData of the output contract; ValueError where the arguments disagree.
@@ -66,8 +69,8 @@ def build_prediction(
     n_px_padded : (site,) pixels of each site's window outside the image
     section : gives scale, name and, where it has them, the images; else they are made of `thumbnail`
     thumbnail : (row, column, 3) uint8, a pixel of which covers `px_per_thumbnail_px` full-resolution pixels
-    subdivide : a spot is divided into `subdivide` x `subdivide` sites
-    provenance : stored as JSON text
+    grid : how the sites were laid, from which their diameter follows
+    provenance : stored in `uns["spamcaf"]`
     """
     from anndata import AnnData
 
@@ -81,10 +84,23 @@ def build_prediction(
     )
     if sd is not None:
         prediction.layers[SD] = np.ascontiguousarray(sd, np.float32)
-    prediction.uns[SPATIAL] = {library: _library_entry(section, thumbnail, px_per_thumbnail_px, subdivide)}
+    prediction.uns[SPATIAL] = {library: _library_entry(section, thumbnail, px_per_thumbnail_px, grid)}
     record = {**provenance, "schema_version": SCHEMA_VERSION, "scale": SCALE}
-    prediction.uns[PROVENANCE] = json.dumps(plain(record), allow_nan=False)
+    prediction.uns[PROVENANCE] = _without_text(record)
+    if Obs.LABEL in section.obs:
+        labels = section.obs[Obs.LABEL].reindex(prediction.obs[Obs.PARENT])
+        prediction.obs[Obs.LABEL.value] = labels.to_numpy()
     return prediction
+
+
+def _without_text(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as h5ad and Zarr hold it: nested, no JSON in texts, nothing that is None."""
+    found: dict[str, Any] = {}
+    for name, value in plain(dict(record)).items():
+        known = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+        if known is not None:
+            found[name] = _without_text(known) if isinstance(known, Mapping) else known
+    return found
 
 
 def library_id(section: AnnData) -> str:
@@ -128,7 +144,7 @@ def _obs(sites: pd.DataFrame, n_px_padded: Counts, library: str) -> pd.DataFrame
 
 
 def _library_entry(
-    section: AnnData, thumbnail: NDArray[np.uint8], px_per_thumbnail_px: float, subdivide: int
+    section: AnnData, thumbnail: NDArray[np.uint8], px_per_thumbnail_px: float, grid: GridSettings
 ) -> dict[str, Any]:
     facts = section.uns[SECTION_METADATA]
     mpp, spot_um = float(facts[SectionField.MPP]), float(facts[SectionField.SPOT_UM])
@@ -137,7 +153,13 @@ def _library_entry(
     spot_px = spot_um / mpp
     # a lattice without fiducials has none to measure, but readers ask for the key
     fiducial_px = float(given.get("scalefactors", {}).get(ScaleFactor.FIDUCIAL, spot_px))
-    sizes = {ScaleFactor.SPOT.value: spot_px / subdivide, ScaleFactor.FIDUCIAL.value: fiducial_px}
+    pitch_um = float(facts[SectionField.PITCH_UM])
+    if grid.pitch_um is None:
+        site_px, laid = spot_px / grid.subdivide, {"subdivide": grid.subdivide}
+        site_pitch_um = pitch_um / grid.subdivide
+    else:
+        site_px, laid, site_pitch_um = grid.pitch_um / mpp, {}, grid.pitch_um
+    sizes = {ScaleFactor.SPOT.value: site_px, ScaleFactor.FIDUCIAL.value: fiducial_px}
     return {
         "images": images,
         "scalefactors": {**sizes, **scales},
@@ -145,8 +167,9 @@ def _library_entry(
             "mpp": mpp,
             "parent_spot_diameter_fullres": spot_px,
             "parent_spot_diameter_um": spot_um,
-            "parent_pitch_um": float(facts[SectionField.PITCH_UM]),
-            "subdivide": int(subdivide),
+            "parent_pitch_um": pitch_um,
+            "site_pitch_um": site_pitch_um,
+            **laid,
         },
     }
 

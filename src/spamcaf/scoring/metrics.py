@@ -253,7 +253,7 @@ def correlate_spots(truth: Array, prediction: Array) -> float:
     return float(np.nan_to_num(np.concatenate(parts)).mean())
 
 
-NEIGHBOURS = {"hexagonal": 6, "square": 4}  # of a spot on each lattice
+NEIGHBOURS = {"hexagonal": 6, "square": 4, "scattered": 6}  # of a spot on each lattice
 
 
 def morans_i(values: Array, xy_um: Array, n_neighbours: int) -> Array:

@@ -161,18 +161,20 @@ PREDICTORS: dict[str, Predictor] = {
 Colours are measured at the spots of the section only."""
 
 
-def able(names: Iterable[str], *, between_spots: bool = False, new_section: bool = False) -> list[str]:
-    """Return those of `names` that can predict such sites; log the others."""
-    names = list(names)
-    found = [
-        name
-        for name in names
-        if (PREDICTORS[name].between_spots or not between_spots) and (PREDICTORS[name].new_section or not new_section)
-    ]
-    if left_out := [str(name) for name in names if name not in found]:
-        where = "a section without measured spots" if new_section else "sites between the spots"
-        logger.info("not scored at %s, which they cannot predict: %s", where, ", ".join(left_out))
-    return found
+def able(
+    names: Iterable[str], *, between_spots: bool = False, new_section: bool = False, blind: bool = False
+) -> list[str]:
+    """Return those of `names` that can predict such sites, `blind` without an image; log the others."""
+    left = list(names)
+    needs = {
+        "sites between the spots": [n for n in left if between_spots and not PREDICTORS[n].between_spots],
+        "a section without measured spots": [n for n in left if new_section and not PREDICTORS[n].new_section],
+        "a section without an image": [n for n in left if blind and PREDICTORS[n].sees not in ("nothing", _PLACE)],
+    }
+    for where, left_out in needs.items():
+        if left_out:
+            logger.info("not scored at %s, which they cannot predict: %s", where, ", ".join(map(str, left_out)))
+    return [name for name in left if all(name not in left_out for left_out in needs.values())]
 
 
 def predict_all(

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, PEERS, Metric, Model, display_name
+from spamcaf.names import HIGHER_IS_BETTER, LOWER_IS_BETTER, NO_IMAGE, PEERS, Metric, Model, display_name
 from spamcaf.scoring import intervals, limits, metrics
 from spamcaf.scoring.domains import describe_domains
 from spamcaf.scoring.predictors import PREDICTORS
@@ -108,6 +108,7 @@ class Setting:
     others: tuple[str, ...]
     lattice: str
     seed: int
+    image: bool = True  # False: coordinates and expression alone
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ def build_scores(
         "n_hidden": len(truth),
         "n_buffer": setting.n_buffer,
         "other_sections": list(setting.others),
+        **({} if setting.image else {"image": NO_IMAGE}),
         "n_genes": len(hidden.genes),
         "models": models,
         "noise_ceiling": _with_shares(ceiling, models),
@@ -319,8 +321,9 @@ def format_table(scores: Mapping[str, Any]) -> str:
     """
     buffer = f", {scores['n_buffer']} between them left out" if scores["n_buffer"] else ""
     others = f", learned from {', '.join(scores['other_sections'])} too" if scores["other_sections"] else ""
+    blind = ", WITHOUT AN IMAGE" if scores.get("image") == NO_IMAGE else ""
     lines = [
-        f"Section {scores['section']}, protocol {scores['protocol']}: {scores['n_hidden']} hidden spots, "
+        f"Section {scores['section']}{blind}, protocol {scores['protocol']}: {scores['n_hidden']} hidden spots, "
         f"{scores['n_train']} visible{buffer}{others}, {scores['n_genes']} genes; "
         f"noise ceiling of the mean PCC {scores['noise_ceiling'][Metric.PCC_MEAN]:.3f}",
         *_rows(scores),

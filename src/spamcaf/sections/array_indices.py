@@ -15,7 +15,16 @@ import numpy as np
 from spamcaf.errors import InputError
 from spamcaf.names import SECTION_METADATA, SPATIAL, Obs, SectionField
 from spamcaf.sections import lattice as lattices
-from spamcaf.sections.lattice import Floats, FoundLattice, Integers, Lattice, LatticeKind, fit_lattice, search_lattice
+from spamcaf.sections.lattice import (
+    Floats,
+    FoundLattice,
+    Integers,
+    Lattice,
+    LatticeKind,
+    fit_lattice,
+    scattered_lattice,
+    search_lattice,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,6 +109,9 @@ def assign_array_indices(
     ------
     InputError : when coordinates, index and kind contradict each other
     """
+    if settings.scattered:
+        numbers = np.column_stack([np.arange(len(xy_px)), np.zeros(len(xy_px), np.int64)])
+        return ArrayIndices(scattered_lattice(np.asarray(xy_px, np.float64)), numbers, "coordinates")
     if index is not None and settings.pitch_um is not None:
         kind, index = _by_coordinates(xy_px, index)
     clear = None if index is None else _clear_kind(xy_px, index, kind)

@@ -28,7 +28,7 @@ _IMAGE_TOLERANCE_PX = 2  # how far the image's size may be from its thumbnail's,
 
 def check_section(
     raw: AnnData,
-    image_shape: tuple[int, int],
+    image_shape: tuple[int, int] | None,
     settings: SectionSettings,
     image_mpp: float | None = None,
     image: str = "the image",
@@ -38,7 +38,8 @@ def check_section(
     Parameters
     ----------
     raw : as a reader returns it: counts, obsm["spatial"] in full-resolution pixels, and uns["section"]
-    image_shape, image_mpp, image : (rows, columns), micrometres per pixel as stated, and name of the image's file
+    image_shape, image_mpp, image : (rows, columns), micrometres per pixel as stated, and name of the image's file;
+        shape None where there is no image
 
     Returns
     -------
@@ -65,7 +66,10 @@ def check_section(
     _refuse_array_indices(xy[is_kept], index)
     indices = assign_array_indices(xy[is_kept], index, metadata.get(SectionField.LATTICE), settings)
     scale = resolve_scale(indices.lattice, metadata, image_mpp, settings, _thumbnail_scales(section))
-    _require_image(section, image_shape, settings, image)
+    if image_shape is None:
+        _require_positive(xy[is_kept])
+    else:
+        _require_image(section, image_shape, settings, image)
     section.X = csr_matrix(section.X)
     section.obs[Obs.IN_TISSUE.value] = 1
     section.obs[Obs.ARRAY_COL.value], section.obs[Obs.ARRAY_ROW.value] = indices.index.T
@@ -174,12 +178,31 @@ def _require_image(section: AnnData, image_shape: tuple[int, int], settings: Sec
             logger.warning("trusted all the same (section_checks.trust_image): %s", problem)
 
 
+def _require_positive(xy: NDArray[np.float64]) -> None:
+    if (xy < 0).any():
+        low = xy.min(axis=0)
+        raise InputError(
+            f"coordinates below 0 (x from {low[0]:g}, y from {low[1]:g}) of a section without an image.",
+            "0 or more, as maps and masks begin at 0.",
+            "Add a constant to all x and to all y.",
+        )
+
+
 def _report(
-    section: AnnData, indices: ArrayIndices, scale: Scale, image_shape: tuple[int, int], n_dropped: Mapping[str, int]
+    section: AnnData,
+    indices: ArrayIndices,
+    scale: Scale,
+    image_shape: tuple[int, int] | None,
+    n_dropped: Mapping[str, int],
 ) -> dict[str, Any]:
     metadata, lattice = section.uns[SECTION_METADATA], indices.lattice
-    (rows, columns), (x, y) = image_shape, section.obsm[SPATIAL].T
-    outside = {"left": x < 0, "right": x >= columns, "top": y < 0, "bottom": y >= rows}
+    x, y = section.obsm[SPATIAL].T
+    image: dict[str, Any] = {"image_px": None, "n_spots_outside_image": {}}
+    if image_shape is not None:
+        rows, columns = image_shape
+        outside = {"left": x < 0, "right": x >= columns, "top": y < 0, "bottom": y >= rows}
+        image["image_px"] = {"width": int(columns), "height": int(rows)}
+        image["n_spots_outside_image"] = {side: int(beyond.sum()) for side, beyond in outside.items()}
     least, most = (np.asarray(extreme.todense()) for extreme in (section.X.min(axis=0), section.X.max(axis=0)))
     return {
         "section": str(metadata[SectionField.NAME]),
@@ -197,8 +220,7 @@ def _report(
         "lattice_residual_pitches": round(lattice.residual, 4),
         "mpp": round(scale.mpp, 5),
         "mpp_by": {source: None if mpp is None else round(mpp, 5) for source, mpp in scale.mpp_by.items()},
-        "image_px": {"width": int(columns), "height": int(rows)},
-        "n_spots_outside_image": {side: int(beyond.sum()) for side, beyond in outside.items()},
+        **image,
     }
 
 
@@ -218,8 +240,8 @@ def as_table(report: Mapping[str, Any]) -> str:
         "mirrored": "yes" if report["mirrored"] else "no",
         "pitch": f"{report['pitch_um']:g} um = {report['pitch_px']:g} px",
         "um per px": f"{report['mpp']:.4f} ({mpp_by})",
-        "image": f"{image['width']} x {image['height']} px{read_by}",
-        "outside": f"{sum(outside.values())} spots{_listed(outside, ': ')}",
+        "image": f"{image['width']} x {image['height']} px{read_by}" if image else "none: not used",
+        "outside": f"{sum(outside.values())} spots{_listed(outside, ': ')}" if image else None,
         "on tissue": None if share is None else f"{share:.1%} of the spots",
     }
     width = max(map(len, rows)) + 2

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 
-LatticeKind = Literal["hexagonal", "square"]
+LatticeKind = Literal["hexagonal", "square", "scattered"]
+"""Of spots at any place (`scattered`) the lattice is a fiction: square cells as large as a spot has room."""
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
@@ -23,11 +24,13 @@ Booleans = NDArray[np.bool_]
 INDEX_STEPS: dict[str, Integers] = {
     "hexagonal": np.array([[2, 0], [1, 1]], np.int64),
     "square": np.array([[1, 0], [0, 1]], np.int64),
+    "scattered": np.array([[1, 0], [0, 1]], np.int64),
 }
 """What each lattice vector (row) adds to (array_col, array_row): Visium counts columns in half pitches."""
 UNIT_BASIS: dict[str, Floats] = {
     "hexagonal": np.array([[1.0, 0.0], [0.5, np.sqrt(3) / 2]]),
     "square": np.eye(2),
+    "scattered": np.eye(2),
 }
 """The two lattice vectors of a perfect lattice of pitch 1, as rows (x, y)."""
 _CELL_AREA = {kind: float(np.linalg.det(basis)) for kind, basis in UNIT_BASIS.items()}
@@ -107,12 +110,14 @@ def fit_lattice(xy_px: Floats, index: Integers, kind: LatticeKind) -> Lattice:
     ----------
     xy_px : (spot, 2) float64, full-resolution pixels
     index : (spot, 2) int64, (array_col, array_row)
-    kind : "hexagonal" or "square"
+    kind : "hexagonal" or "square"; of "scattered" spots the index says nothing
 
     Raises
     ------
     InputError : when all spots lie on one line
     """
+    if kind == "scattered":
+        return scattered_lattice(xy_px)
     steps = np.linalg.solve(INDEX_STEPS[kind].T.astype(float), index.T.astype(float)).T
     design = np.column_stack([steps, np.ones(len(steps))])
     coefficients, _, rank, _ = np.linalg.lstsq(design, xy_px, rcond=None)
@@ -165,6 +170,25 @@ def search_lattice(xy_px: Floats) -> FoundLattice:
     return settled if settled.n_doubled < walked.n_doubled else walked
 
 
+N_ROOM = 6
+"""Neighbours from which the room of a scattered spot is estimated."""
+
+
+def scattered_lattice(xy_px: Floats) -> Lattice:
+    """Return what stands for a lattice of spots at any place, (spot, 2): its pitch is the root of the area per spot.
+
+    The circle through a spot's sixth neighbour holds six spots' areas; the median over spots leaves out the outline.
+    """
+    require_finite(xy_px)
+    if len(xy_px) < FEWEST_SPOTS:
+        raise InputError(f"{len(xy_px)} spots.", f"at least {FEWEST_SPOTS}.", "Check that the section is whole.")
+    to_sixth = np.median(nearest_neighbours(xy_px, min(N_ROOM, len(xy_px) - 1))[0][:, -1])
+    pitch_px = float(to_sixth * np.sqrt(np.pi / N_ROOM))
+    if not pitch_px > 0:
+        raise InputError("most spots at the position of others.", "spots side by side.", "Check the coordinates.")
+    return Lattice("scattered", xy_px.min(axis=0), pitch_px * np.eye(2), 0.0)
+
+
 def nearest_neighbours(xy_px: Floats, k: int) -> tuple[Floats, Integers]:
     """Return distance (spot, k) in pixels and row (spot, k) of the `k` spots nearest to each, itself left out."""
     from scipy.spatial import cKDTree
@@ -208,7 +232,8 @@ def _no_lattice() -> InputError:
     return InputError(
         "spots on no lattice: their distances and directions are irregular, as those of single cells or beads are.",
         "a hexagonal or a square lattice.",
-        "Check the coordinates; of spatial data only spot arrays (Visium, Visium HD, ST) can be used.",
+        "Check the coordinates. If the spots really lie on no lattice, as beads of Slide-seq: --params "
+        "section_checks.scattered=true,section_checks.mpp=<um per unit of the coordinates>.",
     )
 
 

@@ -217,16 +217,22 @@ def _most_variable(candidates: AnnData, n_genes: int) -> list[str]:
     )
 
 
-def _exactly(training: AnnData, varying: NDArray[np.bool_], requested: list[str]) -> list[str]:
-    genes, unknown = find_genes(requested, training.var)
+def require_genes(var: pd.DataFrame, requested: list[str]) -> list[str]:
+    """Return the names of genes that are requested by symbol or id; raise InputError for those that are not there."""
+    genes, unknown = find_genes(requested, var)
     if unknown:
-        close = {gene: " or ".join(closest(gene, training.var)) for gene in unknown[:5]}
+        close = {gene: " or ".join(closest(gene, var)) for gene in unknown[:5]}
         shown = [f"{gene} (like {close[gene]})" if close.get(gene) else gene for gene in unknown]
         raise InputError(
             f"{len(unknown)} of {len(requested)} genes of panel.genes are not in the section: {named(shown, 5)}.",
-            f"symbols or Ensembl ids of its {training.n_vars} genes.",
+            f"symbols or Ensembl ids of its {len(var)} genes.",
             "Correct panel.genes, or leave these out.",
         )
+    return genes
+
+
+def _exactly(training: AnnData, varying: NDArray[np.bool_], requested: list[str]) -> list[str]:
+    genes = require_genes(training.var, requested)
     flat = [gene for gene in genes if not varying[training.var_names.get_loc(gene)]]
     if flat:
         raise InputError(

@@ -61,6 +61,8 @@ def resolve_scale(
     InputError : when nothing that files state agrees with the lattice, naming each estimate; when nothing states how
         far apart the spots are; when the coordinates seem to be micrometres, array indices or pixels of a thumbnail
     """
+    if lattice.kind == "scattered":
+        return _of_scattered(lattice, metadata, image_mpp, settings)
     if lattice.pitch_px < _ARRAY_STEPS_PX:
         raise InputError(
             f"spots {lattice.pitch_px:.2f} px apart.",
@@ -84,6 +86,23 @@ def resolve_scale(
     is_of_source = settings.pitch_um in (None, metadata.get(SectionField.PITCH_UM))
     spot_um = float((is_of_source and metadata.get(SectionField.SPOT_UM)) or _SPOT_SHARE * pitch_um)
     return Scale(mpp, pitch_um, spot_um, {_LATTICE: by_lattice, **mpp_by})
+
+
+def _of_scattered(
+    lattice: Lattice, metadata: Mapping[str, Any], image_mpp: float | None, settings: SectionSettings
+) -> Scale:
+    """Return the scale of scattered spots, which no lattice tells: that of the settings, a file or the image."""
+    stated = _number(metadata, SectionField.MPP)
+    mpp = settings.mpp or stated or image_mpp
+    if mpp is None:
+        raise InputError(
+            "scattered spots (section_checks.scattered), and nothing that states the unit of their coordinates.",
+            "micrometres per unit.",
+            "Pass it: --params section_checks.mpp=1 for coordinates in micrometres, 0.65 for pixels of Slide-seq.",
+        )
+    pitch_um = settings.pitch_um or mpp * lattice.pitch_px
+    spot_um = _number(metadata, SectionField.SPOT_UM) or _SPOT_SHARE * pitch_um
+    return Scale(mpp, pitch_um, spot_um, {_LATTICE: None, _STATED: settings.mpp or stated, _IMAGE: image_mpp})
 
 
 def _estimates(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.names import SECTION_METADATA, SPATIAL, Obs, SectionField
-from spamcaf.sections.lattice import INDEX_STEPS, Lattice
+from spamcaf.sections.lattice import INDEX_STEPS, UNIT_BASIS, Lattice, LatticeKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,25 +129,79 @@ def stack(parts: Sequence[Measured]) -> Measured:
 
 
 def lay_grid(section: AnnData, lattice: Lattice, subdivide: int) -> pd.DataFrame:
-    """Give each spot `subdivide` x `subdivide` sites: itself (s0), and the points that divide its lattice cell.
+    """Lay the lattice of the spots, divided `subdivide` times, as far around every spot as its cell reaches.
 
-    Cells tile the plane, so sites are unique and the factor is exact: k^2 sites per spot, before any is dropped off the
-    tissue. Offsets come from the fitted lattice and are added to the spot's own coordinates.
+    Inside the section these are k x k sites per spot, the spots themselves among them (s0). At its outline sites stand
+    on all sides alike: the map is symmetric about the spots. A site belongs to the nearest spot, the first of several.
+    Offsets come from the fitted lattice and are added to the spot's own coordinates.
 
     Returns
     -------
-    DataFrame with a row per site: site_id (`<barcode>_s<k>`, which Loupe accepts), parent_barcode, sub_index, x_px and
-        y_px in full-resolution pixels, array_row and array_col on the subdivided lattice (those of the spots times
-        `subdivide`, so that they stay whole)
+    DataFrame with a row per site: site_id (`<barcode>_s<number>`, which Loupe accepts; a number stands for one offset
+        from the spot), parent_barcode, sub_index (that number), x_px and y_px in full-resolution pixels, array_row and
+        array_col on the subdivided lattice (those of the spots times `subdivide`, so that they stay whole)
     """
-    along = np.array([(i, j) for j in range(subdivide) for i in range(subdivide)])
-    xy = section.obsm[SPATIAL][:, None, :] + (along / subdivide) @ lattice.basis_px
-    index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)[:, None, :] * subdivide
-    index = index + along @ INDEX_STEPS[lattice.kind]
-    parent = np.repeat(section.obs_names.to_numpy(str), len(along)).tolist()
-    sub = np.tile(np.arange(len(along)), section.n_obs)
-    ids = [f"{p}_s{s}" for p, s in zip(parent, sub, strict=True)]
-    return _table(ids, parent, sub, xy.reshape(-1, 2), index.reshape(-1, 2))
+    offsets, distance = _offsets(lattice.kind, subdivide)
+    index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)
+    fine = (index * subdivide)[:, None, :] + offsets @ INDEX_STEPS[lattice.kind]
+    spot, sub = (grid.ravel() for grid in np.indices(fine.shape[:2]))
+    nearest_first = np.lexsort([spot, np.tile(distance, len(index))])
+    once = np.unique(fine.reshape(-1, 2)[nearest_first], axis=0, return_index=True)[1]
+    kept = np.sort(nearest_first[once])
+    spot, sub = spot[kept], sub[kept]
+    xy = np.asarray(section.obsm[SPATIAL])[spot] + (offsets[sub] / subdivide) @ lattice.basis_px
+    parent = section.obs_names.to_numpy(str)[spot].tolist()
+    return _table(parent, sub, xy, fine.reshape(-1, 2)[kept])
+
+
+def _offsets(kind: LatticeKind, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the steps (offset, 2) from a spot to the points of the lattice divided `k` times that it is nearest to.
+
+    Points as near to other spots are among them. The spot itself comes first, and the rest by their distance, which is
+    returned too (offset,), in pitches.
+    """
+    steps = np.array([(i, j) for j in range(-k, k + 1) for i in range(-k, k + 1)])
+    unit, cell = UNIT_BASIS[kind], steps[((steps >= 0) & (steps < k)).all(axis=1)]
+    corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)]) @ unit
+    reach = np.linalg.norm((cell / k @ unit)[:, None] - corners, axis=2).min(axis=1).max()
+    distance = np.linalg.norm(steps / k @ unit, axis=1).round(9)
+    within = np.flatnonzero(distance <= reach + 1e-6)
+    within = within[np.argsort(distance[within], kind="stable")]
+    return steps[within], distance[within]
+
+
+CELL_REACH: dict[LatticeKind, float] = {"hexagonal": 3**-0.5, "square": 2**-0.5, "scattered": 1.0}
+"""Distance from a spot to the corner of its cell, in pitches: 0.58 on a hexagonal lattice, 0.71 on a square one.
+
+Between scattered spots there may be wider gaps."""
+
+
+def lay_raster(section: AnnData, lattice: Lattice, pitch_um: float) -> pd.DataFrame:
+    """Lay sites on a square raster of `pitch_um`, as far around every spot as its cell reaches.
+
+    The raster is centred on the spots' extent and parallel to the image. A site belongs to the nearest spot, and is
+    numbered from 1 on among its sites: no site is a spot. The table is as that of `lay_grid`, indices the raster's.
+    """
+    from scipy.spatial import cKDTree
+
+    xy_px = np.asarray(section.obsm[SPATIAL], np.float64)
+    pitch_px = pitch_um / float(section.uns[SECTION_METADATA][SectionField.MPP])
+    low, high = xy_px.min(axis=0), xy_px.max(axis=0)
+    reach = CELL_REACH[lattice.kind] * lattice.pitch_px
+    n_x, n_y = np.floor(((high - low) / 2 + reach) / pitch_px).astype(int)
+    tree, parts = cKDTree(xy_px), []
+    for row in range(-n_y, n_y + 1):  # row by row: the whole extent may hold many times the sites that are kept
+        column = np.arange(-n_x, n_x + 1)
+        sites = (low + high) / 2 + np.column_stack([column, np.full(len(column), row)]) * pitch_px
+        distance, nearest = tree.query(sites, distance_upper_bound=reach * (1 + 1e-9))
+        near = np.isfinite(distance)
+        index = np.column_stack([column + n_x, np.full(len(column), row + n_y)])
+        parts.append((sites[near], nearest[near], index[near]))
+    xy, spot, index = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.argsort(spot, kind="stable")
+    spot = spot[order]
+    number = np.arange(len(spot)) - np.searchsorted(spot, spot) + 1
+    return _table(section.obs_names.to_numpy(str)[spot].tolist(), number, xy[order], index[order])
 
 
 def lay_sites(size_px: tuple[int, int], mpp: float, pitch_um: float) -> pd.DataFrame:
@@ -159,14 +213,16 @@ def lay_sites(size_px: tuple[int, int], mpp: float, pitch_um: float) -> pd.DataF
     row, column = np.indices([max(int(extent / pitch_px), 1) for extent in size_px]).reshape(2, -1)
     names = [f"r{i:04d}c{j:04d}" for i, j in zip(row, column, strict=True)]
     index = np.column_stack([column, row])
-    return _table(names, names, np.zeros(len(names), np.int64), (index + 0.5) * pitch_px, index)
+    table = _table(names, np.zeros(len(names), np.int64), (index + 0.5) * pitch_px, index)
+    return table.assign(**{SITE_ID: names})
 
 
 def _table(
-    ids: list[str], parent: list[str], sub: NDArray[np.int64], xy_px: NDArray[np.floating], index: NDArray[np.int64]
+    parent: list[str], sub: NDArray[np.int64], xy_px: NDArray[np.floating], index: NDArray[np.int64]
 ) -> pd.DataFrame:
     import pandas as pd
 
+    ids = [f"{name}_s{number}" for name, number in zip(parent, sub.tolist(), strict=True)]
     table = pd.DataFrame({SITE_ID: ids, Obs.PARENT.value: parent, SUB_INDEX: sub})
     table[[X_PX, Y_PX]] = xy_px
     table[[Obs.ARRAY_ROW.value, Obs.ARRAY_COL.value]] = index[:, ::-1]

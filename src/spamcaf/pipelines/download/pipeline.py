@@ -1,4 +1,4 @@
-"""Wiring of the download pipeline: `kedro run --pipeline download --env dlpfc` fetches what is missing."""
+"""Wiring of the download pipeline: `kedro run --pipelines download --env dlpfc` fetches what is missing."""
 
 from __future__ import annotations
 

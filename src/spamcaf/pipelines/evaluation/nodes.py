@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.histology.tiles import WindowGeometry
-from spamcaf.names import PROVENANCE, SECTION_METADATA, SPATIAL, Model, Obs, Part, SectionField
+from spamcaf.names import NO_IMAGE, PROVENANCE, SECTION_METADATA, SPATIAL, Model, Obs, Part, SectionField
 from spamcaf.parameters import ComputeSettings, EvaluationSettings, ReportSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.joins import grid_sites, measured_other_sections, measured_spots, mpp_of, pitch_um_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OpenSlide, OtherSections, SimulatedTissue
@@ -27,6 +26,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WITHOUT_IMAGE = (
+    "No image was used (image=none): everything is predicted from coordinates and measured expression alone, and "
+    "the ground of the maps is blank."
+)
+
 
 def fit_baselines(
     expression: AnnData,
@@ -39,7 +43,7 @@ def fit_baselines(
     compute: ComputeSettings,
     seed: int,
 ) -> AnnData:
-    """Predict the hidden spots with every baseline and peer of `evaluation.models`; one layer each.
+    """Predict the hidden spots with every baseline and peer of `evaluation.models`; one layer each, X as measured.
 
     They learn from the section itself; where all of it is hidden, those that need no neighbours learn from the other
     sections. The slide is opened only where one of them needs the colours of tiles.
@@ -49,7 +53,8 @@ def fit_baselines(
     from spamcaf.scoring.predictors import PREDICTORS, able, predict_all
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
-    names, pitch_um = able(evaluation.models, new_section=not visible), pitch_um_of(expression)
+    blind = spot_features.key.is_blind
+    names, pitch_um = able(evaluation.models, new_section=not visible, blind=blind), pitch_um_of(expression)
     colours = _tile_colours(expression, open_slide, tiles) if any(PREDICTORS[n].needs_colours for n in names) else None
     if visible:
         measured = measured_spots(expression, spot_features, visible, colours)
@@ -58,9 +63,10 @@ def fit_baselines(
     xy_um = np.asarray(expression[hidden].obsm[SPATIAL]) * mpp_of(expression)
     sites = sites_of(hidden, xy_um, spot_features, colours)
     layers = predict_all(measured, sites, pitch_um, seed, names, positions=bool(visible), compute=compute)
-    return AnnData(
-        None, expression[hidden].obs[[]], expression.var, layers=layers, shape=(len(hidden), expression.n_vars)
-    )
+    spots = expression[hidden]
+    labels = spots.obs[[Obs.LABEL.value] if Obs.LABEL in spots.obs else []]
+    places = {SPATIAL: np.asarray(spots.obsm[SPATIAL])}
+    return AnnData(np.asarray(spots.X, np.float32), labels, expression.var, obsm=places, layers=layers)
 
 
 def _tile_colours(expression: AnnData, open_slide: OpenSlide, tiles: TileSettings) -> DataFrame:
@@ -71,7 +77,10 @@ def _tile_colours(expression: AnnData, open_slide: OpenSlide, tiles: TileSetting
 
     xy_px = np.asarray(expression.obsm[SPATIAL], np.float64)
     geometry = WindowGeometry.of(tiles, mpp_of(expression))
-    return pd.DataFrame(tile_colours(open_slide(), xy_px, geometry), index=expression.obs_names)
+    slide = open_slide()
+    if slide is None:  # such models are left out without an image
+        raise ValueError("The colours of tiles of a section without an image.")
+    return pd.DataFrame(tile_colours(slide, xy_px, geometry), index=expression.obs_names)
 
 
 def score_super_resolution(
@@ -98,15 +107,17 @@ def score_super_resolution(
 
     sites = grid_sites(grid[between], spot_features, grid_features, mpp_of(expression))
     measured = measured_spots(expression, spot_features, expression.obs_names.tolist())
-    names = able(dict.fromkeys([*evaluation.models, str(Model.NEAREST_SPOT)]), between_spots=True)
+    named = dict.fromkeys([*evaluation.models, str(Model.NEAREST_SPOT)])
+    names = able(named, between_spots=True, blind=spot_features.key.is_blind)
     predictions = predict_all(measured, sites, pitch_um_of(expression), seed, names, compute=compute)
     predictions |= _ours(super_resolved[between])
     genes = expression.var_names.tolist()
     known = truth.true_expression(sites.xy_um)[:, truth.genes.index.get_indexer(genes)]
     factor = len(grid) / expression.n_obs
     index = grid.loc[between, [Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)
+    lattice = "square" if between.all() else _lattice(expression)  # a raster of its own, which holds no spots
     scored = scores.SuperResolution(factor, genes, sites.xy_um, known, predictions, index)
-    return scores.score_super_resolution(scored, _model(super_resolved), _lattice(expression), seed)
+    return scores.score_super_resolution(scored, _model(super_resolved), lattice, seed)
 
 
 def score_domains(
@@ -162,13 +173,16 @@ def score_predictions(
         np.asarray(truth.X),
         truth.layers[COUNTS].toarray(),
         truth.obs[DEPTH].to_numpy(),
-        index_of(truth),
+        None if _lattice(expression) == "scattered" else index_of(truth),
     )
     predictions = {**_ours(recovered), **baseline_predictions.layers}
     name = str(expression.uns[SECTION_METADATA][SectionField.NAME])
     n_train, n_buffer = len(visible), len(barcodes_of(spot_split, Part.BUFFER))
-    others = tuple(_record(recovered)["other_sections"])
-    setting = Setting(name, _model(recovered), settings.protocol, n_train, n_buffer, others, _lattice(expression), seed)
+    others = tuple(map(str, _record(recovered)["other_sections"]))
+    image = not is_blind(recovered)
+    setting = Setting(
+        name, _model(recovered), settings.protocol, n_train, n_buffer, others, _lattice(expression), seed, image
+    )
     seen = np.asarray(expression[visible].X)
     scores, gene_scores = build_scores(setting, hidden_spots, predictions, recovered.layers.get(SD), seen)
     draws = [np.asarray(layer) for key, layer in recovered.layers.items() if key and key.startswith(DRAW)]
@@ -252,11 +266,12 @@ def write_report(
     provenance = {
         "This run": run_record(parameters["seed"]),
         "Parameters of this run": as_plain(parameters),
-        "The model that was scored": _record(recovered),
+        "The model that was scored": as_plain(_record(recovered)),
     }
     figures = {"overlay": section_overlay, "training_curves": training_curves, "maps": maps}
     left_out = no_polygons(super_resolved.n_obs, settings.max_polygons)
-    remarks = [] if left_out is None else [left_out]
+    blind = WITHOUT_IMAGE if is_blind(recovered) else None
+    remarks = [remark for remark in (blind, left_out) if remark is not None]
     return render_report(scores, section_report, figures, provenance, genes, drawn, remarks)
 
 
@@ -272,9 +287,14 @@ def _model(prediction: AnnData) -> str:
     return str(_record(prediction)["model"])
 
 
+def is_blind(prediction: AnnData) -> bool:
+    """Tell whether a prediction was made without an image (`image=none`)."""
+    return bool(_record(prediction).get("slide") == NO_IMAGE)
+
+
 def _record(prediction: AnnData) -> dict[str, Any]:
     """Return the record of the fitted model that predicted."""
-    record: dict[str, Any] = json.loads(prediction.uns[PROVENANCE])
+    record: dict[str, Any] = prediction.uns[PROVENANCE]
     return record
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spamcaf.compute import choose_precision, computing
-from spamcaf.histology.features import BLOCK, FeatureKey, Features, StoredBlock, sites_hash
+from spamcaf.errors import InputError
+from spamcaf.histology.features import BLOCK, FeatureKey, Features, StoredBlock, blind_blocks, sites_hash
 from spamcaf.histology.macenko import Macenko
 from spamcaf.histology.slide import Slide
-from spamcaf.histology.tiles import TILE_PX, WindowGeometry
+from spamcaf.histology.tiles import N_TILES, TILE_PX, WindowGeometry
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import SPATIAL, Model
+from spamcaf.names import NO_IMAGE, SPATIAL, Model
 from spamcaf.parameters import ComputeSettings, TileSettings
 from spamcaf.pipelines.joins import mpp_of
 from spamcaf.pipelines.types import AnnData, Backbone, DataFrame
@@ -33,7 +34,7 @@ MAX_SCALE_DIFFERENCE = 0.1
 
 def embed_slide(
     section: AnnData,
-    slide: Slide,
+    slide: Slide | None,
     tissue: Tissue,
     backbone: Backbone,
     stored: list[StoredBlock],
@@ -46,8 +47,14 @@ def embed_slide(
 
     Where features are computed tile by tile instead (`tiles.dense`), the map has no places, and its key alone tells how
     the slide is seen. `model` is the one to be fitted: only `released` needs the whole window shrunk to one tile. With
-    `finetune`, the maps before that many last blocks of the backbone are stored with the features of sites.
+    `finetune`, the maps before that many last blocks of the backbone are stored with the features of sites. Without an
+    image (`slide` None) there is nothing to see; see `blind_blocks`.
     """
+    if slide is None:
+        _require_spamcaf(model, finetune)
+        logger.info("no image: predictions are made of coordinates and expression alone")
+        yield from blind_blocks([], _blind_key([], np.empty((0, 2)), backbone), set(), N_TILES)
+        return
     from spamcaf.histology import dense
     from spamcaf.histology.embedding import EmbeddingJob
     from spamcaf.histology.workers import Workers, embed_sites
@@ -73,7 +80,7 @@ def embed_slide(
 
 def embed_spots(
     section: AnnData,
-    slide: Slide,
+    slide: Slide | None,
     tissue: Tissue,
     backbone: Backbone,
     slide_features: Features,
@@ -92,7 +99,7 @@ def embed_spots(
 def embed_grid(
     grid: DataFrame,
     section: AnnData,
-    slide: Slide,
+    slide: Slide | None,
     tissue: Tissue,
     backbone: Backbone,
     slide_features: Features,
@@ -113,7 +120,7 @@ def _embed(
     what: str,
     ids: list[str],
     xy_px: NDArray[np.float64],
-    slide: Slide,
+    slide: Slide | None,
     tissue: Tissue,
     backbone: Backbone,
     slide_features: Features,
@@ -124,6 +131,10 @@ def _embed(
     model: str,
     finetune: int,
 ) -> Iterator[Features]:
+    if slide is None:
+        key = _blind_key(ids, xy_px, backbone)
+        yield from blind_blocks(ids, key, {block.start for block in stored if block.key == key}, N_TILES)
+        return
     from spamcaf.histology.dense import PoolingJob, pool_windows
     from spamcaf.histology.embedding import EmbeddingJob
     from spamcaf.histology.workers import Workers, embed_sites
@@ -168,6 +179,20 @@ def _seen(
     if compute.compile:  # rounds otherwise
         view["compiled"] = True
     return geometry, stain, pixels, view
+
+
+def _blind_key(ids: list[str], xy_px: NDArray[np.float64], backbone: Backbone) -> FeatureKey:
+    return FeatureKey.of(NO_IMAGE, backbone.identity, {"image": NO_IMAGE}, 0, ids, xy_px)
+
+
+def _require_spamcaf(model: str, finetune: int) -> None:
+    if model == Model.RELEASED or finetune:
+        what = "fit.model=released" if model == Model.RELEASED else "fit.finetune"
+        raise InputError(
+            f"{what} without an image (image={NO_IMAGE}).",
+            "fit.model=spamcaf without fine-tuning, which can do without one.",
+            "Leave that setting out, or give the section's image.",
+        )
 
 
 def _warn_of_scale(backbone: Backbone, tiles: TileSettings) -> None:

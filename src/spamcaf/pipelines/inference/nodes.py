@@ -24,6 +24,7 @@ from spamcaf.pipelines.joins import (
 )
 from spamcaf.pipelines.types import AnnData, Backbone, DataFrame, SpatialData, TrainedModel
 from spamcaf.provenance import names_hash
+from spamcaf.reporting.prediction import MEASURED
 from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.sites import SUB_INDEX, X_PX, Y_PX
 from spamcaf.sections.sites import lay_grid as subdivide
@@ -47,7 +48,10 @@ def predict_hidden_spots(
     seed: int,
     load_backbone: Callable[[], Backbone],
 ) -> AnnData:
-    """Predict the hidden spots from image and visible spots only; from the image alone where all are hidden."""
+    """Predict the hidden spots from image and visible spots only; from the image alone where all are hidden.
+
+    Rows are named by their barcodes; what was measured there is the layer `measured`, for comparison.
+    """
     from spamcaf.peers.models import predict
 
     visible, hidden = barcodes_of(spot_split, Part.TRAIN), barcodes_of(spot_split, Part.HIDDEN)
@@ -61,7 +65,11 @@ def predict_hidden_spots(
     last_blocks = last_blocks_of(load_backbone, model.n_finetuned, spot_features.key)
     predicted = predict(model.model, context, sites, compute, inference, seed, last_blocks)
     genes = section.var.loc[list(model.genes)]
-    return as_prediction(predicted, model, genes, table, sites.n_px_padded, section, tissue, 1)
+    laid = GridSettings(subdivide=1)
+    recovered = as_prediction(predicted, model, genes, table, sites.n_px_padded, section, tissue, laid)
+    recovered.obs_names = hidden
+    recovered.layers[MEASURED] = np.asarray(expression[hidden].X, np.float32)
+    return recovered
 
 
 def predict_grid(
@@ -90,11 +98,24 @@ def predict_grid(
     predicted = predict(full_model.model, context, sites, compute, inference, seed, last_blocks)
     logger.info("%d sites predicted, %d of them between the spots", len(grid), (grid[SUB_INDEX] > 0).sum())
     genes = section.var.loc[list(full_model.genes)]
-    return as_prediction(predicted, full_model, genes, grid, sites.n_px_padded, section, tissue, settings.subdivide)
+    return as_prediction(predicted, full_model, genes, grid, sites.n_px_padded, section, tissue, settings)
 
 
-def write_spatialdata(prediction: AnnData, section: AnnData, slide: Slide) -> SpatialData:
-    """Return the prediction with its image and spots, where there are any, as SpatialData."""
+def describe_programs(
+    full_model: TrainedModel, super_resolved: AnnData, gene_sets: dict[str, list[str]], seed: int
+) -> AnnData:
+    """Return what the model learned: depth and gene programs at every site, with gene loadings, and gene sets.
+
+    X (site, program) are scores from the section's mean, log depth first; `varm["loadings"]` what a unit of each adds
+    to the genes. Gene sets of `evaluation.gene_sets` are columns of obs, by scanpy's score_genes.
+    """
+    from spamcaf.reporting.programs import program_map
+
+    return program_map(full_model.model, super_resolved, gene_sets, seed)
+
+
+def write_spatialdata(prediction: AnnData, section: AnnData, slide: Slide | None) -> SpatialData:
+    """Return the prediction with its image, where there is one, and spots, where there are any, as SpatialData."""
     from spamcaf.reporting.exports import to_spatialdata
 
     return to_spatialdata(prediction, section, slide)

@@ -27,6 +27,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             tags="gpu",
         ),
         Node(
+            nodes.describe_programs,
+            ["full_model", "super_resolved", "params:evaluation.gene_sets", "params:seed"],
+            "programs",
+            name="describe_programs",
+        ),
+        Node(
             nodes.write_spatialdata,
             ["super_resolved", "section", "slide"],
             "super_resolved_spatialdata",

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from spamcaf.errors import InputError
 from spamcaf.histology import tissue as histology
 from spamcaf.histology.placement import require_handedness, require_on_tissue, warn_of_other_image
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import SECTION_METADATA, SPATIAL, Obs, Part, SectionField
+from spamcaf.names import NO_IMAGE, SECTION_METADATA, SPATIAL, Obs, Part, SectionField
 from spamcaf.parameters import GridSettings, PanelSettings, SectionSettings, SplitSettings, TileSettings, TissueSettings
-from spamcaf.pipelines.joins import mpp_of
+from spamcaf.pipelines.joins import mpp_of, pitch_um_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OtherSections
 from spamcaf.provenance import provenance_record
 from spamcaf.sections import checks, gene_names, panel, sites, split
@@ -24,14 +25,22 @@ from spamcaf.sections.lattice import lattice_steps
 
 logger = logging.getLogger(__name__)
 
+MASK_PX_PER_PITCH = 4
+"""Pixels of a mask that is made of spots alone, to the distance of two: coarser ones would not follow their outline."""
+
 
 def check_section(
-    raw_section: AnnData, slide: Slide, settings: SectionSettings, tissue: TissueSettings
+    raw_section: AnnData, slide: Slide | None, settings: SectionSettings, tissue: TissueSettings
 ) -> tuple[AnnData, dict[str, Any]]:
     """Return the section that is safe to compute with, and the report of what was checked.
 
-    The image is checked too, before anything is stored: it must show tissue where the spots are.
+    The image is checked too, before anything is stored: it must show tissue where the spots are. `slide` is None where
+    there is no image (`image=none`): then the report says so, and nothing ties the coordinates to an image.
     """
+    if slide is None:
+        section, report = checks.check_section(raw_section, None, settings)
+        logger.info(as_table(report))
+        return section, report | provenance_record(slide=NO_IMAGE, image=NO_IMAGE)
     section, report = checks.check_section(raw_section, slide.shape, settings, slide.mpp, slide.name)
     seen = _tissue_in_image(section, slide, tissue)  # without the spots, which are checked against it
     xy, lattice, off_px = np.asarray(section.obsm[SPATIAL]), lattice_of(section), checks.off_tissue_of(section)
@@ -52,9 +61,13 @@ def check_section(
     return section, report
 
 
-def find_tissue(section: AnnData, slide: Slide, settings: TissueSettings) -> Tissue:
-    """Combine the tissue of the image with that of the spots."""
+def find_tissue(section: AnnData, slide: Slide | None, settings: TissueSettings) -> Tissue:
+    """Combine the tissue of the image with that of the spots; without an image it is that of the spots."""
     pitch_px = lattice_of(section).pitch_px
+    if slide is None:
+        scale = min(max(settings.um_per_px / mpp_of(section), 1.0), pitch_px / MASK_PX_PER_PITCH)
+        xy = np.asarray(section.obsm[SPATIAL])
+        return Tissue.of_spots(xy, checks.off_tissue_of(section), pitch_px, scale)
     seen = _tissue_in_image(section, slide, settings)
     return seen.marked_by_spots(np.asarray(section.obsm[SPATIAL]), checks.off_tissue_of(section), pitch_px)
 
@@ -79,7 +92,12 @@ def split_spots(section: AnnData, settings: SplitSettings, tiles: TileSettings, 
     reach_um = (window_um + float(section.uns[SECTION_METADATA][SectionField.SPOT_UM])) / 2
     xy_um = np.asarray(section.obsm[SPATIAL], np.float64) * mpp
     index = section.obs[[Obs.ARRAY_COL, Obs.ARRAY_ROW]].to_numpy(np.int64)
-    steps = lattice_steps(index, section.uns[SECTION_METADATA][SectionField.LATTICE])
+    kind = section.uns[SECTION_METADATA][SectionField.LATTICE]
+    if kind == "scattered" and settings.protocol == "lattice":
+        raise InputError(
+            "split.protocol=lattice of scattered spots.", "spots on a lattice.", "Choose random, block or section."
+        )
+    steps = lattice_steps(index, kind)
     table = split.split_spots(section.obs_names.tolist(), xy_um, reach_um, settings, seed, steps)
     counts = table[split.PART].value_counts()
     logger.info("split by %s: %s", settings.protocol, ", ".join(f"{n} {part}" for part, n in counts.items()))
@@ -108,11 +126,20 @@ def normalise_expression(section: AnnData, gene_panel: DataFrame, program_genes:
 
 
 def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFrame:
-    """Lay the sites between the spots, and keep those on tissue; the spots themselves always stay."""
-    grid = sites.lay_grid(section, lattice_of(section), settings.subdivide)
+    """Lay the sites between the spots, and keep those on tissue; spots among them always stay."""
+    lattice = lattice_of(section)
+    pitch_um = settings.pitch_um
+    if pitch_um is None and lattice.kind == "scattered":
+        pitch_um = pitch_um_of(section) / settings.subdivide
+    if pitch_um is None:
+        grid = sites.lay_grid(section, lattice, settings.subdivide)
+        asked = f"requested {settings.subdivide**2}, and more at the outline"
+    else:
+        grid = sites.lay_raster(section, lattice, pitch_um)
+        asked = f"{pitch_um:g} um apart"
     on_tissue = tissue.holds(grid[[sites.X_PX, sites.Y_PX]].to_numpy()) | (grid[sites.SUB_INDEX] == 0).to_numpy()
     logger.info(
-        "grid: %d sites, %.2f per spot (requested %d), %d off the tissue dropped",
-        on_tissue.sum(), on_tissue.sum() / section.n_obs, settings.subdivide**2, (~on_tissue).sum(),
+        "grid: %d sites, %.2f per spot (%s), %d off the tissue dropped",
+        on_tissue.sum(), on_tissue.sum() / section.n_obs, asked, (~on_tissue).sum(),
     )  # fmt: skip
     return grid[on_tissue].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Writing the simulated section as Space Ranger would: `kedro run --pipeline simulation` shows how real ones lie."""
+"""Writing the simulated section as Space Ranger would: `kedro run --pipelines simulation` shows how real ones lie."""
 
 from __future__ import annotations
 

@@ -67,6 +67,9 @@ def fit_spamcaf(
     from spamcaf.peers.models import TrainedModel
     from spamcaf.peers.released import fit_released
 
+    if spot_features.key.is_blind and fit.use_network:
+        logger.info("no image: the Gaussian process predicts alone, over positions, without networks")
+        fit = fit.model_copy(update={"use_network": False})
     spots = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
     barcodes, key = spots[BARCODE].tolist(), spot_features.key
     target_section, others = _training_sections(expression, spots, spot_features, other_sections)

@@ -8,12 +8,20 @@ from pathlib import PurePath
 
 import numpy as np
 
+from spamcaf.errors import InputError
 from spamcaf.histology import tissue as histology
 from spamcaf.histology.features import Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
-from spamcaf.names import GENE_IDS, SPATIAL
-from spamcaf.parameters import ComputeSettings, InferenceSettings, ReportSettings, TissueSettings, TransferSettings
+from spamcaf.names import GENE_IDS, NO_IMAGE, SPATIAL
+from spamcaf.parameters import (
+    ComputeSettings,
+    GridSettings,
+    InferenceSettings,
+    ReportSettings,
+    TissueSettings,
+    TransferSettings,
+)
 from spamcaf.pipelines.joins import as_prediction, last_blocks_of, mpp_of, sites_of
 from spamcaf.pipelines.types import AnnData, Backbone, DataFrame, Figure, TrainedModel
 from spamcaf.sections import sites
@@ -22,8 +30,14 @@ from spamcaf.sections.sites import SITE_ID, X_PX, Y_PX
 logger = logging.getLogger(__name__)
 
 
-def lay_sites(slide: Slide, settings: TransferSettings, tissue: TissueSettings) -> tuple[AnnData, DataFrame, Tissue]:
+def lay_sites(
+    slide: Slide | None, settings: TransferSettings, tissue: TissueSettings
+) -> tuple[AnnData, DataFrame, Tissue]:
     """Lay sites over the image; return the section without counts, named as its image, its sites, and the tissue."""
+    if slide is None:
+        raise InputError(
+            f"image={NO_IMAGE} for a section of which nothing else is known.", "its image.", "Name it: image=<file>."
+        )
     mpp = sites.resolve_mpp(settings.mpp, slide.mpp)
     mask = histology.find_tissue(slide, mpp, tissue)
     laid = sites.lay_sites(slide.shape, mpp, settings.pitch_um)
@@ -57,7 +71,7 @@ def predict_unmeasured(
     predicted = predict(transfer_model.model, None, sites, compute, inference, seed, last_blocks)
     genes = pd.DataFrame({GENE_IDS: list(transfer_model.gene_ids)}, index=list(transfer_model.genes))
     where = (unmeasured_sites, sites.n_px_padded, unmeasured_section, unmeasured_tissue)
-    return as_prediction(predicted, transfer_model, genes, *where, 1)
+    return as_prediction(predicted, transfer_model, genes, *where, GridSettings(subdivide=1))
 
 
 def plot_transferred(transferred: AnnData, settings: ReportSettings) -> Figure:
