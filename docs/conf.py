@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from spamcaf import __version__
 from spamcaf.parameters import RunSettings
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
     from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
@@ -28,6 +28,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 copybutton_exclude = ".linenos, .gp"
 
+default_role = "literal"  # single backticks of docstrings
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 autodoc_member_order = "bysource"
@@ -41,14 +42,20 @@ html_theme = "sphinx_book_theme"
 html_title = f"spamcaf {version}"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
-html_theme_options = {"show_toc_level": 2, "show_navbar_depth": 1, "use_download_button": False}
+html_theme_options = {
+    "show_toc_level": 2,
+    "show_navbar_depth": 1,
+    "use_download_button": False,
+    "navbar_persistent": [],  # the search field is in the sidebar
+    "footer_content_items": ["copyright"],
+}
 html_show_sourcelink = False
 
-PARAMETERS = "<!-- the tables of all parameters -->"
+PARAMETERS = "<!-- all parameters -->"
 
 
 def setup(app: Sphinx) -> None:
-    """Draw the figures before the pages are read, and put the tables of parameters into theirs."""
+    """Draw the figures before the pages are read, and put the parameters into their page."""
     app.connect("builder-inited", draw_figures)
     app.connect("source-read", insert_parameters)
 
@@ -63,29 +70,29 @@ def draw_figures(app: Sphinx) -> None:
 
 
 def insert_parameters(app: Sphinx, page: str, source: list[str]) -> None:
-    """Replace the mark in a page by tables of all settings, as they are typed."""
+    """Replace the mark in a page by all settings, as they are typed."""
     source[0] = source[0].replace(PARAMETERS, describe_parameters())
 
 
 def describe_parameters() -> str:
-    """Return every setting in Markdown: a table per group with name, type, default and meaning."""
-    parts = [_table(RunSettings, "", ["seed"])]
+    """Return every setting in Markdown, by group: name, default, allowed values and meaning."""
+    parts = [_describe(RunSettings, "", ["seed"])]
     for name, field in RunSettings.model_fields.items():
         if isinstance(field.default, BaseModel):
             group = type(field.default)
-            parts += [f"## {name}", str(group.__doc__), _table(group, f"{name}.", list(group.model_fields))]
+            parts += [f"## {name}", str(group.__doc__), _describe(group, f"{name}.", list(group.model_fields))]
     return "\n\n".join(parts)
 
 
-def _table(group: type[BaseModel], before: str, names: list[str]) -> str:
+def _describe(group: type[BaseModel], before: str, names: list[str]) -> str:
     properties = group.model_json_schema()["properties"]
-    rows = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
+    defaults = group().model_dump(mode="json")
+    entries = []
     for name in names:
-        field: FieldInfo = group.model_fields[name]
-        default = f"`{field.default}`" if field.default not in ("", [], {}) else ""
-        kind = _allowed(properties[name])
-        rows.append(f"| `{before}{name}` | {kind} | {default} | {str(field.description).replace('|', chr(92) + '|')} |")
-    return "\n".join(rows)
+        default = json.dumps(defaults[name]).replace('"', "")
+        entries.append(f"`{before}{name}` = `{default}`; {_allowed(properties[name])}")
+        entries.append(f": {group.model_fields[name].description}\n")
+    return "\n".join(entries)
 
 
 def _allowed(schema: dict[str, Any]) -> str:

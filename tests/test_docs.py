@@ -24,6 +24,7 @@ from spamcaf.errors import InputError
 from spamcaf.parameters import RunSettings, flat_settings
 from spamcaf.readers import find
 from spamcaf.scoring import predictors
+from tests.browser import CHROMIUM, NO_BROWSER, Browser
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parent.parent
@@ -35,6 +36,7 @@ RUNS, TESTED_BY, NEEDS = "runs", "tested by ", "needs "
 KEDRO, OURS = "kedro", "spamcaf"
 OTHER_PROGRAMS = {"python3", "python", ".", "pip", "pytest", "ruff", "mypy", "lint-imports", "sphinx-build", "hf"}
 PIPELINES = {path.parent.name for path in (ROOT / "src/spamcaf/pipelines").glob("*/__init__.py")}
+PHONE_WIDTH = 390
 MAX_README_LINES, MAX_PICTURE_BYTES = 120, 400_000
 
 
@@ -86,6 +88,16 @@ def test_the_reference_holds_every_parameter_and_the_functions(site: Path) -> No
     assert len(settings) > 60
     assert [name for name in settings if f">{name}</span>" not in parameters] == []
     assert all(f"spamcaf.api.{name}" in library for name in ("embed", "fit", "super_resolve", "evaluate"))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
+def test_pages_fit_a_phone_and_ask_no_network(site: Path) -> None:
+    with Browser() as browser:
+        for page in sorted(site.glob("*.html")):
+            browser.open(page.as_uri(), PHONE_WIDTH, 800)
+            assert browser.run("window.innerWidth") == PHONE_WIDTH, page.name  # grows with what does not fit
+            assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
+            assert browser.errors == []
 
 
 def test_every_command_is_tested_or_names_what_it_needs() -> None:

@@ -16,7 +16,7 @@ WIDTH, TOP, BOTTOM = 13.0, 7.3, 0.35
 
 def draw_method() -> Figure:
     """Return the figure: inputs on the left, two predictors in the middle, predictions on the right."""
-    figure = Figure(figsize=(WIDTH, TOP - BOTTOM))
+    figure = Figure(figsize=(0.87 * WIDTH, 0.87 * (TOP - BOTTOM)))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(BOTTOM, TOP), aspect="equal")
     axes.set_axis_off()
     for x, title in ((1.45, "measured"), (4.75, "described"), (8.25, "predicted twice"), (11.55, "combined")):
@@ -31,7 +31,7 @@ def draw_method() -> Figure:
     _note(axes, 4.75, 4.3, "a tile of 112 µm,\nand the 3 x 3 tiles around it")
     _box(axes, (3.45, 0.55), (2.6, 2.75), "depth and gene programs", LEARNED)
     _patterns(axes, 3.7, 1.55)
-    _note(axes, 4.75, 1.05, "depth taken out, then the patterns\nthat many genes share")
+    _note(axes, 4.75, 1.05, "depth taken out, then\npatterns that genes share")
     _box(axes, (6.75, 3.85), (3.0, 2.75), "SpaMCAF network", LEARNED)
     _branches(axes, 6.95, 4.2)
     _box(axes, (6.75, 0.55), (3.0, 2.75), "Gaussian process per program", LEARNED)
@@ -40,7 +40,7 @@ def draw_method() -> Figure:
     _note(axes, 11.55, 5.62, "a weight per program,\nby cross-validation;\nprograms back to genes")
     outputs = ("hidden spots: the scores", "between the spots: the map", "sections with an image alone")
     for y, title in zip((3.55, 2.05, 0.55), outputs, strict=True):
-        _box(axes, (10.45, y), (2.2, 1.25), title, OUTPUT, fontsize=9.5)
+        _box(axes, (10.45, y), (2.2, 1.25), title, OUTPUT, fontsize=8.5)
     _sites(axes, 11.55, 4.03, n_visible=2)
     _sites(axes, 11.55, 2.53, n_visible=4, between=True)
     _sites(axes, 11.55, 1.03, n_visible=0)
@@ -118,7 +118,7 @@ def _branches(axes: Axes, x: float, y: float) -> None:
     for number, name in enumerate(names):
         low = y + 0.47 * number
         axes.add_patch(Rectangle((x, low), 1.55, 0.37, facecolor="white", edgecolor=GREY))
-        axes.text(x + 0.775, low + 0.185, name, ha="center", va="center", fontsize=8.5)
+        axes.text(x + 0.775, low + 0.185, name, ha="center", va="center", fontsize=8)
         _arrow(axes, (x + 1.55, low + 0.185), (x + 1.85, y + 0.9))
     axes.text(x + 2.22, y + 0.9, "cross-\nattention", ha="center", va="center", fontsize=9.5)
 

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 MARGIN_PITCHES = 0.9
 PERCENTILES = (1, 99)
 SCALE_BAR_UM = 1000.0
-REACH = 0.9  # of the distance of neighbouring sites, beyond which a pixel stays empty
+REACH = 1.05  # of the distance of neighbouring sites, beyond which a pixel stays empty
 
 
 def draw_section(project: Path, section: str, gene: str, run: str = "default") -> Figure:
@@ -36,11 +36,11 @@ def draw_section(project: Path, section: str, gene: str, run: str = "default") -
     pitch_px = facts["parent_pitch_um"] / facts["mpp"]
     low, high = (f(measured.obsm["spatial"], axis=0) for f in (np.min, np.max))
     (left, top), (right, bottom) = low - MARGIN_PITCHES * pitch_px, high + MARGIN_PITCHES * pitch_px
-    n_across = facts["subdivide"]
+    site_px = facts["site_pitch_um"] / facts["mpp"]
     titles = (
         "H&E image",
         f"{gene}, measured ({measured.n_obs} spots)",
-        f"{gene}, predicted ({predicted.n_obs} sites, {facts['parent_pitch_um'] / n_across:g} µm apart)",
+        f"{gene}, predicted ({predicted.n_obs} sites, {facts['site_pitch_um']:g} µm apart)",
     )
     figure = Figure(figsize=(13.5, 3.9), layout="constrained", facecolor="white")
     panels = figure.subplots(1, 3)
@@ -56,7 +56,7 @@ def draw_section(project: Path, section: str, gene: str, run: str = "default") -
     spots.set(array=values, cmap="magma", clim=np.percentile(values, PERCENTILES))
     panels[1].add_collection(spots)
     values = _values(predicted, gene)
-    surface = _surface(predicted.obsm["spatial"], values, (left, right, bottom, top), pitch_px / n_across)
+    surface = _surface(predicted.obsm["spatial"], values, (left, right, bottom, top), site_px)
     sites = panels[2].imshow(surface, cmap="magma", extent=(left, right, bottom, top), interpolation="nearest")
     sites.set_clim(np.percentile(values, PERCENTILES))
     for axes, drawn in ((panels[1], spots), (panels[2], sites)):
