@@ -140,7 +140,7 @@ def test_picks_a_gene_in_the_list_in_the_table_and_in_a_chart(browser: Browser, 
     browser.open(write())
     said, picked = "document.querySelector('#picked').value", "document.querySelector('#gene-picker').value"
     groups = "[...document.querySelectorAll('#gene-picker optgroup')].map(g => g.label)"
-    assert browser.run(groups)[:2] == ["Named in report.genes", "Predicted best"]
+    assert browser.run(groups)[:2] == ["Asked for, or a known marker", "Predicted best"]
     assert browser.run(picked) == "GENE1"
     first = browser.run(PICTURES)
     assert len(first) == 4 and len(set(first)) == 4

@@ -193,16 +193,21 @@ def _first(requested: Sequence[str], ranked: pd.Index, n: int) -> list[str]:
 
 
 def plot_gene_maps(
-    measured: AnnData, recovered: AnnData, super_resolved: AnnData | None, genes: Mapping[str, float], mpp: float
+    measured: AnnData,
+    recovered: AnnData,
+    super_resolved: AnnData | None,
+    genes: Mapping[str, float],
+    mpp: float,
+    truth: AnnData | None = None,
 ) -> Figure:
-    """Draw a row per gene: measured spots, prediction at hidden spots, super-resolved map where there is one.
+    """Draw a row per gene: measured spots, prediction at hidden spots, super-resolved map and truth, where known.
 
     Colours span the 1st to 99th percentile, of the measured values in the first map and of the predicted ones in the
-    others: a prediction varies less than noisy counts, and would look flat in their range.
+    others: a prediction varies less than noisy counts, and would look flat in their range. The truth has its own range.
 
     Parameters
     ----------
-    measured, recovered, super_resolved : AnnData
+    measured, recovered, super_resolved, truth : AnnData
         X is log1p CP10k, `obsm["spatial"]` in full-resolution pixels.
     genes : dict of float
         PCC at hidden spots by gene.
@@ -217,14 +222,20 @@ def plot_gene_maps(
     sections = {"measured": measured, "predicted at hidden spots": recovered}
     if super_resolved is not None:
         sections["super-resolved"] = super_resolved
+    groups = [1, len(sections) - 1]
+    if truth is not None:
+        sections["true expression"] = truth
+        groups.append(1)
     _check(sections, genes)
     frame = _Frame.around(np.asarray(measured.obsm[SPATIAL], dtype=float))
-    figure, panels, bars = _lay_out(len(genes), (1, len(sections) - 1), frame.aspect)
-    tissue = _Tissue(measured, frame)
-    sites = [_Sites(section, frame, is_surface=section is super_resolved) for section in sections.values()]
+    figure, panels, bars = _lay_out(len(genes), groups, frame.aspect)
+    tissue, surfaces = _Tissue(measured, frame), (super_resolved, truth)
+    sites = [_Sites(section, frame, is_surface=any(section is s for s in surfaces)) for section in sections.values()]
     for row, row_bars, (gene, pcc) in zip(panels, bars, genes.items(), strict=True):
         values = [section.obs_vector(gene).astype(float) for section in sections.values()]
-        limits = [colour_limits(values[0]), *[colour_limits(np.concatenate(values[1:]))] * (len(values) - 1)]
+        ends = np.cumsum(groups)
+        limits = [colour_limits(np.concatenate(values[end - n : end])) for end, n in zip(ends, groups, strict=True)]
+        limits = [limit for limit, n in zip(limits, groups, strict=True) for _ in range(n)]
         drawn = []
         for i, (axes, (title, section)) in enumerate(zip(row, sections.items(), strict=True)):
             tissue.draw(axes)
@@ -232,8 +243,8 @@ def plot_gene_maps(
             score = f"held-out PCC {pcc:.2f}" if section is recovered else ""
             axes.set_title(f"{gene}: {title}\n{score}", fontsize=10)
         _draw_scale_bar(row[0], mpp)
-        for axes, colours, what in zip(row_bars, (drawn[0], drawn[-1]), ("measured", "predicted"), strict=True):
-            _draw_colour_bar(axes, colours, what)
+        for axes, end, what in zip(row_bars, ends, ("measured", "predicted", "true"), strict=False):
+            _draw_colour_bar(axes, drawn[end - 1], what)
     return figure
 
 

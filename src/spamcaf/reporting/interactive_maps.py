@@ -45,7 +45,7 @@ def choose_map_genes(genes: pd.DataFrame, requested: Sequence[str], n: int = N_G
         "median": names[max(middle - k["median"] // 2, 0) :][: k["median"]],
     }
     variable = genes.sort_values("variance", ascending=False, kind="stable")["gene"]
-    found = {gene: "Named in report.genes" for gene in requested if gene in set(names)}
+    found = {gene: "Asked for, or a known marker" for gene in requested if gene in set(names)}
     for group, members in groups.items():
         found |= {gene: _GROUPS[group] for gene in members if gene not in found}
     found |= {gene: "Most variable" for gene in variable if gene not in found}
@@ -53,7 +53,12 @@ def choose_map_genes(genes: pd.DataFrame, requested: Sequence[str], n: int = N_G
 
 
 def map_data(
-    measured: AnnData, recovered: AnnData, super_resolved: AnnData, genes: dict[str, str], mpp: float
+    measured: AnnData,
+    recovered: AnnData,
+    super_resolved: AnnData,
+    genes: dict[str, str],
+    mpp: float,
+    truth: AnnData | None = None,
 ) -> dict[str, Any]:
     """Return image, places and values of the maps as plain data with base64 texts.
 
@@ -70,16 +75,22 @@ def map_data(
         Reason by gene. Fewer are kept where all would make the report too large.
     mpp : float
         Micrometres per pixel.
+    truth : AnnData, optional
+        True expression at the sites of `super_resolved`, where it is known: a map of its own.
     """
     shown = [_thinned(measured), _thinned(recovered), _thinned(super_resolved)]
     with_sd = SD in super_resolved.layers
-    n_bytes = sum(map(len, (*shown, shown[2]) if with_sd else shown))
+    further: list[tuple[AnnData, str | None]] = [] if truth is None else [(_thinned(truth), None)]
+    further += [(shown[2], SD)] if with_sd else []
+    n_bytes = sum(map(len, shown)) + len(further) * len(shown[2])
     kept = list(genes)[: max(_MAX_BYTES // n_bytes, 1)]
     every = np.concatenate([np.asarray(section.obsm[SPATIAL], float) for section in shown])
     margin = _MARGIN_PITCHES * nearest_px(np.asarray(shown[0].obsm[SPATIAL], float))
     low, high = every.min(axis=0) - margin, every.max(axis=0) + margin
     names = ["Measured", "Predicted at hidden spots", "Super-resolved"]
     panels = [{"name": name, "sites": i, "palette": 0, "unit": "log1p CP10k"} for i, name in enumerate(names)]
+    if truth is not None:
+        panels.append({"name": "True expression", "sites": 2, "palette": 0, "unit": "log1p CP10k"})
     if with_sd:
         panels.append({"name": "Standard deviation", "sites": 2, "palette": 1, "unit": "log1p CP10k"})
     return {
@@ -90,7 +101,7 @@ def map_data(
         "sites": [_sites(section, low, float((high - low).max())) for section in shown],
         "n_left_out": [len(a) - len(b) for a, b in zip((measured, recovered, super_resolved), shown, strict=True)],
         "panels": panels,
-        "genes": [{"name": gene, "group": genes[gene], "maps": _maps(gene, shown, with_sd)} for gene in kept],
+        "genes": [{"name": gene, "group": genes[gene], "maps": _maps(gene, shown, further)} for gene in kept],
     }
 
 
@@ -99,11 +110,11 @@ def _thinned(section: AnnData) -> AnnData:
     return section if every == 1 else section[::every]
 
 
-def _maps(gene: str, shown: list[AnnData], with_sd: bool) -> list[dict[str, Any]]:
+def _maps(gene: str, shown: list[AnnData], further: list[tuple[AnnData, str | None]]) -> list[dict[str, Any]]:
     values = [section.obs_vector(gene).astype(float) for section in shown]
     limits = [colour_limits(values[0]), *[colour_limits(np.concatenate(values[1:]))] * 2]
-    if with_sd:
-        values.append(shown[2].obs_vector(gene, layer=SD).astype(float))
+    for sites, layer in further:
+        values.append(sites.obs_vector(gene, layer=layer).astype(float))
         limits.append(colour_limits(values[-1]))
     return [_quantised(v, limit) for v, limit in zip(values, limits, strict=True)]
 

@@ -69,6 +69,9 @@ class SimulatedTissue:
     Coordinates are (x, y) in micrometres from the image's top left corner; pixel = micrometres / mpp.
     """
 
+    shown_genes = ("ERBB2", "COL1A1", "CD3E")
+    """Markers of tumour, stroma and lymphocytes, which maps show first."""
+
     def __init__(self, settings: SimulationSettings) -> None:
         self.settings = settings
         self._genes, self._tissue = simulated_genes(settings.n_genes), TissueMap(settings)

@@ -224,16 +224,42 @@ def join_scores(
     return scores
 
 
+def _requested(settings: ReportSettings, truth: SimulatedTissue | None) -> list[str]:
+    """Return the genes that maps show first: the user's, else known markers of a simulated section."""
+    return settings.genes or list(truth.shown_genes if truth else ())
+
+
+def _true_map(truth: SimulatedTissue | None, super_resolved: AnnData) -> AnnData | None:
+    """Return the true expression at the sites of a map; None where it is not known."""
+    if truth is None:
+        return None
+    from anndata import AnnData
+
+    known = truth.true_expression(np.asarray(super_resolved.obsm[SPATIAL]) * truth.settings.mpp)
+    values = known[:, truth.genes.index.get_indexer(super_resolved.var_names)]
+    places = {SPATIAL: super_resolved.obsm[SPATIAL]}
+    return AnnData(values, var=super_resolved.var[[]], obsm=places, uns={SPATIAL: super_resolved.uns[SPATIAL]})
+
+
 def plot_maps(
-    expression: AnnData, recovered: AnnData, super_resolved: AnnData, gene_scores: DataFrame, settings: ReportSettings
+    expression: AnnData,
+    recovered: AnnData,
+    super_resolved: AnnData,
+    gene_scores: DataFrame,
+    truth: SimulatedTissue | None,
+    settings: ReportSettings,
 ) -> Figure:
-    """Draw the requested genes, and those predicted best, as measured, recovered and super-resolved maps."""
+    """Draw the requested genes, and those predicted best, as measured, recovered and super-resolved maps.
+
+    Beside them stands the true expression where it is known, as of a simulated section.
+    """
     from spamcaf.reporting.figures import choose_genes, plot_gene_maps
 
     measured = expression.copy()
     measured.uns[SPATIAL] = recovered.uns[SPATIAL]
-    genes = choose_genes(gene_scores, _model(recovered), settings.genes, settings.n_genes)
-    return plot_gene_maps(measured, recovered, super_resolved, genes, mpp_of(expression))
+    genes = choose_genes(gene_scores, _model(recovered), _requested(settings, truth), settings.n_genes)
+    known = _true_map(truth, super_resolved)
+    return plot_gene_maps(measured, recovered, super_resolved, genes, mpp_of(expression), known)
 
 
 def write_geojson(
@@ -241,6 +267,7 @@ def write_geojson(
     recovered: AnnData,
     gene_scores: DataFrame,
     section_report: dict[str, Any],
+    truth: SimulatedTissue | None,
     settings: ReportSettings,
 ) -> dict[str, Any]:
     """Return the sites as GeoJSON for QuPath, with the genes of the maps, their deviations, and colours by the first.
@@ -251,7 +278,7 @@ def write_geojson(
     from spamcaf.reporting.exports import to_geojson
     from spamcaf.reporting.figures import choose_genes
 
-    genes = list(choose_genes(gene_scores, _model(recovered), settings.genes, settings.n_genes))
+    genes = list(choose_genes(gene_scores, _model(recovered), _requested(settings, truth), settings.n_genes))
     size = section_report["image_px"]
     image_px = None if size is None else (size["width"], size["height"])
     return to_geojson(super_resolved, genes, settings.max_polygons, image_px)
@@ -267,6 +294,7 @@ def write_report(
     expression: AnnData,
     recovered: AnnData,
     super_resolved: AnnData,
+    truth: SimulatedTissue | None,
     settings: ReportSettings,
     parameters: dict[str, Any],
 ) -> str:
@@ -282,8 +310,9 @@ def write_report(
     from spamcaf.scoring.scores import best_baseline
 
     genes = tabulate_genes(gene_scores, _model(recovered), best_baseline(scores["models"]), expression)
-    chosen = choose_map_genes(genes, settings.genes)
-    drawn = map_data(expression, recovered, super_resolved, chosen, mpp_of(expression))
+    chosen = choose_map_genes(genes, _requested(settings, truth))
+    known = _true_map(truth, super_resolved)
+    drawn = map_data(expression, recovered, super_resolved, chosen, mpp_of(expression), known)
     provenance = {
         "This run": run_record(parameters["seed"]),
         "Parameters of this run": as_plain(parameters),

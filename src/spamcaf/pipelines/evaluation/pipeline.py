@@ -44,13 +44,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         ),
         Node(
             nodes.plot_maps,
-            ["expression", "recovered", "super_resolved", "gene_scores", "params:report"],
+            ["expression", "recovered", "super_resolved", "gene_scores", "truth", "params:report"],
             "maps",
             name="plot_maps",
         ),
         Node(
             nodes.write_geojson,
-            ["super_resolved", "recovered", "gene_scores", "section_report", "params:report"],
+            ["super_resolved", "recovered", "gene_scores", "section_report", "truth", "params:report"],
             "super_resolved_geojson",
             name="write_geojson",
         ),
@@ -58,7 +58,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             nodes.write_report,
             [
                 *["scores", "section_report", "gene_scores", "section_overlay", "training_curves", "maps"],
-                *["expression", "recovered", "super_resolved", "params:report", "parameters"],
+                *["expression", "recovered", "super_resolved", "truth", "params:report", "parameters"],
             ],
             "report",
             name="write_report",
