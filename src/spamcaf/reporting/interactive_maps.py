@@ -98,7 +98,7 @@ def map_data(
         "frame": (high - low).round(1).tolist(),
         "mpp": mpp,
         "palettes": [_palette(name) for name in PALETTES],
-        "sites": [_sites(section, low, float((high - low).max())) for section in shown],
+        "sites": [_sites(s, low, float((high - low).max()), is_surface=s is shown[2]) for s in shown],
         "n_left_out": [len(a) - len(b) for a, b in zip((measured, recovered, super_resolved), shown, strict=True)],
         "panels": panels,
         "genes": [{"name": gene, "group": genes[gene], "maps": _maps(gene, shown, further)} for gene in kept],
@@ -125,9 +125,12 @@ def _quantised(values: NDArray[np.float64], limits: tuple[float, float]) -> dict
     return {"range": [round(low, 4), round(high, 4)], "limits": [round(v, 4) for v in limits], "values": _text(steps)}
 
 
-def _sites(section: AnnData, low: NDArray[np.float64], longest: float) -> dict[str, Any]:
+def _sites(section: AnnData, low: NDArray[np.float64], longest: float, *, is_surface: bool) -> dict[str, Any]:
+    """Return places, and the radius of discs: the sites' own, of a closed surface one that covers their cells."""
     xy_px = np.asarray(section.obsm[SPATIAL], float)
     diameter = library_of(section)[1]["scalefactors"].get(ScaleFactor.SPOT) or SPOT_SHARE * nearest_px(xy_px)
+    if is_surface:
+        diameter = max(float(diameter), np.sqrt(2) * nearest_px(xy_px))
     x, y = np.rint((xy_px - low) / longest * _PLACES).astype("<u2").T
     return {"x": _text(x), "y": _text(y), "radius": round(float(diameter) / 2 / longest, 6)}
 
