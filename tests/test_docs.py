@@ -15,7 +15,6 @@ import click
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
-from kedro.config import MissingConfigException
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
@@ -137,7 +136,7 @@ def test_commands_are_understood(kedro: Run, project: Path, command: str) -> Non
     ("command", "error"),
     [
         ("kedro run --parms a=1", click.NoSuchOption),
-        ("kedro run --env her2", MissingConfigException),
+        ("kedro run --env her2", InputError),
         ("kedro run --params fit.epoch=1", InputError),
         ("kedro run --pipelines train", AssertionError),
         ("kedro rum", AssertionError),
