@@ -7,14 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kedro.io import DataCatalog, MemoryDataset
-from kedro.pipeline import Node, Pipeline
 
-from spamcaf.datasets.stored import AtomicDataset
 from spamcaf.errors import InputError
 from spamcaf.hooks import SettingsGuard, check_settings
-
-OTHER = Pipeline([Node(lambda raw: raw, "raw_section", "features", name="other")])
 
 
 def context(chosen: dict[str, Any], **parameters: object) -> Any:
@@ -55,18 +50,6 @@ def test_views_with_dense_features_are_refused_with_both_names() -> None:
 def test_a_number_of_views_that_is_none_of_five_is_refused(views: object) -> None:
     with pytest.raises(InputError, match=r"tiles\.views = .*1, 2, 4, 8 or 12"):
         check_settings({"tiles": {"views": views}})
-
-
-def test_a_run_that_wrote_a_report_ends_with_its_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    written = Pipeline([Node(lambda scores: scores, "scores", "report", name="write")])
-    page = AtomicDataset(filepath=str(tmp_path / "report.html"), dataset={"type": "text.TextDataset"})
-    with caplog.at_level("INFO", logger="spamcaf"):
-        SettingsGuard().after_pipeline_run(pipeline=OTHER, catalog=DataCatalog({"report": page}))
-        assert not caplog.messages
-        SettingsGuard().after_pipeline_run(pipeline=written, catalog=DataCatalog({"report": MemoryDataset("")}))
-        assert not caplog.messages
-        SettingsGuard().after_pipeline_run(pipeline=written, catalog=DataCatalog({"report": page}))
-    assert caplog.messages == [f"report: {tmp_path / 'report.html'}"]
 
 
 def test_settings_that_exclude_each_other_stop_a_run_before_any_work() -> None:

@@ -22,6 +22,7 @@ from kedro.utils import find_kedro_project
 from spamcaf.config_loader import as_typed, as_written
 from spamcaf.errors import PACKAGE, InputError, did_you_mean, first_line, options_of
 from spamcaf.names import CHAIN
+from spamcaf.signals import ending_soon
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -36,21 +37,22 @@ def cli() -> None:
 
 
 def with_short_errors(command: Callable[..., Any], advise: Callable[..., str] | None = None) -> Callable[..., Any]:
-    """Return `command` with errors of the user's input as one short message; other errors keep their traceback.
+    """Return `command` with errors of the user's input, and signals, as one line; other errors keep their traceback.
 
-    `advise` makes of the command's options a sentence that stands below both.
+    `advise` makes of the command's options a sentence that stands below errors of both kinds.
     """
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  whatever the command takes and gives
-        try:
-            return command(*args, **kwargs)
-        except Exception as error:
-            advice = advise(**kwargs) if advise else ""
-            if (message := short_message(error)) is None:
-                error.add_note(advice)  # printed below the traceback
-                raise
-            raise click.ClickException(f"{message} {advice}".strip()) from error
+        with ending_soon():
+            try:
+                return command(*args, **kwargs)
+            except Exception as error:
+                advice = advise(**kwargs) if advise else ""
+                if (message := short_message(error)) is None:
+                    error.add_note(advice)  # printed below the traceback
+                    raise
+                raise click.ClickException(f"{message} {advice}".strip()) from error
 
     return wrapped
 
@@ -141,6 +143,7 @@ cli.add_command(run)
 @click.option("--params", type=click.UNPROCESSED, default="", help=PARAMS_ARG_HELP, callback=split_params)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.pass_context
+@with_short_errors
 def doctor(
     context: click.Context, env: str | None, conf_source: str | None, params: dict[str, Any], as_json: bool
 ) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import AbstractDataset
 from pydantic import BaseModel, ValidationError
 
 from spamcaf.compute import thread_count, use_threads
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BACKBONE, REFERENCES, SESSIONS = "backbone", "references", "sessions"
-APPLIED_MODEL, REPORTS = "transfer_model", ("report", "benchmark_report")
+BACKBONE, REFERENCES, SESSIONS, APPLIED_MODEL = "backbone", "references", "sessions", "transfer_model"
 RAW = ("raw_section", "slide")
 # choices that name folders of results, and the next step after a name that cannot
 NAMES = {
@@ -73,14 +71,6 @@ class SettingsGuard:
         """Add what makes other runs inside this one."""
         sessions = SessionsDataset(Sessions.of(*self._read), settings_in(parameters["parameters"]))
         catalog[SESSIONS] = sessions  # type: ignore[index]
-
-    @hook_impl
-    def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """State where the report lies, as the last line of a run that wrote one."""
-        for name in REPORTS:
-            report = catalog.get(name) if name in pipeline.all_outputs() else None
-            if isinstance(report, AbstractDataset) and (path := report._describe().get("filepath")):
-                logger.info("report: %s", path)
 
 
 class OriginGuard:

@@ -155,10 +155,10 @@ def _unlogged(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def settings_in(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def settings_in(parameters: Mapping[str, Any], *, with_neutral: bool = False) -> dict[str, Any]:
     """Return all settings by dotted name; those that Kedro's parameters lack have their defaults."""
     known = {name: value for name, value in parameters.items() if name not in RUN_CHOICES}
-    return flat_settings(dict(RunSettings.model_validate(known)))
+    return flat_settings(dict(RunSettings.model_validate(known)), with_neutral=with_neutral)
 
 
 def _writer_of(result: str) -> str:

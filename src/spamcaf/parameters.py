@@ -417,14 +417,14 @@ class RunSettings(_Settings):
         return self
 
 
-def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return groups of settings, models or mappings, as plain values by dotted name, without the neutral ones."""
+def flat_settings(settings: Mapping[str, Any], *, with_neutral: bool = False) -> dict[str, Any]:
+    """Return groups of settings, models or mappings, as plain values by dotted name; neutral ones only where asked for."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         group = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
         is_group = isinstance(group, Mapping)
         flat |= {f"{name}.{key}": item for key, item in group.items()} if is_group else {name: group}
-    return {name: value for name, value in flat.items() if name not in NEUTRAL_SETTINGS}
+    return {name: value for name, value in flat.items() if with_neutral or name not in NEUTRAL_SETTINGS}
 
 
 _LONG = 60  # characters of a setting whose description stands in a line above

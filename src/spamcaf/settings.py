@@ -3,6 +3,7 @@
 from spamcaf.config_loader import ProjectConfigLoader
 from spamcaf.hooks import OriginGuard, RunLock, SettingsGuard
 from spamcaf.preflight import InputGuard
+from spamcaf.run_log import RunLog
 from spamcaf.run_times import RunTimes
 
 CONFIG_LOADER_CLASS = ProjectConfigLoader
@@ -13,4 +14,4 @@ CONFIG_LOADER_ARGS = {
     # an environment overrides single settings, not the whole of parameters.yml
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
-HOOKS = (SettingsGuard(), InputGuard(), OriginGuard(), RunLock(), RunTimes())
+HOOKS = (SettingsGuard(), InputGuard(), OriginGuard(), RunLock(), RunTimes(), RunLog())

@@ -5,6 +5,7 @@ The section is wider than high, so that swapped axes show.
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import anndata
@@ -22,8 +23,9 @@ from anndata import AnnData
 from shapely.geometry import shape
 from spatialdata.transformations import get_transformation
 
-from spamcaf.datasets.stored import AtomicDataset, SpatialDataDataset
+from spamcaf.datasets.stored import GzippedJSONDataset, SpatialDataDataset
 from spamcaf.histology.slide import ArrayPixels, Slide
+from spamcaf.parameters import GridSettings
 from spamcaf.reporting.exports import to_geojson, to_spatialdata
 from spamcaf.reporting.prediction import build_prediction
 from spamcaf.sections.array_indices import lattice_of
@@ -83,7 +85,7 @@ def make_prediction(section: AnnData, slide: Slide) -> AnnData:
         section,
         slide.thumbnail(PX_PER_THUMBNAIL_PX),
         PX_PER_THUMBNAIL_PX,
-        SUBDIVIDE,
+        GridSettings(subdivide=SUBDIVIDE),
         {"seed": 1},
     )
 
@@ -144,7 +146,7 @@ def test_a_map_that_is_smooth_has_spatial_autocorrelation(prediction: AnnData) -
 
 
 def test_every_feature_is_a_sound_detection(prediction: AnnData, tmp_path: Path) -> None:
-    dataset = AtomicDataset(filepath=str(tmp_path / "sites.geojson"), dataset={"type": "json.JSONDataset"})
+    dataset = GzippedJSONDataset(filepath=str(tmp_path / "sites.geojson.gz"))
     dataset.save(to_geojson(prediction, ["Plp1"]))
     collection = dataset.load()
     assert collection["type"] == "FeatureCollection"
@@ -159,8 +161,9 @@ def test_every_feature_is_a_sound_detection(prediction: AnnData, tmp_path: Path)
 
 
 def test_geopandas_reads_it(prediction: AnnData, tmp_path: Path) -> None:
-    dataset = AtomicDataset(filepath=str(tmp_path / "sites.geojson"), dataset={"type": "json.JSONDataset"})
+    dataset = GzippedJSONDataset(filepath=str(tmp_path / "sites.geojson.gz"))
     dataset.save(to_geojson(prediction, ["Plp1", "Snap25"]))
+    (tmp_path / "sites.geojson").write_bytes(gzip.decompress((tmp_path / "sites.geojson.gz").read_bytes()))
     frame = geopandas.read_file(tmp_path / "sites.geojson")
     assert len(frame) == prediction.n_obs
 

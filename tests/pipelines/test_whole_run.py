@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -39,9 +40,29 @@ def test_prints_the_table_and_the_place_of_the_report_last(
 ) -> None:
     lines = [line for line in first_run.stdout.splitlines() if line.strip()]
     score, times = (max(i for i, line in enumerate(lines) if text in line) for text in ("mean PCC", "the time went"))
-    assert score < times < len(lines) - 2
-    assert lines[-1].endswith(f"report: {project / REPORTING / 'report.html'}")
+    assert score < times < len(lines) - 5
+    places = [REPORTING + "/report.html", REPORTING + "/run.log", OUTPUT + "/super_resolved.h5ad"]
+    assert [line.split(": ")[-1] for line in lines[-1:-4:-1]] == [str(project / place) for place in places]
+    scores = json.loads((project / REPORTING / "scores.json").read_text())
+    ours = f"score: PCC {scores['models']['spamcaf']['pcc_mean']:.3f} at {scores['n_hidden']} hidden spots"
+    assert ours in lines[-4] and "best baseline" in lines[-4]
+    assert "WARN" not in first_run.stdout and not first_run.stderr
     assert all(any(line.startswith(f"{DISPLAY_NAMES[model]} ") for line in lines) for model in MODELS)
+
+
+def test_says_first_what_is_run_and_each_step_once_also_in_a_file(
+    first_run: subprocess.CompletedProcess[str], project: Path
+) -> None:
+    lines = first_run.stdout.splitlines()
+    assert re.search(r"spamcaf \S+, kedro \S+, torch", lines[0])
+    assert "section simulated, run default, environment tiny; backbone tiny" in lines[1]
+    assert "settings: the defaults, but " in lines[2] and "panel.n_genes=60" in lines[2]
+    steps = [int(step) for step in re.findall(r"step (\d+) of 24: ", first_run.stdout)]
+    assert steps == list(range(1, 25))
+    log = (project / REPORTING / "run.log").read_text()
+    for line in (*lines[:3], *lines[-3:]):
+        assert line.split(None, 2)[2] in log
+    assert "\n  split.hidden_share: 0.5\n" in log and "\n  compute.threads: " in log
 
 
 def test_scores_are_of_hidden_spots_only(project: Path) -> None:
@@ -125,8 +146,10 @@ def test_every_result_is_there(project: Path) -> None:
     for name in ("maps.png", "training_curves.png", "../section_overlay.png", "report.html", "gene_scores.csv"):
         assert (project / REPORTING / name).stat().st_size > 1000
     assert (project / OUTPUT / "simulated.zarr" / "zarr.json").is_file()
-    detection = json.loads((project / OUTPUT / "super_resolved.geojson").read_text())["features"][0]
-    assert len(detection["properties"]["measurements"]) == 2  # the environment's report.n_genes
+    detection = json.loads(gzip.decompress((project / OUTPUT / "super_resolved.geojson.gz").read_bytes()))["features"][
+        0
+    ]
+    assert len(detection["properties"]["measurements"]) == 4  # value and deviation of each of two genes
     assert not list((project / "data").rglob("*.tmp*"))
 
 
@@ -203,7 +226,11 @@ def test_features_of_another_grid_are_refused(kedro: Run, finished: Path) -> Non
 
 
 def test_the_simulated_section_reads_back_as_an_own_section(kedro: Run, finished: Path) -> None:
-    assert kedro("run", "--pipelines", "simulation", folder=finished).returncode == 0
+    log, before = finished / REPORTING / "run.log", (finished / REPORTING / "run.log").read_text()
+    done = kedro("run", "--pipelines", "simulation", folder=finished)
+    assert done.returncode == 0
+    assert f"written: {finished / 'data/01_raw/simulated'}" in done.stdout.splitlines()[-2]
+    assert (log.read_text(), log.with_name("simulation.log").is_file()) == (before, True)
     params = "section=simulated,raw_root=data/01_raw,panel.n_genes=60"
     own = kedro("run", "--pipelines", "ingestion", "--params", params, env="own", folder=finished)
     assert own.returncode == 0, own.stdout + own.stderr

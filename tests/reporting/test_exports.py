@@ -37,3 +37,19 @@ def test_of_too_many_sites_there_is_a_note_and_no_polygon(
     assert found["features"] == []
     assert "report.max_polygons" in found["note"] and "super_resolved.h5ad" in found["note"]
     assert found["note"] in caplog.text
+
+
+def test_detections_are_coloured_and_end_at_the_image(make_section: Callable[..., ad.AnnData]) -> None:
+    section = make_section()
+    section.layers["sd"] = np.full(section.shape, 0.5, np.float32)
+    xy = section.obsm["spatial"]
+    width, height = np.sort(xy[:, 0])[-2], xy[:, 1].max() + 1
+    features = to_geojson(section, ["A"], image_px=(width, height))["features"]
+    assert len(features) == ((xy[:, 0] < width) & (xy[:, 1] < height)).sum() < section.n_obs
+    corners = np.array([ring for f in features for ring in f["geometry"]["coordinates"][0]])
+    assert (corners >= 0).all() and (corners <= (width, height)).all()
+    properties = [f["properties"] for f in features]
+    assert all(p["measurements"]["A sd"] == 0.5 for p in properties)
+    order = np.argsort([p["measurements"]["A"] for p in properties])
+    assert properties[order[0]]["color"] != properties[order[-1]]["color"]
+    assert all(0 <= channel <= 255 for p in properties for channel in p["color"])

@@ -18,6 +18,7 @@ from spamcaf.cohort.tasks import GPU_VARIABLE
 from spamcaf.compute import NUMBA_VARIABLE, THREAD_VARIABLES
 from spamcaf.datasets.stored import validated
 from spamcaf.errors import InputError, first_line
+from spamcaf.signals import held_back
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -144,7 +145,8 @@ def make_cluster(kind: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN40
             f"pip install {package}." if package else "Correct `class` in cluster.yml.",
         ) from error
     try:
-        return made(**arguments)
+        with held_back():  # also the threads of Dask, which start workers in place of those that died
+            return made(**arguments)
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         found = f"a {name} that cannot be made ({type(error).__name__}: {first_line(error)})."
         raise InputError(found, "arguments that the class takes.", "Correct `arguments` in cluster.yml.") from error

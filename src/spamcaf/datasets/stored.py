@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import json
 from abc import abstractmethod
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from spamcaf.atomic import replacing
 from spamcaf.errors import InputError, is_fault_of_ours
-from spamcaf.limits import read_json
+from spamcaf.limits import read_bytes, read_json
 from spamcaf.names import GENE_IDS, LabelTable, Obs
 
 if TYPE_CHECKING:
@@ -235,6 +237,21 @@ class AtomicDataset(StoredDataset[Any, Any]):
         from spamcaf.reporting.report import preview_of
 
         return preview_of(self.load())  # type: ignore[return-value]
+
+
+class GzippedJSONDataset(StoredDataset[Any, Any]):
+    """Load and save plain data as gzipped JSON without line breaks; the same data give the same bytes."""
+
+    kind = "a whole gzipped JSON file"
+
+    def _read(self, path: Path) -> Any:  # noqa: ANN401  whatever the file holds
+        return json.loads(read_bytes(path))
+
+    def _write(self, data: Any, path: Path) -> None:  # noqa: ANN401  plain data of any kind
+        from spamcaf.provenance import plain
+
+        text = json.dumps(plain(data), allow_nan=False, separators=(",", ":"))
+        path.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
 
 
 class AnnDataDataset(StoredDataset["AnnData", "AnnData"]):

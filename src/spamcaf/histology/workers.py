@@ -23,6 +23,7 @@ from spamcaf.histology.dense import DenseEmbedder, SlideMapJob, embed_map
 from spamcaf.histology.embedding import Embedder, EmbeddingJob, embed_blocks
 from spamcaf.histology.features import Features
 from spamcaf.progress import Progress
+from spamcaf.signals import held_back
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ def _shared(job: EmbeddingJob, backbone: Backbone, workers: Workers, parts: list
     ]
     try:
         for process in processes:
-            process.start()
+            with held_back():
+                process.start()
         yield from _received(results, processes)
     finally:
         for process in processes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -38,6 +39,7 @@ from spamcaf.model.finetune import FineTunedNetwork
 from spamcaf.model.network import SpamcafNetwork, SpamcafOutput, SpamcafShape
 from spamcaf.model.programs import Programs
 from spamcaf.parameters import FitSettings, NetworkSettings
+from spamcaf.progress import seconds_in_words
 from spamcaf.provenance import configuration_hash
 
 logger = logging.getLogger(__name__)
@@ -423,6 +425,7 @@ class FoldTrainer:
 
     def _train(self, network: SpamcafNetwork, data: FoldData, fold: int, is_validation: NDArray[np.bool_]) -> LogRows:
         rows: LogRows = []
+        start, folds = time.perf_counter(), np.unique(self.pooled.folds)
         truth = self.pooled.centred()[is_validation]
         scores = np.zeros((len(self.pooled), len(self.score_scale)))
 
@@ -442,7 +445,10 @@ class FoldTrainer:
             logger.warning("fold %d: loss or gradient not finite in %s", fold, where)
         if rows:
             pcc = next((f"{row['validation_pcc']:.3f}" for row in reversed(rows) if row["validation_pcc"]), "unknown")
-            logger.info("fold %d: loss %.3f, validation Pearson %s", fold, rows[-1]["loss"], pcc)
+            number, n_left = int((folds <= fold).sum()), int((folds > fold).sum())
+            left = f", about {seconds_in_words(n_left * (time.perf_counter() - start))} left" if n_left else ""
+            text = "fold %d of %d: loss %.3f, validation Pearson %s%s"
+            logger.info(text, number, len(folds), rows[-1]["loss"], pcc, left)
         return rows
 
     def _validation_scores(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spamcaf.names import SPATIAL, ScaleFactor
-from spamcaf.reporting.prediction import library_of
+from spamcaf.reporting.figures import colour_limits
+from spamcaf.reporting.prediction import SD, library_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,17 +42,24 @@ def no_polygons(n_sites: int, most: int) -> str | None:
     )
 
 
-def to_geojson(prediction: AnnData, genes: list[str], most: int | None = None) -> dict[str, Any]:
+def to_geojson(
+    prediction: AnnData, genes: list[str], most: int | None = None, image_px: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Convert a prediction to GeoJSON for QuPath: one detection per site, a circle of the site's diameter.
+
+    Detections are coloured by the first gene, between its 1st and 99th percentile.
 
     Parameters
     ----------
     prediction : AnnData
         As `build_prediction` returns it.
     genes : list of str
-        Genes whose values become measurements; ValueError for one that was not predicted.
+        Genes whose values, and standard deviations where there are any, become measurements; ValueError for one that
+        was not predicted.
     most : int, optional
         Of more sites there is none, and a member `note` that says what to open instead.
+    image_px : (int, int), optional
+        Width and height of the image: sites whose centre lies outside are left out, circles end at its edge.
 
     Returns
     -------
@@ -69,10 +77,20 @@ def to_geojson(prediction: AnnData, genes: list[str], most: int | None = None) -
         logger.warning("%s", note)
         return {"type": "FeatureCollection", "features": [], "note": note}
     diameter_px = float(library_of(prediction)[1]["scalefactors"][ScaleFactor.SPOT])
+    if image_px is not None:
+        xy = np.asarray(prediction.obsm[SPATIAL], float)
+        prediction = prediction[((xy >= 0) & (xy < image_px)).all(axis=1)]
     rings = _rings(np.asarray(prediction.obsm[SPATIAL], float), diameter_px / 2)
-    values = np.asarray(prediction[:, genes].X, float)
-    sites = zip(prediction.obs_names, rings.tolist(), values.tolist(), strict=True)
-    features = [_feature(name, ring, dict(zip(genes, row, strict=True))) for name, ring, row in sites]
+    if image_px is not None:
+        rings = np.clip(rings, 0, image_px)
+    shown, names = prediction[:, genes], list(genes)
+    values = np.asarray(shown.X, float)
+    colours = _colours(values[:, 0])
+    if SD in shown.layers:
+        names += [f"{gene} {SD}" for gene in genes]
+        values = np.hstack([values, np.asarray(shown.layers[SD], float)])
+    sites = zip(prediction.obs_names, rings.tolist(), values.tolist(), colours, strict=True)
+    features = [_feature(name, ring, dict(zip(names, row, strict=True)), colour) for name, ring, row, colour in sites]
     return {"type": "FeatureCollection", "features": features}
 
 
@@ -84,12 +102,21 @@ def _rings(xy_px: NDArray[np.float64], radius_px: float) -> NDArray[np.float64]:
     return np.concatenate([rings, rings[:, :1]], axis=1)
 
 
-def _feature(name: str, ring: list[list[float]], values: dict[str, float]) -> dict[str, Any]:
+def _colours(values: NDArray[np.float64]) -> list[list[int]]:
+    """Return (red, green, blue) of 0 to 255 of each value."""
+    from matplotlib import colormaps
+
+    low, high = colour_limits(values[np.isfinite(values)]) if np.isfinite(values).any() else (0.0, 1.0)
+    colours: list[list[int]] = colormaps["viridis"]((values - low) / (high - low), bytes=True)[:, :3].tolist()
+    return colours
+
+
+def _feature(name: str, ring: list[list[float]], values: dict[str, float], colour: list[int]) -> dict[str, Any]:
     measurements = {gene: round(value, _DECIMALS_VALUE) for gene, value in values.items() if np.isfinite(value)}
     return {
         "type": "Feature",
         "geometry": {"type": "Polygon", "coordinates": [ring]},
-        "properties": {"objectType": "detection", "name": name, "measurements": measurements},
+        "properties": {"objectType": "detection", "name": name, "color": colour, "measurements": measurements},
     }
 
 

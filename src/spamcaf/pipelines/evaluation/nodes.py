@@ -236,6 +236,27 @@ def plot_maps(
     return plot_gene_maps(measured, recovered, super_resolved, genes, mpp_of(expression))
 
 
+def write_geojson(
+    super_resolved: AnnData,
+    recovered: AnnData,
+    gene_scores: DataFrame,
+    section_report: dict[str, Any],
+    settings: ReportSettings,
+) -> dict[str, Any]:
+    """Return the sites as GeoJSON for QuPath, with the genes of the maps, their deviations, and colours by the first.
+
+    Of more than `settings.max_polygons` sites it has none, but a note that says what to open instead. Nothing lies
+    beyond the image.
+    """
+    from spamcaf.reporting.exports import to_geojson
+    from spamcaf.reporting.figures import choose_genes
+
+    genes = list(choose_genes(gene_scores, _model(recovered), settings.genes, settings.n_genes))
+    size = section_report["image_px"]
+    image_px = None if size is None else (size["width"], size["height"])
+    return to_geojson(super_resolved, genes, settings.max_polygons, image_px)
+
+
 def write_report(
     scores: dict[str, Any],
     section_report: dict[str, Any],

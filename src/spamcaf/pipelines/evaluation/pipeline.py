@@ -49,6 +49,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             name="plot_maps",
         ),
         Node(
+            nodes.write_geojson,
+            ["super_resolved", "recovered", "gene_scores", "section_report", "params:report"],
+            "super_resolved_geojson",
+            name="write_geojson",
+        ),
+        Node(
             nodes.write_report,
             [
                 *["scores", "section_report", "gene_scores", "section_overlay", "training_curves", "maps"],

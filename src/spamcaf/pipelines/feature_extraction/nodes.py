@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ def embed_slide(
         source = (identity, pixels, {**view, **dense.dense_view(side)}, stain)
         job = dense.SlideMapJob.of(slide, geometry, side, around, *source)
         done = {block.start for block in stored if block.key == job.key}
-        logger.info("feature map of the slide through %s; %d blocks are stored", identity.name, len(done))
+        logger.info("feature map of the slide through %s%s", identity.name, _stored(done))
         workers = Workers.of(machine.device, dtype, tiles.batch, is_compiled=compute.compile)
         yield from embed_sites(job, backbone, workers, done)
 
@@ -142,7 +142,7 @@ def _embed(
     if slide_features.n_total:
         key = replace(slide_features.key, sites=sites_hash(ids, xy_px), block=BLOCK)
         done = {block.start for block in stored if block.key == key}
-        logger.info("%d %s from the feature map of the slide; %d blocks are stored", len(ids), what, len(done))
+        logger.info("%d %s from the feature map of the slide%s", len(ids), what, _stored(done))
         windows = PoolingJob(slide, WindowGeometry.of(tiles, mpp), ids, xy_px, key)
         yield from pool_windows(slide_features, windows, done)
         return
@@ -152,7 +152,7 @@ def _embed(
         key = FeatureKey.of(pixels, backbone.identity, view, geometry.window_px, ids, xy_px)
         done = {block.start for block in stored if block.key == key}
         workers = Workers.of(machine.device, dtype, tiles.batch, is_compiled=compute.compile)
-        logger.info("%d %s through %s; %d blocks are stored", len(ids), what, backbone.identity.name, len(done))
+        logger.info("%d %s through %s%s", len(ids), what, backbone.identity.name, _stored(done))
         job = EmbeddingJob(slide, geometry, ids, xy_px, key, model == Model.RELEASED, stain)
         yield from embed_sites(job, backbone.with_maps(finetune) if finetune else backbone, workers, done)
 
@@ -200,3 +200,7 @@ def _warn_of_scale(backbone: Backbone, tiles: TileSettings) -> None:
     if trained and tiles.unit == "um" and abs(mpp / trained - 1) > MAX_SCALE_DIFFERENCE:
         message = "%s was trained at %g um/px and gets %g: tiles.tile_um=%g would match"
         logger.warning(message, backbone.identity.name, trained, mpp, trained * TILE_PX)
+
+
+def _stored(done: Collection[int]) -> str:
+    return f"; {len(done)} blocks are stored" if done else ""

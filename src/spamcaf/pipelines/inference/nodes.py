@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from spamcaf.histology.features import Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
 from spamcaf.names import SPATIAL, Part
-from spamcaf.parameters import ComputeSettings, GridSettings, InferenceSettings, ReportSettings
+from spamcaf.parameters import ComputeSettings, GridSettings, InferenceSettings
 from spamcaf.pipelines.joins import (
     all_gene_ids,
     as_prediction,
@@ -119,18 +119,6 @@ def write_spatialdata(prediction: AnnData, section: AnnData, slide: Slide | None
     from spamcaf.reporting.exports import to_spatialdata
 
     return to_spatialdata(prediction, section, slide)
-
-
-def write_geojson(super_resolved: AnnData, settings: ReportSettings) -> dict[str, Any]:
-    """Return the sites as GeoJSON for QuPath, with a few genes: those of the settings, then those that vary most.
-
-    Of more than `settings.max_polygons` sites it has none, but a note that says what to open instead.
-    """
-    from spamcaf.reporting.exports import to_geojson
-    from spamcaf.reporting.figures import choose_varying_genes
-
-    genes = choose_varying_genes(super_resolved, settings.genes, settings.n_genes)
-    return to_geojson(super_resolved, genes, settings.max_polygons)
 
 
 def _require_match(model: TrainedModel, expression: AnnData, key: FeatureKey) -> None:

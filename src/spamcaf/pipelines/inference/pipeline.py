@@ -38,6 +38,5 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             "super_resolved_spatialdata",
             name="write_spatialdata",
         ),
-        Node(nodes.write_geojson, ["super_resolved", "params:report"], "super_resolved_geojson", name="write_geojson"),
     ]
     return Pipeline(steps, namespace="inference", prefix_datasets_with_namespace=False)

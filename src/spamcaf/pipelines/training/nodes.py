@@ -73,7 +73,8 @@ def fit_spamcaf(
     spots = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
     barcodes, key = spots[BARCODE].tolist(), spot_features.key
     target_section, others = _training_sections(expression, spots, spot_features, other_sections)
-    logger.info("fitting %s to %d spots, and %d other sections", fit.model, len(barcodes), len(others))
+    more_data = f", and {len(others)} other sections" if others else ""
+    logger.info("fitting %s to %d spots%s", fit.model, len(barcodes), more_data)
     fitted: learning.Fitted | FittedReleased
     if fit.model == Model.RELEASED:
         fitted = fit_released(_only(target_section, others), released, compute, seed, fit_checkpoints)
