@@ -57,8 +57,8 @@ def test_says_first_what_is_run_and_each_step_once_also_in_a_file(
     assert re.search(r"spamcaf \S+, kedro \S+, torch", lines[0])
     assert "section simulated, run default, environment tiny; backbone tiny" in lines[1]
     assert "settings: the defaults, but " in lines[2] and "panel.n_genes=60" in lines[2]
-    steps = [int(step) for step in re.findall(r"step (\d+) of 24: ", first_run.stdout)]
-    assert steps == list(range(1, 25))
+    steps = [int(step) for step in re.findall(r"step (\d+) of 25: ", first_run.stdout)]
+    assert steps == list(range(1, 26))
     log = (project / REPORTING / "run.log").read_text()
     for line in (*lines[:3], *lines[-3:]):
         assert line.split(None, 2)[2] in log
