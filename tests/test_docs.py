@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -11,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import anndata
 import click
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
@@ -172,6 +175,22 @@ def test_python_on_a_page_runs(page: str, project: Path, tmp_path: Path, monkeyp
     for text in code:
         exec(compile(text, page, "exec"), names)
     plt.close("all")
+
+
+@pytest.mark.usefixtures("first_run")
+def test_the_picture_of_a_section_shows_measured_spots_and_predicted_sites(project: Path) -> None:
+    place = ROOT / "docs/figures/section.py"
+    spec = importlib.util.spec_from_file_location(place.stem, place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    map_ = anndata.read_h5ad(project / "data/07_model_output/simulated/default/super_resolved.h5ad")
+    gene = map_.var_names[3]
+    image, measured, predicted = module.draw_section(project, "simulated", gene).axes[:3]
+    (spots,), (surface,) = measured.collections, predicted.images[1:]
+    assert len(spots.get_offsets()) == map_.obs["parent_barcode"].nunique()
+    shown = np.ma.masked_invalid(surface.get_array()).compressed()
+    assert set(shown) == set(map_.obs_vector(gene).astype(float))
+    assert not image.collections and image.images
 
 
 # --- messages ---

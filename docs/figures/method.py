@@ -56,11 +56,14 @@ def draw_method() -> Figure:
     return figure
 
 
-def _box(axes: Axes, at: tuple[float, float], size: tuple[float, float], title: str, fill: str, **text: float) -> None:
+def _box(
+    axes: Axes, at: tuple[float, float], size: tuple[float, float], title: str, fill: str, fontsize: float = 11
+) -> None:
     shape = FancyBboxPatch(at, *size, boxstyle="round,pad=0,rounding_size=0.12", facecolor=fill, edgecolor=EDGE)
     axes.add_patch(shape)
-    words = {"fontsize": 11.0, **text}
-    axes.text(at[0] + size[0] / 2, at[1] + size[1] - 0.22, title, ha="center", va="center", color=EDGE, **words)
+    axes.text(
+        at[0] + size[0] / 2, at[1] + size[1] - 0.22, title, ha="center", va="center", color=EDGE, fontsize=fontsize
+    )
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -99,7 +102,7 @@ def _window(axes: Axes, x: float, y: float) -> None:
             is_target = row == column == 1
             axes.add_patch(Rectangle(corner, side, side, facecolor=TISSUE, edgecolor="white"))
             places = random.uniform(0.06, side - 0.06, (6, 2)) + corner
-            axes.scatter(*places.T, s=5, color=NUCLEUS, linewidths=0)
+            axes.scatter(places[:, 0], places[:, 1], s=5, color=NUCLEUS, linewidths=0)
             if is_target:
                 axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="#0a7d33", linewidth=2, zorder=3))
 
