@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 import io
 import json
@@ -408,3 +409,25 @@ def test_a_folder_that_is_no_spatialdata_is_refused(folder: SpatialDataDataset, 
     with pytest.raises(DatasetError) as caught:
         folder.load()
     assert InputError.within(caught.value)
+
+
+def test_an_anndata_shows_shape_and_heads_and_a_map_its_picture(tmp_path: Path) -> None:
+    xy = np.array([(x, y) for x in range(5) for y in range(5)], float) * 100
+    section = AnnData(
+        np.arange(75, dtype=np.float32).reshape(25, 3),
+        pd.DataFrame({"in_tissue": 1}, index=[f"S{i}" for i in range(25)]),
+        pd.DataFrame({"gene_ids": ["E1", "E2", "E3"]}, index=["A", "B", "C"]),
+        obsm={"spatial": xy},
+    )
+    section.uns["spatial"] = {
+        "S": {"images": {}, "scalefactors": {"spot_diameter_fullres": 70.0}, "metadata": {"mpp": 0.5}}
+    }
+    dataset = AnnDataDataset(filepath=str(tmp_path / "section.h5ad"))
+    dataset.save(section)
+    rows = dict(dataset.preview()["data"])
+    assert rows["shape"] == f"{section.n_obs} spots or sites x {section.n_vars}"
+    assert f"obs {section.obs_names[0]}" in rows and f"var {section.var_names[0]}" in rows
+    assert "spatial float64" in rows["obsm"]
+    shown = AnnDataDataset(filepath=str(tmp_path / "section.h5ad"), map_unit="log1p CP10k")
+    assert inspect.signature(shown.preview).return_annotation == "ImagePreview"
+    assert base64.b64decode(shown.preview()).startswith(b"\x89PNG")

@@ -20,11 +20,12 @@ import numpy as np
 from kedro.io import DatasetError
 
 from spamcaf.atomic import replacing
-from spamcaf.datasets.stored import PathDataset, not_stored
+from spamcaf.datasets.stored import PathDataset, as_table, not_stored
 from spamcaf.errors import InputError
 from spamcaf.histology.features import FeatureKey, Features, StoredBlock
 
 if TYPE_CHECKING:
+    from kedro_datasets._typing import TablePreview
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,12 @@ class FeaturesDataset(PathDataset[Features, Features]):
         whole, maps = rows.get(WHOLE), rows.get(MAPS)
         return Features(ids, rows[WINDOWS], n_padded, group.key, group.n_total, whole=whole, maps=maps)
 
+    def preview(self) -> TablePreview:
+        """Show what was computed, and how."""
+        found = self.load()
+        facts = {"places": found.n_total, "tiles per site": found.windows.shape[1], "features": found.windows.shape[2]}
+        return as_table({**facts, "stored as": found.windows.dtype, **asdict(found.key)})
+
     def _folders(self) -> list[Path]:
         return [folder for folder in self._filepath.iterdir() if folder.is_dir()] if self._filepath.is_dir() else []
 
@@ -189,6 +196,10 @@ class StoredBlocksDataset(FeaturesDataset):
         if self._is_of_version_0_1():
             logger.warning("%s holds features of version 0.1: they are computed again and replaced.", self._filepath)
         return [StoredBlock(group.key, start) for group in self._groups() for start, _, _ in group.sound_blocks()]
+
+    def preview(self) -> TablePreview:
+        """Show how much is stored."""
+        return as_table({"blocks stored": len(self.load())})
 
     def save(self, data: Features) -> None:
         raise DatasetError("Save through the feature store's own entry.")

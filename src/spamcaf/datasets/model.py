@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spamcaf.atomic import replacing
-from spamcaf.datasets.stored import ReadOnlyDataset, StoredDataset
+from spamcaf.datasets.stored import ReadOnlyDataset, StoredDataset, as_table
 from spamcaf.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from kedro_datasets._typing import TablePreview
     from numpy.typing import NDArray
 
     from spamcaf.model.training import Checkpoint
@@ -122,6 +123,11 @@ class ModelDataset(StoredDataset["TrainedModel", "TrainedModel"]):
         tensors, texts = read_tensors(path)
         names = (json.loads(texts[name]) for name in (GENES, GENE_IDS, RECORD))
         return TrainedModel.from_tensors(tensors, texts, *names)
+
+    def preview(self) -> TablePreview:
+        """Show what the model was trained on and how."""
+        stored = self.load()
+        return as_table({"genes": f"{len(stored.genes)}, such as {', '.join(stored.genes[:5])}", **stored.record})
 
 
 class AppliedModelDataset(ModelDataset):

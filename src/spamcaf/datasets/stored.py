@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import numpy as np
 from kedro.io import AbstractDataset, DatasetError
 from pydantic import BaseModel, ValidationError
 
@@ -31,7 +33,7 @@ Out = TypeVar("Out")
 Model = TypeVar("Model", bound=BaseModel)
 
 RECORDS = ".provenance"  # no run and no section is called so
-PREVIEW_ROWS = 10
+PREVIEW_ROWS, PREVIEW_MAPS = 10, 6
 EXACT_BY_DEFAULT = (3, 1)  # from this version pandas reads numbers to the last digit, and warns where that is requested
 SCALE = "px_per_mask_px"  # text in the PNG of a tissue mask: full-resolution pixels per pixel of the mask
 WRITERS = 4  # pieces of an image computed at once: what bounds the memory of a save on machines with many cores
@@ -254,16 +256,30 @@ class GzippedJSONDataset(StoredDataset[Any, Any]):
         path.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
 
 
+def as_table(facts: Mapping[str, object]) -> TablePreview:
+    """Return names and values as the table that Kedro-Viz shows."""
+    rows = [[name, str(value)] for name, value in facts.items()]
+    return {"columns": ["", "value"], "index": list(range(len(rows))), "data": rows}  # type: ignore[return-value]
+
+
 class AnnDataDataset(StoredDataset["AnnData", "AnnData"]):
-    """Load and save an AnnData as h5ad; `save_args` go to `AnnData.write_h5ad`."""
+    """Load and save an AnnData as h5ad; `save_args` go to `AnnData.write_h5ad`.
+
+    Kedro-Viz shows its shape and the heads of obs and var; with `map_unit`, what X is in, a map of its first columns.
+    """
 
     kind = "a whole h5ad file"
 
     def __init__(
-        self, *, filepath: str, save_args: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None
+        self,
+        *,
+        filepath: str,
+        save_args: dict[str, Any] | None = None,
+        map_unit: str | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
-        self._save_args = {"compression": "gzip", **(save_args or {})}
+        self._save_args, self._map_unit = {"compression": "gzip", **(save_args or {})}, map_unit
 
     def _read(self, path: Path) -> AnnData:
         import anndata
@@ -276,10 +292,36 @@ class AnnDataDataset(StoredDataset["AnnData", "AnnData"]):
     def _write(self, data: AnnData, path: Path) -> None:
         data.write_h5ad(path, **self._save_args)
 
-    def preview(self) -> TablePreview:
-        """Show the first spots and their columns."""
-        head = self.load().obs.head(PREVIEW_ROWS)
-        return head.reset_index(names="id").astype(str).to_dict(orient="split")  # type: ignore[return-value]
+    @property
+    def preview(self) -> Callable[..., Any]:
+        """What Kedro-Viz shows: its return annotation names the kind of preview."""
+        return self._preview_table if self._map_unit is None else self._preview_map
+
+    def _preview_table(self) -> TablePreview:
+        data = self.load()
+        facts: dict[str, object] = {"shape": f"{data.n_obs} spots or sites x {data.n_vars}", "X": _kind_of(data.X)}
+        for name in ("layers", "obsm", "varm"):
+            facts[name] = ", ".join(f"{key} {_kind_of(part)}" for key, part in getattr(data, name).items() if key)
+        facts["uns"] = ", ".join(data.uns)
+        for name, table in (("obs", data.obs), ("var", data.var)):
+            for index, row in table.head(PREVIEW_ROWS // 2).iterrows():
+                facts[f"{name} {index}"] = ", ".join(f"{key} {value}" for key, value in row.items())
+        return as_table({name: value for name, value in facts.items() if value})
+
+    def _preview_map(self) -> ImagePreview:
+        from spamcaf.reporting.figures import plot_predicted_maps
+
+        data, picture = self.load(), io.BytesIO()
+        if not data.n_vars:
+            return ""  # type: ignore[return-value]
+        figure = plot_predicted_maps(data, (), PREVIEW_MAPS, unit=str(self._map_unit))
+        figure.savefig(picture, format="png", dpi=70, facecolor="white")
+        return base64.b64encode(picture.getvalue()).decode()  # type: ignore[return-value]
+
+
+def _kind_of(part: Any) -> str:  # noqa: ANN401  an array or table of any kind
+    kind = "" if isinstance(part, np.ndarray) else f"{type(part).__name__} "
+    return f"{kind}{getattr(part, 'dtype', '')} {' x '.join(map(str, part.shape))}".strip()
 
 
 class TissueDataset(StoredDataset["Tissue", "Tissue"]):

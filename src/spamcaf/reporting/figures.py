@@ -248,10 +248,10 @@ def plot_gene_maps(
     return figure
 
 
-def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) -> Figure:
+def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int, unit: str = "log1p CP10k") -> Figure:
     """Draw up to `n` genes of a prediction: those requested, then those whose prediction varies most.
 
-    X is log1p CP10k, `obsm["spatial"]` in full-resolution pixels; image and scale are in `uns["spatial"]`.
+    X is in `unit`, `obsm["spatial"]` in full-resolution pixels; image and scale are in `uns["spatial"]`.
     """
     genes = choose_varying_genes(predicted, requested, n)
     columns = min(len(genes), _MAP_COLUMNS)
@@ -262,7 +262,7 @@ def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) ->
     for axes, bar, gene in zip(panels.ravel(), bars.ravel(), genes, strict=False):
         values = predicted.obs_vector(gene).astype(float)
         tissue.draw(axes)
-        _draw_colour_bar(bar, sites.draw(axes, values, colour_limits(values)), "predicted")
+        _draw_colour_bar(bar, sites.draw(axes, values, colour_limits(values)), "predicted", unit)
         axes.set_title(gene, fontsize=10)
     for axes in [*panels.ravel()[len(genes) :], *bars.ravel()[len(genes) :]]:
         axes.set_axis_off()
@@ -270,9 +270,9 @@ def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int) ->
     return figure
 
 
-def _draw_colour_bar(axes: Axes, colours: ScalarMappable, what: str) -> None:
+def _draw_colour_bar(axes: Axes, colours: ScalarMappable, what: str, unit: str = "log1p CP10k") -> None:
     bar = axes.figure.colorbar(colours, cax=axes, extend="both")
-    bar.set_label(f"{what}, log1p CP10k", fontsize=9)
+    bar.set_label(f"{what}, {unit}", fontsize=9)
     bar.outline.set_visible(False)
 
 
