@@ -411,7 +411,7 @@ class RunSettings(_Settings):
 
 
 def flat_settings(settings: Mapping[str, Any], *, with_neutral: bool = False) -> dict[str, Any]:
-    """Return groups of settings, models or mappings, as plain values by dotted name; neutral ones only where asked for."""
+    """Return groups of settings, models or mappings, as plain values by dotted name; neutral ones where asked for."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         group = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
