@@ -71,7 +71,7 @@ def check_inputs(request: RunRequest) -> tuple[list[Check], Inputs | None]:
     enough, _ = run_check("gene panel", partial(_check_panel, section, request))
     is_hd = section.uns[SECTION_METADATA].get(SectionField.LAYOUT) == VisiumHDReader.kind
     bin_um = pitch_um_of(section) if is_hd else None
-    size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide), mpp_of(section), bin_um)
+    size = Inputs(section.n_obs, slide.shape, _is_held_whole(slide), mpp_of(section), bin_um, pitch_um_of(section))
     return [*checks, identified, enough], size
 
 
@@ -105,6 +105,9 @@ def _check_identity(raw: AnnData, slide: Slide, settings: RunSettings) -> Findin
     if n_outside := sum(report["n_spots_outside_image"].values()):
         fix = "Check that the image is the full one: beyond its edge white glass is assumed."
         return Finding(f"{found}; {n_outside} spots lie outside the image", fix, section)
+    if other := report["like_orientation"]:
+        fix = "Look at section_overlay.png of a first run: do spots and tissue belong together as they lie?"
+        return Finding(f"{found}; the orientation cannot be told: {other} fits the tissue about as well", fix, section)
     return Finding(found, value=section)
 
 

@@ -45,7 +45,7 @@ PACKAGES = ("spamcaf", "kedro", "torch", "torchvision", "timm", "scanpy", "annda
 class Inputs:
     """Size of the inputs: spots under tissue, the image's (rows, columns), whether it is held whole, um per pixel.
 
-    `bin_um` is the bin size of Visium HD, None elsewhere.
+    `bin_um` is the bin size of Visium HD, None elsewhere; `pitch_um` the distance of neighbouring spots.
     """
 
     n_spots: int
@@ -53,6 +53,7 @@ class Inputs:
     is_held_whole: bool
     mpp: float
     bin_um: float | None = None
+    pitch_um: float | None = None
 
 
 @dataclass(frozen=True)
