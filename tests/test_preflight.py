@@ -143,9 +143,12 @@ def test_missing_results_name_all_of_them_and_the_pipelines_that_make_them(tmp_p
         for name in names
     }
     pipeline = Pipeline([Node(lambda a, b, c: a, list(names), "model", name="fit")])
-    message = refusal(guard(section="S1", run="r"), pipeline, DataCatalog(stored))
+    message = refusal(guard(section="S1", run="r", split={"mask": 1}), pipeline, DataCatalog(stored))
     assert f"no stored {', '.join(names)}" in message
-    assert "kedro run --pipelines ingestion,feature_extraction --env her2st --params section=S1,run=r." in message
+    assert (
+        "kedro run --pipelines ingestion,feature_extraction --env her2st --params section=S1,run=r,split.mask=1."
+        in message
+    )
     for dataset in stored.values():
         dataset.save({})
     guard().before_pipeline_run({}, pipeline, DataCatalog(stored))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
 
 RAW_SECTION, BACKBONE, OTHERS, SPOT_FEATURES = "raw_section", "backbone", "other_sections", "spot_features"
-PLACES = ("section", "raw_root", "run")  # choices that name where inputs and results lie
+PLACES = ("section", "raw_root")  # choices that name where raw data lie
 
 
 class InputGuard:
@@ -29,16 +29,17 @@ class InputGuard:
 
     def __init__(self) -> None:
         self._genes: list[str] = []
-        self._words = self._fetch = ""
+        self._options = self._fetch = ""
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Keep the options of the run."""
         loader: Any = context.config_loader
         self._genes = (loader["parameters"].get("panel") or {}).get("genes") or []
-        self._words = options_of(context.env, loader.runtime_params, PLACES)
+        self._options = options_of(context.env, loader.runtime_params)
+        places = options_of(context.env, loader.runtime_params, PLACES)
         can_fetch = bool(loader["globals"].get("downloads"))
-        self._fetch = f" Or fetch it: `kedro run --pipelines download{self._words}`." if can_fetch else ""
+        self._fetch = f" Or fetch it: `kedro run --pipelines download{places}`." if can_fetch else ""
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -95,7 +96,7 @@ class InputGuard:
         raise InputError(
             f"no stored {named(missing)} (such as {first}).",
             f"results of {' and '.join(writers)}, with the same settings.",
-            f"Make them first: kedro run --pipelines {','.join(writers)}{self._words}.",
+            f"Make them first: kedro run --pipelines {','.join(writers)}{self._options}.",
         )
 
     def _require_genes(self, raw: object, pipeline: Pipeline) -> None:

@@ -5,6 +5,7 @@ from spamcaf.hooks import OriginGuard, RunLock, SettingsGuard
 from spamcaf.preflight import InputGuard
 from spamcaf.run_log import RunLog
 from spamcaf.run_times import RunTimes
+from spamcaf.tracking import Tracking
 
 CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {
@@ -14,4 +15,4 @@ CONFIG_LOADER_ARGS = {
     # an environment overrides single settings, not the whole of parameters.yml
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
-HOOKS = (SettingsGuard(), InputGuard(), OriginGuard(), RunLock(), RunTimes(), RunLog())
+HOOKS = (SettingsGuard(), InputGuard(), OriginGuard(), RunLock(), RunTimes(), RunLog(), Tracking())

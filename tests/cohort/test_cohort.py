@@ -103,7 +103,7 @@ def test_a_cohort_survives_kills_and_equals_single_runs(
 
     with started(folder) as process:
         worker = worker_of(folder, "simulated+b")
-        refused = kedro("run", "--pipelines", "training", "--params", "run=b,split.mask=1", folder=folder)
+        refused = kedro("run", "--pipelines", "ingestion", "--params", "run=b,split.mask=1", folder=folder)
         assert refused.returncode == 1 and f"process {worker} on" in refused.stderr, refused.stdout + refused.stderr
         os.kill(worker, signal.SIGKILL)
         output, _ = process.communicate(timeout=900)

@@ -48,6 +48,8 @@ def make_section(n_genes: int = 40) -> AnnData:
     section.uns["section"] = {
         "name": "S1", "lattice": "square", "pitch_um": 200.0, "spot_diameter_um": 100.0, "n_unmatched": 0
     }  # fmt: skip
+    # of a square of tissue no outline tells the orientation, but the image that came with the spots does
+    section.uns["spatial"] = {"S1": {"images": {"lowres": tissue_image()[::5, ::5]}, "scalefactors": {}}}
     return section
 
 

@@ -16,11 +16,12 @@ from spamcaf.datasets.inputs import BackboneDataset, ReferencesDataset
 from spamcaf.doctor import doctor, machine
 from spamcaf.doctor.check import Check, RunRequest, Status
 from spamcaf.errors import InputError
+from tests.conftest import BACKBONE
 
 MakeRequest = Callable[..., RunRequest]
 ALL = [
-    "configuration", "section", "slide", "identity", "gene panel", "backbone", "reference", "device", "memory", "disk",
-    "software",
+    "configuration", "section", "slide", "identity", "gene panel", "backbone", "reference", "time", "device", "memory",
+    "disk", "software",
 ]  # fmt: skip
 MISSING = InputError("nothing.", "something.", "Do it.")
 REPORT = [
@@ -42,17 +43,15 @@ def context_of(request: RunRequest, parameters: dict[str, Any], **chosen: object
 def examine(
     request: RunRequest, folder: Path, parameters: dict[str, Any] | None = None, **chosen: object
 ) -> dict[str, Check]:
-    entry = {"source": str(folder), "architecture": "test_vit", "width": 64}
+    entry = {"source": str(folder), **BACKBONE}
     request.catalog["backbone"] = BackboneDataset(name="it", backbones={"it": entry})
     checks = doctor.examine(lambda: context_of(request, parameters or {}, **chosen), request.root)
     return {check.name: check for check in checks}
 
 
 @pytest.fixture
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    (folder / "model.safetensors").write_bytes(b"0")
-    return folder
+def weights(tiny_weights: Path) -> Path:
+    return tiny_weights
 
 
 def failures(checks: dict[str, Check]) -> list[str]:
@@ -66,6 +65,11 @@ def test_all_pass_and_nothing_is_written(make_request: MakeRequest, weights: Pat
     assert "up to 576 sites" in checks["memory"].found
     assert "features take up to 1.3 MB" in checks["disk"].found
     assert not list(tmp_path.iterdir())
+
+
+def test_damaged_weights_are_a_failure(make_request: MakeRequest, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"0")
+    assert failures(examine(make_request(), tmp_path)) == ["time"]
 
 
 def test_a_missing_section_leaves_the_rest_checked(make_request: MakeRequest, weights: Path) -> None:

@@ -43,6 +43,16 @@ def test_a_good_section_passes_and_its_size_is_known(make_request: MakeRequest) 
     assert "2.0000 um per pixel" in found["identity"].found
 
 
+def test_an_orientation_that_cannot_be_told_is_a_warning(make_request: MakeRequest) -> None:
+    request = make_request()
+    request.catalog["raw_section"].value.uns.pop("spatial")
+    checks, inputs = check_inputs(request)
+    identity = by_name(checks)["identity"]
+    assert identity.status is Status.WARN and "section_overlay.png" in identity.fix
+    assert "the orientation cannot be told: " in identity.found
+    assert inputs is not None and by_name(checks)["gene panel"].status is Status.PASS
+
+
 def test_the_reader_of_the_slide_and_its_conversions_are_named(make_request: MakeRequest, image: Image) -> None:
     pixels = ArrayPixels(image(), "f")
     slide = Slide(pixels, "a.tif", None, "tifffile", ("16 bits rescaled to 8",))

@@ -9,7 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.histology.placement import orientations, require_handedness, require_on_tissue, warn_of_other_image
+from spamcaf.histology.placement import (
+    like_orientation,
+    orientations,
+    require_handedness,
+    require_on_tissue,
+    warn_of_other_image,
+)
 from spamcaf.histology.tissue import Tissue
 from spamcaf.sections.lattice import Lattice, fit_lattice
 
@@ -219,3 +225,19 @@ def test_hundreds_of_thousands_of_bins_and_few_off_the_tissue_are_compared(monke
     assert require_on_tissue(tissue(corner()), *spots(corner()), off(corner())) == 1
     with pytest.raises(InputError, match="lie on tissue"):
         require_on_tissue(tissue(np.roll(corner(), 3, axis=1)), *spots(corner()), off(corner()))
+
+
+def test_an_orientation_is_told_by_the_outline_of_the_tissue() -> None:
+    xy_px, lattice = spots(corner())
+    assert like_orientation(tissue(corner()), xy_px, lattice) is None
+    full = np.pad(np.ones((30, 30), bool), 5)
+    xy_px, lattice = spots(full)
+    assert like_orientation(tissue(full), xy_px, lattice) in orientations(xy_px, (1.0, 1.0))
+
+
+def test_a_small_image_that_is_like_the_slide_is_known() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    assert warn_of_other_image(image, {"lowres": image})
+    assert not warn_of_other_image(image, {"lowres": image[::-1]})
+    assert not warn_of_other_image(image, {})

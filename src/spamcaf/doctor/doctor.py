@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spamcaf.doctor import inputs, machine
+from spamcaf.doctor import inputs, machine, timing
 from spamcaf.doctor.check import Check, Finding, Status, check_configuration, run_check, skip_check
 from spamcaf.histology.dense import is_dense
 from spamcaf.limits import available_bytes
@@ -57,6 +57,7 @@ def examine(load_context: Callable[[], KedroContext], root: Path) -> list[Check]
         settings = settings.model_copy(update={"tiles": tiles.model_copy(update={"dense": how})})
     resources = machine.estimate_resources(settings, size, width) if size and width else None
     of_machine: dict[str, Callable[[], Finding[None]]] = {
+        "time": partial(timing.check_time, request and request.catalog["backbone"], settings, size, resources),
         "device": partial(machine.check_device, settings.compute, spec, resources),
         "memory": partial(machine.check_memory, available, settings, size, width),
         "disk": partial(machine.check_disk, root / "data", resources),

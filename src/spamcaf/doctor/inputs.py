@@ -112,6 +112,9 @@ def _check_identity(raw: AnnData, slide: Slide | None, settings: RunSettings) ->
     if n_outside := sum(report["n_spots_outside_image"].values()):
         fix = "Check that the image is the full one: beyond its edge white glass is assumed."
         return Finding(f"{found}; {n_outside} spots lie outside the image", fix, section)
+    if other := report["like_orientation"]:
+        fix = "Look at section_overlay.png of a first run: do spots and tissue belong together as they lie?"
+        return Finding(f"{found}; the orientation cannot be told: {other} fits the tissue about as well", fix, section)
     return Finding(found, value=section)
 
 

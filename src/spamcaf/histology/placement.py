@@ -120,10 +120,23 @@ def require_on_tissue(
     return fit.share
 
 
+def like_orientation(
+    tissue: Tissue, xy_px: NDArray[np.float64], lattice: Lattice, off_px: NDArray[np.float64] | None = None
+) -> str | None:
+    """Return the orientation of the spots that fits the tissue about as well as theirs; None where none does.
+
+    Parameters as of `require_on_tissue`. Tissue that fills the image fits spots in every orientation.
+    """
+    fit = _Fit(tissue, xy_px, lattice, off_px)
+    agreements = {name: agreement for name, (agreement, _) in fit.in_other_orientations().items()}
+    name = max(agreements, key=agreements.__getitem__)
+    return name if agreements[name] > fit.agreement - CLEAR_GAIN else None
+
+
 def warn_of_other_image(
     thumbnail: NDArray[np.uint8], own: Mapping[str, NDArray[np.uint8]], image: str = "the image"
-) -> None:
-    """Warn where the image differs from the small images that came with the spots.
+) -> bool:
+    """Return whether the image is like one of the small images that came with the spots; warn of one that it is not.
 
     Parameters
     ----------
@@ -134,16 +147,19 @@ def warn_of_other_image(
     image
         Name of the image file, for the message.
     """
+    is_like = False
     for name, small in own.items():
         ours, theirs = (_brightness(each) for each in (thumbnail, small))
         if min(ours.std(), theirs.std()) < FLAT:  # a placeholder of one colour
             continue
         likeness = float(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1])
+        is_like |= likeness >= SAME_IMAGE
         if likeness < SAME_IMAGE:
             logger.warning(
                 "%s does not look like the section's %s image (correlation %.2f): make sure that it is the image of "
                 "these spots, in their orientation", image, name, likeness,
             )  # fmt: skip
+    return is_like
 
 
 def _brightness(image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -175,12 +191,7 @@ def require_handedness(
 
 def _other_orientation(fit: _Fit, image: str) -> tuple[float, InputError] | None:
     """Return agreement and error where another orientation fits clearly better; the best one is named."""
-    rows, columns = fit.tissue.mask.shape
-    size_px = (columns * fit.tissue.px_per_mask_px, rows * fit.tissue.px_per_mask_px)
-    found = {
-        name: (fit.agreement_at(fit.points_px @ turn + shift), float(fit.tissue.holds(fit.xy_px @ turn + shift).mean()))
-        for name, (turn, shift) in orientations(fit.xy_px, size_px).items()
-    }
+    found = fit.in_other_orientations()
     name = max(found, key=found.__getitem__)
     agreement, share = found[name]
     gain = agreement - fit.agreement
@@ -264,6 +275,18 @@ class _Fit:
         on_tissue = self.tissue.holds(points_px)
         varies = 0 < on_tissue.sum() < len(on_tissue)
         return float(np.corrcoef(on_tissue, self.has_spot)[0, 1]) if varies else 0.0
+
+    def in_other_orientations(self) -> dict[str, tuple[float, float]]:
+        """Return agreement, and the share of spots on tissue, in each of the other orientations by name."""
+        rows, columns = self.tissue.mask.shape
+        size_px = (columns * self.tissue.px_per_mask_px, rows * self.tissue.px_per_mask_px)
+        return {
+            name: (
+                self.agreement_at(self.points_px @ turn + shift),
+                float(self.tissue.holds(self.xy_px @ turn + shift).mean()),
+            )
+            for name, (turn, shift) in orientations(self.xy_px, size_px).items()
+        }
 
     def _best_shift(self, basis_px: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Return the agreement at the best shift by whole lattice vectors, and the shift (x, y), pixels."""

@@ -228,6 +228,7 @@ def as_table(report: Mapping[str, Any]) -> str:
     """Return the report of `check_section` as aligned rows of text, for the log."""
     outside, image = report["n_spots_outside_image"], report["image_px"]
     share, reader, notes = map(report.get, ("share_of_spots_on_tissue", "slide_reader", "slide_notes"))
+    other = report.get("like_orientation")
     read_by = (f", by {reader}" if reader else "") + (f" ({'; '.join(notes)})" if notes else "")
     mpp_by = ", ".join(f"{source} {mpp:.4f}" for source, mpp in report["mpp_by"].items() if mpp) or "by no source"
     rows = {
@@ -243,6 +244,7 @@ def as_table(report: Mapping[str, Any]) -> str:
         "image": f"{image['width']} x {image['height']} px{read_by}" if image else "none: not used",
         "outside": f"{sum(outside.values())} spots{_listed(outside, ': ')}" if image else None,
         "on tissue": None if share is None else f"{share:.1%} of the spots",
+        "orientation": f"not told by the tissue, which fits {other} about as well" if other else None,
     }
     width = max(map(len, rows)) + 2
     shown = (f"  {name:<{width}}{row}" for name, row in rows.items() if row)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spamcaf.errors import InputError
 from spamcaf.histology import tissue as histology
-from spamcaf.histology.placement import require_handedness, require_on_tissue, warn_of_other_image
+from spamcaf.histology.placement import like_orientation, require_handedness, require_on_tissue, warn_of_other_image
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tiles import WindowGeometry
 from spamcaf.histology.tissue import Tissue
@@ -44,8 +44,8 @@ def check_section(
     section, report = checks.check_section(raw_section, slide.shape, settings, slide.mpp, slide.name)
     seen = _tissue_in_image(section, slide, tissue)  # without the spots, which are checked against it
     xy, lattice, off_px = np.asarray(section.obsm[SPATIAL]), lattice_of(section), checks.off_tissue_of(section)
-    for record in section.uns.get(SPATIAL, {}).values():
-        warn_of_other_image(seen.thumbnail, record.get("images", {}), slide.name)
+    records = section.uns.get(SPATIAL, {}).values()
+    is_like = [warn_of_other_image(seen.thumbnail, record.get("images", {}), slide.name) for record in records]
     share = require_on_tissue(seen, xy, lattice, off_px, slide.name, settings.trust_image)
     if lattice.mirrored:
         if not settings.allow_mirrored:
@@ -53,6 +53,8 @@ def check_section(
         logger.warning("the image shows the array mirrored: right only where the image was mirrored on purpose")
     report |= {
         "share_of_spots_on_tissue": round(share, 4),
+        # what small images tell of the orientation need not be told by the tissue
+        "like_orientation": None if any(is_like) else like_orientation(seen, xy, lattice, off_px),
         "slide_reader": slide.reader,
         "slide_notes": list(slide.notes),
         **provenance_record(slide=slide.fingerprint, image=slide.name),
