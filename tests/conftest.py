@@ -147,8 +147,11 @@ def copy_finished(first_run: subprocess.CompletedProcess[str], project: Path) ->
     """Return a function that copies the project and all that the first run wrote, to change at will."""
 
     def copy(folder: Path) -> Path:
-        # the sources are installed, Kedro only looks for their folder
-        return Path(shutil.copytree(project, folder, ignore=shutil.ignore_patterns("spamcaf", ".viz")))
+        # the sources are installed, Kedro only looks for their folder; a SpatialData has a folder of that name too
+        def left_out(path: str, names: list[str]) -> set[str]:
+            return {".viz", *(["spamcaf"] if path == str(project / "src") else [])} & set(names)
+
+        return Path(shutil.copytree(project, folder, ignore=left_out))
 
     return copy
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import OFFLINE
+from tests.processes import PROC, kill_session, members
 
-PROC = Path("/proc")
 pytestmark = pytest.mark.skipif(not (PROC / "self/stat").exists(), reason="looks for processes in /proc")
 
 SOON_S = 6.0  # 2 s at most on an idle machine
@@ -30,19 +30,6 @@ def folder(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the small project without any result."""
     folder = tmp_path_factory.mktemp("signals") / "project"
     return Path(shutil.copytree(project, folder, ignore=shutil.ignore_patterns("spamcaf", ".viz", "data")))
-
-
-def members(session: int) -> list[int]:
-    """Return the processes of a session that are alive."""
-    found = []
-    for stat in PROC.glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 def ended_by(number: int, command: list[str], is_ready: Callable[[], object], cwd: Path) -> tuple[int, str, float]:
@@ -63,8 +50,7 @@ def ended_by(number: int, command: list[str], is_ready: Callable[[], object], cw
                 time.sleep(0.02)
             left = members(process.pid)
         finally:
-            for pid in members(process.pid):
-                os.kill(pid, signal.SIGKILL)
+            kill_session(process.pid)
             process.wait()
         assert not left
         return code, (cwd / "output.txt").read_text(), lasted
