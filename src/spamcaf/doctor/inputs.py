@@ -11,7 +11,7 @@ from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.doctor.check import Check, Finding, RunRequest, Status, run_check, skip_check
 from spamcaf.doctor.machine import Inputs
 from spamcaf.histology.slide import ArrayPixels, Slide
-from spamcaf.names import SECTION_METADATA, Obs, Part, SectionField
+from spamcaf.names import NO_IMAGE, SECTION_METADATA, Obs, Part, SectionField
 from spamcaf.pipelines.joins import mpp_of, pitch_um_of
 from spamcaf.progress import bytes_in_words
 from spamcaf.readers.visium_hd import VisiumHDReader
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 def read_spec(request: RunRequest) -> BackboneSpec | None:
     """Return the chosen backbone's entry, None where the catalog's entry is of another type."""
     dataset = request.catalog["backbone"]
-    return dataset.spec() if isinstance(dataset, BackboneDataset) else None
+    if not isinstance(dataset, BackboneDataset):
+        return None
+    from spamcaf.backbones.load import BackboneSpec
+
+    return BackboneSpec(source=NO_IMAGE, architecture=NO_IMAGE, width=1) if dataset.is_blind else dataset.spec()
 
 
 def check_backbone(request: RunRequest) -> Finding[None]:
@@ -112,7 +116,7 @@ def _check_identity(raw: AnnData, slide: Slide | None, settings: RunSettings) ->
     if n_outside := sum(report["n_spots_outside_image"].values()):
         fix = "Check that the image is the full one: beyond its edge white glass is assumed."
         return Finding(f"{found}; {n_outside} spots lie outside the image", fix, section)
-    if other := report["like_orientation"]:
+    if other := report.get("like_orientation"):
         fix = "Look at section_overlay.png of a first run: do spots and tissue belong together as they lie?"
         return Finding(f"{found}; the orientation cannot be told: {other} fits the tissue about as well", fix, section)
     return Finding(found, value=section)

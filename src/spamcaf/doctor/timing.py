@@ -45,6 +45,8 @@ def check_time(
     found = f"training and scores of {inputs.n_spots} spots x {n_genes} genes about {seconds_in_words(rest)}"
     if settings.fit.model == Model.RELEASED:
         found += f", without the {settings.released.epochs} epochs of fit.model=released, which take hours on a CPU"
+    if isinstance(backbone, BackboneDataset) and backbone.is_blind:
+        return Finding(found)
     per_tile = seconds_per_tile(backbone, settings)
     if per_tile is None:
         return Finding(f"{found}; the backbone is timed once its weights are on this machine")
