@@ -385,7 +385,7 @@ class BenchmarkSettings(_Settings):
 class ReportSettings(_Settings):
     """Genes in figures and in the export for QuPath."""
 
-    genes: GeneNames = Field([], description="symbols that come first, where the panel has them")
+    genes: GeneNames = Field([], description="symbols or Ensembl ids that come first, where the panel has them")
     n_genes: int = Field(6, ge=1, le=20, description="genes in all; then the best or most variable ones")
     max_polygons: int = Field(50_000, ge=0, description="most sites in the export for QuPath; of more, it holds none")
 

@@ -11,7 +11,8 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
-from spamcaf.parameters import EvaluationSettings, SplitSettings
+from spamcaf.parameters import EvaluationSettings, ReportSettings, SplitSettings
+from spamcaf.pipelines.evaluation import nodes
 from spamcaf.pipelines.evaluation.nodes import join_scores, score_domains, score_predictions
 from spamcaf.scoring.gene_sets import choose_gene_sets
 from spamcaf.scoring.limits import reachable_limit
@@ -193,3 +194,9 @@ def test_scores_between_the_spots_are_joined_where_there_are_any(expression: Ann
     assert join_scores(scores, {}, {}) == scores
     between = {"factor": 4.0, "n_sites": 9, "models": scores["models"], "verdict": "v"}
     assert join_scores(scores, between, {}) == {**scores, "super_resolution": between}
+
+
+def test_genes_of_the_report_are_asked_for_by_symbol_or_id() -> None:
+    var = pd.DataFrame({"gene_ids": ["ENSG1", "ENSG2", "ENSG3"]}, index=["A", "B", "C"])
+    asked = nodes._requested(ReportSettings(genes=["ENSG2", "A", "NOPE"]), None, var)
+    assert asked == ["B", "A"]

@@ -224,9 +224,9 @@ def join_scores(
     return scores
 
 
-def _requested(settings: ReportSettings, truth: SimulatedTissue | None) -> list[str]:
-    """Return the genes that maps show first: the user's, else known markers of a simulated section."""
-    return settings.genes or list(truth.shown_genes if truth else ())
+def _requested(settings: ReportSettings, truth: SimulatedTissue | None, genes: DataFrame) -> list[str]:
+    """Return the genes that maps show first: the user's, by symbol or id, else known markers of a simulated section."""
+    return find_genes(settings.genes or list(truth.shown_genes if truth else ()), genes)[0]
 
 
 def _true_map(truth: SimulatedTissue | None, super_resolved: AnnData) -> AnnData | None:
@@ -257,7 +257,9 @@ def plot_maps(
 
     measured = expression.copy()
     measured.uns[SPATIAL] = recovered.uns[SPATIAL]
-    genes = choose_genes(gene_scores, _model(recovered), _requested(settings, truth), settings.n_genes)
+    genes = choose_genes(
+        gene_scores, _model(recovered), _requested(settings, truth, super_resolved.var), settings.n_genes
+    )
     known = _true_map(truth, super_resolved)
     return plot_gene_maps(measured, recovered, super_resolved, genes, mpp_of(expression), known)
 
@@ -278,7 +280,9 @@ def write_geojson(
     from spamcaf.reporting.exports import to_geojson
     from spamcaf.reporting.figures import choose_genes
 
-    genes = list(choose_genes(gene_scores, _model(recovered), _requested(settings, truth), settings.n_genes))
+    genes = list(
+        choose_genes(gene_scores, _model(recovered), _requested(settings, truth, super_resolved.var), settings.n_genes)
+    )
     size = section_report["image_px"]
     image_px = None if size is None else (size["width"], size["height"])
     return to_geojson(super_resolved, genes, settings.max_polygons, image_px)
@@ -310,7 +314,7 @@ def write_report(
     from spamcaf.scoring.scores import best_baseline
 
     genes = tabulate_genes(gene_scores, _model(recovered), best_baseline(scores["models"]), expression)
-    chosen = choose_map_genes(genes, _requested(settings, truth))
+    chosen = choose_map_genes(genes, _requested(settings, truth, super_resolved.var))
     known = _true_map(truth, super_resolved)
     drawn = map_data(expression, recovered, super_resolved, chosen, mpp_of(expression), known)
     provenance = {

@@ -25,6 +25,7 @@ from spamcaf.parameters import (
 from spamcaf.pipelines.joins import as_prediction, last_blocks_of, mpp_of, sites_of
 from spamcaf.pipelines.types import AnnData, Backbone, DataFrame, Figure, TrainedModel
 from spamcaf.sections import sites
+from spamcaf.sections.gene_names import find_genes
 from spamcaf.sections.sites import SITE_ID, X_PX, Y_PX
 
 logger = logging.getLogger(__name__)
@@ -78,4 +79,4 @@ def plot_transferred(transferred: AnnData, settings: ReportSettings) -> Figure:
     """Draw the predicted maps of the requested genes, and of those that vary most."""
     from spamcaf.reporting.figures import plot_predicted_maps
 
-    return plot_predicted_maps(transferred, settings.genes, settings.n_genes)
+    return plot_predicted_maps(transferred, find_genes(settings.genes, transferred.var)[0], settings.n_genes)
