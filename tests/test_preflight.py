@@ -98,9 +98,13 @@ class Loader(dict[str, Any]):
     runtime_params: dict[str, Any]
 
 
-def guard(downloads: bool = False, genes: list[str] | None = None, **params: object) -> InputGuard:
+def guard(
+    downloads: bool = False, genes: list[str] | None = None, is_tracked: bool = False, **params: object
+) -> InputGuard:
     loader = Loader(globals={"downloads": ["x"] if downloads else []}, parameters={"panel": {"genes": genes or []}})
     loader.runtime_params = params
+    if is_tracked:
+        loader["globals"]["mlflow"] = {"experiment": "mine"}
     made = InputGuard()
     made.after_context_created(SimpleNamespace(env="her2st", config_loader=loader))  # type: ignore[arg-type]
     return made
@@ -186,6 +190,12 @@ def test_unknown_genes_of_the_panel_are_found_before_the_slide_is_embedded(
     monkeypatch.setattr(SectionDataset, "load", None)  # nothing is read for them alone
     guard(genes=["ERBB3"]).before_pipeline_run({}, OTHER, datasets)
     guard().before_pipeline_run({}, choosing, datasets)
+
+
+def test_a_missing_mlflow_is_found_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spamcaf.preflight.find_spec", lambda name: None)
+    assert "pip install 'spamcaf[mlflow]'" in refusal(guard(is_tracked=True), OTHER, DataCatalog())
+    guard().before_pipeline_run({}, OTHER, DataCatalog())
 
 
 def test_options_are_written_as_they_are_typed() -> None:

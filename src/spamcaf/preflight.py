@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
@@ -30,6 +31,7 @@ class InputGuard:
     def __init__(self) -> None:
         self._genes: list[str] = []
         self._options = self._fetch = ""
+        self._is_tracked = False
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -38,6 +40,7 @@ class InputGuard:
         self._genes = (loader["parameters"].get("panel") or {}).get("genes") or []
         self._options = options_of(context.env, loader.runtime_params)
         places = options_of(context.env, loader.runtime_params, PLACES)
+        self._is_tracked = bool(loader["globals"].get("mlflow"))
         can_fetch = bool(loader["globals"].get("downloads"))
         self._fetch = f" Or fetch it: `kedro run --pipelines download{places}`." if can_fetch else ""
 
@@ -48,6 +51,12 @@ class InputGuard:
         from spamcaf.datasets.model import AppliedModelDataset
         from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
 
+        if self._is_tracked and not find_spec("mlflow"):
+            raise InputError(
+                "`mlflow` in globals.yml, but no package mlflow.",
+                "MLflow, which tracks the runs of this environment.",
+                "pip install 'spamcaf[mlflow]' (in the source tree: pip install -e '.[mlflow]'), or remove the entry.",
+            )
         inputs = {name: catalog.get(name) for name in pipeline.inputs() if name in catalog}
         is_partial = bool(run_params.get("only_missing_outputs"))
         for name, dataset in inputs.items():
