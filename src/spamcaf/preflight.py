@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kedro.io import CatalogProtocol
     from kedro.pipeline import Pipeline
 
+    from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
+
 RAW_SECTION, BACKBONE, OTHERS, SPOT_FEATURES = "raw_section", "backbone", "other_sections", "spot_features"
 PLACES = ("section", "raw_root")  # choices that name where raw data lie
 
@@ -49,7 +51,7 @@ class InputGuard:
         """Look for them, those first that take no time; raise InputError for the first that cannot be had."""
         from spamcaf.datasets.inputs import BackboneDataset, OtherSectionsDataset, ReferencesDataset
         from spamcaf.datasets.model import AppliedModelDataset
-        from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
+        from spamcaf.datasets.section import SimulatedOutsDataset
 
         if self._is_tracked and not find_spec("mlflow"):
             raise InputError(
@@ -59,7 +61,11 @@ class InputGuard:
             )
         inputs = {name: catalog.get(name) for name in pipeline.inputs() if name in catalog}
         is_partial = bool(run_params.get("only_missing_outputs"))
-        for name, dataset in inputs.items():
+        for name in pipeline.all_outputs():
+            if isinstance(outs := catalog.get(name) if name in catalog else None, SimulatedOutsDataset):
+                outs.require_free()
+        # what looks into raw folders comes last
+        for name, dataset in sorted(inputs.items(), key=lambda item: isinstance(item[1], _raw_types())):
             if isinstance(dataset, AppliedModelDataset):
                 dataset.require()
             elif isinstance(dataset, ReferencesDataset):
@@ -67,7 +73,7 @@ class InputGuard:
             elif isinstance(dataset, OtherSectionsDataset):
                 users = [node for node in pipeline.nodes if name in node.inputs]
                 dataset.load().require(with_features=any(SPOT_FEATURES in node.inputs for node in users))
-            elif isinstance(dataset, SectionDataset | SectionSlideDataset) and not is_partial:
+            elif isinstance(dataset, _raw_types()) and not is_partial:
                 with self._or_fetched():
                     dataset.require()
         if not is_partial:
@@ -117,6 +123,12 @@ class InputGuard:
 
         if isinstance(raw, SectionDataset):
             require_genes(raw.load().var, self._genes)
+
+
+def _raw_types() -> tuple[type[SectionDataset], type[SectionSlideDataset]]:
+    from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
+
+    return SectionDataset, SectionSlideDataset
 
 
 def _outputs_of(name: str) -> set[str]:
