@@ -15,7 +15,7 @@ from kedro.pipeline import Node, Pipeline
 from spamcaf.backbones.weights import Weights
 from spamcaf.datasets.inputs import BackboneDataset, OtherSectionsDataset
 from spamcaf.datasets.model import AppliedModelDataset
-from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
+from spamcaf.datasets.section import SectionDataset, SectionSlideDataset, SimulatedOutsDataset
 from spamcaf.datasets.stored import AtomicDataset
 from spamcaf.errors import InputError, options_of
 from spamcaf.preflight import InputGuard
@@ -98,9 +98,13 @@ class Loader(dict[str, Any]):
     runtime_params: dict[str, Any]
 
 
-def guard(downloads: bool = False, genes: list[str] | None = None, **params: object) -> InputGuard:
+def guard(
+    downloads: bool = False, genes: list[str] | None = None, is_tracked: bool = False, **params: object
+) -> InputGuard:
     loader = Loader(globals={"downloads": ["x"] if downloads else []}, parameters={"panel": {"genes": genes or []}})
     loader.runtime_params = params
+    if is_tracked:
+        loader["globals"]["mlflow"] = {"experiment": "mine"}
     made = InputGuard()
     made.after_context_created(SimpleNamespace(env="her2st", config_loader=loader))  # type: ignore[arg-type]
     return made
@@ -186,6 +190,30 @@ def test_unknown_genes_of_the_panel_are_found_before_the_slide_is_embedded(
     monkeypatch.setattr(SectionDataset, "load", None)  # nothing is read for them alone
     guard(genes=["ERBB3"]).before_pipeline_run({}, OTHER, datasets)
     guard().before_pipeline_run({}, choosing, datasets)
+
+
+def test_a_missing_mlflow_is_found_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spamcaf.preflight.find_spec", lambda name: None)
+    assert "pip install 'spamcaf[mlflow]'" in refusal(guard(is_tracked=True), OTHER, DataCatalog())
+    guard().before_pipeline_run({}, OTHER, DataCatalog())
+
+
+def test_a_folder_that_is_never_replaced_is_found_before_it_is_simulated(tmp_path: Path) -> None:
+    pipeline = Pipeline([Node(lambda: 1, None, "simulated_outs", name="write")])
+    free = DataCatalog({"simulated_outs": SimulatedOutsDataset(filepath=str(tmp_path / "new"))})
+    guard().before_pipeline_run({}, pipeline, free)
+    there = DataCatalog({"simulated_outs": SimulatedOutsDataset(filepath=str(tmp_path))})
+    assert f"something at {tmp_path}" in refusal(guard(), pipeline, there)
+
+
+def test_a_missing_model_comes_before_a_look_into_raw_folders(tmp_path: Path) -> None:
+    names = ["a_slide", "transfer_model"]
+    datasets = DataCatalog({
+        "a_slide": SectionSlideDataset(filepath=str(tmp_path), section="nobody"),
+        "transfer_model": AppliedModelDataset(filepath=str(tmp_path / "C9/mine/full_model.safetensors")),
+    })  # fmt: skip
+    pipeline = Pipeline([Node(lambda slide, model: 1, names, "transferred", name="predict")])
+    assert "no model of section 'C9'" in refusal(guard(), pipeline, datasets)
 
 
 def test_options_are_written_as_they_are_typed() -> None:

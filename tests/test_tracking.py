@@ -43,15 +43,12 @@ def catalog(tmp_path: Path) -> DataCatalog:
     return DataCatalog({"scores": MemoryDataset(SCORES), "report": page})
 
 
-@pytest.mark.parametrize("is_installed", [True, False])
 def test_other_runs_neither_import_it_nor_write(
     catalog: DataCatalog,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    is_installed: bool,
 ) -> None:
-    monkeypatch.setattr(tracking, "find_spec", lambda _: SimpleNamespace() if is_installed else None)
     monkeypatch.setitem(sys.modules, "mlflow", None)  # an import raises ImportError
     before = set(tmp_path.rglob("*"))
     hooks = started(tmp_path)
@@ -69,12 +66,6 @@ def test_a_whole_run_without_tracking_does_not_import_it(
     assert not (project / "data/mlflow").exists() and not (project / "mlruns").exists()
 
 
-def test_a_missing_package_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"pip install 'spamcaf\[mlflow\]'"):
-        started(tmp_path, STORE)
-
-
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="experimnt"):
         started(tmp_path, {"experimnt": "mine"})
@@ -83,8 +74,6 @@ def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_reached_is_a_warning(
     catalog: DataCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "find_spec", lambda _: SimpleNamespace())
-
     def fail(*_: object) -> str:
         raise OSError("no such server")
 

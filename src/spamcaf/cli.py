@@ -149,8 +149,8 @@ def doctor(
 ) -> None:
     """Check in seconds whether `kedro run` with the same options can work.
 
-    Checks configuration, section, slide, backbone access, device, memory, disk and software; computes, downloads and
-    writes nothing. Ends with code 1 when a check fails.
+    Checks configuration, section, slide, backbone, device, memory, disk and software, and estimates the time of the
+    run; downloads and writes nothing. Ends with code 1 when a check fails.
     """
     from kedro.framework.session import KedroSession
 

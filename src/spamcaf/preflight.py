@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from kedro.io import CatalogProtocol
     from kedro.pipeline import Pipeline
 
+    from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
+
 RAW_SECTION, BACKBONE, OTHERS, SPOT_FEATURES = "raw_section", "backbone", "other_sections", "spot_features"
 PLACES = ("section", "raw_root")  # choices that name where raw data lie
 
@@ -30,6 +33,7 @@ class InputGuard:
     def __init__(self) -> None:
         self._genes: list[str] = []
         self._options = self._fetch = ""
+        self._is_tracked = False
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -38,6 +42,7 @@ class InputGuard:
         self._genes = (loader["parameters"].get("panel") or {}).get("genes") or []
         self._options = options_of(context.env, loader.runtime_params)
         places = options_of(context.env, loader.runtime_params, PLACES)
+        self._is_tracked = bool(loader["globals"].get("mlflow"))
         can_fetch = bool(loader["globals"].get("downloads"))
         self._fetch = f" Or fetch it: `kedro run --pipelines download{places}`." if can_fetch else ""
 
@@ -46,11 +51,21 @@ class InputGuard:
         """Look for them, those first that take no time; raise InputError for the first that cannot be had."""
         from spamcaf.datasets.inputs import BackboneDataset, OtherSectionsDataset, ReferencesDataset
         from spamcaf.datasets.model import AppliedModelDataset
-        from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
+        from spamcaf.datasets.section import SimulatedOutsDataset
 
+        if self._is_tracked and not find_spec("mlflow"):
+            raise InputError(
+                "`mlflow` in globals.yml, but no package mlflow.",
+                "MLflow, which tracks the runs of this environment.",
+                "pip install 'spamcaf[mlflow]' (in the source tree: pip install -e '.[mlflow]'), or remove the entry.",
+            )
         inputs = {name: catalog.get(name) for name in pipeline.inputs() if name in catalog}
         is_partial = bool(run_params.get("only_missing_outputs"))
-        for name, dataset in inputs.items():
+        for name in pipeline.all_outputs():
+            if isinstance(outs := catalog.get(name) if name in catalog else None, SimulatedOutsDataset):
+                outs.require_free()
+        # what looks into raw folders comes last
+        for name, dataset in sorted(inputs.items(), key=lambda item: isinstance(item[1], _raw_types())):
             if isinstance(dataset, AppliedModelDataset):
                 dataset.require()
             elif isinstance(dataset, ReferencesDataset):
@@ -58,7 +73,7 @@ class InputGuard:
             elif isinstance(dataset, OtherSectionsDataset):
                 users = [node for node in pipeline.nodes if name in node.inputs]
                 dataset.load().require(with_features=any(SPOT_FEATURES in node.inputs for node in users))
-            elif isinstance(dataset, SectionDataset | SectionSlideDataset) and not is_partial:
+            elif isinstance(dataset, _raw_types()) and not is_partial:
                 with self._or_fetched():
                     dataset.require()
         if not is_partial:
@@ -108,6 +123,12 @@ class InputGuard:
 
         if isinstance(raw, SectionDataset):
             require_genes(raw.load().var, self._genes)
+
+
+def _raw_types() -> tuple[type[SectionDataset], type[SectionSlideDataset]]:
+    from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
+
+    return SectionDataset, SectionSlideDataset
 
 
 def _outputs_of(name: str) -> set[str]:

@@ -7,7 +7,6 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from kedro.framework.hooks import hook_impl
 from pydantic import BaseModel, ConfigDict, Field
 
 from spamcaf.datasets.stored import PathDataset, validated
-from spamcaf.errors import InputError, first_line
+from spamcaf.errors import first_line
 from spamcaf.origins import settings_in
 from spamcaf.parameters import RunSettings
 from spamcaf.run_log import CHOICES, SCORES
@@ -55,19 +54,13 @@ class Tracking:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Learn whether the run is tracked; raise InputError where MLflow is missing."""
+        """Learn whether the run is tracked."""
         if self._depth:
             return
         loader: Any = context.config_loader
         self._root, self._chosen = Path(context.project_path), {**loader["globals"], **loader["parameters"]}
         entry = self._chosen.get("mlflow")
         self._settings = validated(TrackingSettings, entry, "`mlflow`") if entry else None
-        if self._settings and not find_spec("mlflow"):
-            raise InputError(
-                "`mlflow` in globals.yml, but no package mlflow.",
-                "MLflow, which tracks the runs of this environment.",
-                "pip install 'spamcaf[mlflow]' (in the source tree: pip install -e '.[mlflow]'), or remove the entry.",
-            )
 
     @hook_impl(trylast=True)  # nothing refused it
     def before_pipeline_run(self) -> None:

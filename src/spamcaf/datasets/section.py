@@ -178,6 +178,12 @@ class SimulatedOutsDataset(ReadOnlyDataset):
     A folder that exists is never replaced. Read it with the environment `own`.
     """
 
+    def require_free(self) -> None:
+        """Raise InputError where the folder exists already."""
+        from spamcaf.simulation.space_ranger import require_free
+
+        require_free(self._filepath)
+
     def save(self, data: SimulatedTissue) -> None:
         from spamcaf.simulation.space_ranger import write_space_ranger
 

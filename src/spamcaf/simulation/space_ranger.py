@@ -25,6 +25,16 @@ _TIFF_TILE = 256
 _BIGTIFF_BYTES = 2**31
 
 
+def require_free(folder: Path) -> None:
+    """Raise InputError where there is something at `folder`."""
+    if folder.exists():
+        raise InputError(
+            f"something at {folder}.",
+            "a folder that does not exist yet: nothing is overwritten.",
+            "Name another folder, or remove this one.",
+        )
+
+
 def write_space_ranger(tissue: SimulatedTissue, folder: Path) -> None:
     """Write counts, spots, scale factors and images into a new folder, whole or not at all.
 
@@ -42,12 +52,7 @@ def write_space_ranger(tissue: SimulatedTissue, folder: Path) -> None:
     import tifffile
     from PIL import Image
 
-    if folder.exists():
-        raise InputError(
-            f"something at {folder}.",
-            "a folder that does not exist yet: nothing is overwritten.",
-            "Name another folder, or remove this one.",
-        )
+    require_free(folder)
     section = tissue.section()
     ((name, library),) = section.uns[SPATIAL].items()
     with replacing(folder) as outs:
