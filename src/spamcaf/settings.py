@@ -1,7 +1,7 @@
 """Project settings of Kedro."""
 
 from spamcaf.config_loader import ProjectConfigLoader
-from spamcaf.hooks import OriginGuard, RunLock, SettingsGuard
+from spamcaf.hooks import OriginGuard, RunLock, SettingsGuard, VizEvents
 from spamcaf.run_times import RunTimes
 
 CONFIG_LOADER_CLASS = ProjectConfigLoader
@@ -12,4 +12,4 @@ CONFIG_LOADER_ARGS = {
     # an environment overrides single settings, not the whole of parameters.yml
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
-HOOKS = (SettingsGuard(), OriginGuard(), RunLock(), RunTimes())
+HOOKS = (SettingsGuard(), OriginGuard(), RunLock(), VizEvents(), RunTimes())

@@ -14,7 +14,7 @@ from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, read_record, validated
 from spamcaf.errors import InputError, is_section_name
 from spamcaf.histology.backbone import Backbone, BackboneIdentity
-from spamcaf.provenance import plain_hash
+from spamcaf.provenance import plain_hash, without_home
 from spamcaf.readers.files import content_hash
 from spamcaf.readers.reference import Reference, find_reference
 
@@ -252,4 +252,4 @@ class ReferencesDataset(ReadOnlyDataset):
                 )
         # data/02_intermediate lies two folders below the project's root
         where = (self._filepath.parents[1], self._filepath, self._raw_root)
-        return References({name: find_reference(name, *where) for name in self._names})
+        return References({without_home(name): find_reference(name, *where) for name in self._names})
