@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ from spamcaf.errors import MAX_NAME, InputError, is_section_name
 from spamcaf.locks import locked, place_of
 from spamcaf.origins import ONE, ROOTS, Origins, settings_in, write_record
 from spamcaf.parameters import RUN_CHOICES, SHORT_NAMES, RunSettings
+from spamcaf.provenance import without_home
 from spamcaf.sessions import Sessions, SessionsDataset
 
 if TYPE_CHECKING:
@@ -151,6 +153,22 @@ class RunLock:
     def on_pipeline_error(self) -> None:
         """Unlock."""
         self._locks.pop().close()
+
+
+class VizEvents:
+    """Takes the user's home folder out of the traceback that Kedro-Viz stores of a run that failed."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Learn where Kedro-Viz stores it."""
+        self._events = Path(context.project_path) / ".viz" / "kedro_pipeline_events.json"
+
+    @hook_impl(trylast=True)
+    def on_pipeline_error(self) -> None:
+        """Write the events again."""
+        if self._events.is_file():
+            events = without_home(json.loads(self._events.read_text(encoding="utf-8")))
+            self._events.write_text(json.dumps(events, indent=2), encoding="utf-8")
 
 
 def places(names: Iterable[str], catalog: CatalogProtocol, data: Path) -> set[tuple[str, ...]]:

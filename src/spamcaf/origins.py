@@ -21,7 +21,7 @@ from spamcaf.datasets.stored import PathDataset, ReadOnlyDataset, read_record, r
 from spamcaf.errors import InputError
 from spamcaf.names import CHAIN
 from spamcaf.parameters import RUN_CHOICES, RunSettings, flat_settings
-from spamcaf.provenance import plain, provenance_record
+from spamcaf.provenance import plain, provenance_record, without_home
 from spamcaf.readers.files import named
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Origins:
         return {}
 
     def _setting(self, name: str) -> dict[str, Any]:
-        return flat_settings({name.removeprefix(ONE): self.catalog.load(name)})
+        return _stated({name.removeprefix(ONE): self.catalog.load(name)})
 
     def _value(self, name: str) -> Any:  # noqa: ANN401  plain data of any kind
         root = ROOTS.get(name)
@@ -158,7 +158,11 @@ def _unlogged(name: str) -> Iterator[None]:
 def settings_in(parameters: Mapping[str, Any], *, with_neutral: bool = False) -> dict[str, Any]:
     """Return all settings by dotted name; those that Kedro's parameters lack have their defaults."""
     known = {name: value for name, value in parameters.items() if name not in RUN_CHOICES}
-    return flat_settings(dict(RunSettings.model_validate(known)), with_neutral=with_neutral)
+    return _stated(dict(RunSettings.model_validate(known)), with_neutral=with_neutral)
+
+
+def _stated(settings: dict[str, Any], *, with_neutral: bool = False) -> dict[str, Any]:
+    return without_home(flat_settings(settings, with_neutral=with_neutral))  # type: ignore[no-any-return]
 
 
 def _writer_of(result: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -39,6 +40,21 @@ def plain(value: Any) -> Any:  # noqa: ANN401  any value in, its JSON form out
     return str(value) if isinstance(value, str | PurePath) else value
 
 
+def without_home(value: Any) -> Any:  # noqa: ANN401  any value in, the same out
+    """Return texts, also those in lists and mappings, with `~` in place of the user's home folder.
+
+    What is stored is passed on, and names no account. A path that begins with `~` is understood wherever one is typed.
+    """
+    if isinstance(value, Mapping):
+        return {without_home(key): without_home(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_home(item) for item in value]
+    home = str(Path.home())
+    if not isinstance(value, str) or home not in value or len(home) == 1:
+        return value
+    return re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", value)
+
+
 def configuration_hash(*settings: BaseModel) -> str:
     """Return the hash (16 hex digits) of whole settings objects, never of hand-picked fields."""
     return plain_hash([s.model_dump(mode="json") for s in settings])
@@ -60,9 +76,10 @@ def provenance_record(**facts: Any) -> dict[str, Any]:  # noqa: ANN401  plain da
 
 
 def as_plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Kedro's parameters, groups of which may be settings objects, as plain data."""
+    """Return Kedro's parameters, groups of which may be settings objects, as plain data without the home folder."""
     # objects know how to dump themselves; pydantic itself is not needed for that
-    return plain({name: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for name, v in parameters.items()})
+    dumped = {name: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for name, v in parameters.items()}
+    return without_home(plain(dumped))  # type: ignore[no-any-return]
 
 
 _PACKAGES = ("kedro", "torch", "numpy", "scipy", "scikit-learn", "anndata", "timm")
@@ -73,7 +90,7 @@ def run_record(seed: int) -> dict[str, Any]:
     program, *words = sys.argv
     return {
         "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
-        "command": shlex.join([Path(program).name, *words]),
+        "command": without_home(shlex.join([Path(program).name, *words])),
         "seed": seed,
         "spamcaf": __version__,
         "Python": platform.python_version(),

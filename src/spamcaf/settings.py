@@ -1,7 +1,7 @@
 """Project settings of Kedro."""
 
 from spamcaf.config_loader import ProjectConfigLoader
-from spamcaf.hooks import OriginGuard, RunLock, SettingsGuard
+from spamcaf.hooks import OriginGuard, RunLock, SettingsGuard, VizEvents
 from spamcaf.preflight import InputGuard
 from spamcaf.run_log import RunLog
 from spamcaf.run_times import RunTimes
@@ -15,4 +15,4 @@ CONFIG_LOADER_ARGS = {
     # an environment overrides single settings, not the whole of parameters.yml
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
-HOOKS = (SettingsGuard(), InputGuard(), OriginGuard(), RunLock(), RunTimes(), RunLog(), Tracking())
+HOOKS = (SettingsGuard(), InputGuard(), OriginGuard(), RunLock(), VizEvents(), RunTimes(), RunLog(), Tracking())

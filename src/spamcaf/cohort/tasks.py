@@ -16,6 +16,7 @@ from spamcaf.cohort.plan import Job, shared_results
 from spamcaf.compute import use_threads
 from spamcaf.doctor.check import captured_warnings
 from spamcaf.errors import InputError, first_line
+from spamcaf.provenance import without_home
 from spamcaf.run_times import highest_bytes, reset_peak
 from spamcaf.sessions import Sessions
 
@@ -90,9 +91,9 @@ def do_job(job: Job, sessions: Sessions, threads: int, gpus: list[str]) -> Outco
         }
         if (ours := InputError.within(error)) is not None:
             reason, _, next_step = str(ours).removeprefix("Found: ").partition(" Next step: ")
-            return Outcome(State.FAILED, **lasted, reason=reason, next_step=next_step)
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        text = "".join(traceback.format_exception(error))
+            return Outcome(State.FAILED, **lasted, reason=without_home(reason), next_step=without_home(next_step))
+        reason = without_home(f"{type(error).__name__}: {first_line(error)}")
+        text = without_home("".join(traceback.format_exception(error)))
         raise JobError(Outcome(State.FAILED, **lasted, reason=reason, next_step=FAULT, traceback=text)) from None
     finally:
         logging.disable(disabled)

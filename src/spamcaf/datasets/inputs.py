@@ -15,7 +15,7 @@ from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, read_record
 from spamcaf.errors import InputError, did_you_mean, is_section_name
 from spamcaf.histology.backbone import Backbone, BackboneIdentity, blind_backbone
 from spamcaf.names import NO_IMAGE
-from spamcaf.provenance import plain_hash
+from spamcaf.provenance import plain_hash, without_home
 from spamcaf.readers.files import content_hash
 from spamcaf.readers.reference import Reference, find_reference
 
@@ -270,4 +270,4 @@ class ReferencesDataset(ReadOnlyDataset):
                 )
         # data/02_intermediate lies two folders below the project's root
         where = (self._filepath.parents[1], self._filepath, self._raw_root)
-        return References({name: find_reference(name, *where) for name in self._names})
+        return References({without_home(name): find_reference(name, *where) for name in self._names})

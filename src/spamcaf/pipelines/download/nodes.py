@@ -21,6 +21,8 @@ def fetch_raw_files(remote_files: RemoteFiles) -> dict[str, Any]:
     Returns the download report: `section`, `folder` (raw_root), and `files` with path, status, bytes, sha256, source
     and reason of each. Raises InputError if the disk has no room, or another file lies in the place of a published one.
     """
+    from spamcaf.provenance import without_home
+
     missing = tuple(file for file in remote_files.missing() if file.urls)
     known = remote_files.sizes(missing)
     remote_files.require_room(missing, known)
@@ -32,7 +34,8 @@ def fetch_raw_files(remote_files: RemoteFiles) -> dict[str, Any]:
         " and ".join(filter(None, [total, unknown])), remote_files.root,
     )  # fmt: skip
     outcomes = [asdict(remote_files.fetch(file)) for file in remote_files.files]
-    return {"section": remote_files.section, "folder": str(remote_files.root), "files": outcomes}
+    report = {"section": remote_files.section, "folder": str(remote_files.root), "files": outcomes}
+    return without_home(report)  # type: ignore[no-any-return]
 
 
 def require_all_files(download_report: dict[str, Any]) -> None:
