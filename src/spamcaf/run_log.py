@@ -17,6 +17,7 @@ from spamcaf.datasets.stored import PathDataset
 from spamcaf.errors import DEFAULT_ENVS, InputError
 from spamcaf.names import Metric, display_name
 from spamcaf.origins import PARAMETERS, settings_in
+from spamcaf.provenance import without_home
 from spamcaf.run_times import RUN_TIMES
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ PACKAGES = ("spamcaf", "kedro", "torch", "anndata", "numpy")
 CHOICES = ("backbone", "raw_root", "other_sections", "reference", "model", "image", "bin_um", "backbone_source")
 MAX_EARLY = 200  # lines before the file is known
 LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+class _Lines(logging.Formatter):
+    """Lines of the file: no path names the user's home folder."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return str(without_home(super().format(record)))
 
 
 class _Early(logging.Handler):
@@ -175,7 +184,7 @@ def _opened(path: Path | None) -> logging.FileHandler | None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, mode="w", encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LINE))
+    handler.setFormatter(_Lines(LINE))
     logging.getLogger().addHandler(handler)
     return handler
 
