@@ -73,6 +73,7 @@ class Pipeline:
     params: tuple[str, str]
     env: str = "tiny"
     result: str | None = None  # of a command that replaces nothing: removed before each run
+    is_refused_over: bool = False  # refused where its result is there, which is then whole
     is_made: bool = False  # an uninterrupted run of the first choice
     whole: list[State] = field(default_factory=list)  # after an uninterrupted run of each choice
     seconds: list[float] = field(default_factory=list)
@@ -143,7 +144,7 @@ class Pipeline:
                 self.check(known)
                 if not is_killed and self.result:
                     break  # what it would write is there
-            if not (self.result and (self.folder / self.result).exists()):
+            if not (self.is_refused_over and self.result and (self.folder / self.result).exists()):
                 self.finish(choice)
             self.n_reruns += 1
             ended = state_of(self.data)
@@ -252,7 +253,8 @@ def make(request: pytest.FixtureRequest, finished: Path, tmp_path: Path) -> Call
 
     def simulation() -> Pipeline:
         words = ("run", "--pipeline", "simulation")
-        return Pipeline(finished, words, ("seed=1", "seed=1"), result="data/01_raw/simulated")
+        place = "data/01_raw/simulated"
+        return Pipeline(finished, words, ("seed=1", "seed=1"), result=place, is_refused_over=True)
 
     def transfer() -> Pipeline:
         env = finished / "conf/unseen"

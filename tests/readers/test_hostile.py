@@ -93,6 +93,16 @@ def test_what_is_no_file_is_refused_by_its_kind(
         seeds.KINDS[kind][1](folder)
 
 
+@pytest.mark.parametrize(("replace", "what"), [(pipe, "a pipe"), (device, "a device")])
+def test_what_is_called_h5ad_and_is_no_file_is_named_by_its_kind(
+    copy: Callable[[str], Path], replace: Edit, what: str
+) -> None:
+    folder = copy("h5ad")
+    replace(folder / "A1.h5ad")
+    with pytest.raises(InputError, match=rf"A1\.h5ad, which is {what}"):
+        reader(folder)
+
+
 def test_an_image_and_a_reference_must_be_files(tmp_path: Path) -> None:
     for name in ("a.tif", "atlas.h5", "atlas.h5ad", "atlas.csv", "atlas.tsv.gz"):
         os.mkfifo(tmp_path / name)

@@ -20,7 +20,15 @@ from spamcaf.scoring.metrics import (
     structural_similarity,
     summarise,
 )
-from spamcaf.scoring.scores import best_model, build_scores, model_of, reach, verdict
+from spamcaf.scoring.scores import (
+    best_beyond_interval,
+    best_model,
+    build_scores,
+    format_table,
+    model_of,
+    reach,
+    verdict,
+)
 
 
 def test_structure(scored) -> None:
@@ -108,6 +116,16 @@ def test_the_best_model_by_metric() -> None:
     assert best_model(models, Metric.MSE) == "b"
     assert best_model(models, Metric.VARIANCE_RATIO) is None
     assert best_model({}, Metric.MSE) is None
+
+
+def test_without_intervals_any_difference_counts(scored) -> None:
+    record = {"models": scored[0]["models"]}
+    assert best_beyond_interval(record) == {metric: best_model(record["models"], metric) for metric in Metric}
+
+
+def test_spots_that_were_left_out_are_told(scored) -> None:
+    assert "110 visible, 40 genes" in format_table(scored[0])
+    assert "110 visible, 5 between them left out, 40 genes" in format_table({**scored[0], "n_buffer": 5})
 
 
 def test_share_of_the_ceiling_is_one_for_the_true_expression(scored) -> None:

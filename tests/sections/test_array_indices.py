@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 
 from spamcaf.errors import InputError
+from spamcaf.names import Obs
 from spamcaf.parameters import SectionSettings
-from spamcaf.sections.array_indices import lattice_of
+from spamcaf.sections.array_indices import lattice_of, whole_numbers
 from spamcaf.sections.checks import check_section
 
 PITCH_PX = 140.0
@@ -96,3 +98,11 @@ def test_cells_at_random_coordinates_lie_on_no_lattice(make_section: Callable[..
     raw.obsm["spatial"] = np.random.default_rng(seed).random((raw.n_obs, 2)) * 1300
     with pytest.raises(InputError, match="spots on no lattice.*single cells"):
         check_section(raw, IMAGE, SETTINGS)
+
+
+@pytest.mark.parametrize("value", ["1.5", "inf", "", "x"])
+def test_an_index_that_is_no_whole_number_is_refused_with_its_spot(value: str) -> None:
+    section = AnnData(np.zeros((3, 1)), obs=pd.DataFrame({"array_row": ["3", "TRUE", value]}, index=list("abc")))
+    with pytest.raises(InputError, match=rf"array_row '{value}' of c\."):
+        whole_numbers(section, Obs.ARRAY_ROW)
+    assert whole_numbers(section[:2], Obs.ARRAY_ROW).tolist() == [3, 1]

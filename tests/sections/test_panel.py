@@ -420,6 +420,14 @@ def test_the_ranking_is_that_of_morans_i(patterned: AnnData, chunk: int, monkeyp
     assert most_spatial(training, candidates, 12) == [f"gene{i}" for i in expected[:12]]
 
 
+def test_a_gene_without_variation_comes_last(patterned: AnnData) -> None:
+    counts = patterned.X.toarray()
+    counts[:, 3] = 0
+    patterned.X = csr_matrix(counts)
+    ranked = most_spatial(patterned, np.ones(N_GENES, bool), N_GENES)
+    assert ranked[-1] == "gene3" and len(set(ranked)) == N_GENES
+
+
 def test_morans_i_is_scanpys_and_undefined_for_constants(patterned: AnnData) -> None:
     import scanpy as sc
 

@@ -12,7 +12,17 @@ from scipy.spatial import cKDTree
 from spamcaf.errors import InputError
 from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.lattice import fit_lattice
-from spamcaf.sections.sites import Sites, as_section, lay_grid, lay_raster, lay_sites, resolve_mpp
+from spamcaf.sections.sites import (
+    Measured,
+    Sites,
+    as_section,
+    iter_chunks,
+    lay_grid,
+    lay_raster,
+    lay_sites,
+    resolve_mpp,
+    stack,
+)
 
 N_SITES = 5
 WINDOWS = np.arange(N_SITES * 18, dtype=np.float32).reshape(N_SITES, 9, 2)
@@ -27,6 +37,29 @@ def test_every_part_follows_the_index(index) -> None:
     np.testing.assert_array_equal(found.neighbours, WINDOWS[index])
     np.testing.assert_array_equal(found.whole, WINDOWS[index, 0])
     assert Sites(SITES_XY, WINDOWS[:, 4], WINDOWS).at(index).whole is None
+
+
+@pytest.mark.parametrize(("n", "lengths"), [(7, [3, 3, 1]), (6, [3, 3]), (2, [2]), (0, [0])])
+def test_chunks_are_all_sites_in_their_order(n: int, lengths: list[int]) -> None:
+    xy = np.arange(2.0 * n).reshape(n, 2)
+    sites = Sites(xy, np.zeros((n, 4), np.float32), np.zeros((n, 9, 4), np.float32))
+    chunks = list(iter_chunks(sites, 3))
+    assert [len(chunk) for chunk in chunks] == lengths
+    np.testing.assert_array_equal(np.concatenate([chunk.xy_um for chunk in chunks]), xy)
+
+
+def test_sections_are_stacked_one_after_the_other() -> None:
+    def measured(n: int, others: np.ndarray | None) -> Measured:
+        features = np.full((n, 4), n, np.float32), np.full((n, 9, 4), n, np.float32)
+        sites = Sites(np.full((n, 2), float(n)), *features)
+        return Measured(sites, np.full((n, 5), n, np.float32), np.full(n, float(n)), others)
+
+    a, b = measured(2, np.ones((2, 6), np.float32)), measured(3, np.zeros((3, 6), np.float32))
+    both = stack([a, b])
+    for found in (both.sites.xy_um[:, 0], both.expression[:, 0], both.depth):
+        np.testing.assert_array_equal(found, [2, 2, 3, 3, 3])
+    assert both.others is not None and both.others[:, 0].tolist() == [1, 1, 0, 0, 0]
+    assert stack([a, measured(3, None)]).others is None and stack([a]) is a
 
 
 def test_parts_of_other_lengths_are_refused() -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix, issparse, vstack
 
 from spamcaf.errors import InputError
+from spamcaf.limits import require_regular
 from spamcaf.names import PROVENANCE, SPATIAL, SectionField
 from spamcaf.readers import anndata_parts as parts
 from spamcaf.readers import files
@@ -62,9 +63,10 @@ def section_of(table: parts.Table, name: str) -> AnnData:
 
 def find(query: SectionQuery) -> H5adReader | None:
     """Return the section in an h5ad file, see `find_file`; raise InputError when it is none by its content."""
-    path = files.find_file(query, SUFFIX, lambda path: path.is_file() and path.suffix.lower() == SUFFIX, "h5ad files")
+    path = files.find_file(query, SUFFIX, _is_called_so, "h5ad files")
     if path is None:
         return None
+    require_regular(path)
     if not h5py.is_hdf5(path):
         raise InputError(f"{path}, which is no HDF5 file.", f"{EXPECTED}.", "Fetch or write the file again.")
     with reading(path, EXPECTED), h5py.File(path) as file:
@@ -76,6 +78,11 @@ def find(query: SectionQuery) -> H5adReader | None:
             "A 10x matrix alone has no coordinates: pass the Space Ranger folder, or write an AnnData with both.",
         )
     return H5adReader(path, query)
+
+
+def _is_called_so(path: Path) -> bool:
+    """Tell whether there is something of the name that is no folder; a pipe or a device is refused by its kind."""
+    return path.suffix.lower() == SUFFIX and path.exists() and not path.is_dir()
 
 
 def read_h5ad_table(path: Path) -> parts.Table:
