@@ -116,7 +116,7 @@ def open_slide(path: Path) -> Slide:
         When the file is missing, damaged, or not an RGB image of 8 or 16 bits.
     """
     if not path.exists():
-        raise InputError(f"no image {path}.", "the full-resolution H&E image.", "Check raw_root and the image's name.")
+        raise InputError(f"no image {path}.", "the full-resolution H&E image.", "Check the image's path.")
     require_regular(path)
     opened = _open(path)
     rows, columns = opened.pixels.shape

@@ -144,4 +144,10 @@ def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFr
         "grid: %d sites, %.2f per spot (%s), %d off the tissue dropped",
         on_tissue.sum(), on_tissue.sum() / section.n_obs, asked, (~on_tissue).sum(),
     )  # fmt: skip
+    if not on_tissue.any():
+        raise InputError(
+            f"no site on the tissue, {asked}.",
+            "sites closer together than the section is wide.",
+            f"Choose a smaller distance: --params grid.pitch_um={pitch_um_of(section) / 2:g}.",
+        )
     return grid[on_tissue].reset_index(drop=True)
