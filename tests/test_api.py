@@ -112,6 +112,8 @@ def test_without_an_image(blind):
     assert scores["image"] == "none" and "ridge" not in scores["models"]
     map_ = api.super_resolve(api.fit(adata, features), adata, subdivide=3)
     assert map_.n_obs > 5 * adata.n_obs and np.isfinite(map_.X).all()
+    with pytest.raises(InputError, match=r'of 1 sites.*settings=\{"grid.pitch_um": 50\}'):
+        api.super_resolve(api.fit(adata, features), adata, settings={"grid.pitch_um": 5000})
 
 
 def test_how_a_section_is_stored_changes_nothing(blind):
