@@ -291,6 +291,7 @@ def test_relative_paths_start_at_the_root(project: Path) -> None:
     found = entries(project, raw_root="raw", image="../x.tif", backbone_source="weights", section="A")
     assert found["raw_section"]["filepath"] == str(project / "raw")
     assert found["slide"]["image"] == str(project / "../x.tif")
+    assert entries(project, image="None")["slide"]["image"] == "None"  # there is no image
     assert found["other_sections"]["features"] == str(project / "data/04_feature")
     assert found["backbone"]["source"] == str(project / "weights")
 

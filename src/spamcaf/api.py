@@ -6,29 +6,32 @@ settings. Nothing is stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import numpy as np
 import yaml
 from kedro.io import DatasetError
 
 from spamcaf.config_loader import PACKED
 from spamcaf.datasets.inputs import BackboneDataset, OtherSections, References
-from spamcaf.errors import InputError
+from spamcaf.errors import InputError, is_section_name
 from spamcaf.histology.features import Features, join_blocks
 from spamcaf.histology.slide import Slide
 from spamcaf.hooks import check_settings
-from spamcaf.names import SECTION_METADATA, SectionField
-from spamcaf.parameters import RunSettings
+from spamcaf.names import NO_IMAGE, SECTION_METADATA, SPATIAL, SectionField
+from spamcaf.parameters import RUN_CHOICES, RunSettings
 from spamcaf.pipelines.evaluation import nodes as evaluation
 from spamcaf.pipelines.feature_extraction import nodes as feature_extraction
 from spamcaf.pipelines.inference import nodes as inference
 from spamcaf.pipelines.ingestion import nodes as ingestion
 from spamcaf.pipelines.training import nodes as training
 from spamcaf.provenance import as_plain
-from spamcaf.readers.anndata_parts import table_of
+from spamcaf.readers.anndata_parts import Table, choose_library, stated_coordinates, table_of
 from spamcaf.readers.h5ad import H5adReader, section_of
 from spamcaf.slides.open import open_slide
 
@@ -44,6 +47,38 @@ if TYPE_CHECKING:
 __all__ = ["FittedSection", "SectionFeatures", "embed", "evaluate", "fit", "super_resolve"]
 
 NO_SECTIONS, NO_REFERENCES = OtherSections((), Path(), Path()), References({})
+OPTION = r"\w+(?:\.\w+)?=(?:<[^>]*>|[\w.-]*\w)"
+PARAMS = re.compile(rf"--params ({OPTION}(?:,{OPTION})*)")
+ARGUMENTS = {"image": "slide", "backbone": "backbone", "backbone_source": "backbone_source", "section": "name"}
+"""Of `embed`, by the choices of a command line."""
+MAX_MOVED_PX = 0.5  # of a spot, between two calls: coordinates may have been rounded
+
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
+
+
+def _with_own_words(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
+    """Return `function` with errors that name its arguments and settings instead of a command line's `--params`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
+        try:
+            return function(*args, **kwargs)
+        except InputError as error:
+            message = str(error).replace("parameters.yml or in --params", "`settings`")
+            message = message.replace(f", {', '.join(RUN_CHOICES)}", "")
+            error.args = (PARAMS.sub(_as_argument, message),)
+            raise
+
+    return wrapped
+
+
+def _as_argument(options: re.Match[str]) -> str:
+    chosen = [option.partition("=") for option in re.findall(OPTION, options[1])]
+    values = {name: {"true": "True", "false": "False"}.get(value, value) for name, _, value in chosen}
+    settings = ", ".join(f'"{name}": {value}' for name, value in values.items() if "." in name)
+    words = [f"{ARGUMENTS.get(name, name)}={value}" for name, value in values.items() if "." not in name]
+    return ", ".join(words + [f"settings={{{settings}}}"] * bool(settings))
 
 
 @dataclass(frozen=True)
@@ -51,7 +86,7 @@ class SectionFeatures:
     """A section that was checked against its image, and what the backbone sees at its spots; `embed` makes it."""
 
     section: AnnData  # raw counts of the spots that are used, with lattice and scale
-    slide: Slide
+    slide: Slide | None  # None without an image
     tissue: Tissue
     backbone: Backbone
     slide_map: Features  # of the whole slide, from which sites between the spots are averaged; empty if tile by tile
@@ -69,8 +104,9 @@ class FittedSection:
     settings: RunSettings
 
 
+@_with_own_words
 def embed(
-    slide: str | Path | Slide,
+    slide: str | Path | Slide | None,
     adata: AnnData,
     backbone: str = "efficientnet_lite0",
     *,
@@ -82,8 +118,8 @@ def embed(
 
     Parameters
     ----------
-    slide : path or Slide
-        The full-resolution H&E image.
+    slide : path, Slide or None
+        The full-resolution H&E image; None to predict from coordinates and counts alone, without a backbone.
     adata : AnnData
         Raw counts (spot, gene) in X, `layers["counts"]` or `raw`, and `obsm["spatial"]` with x and y in pixels of the
         image. `array_row` and `array_col` of obs, and `uns["spatial"]` as scanpy reads it from Space Ranger, are used.
@@ -103,8 +139,11 @@ def embed(
         Where image and spots do not belong together, a setting is wrong, or the backbone cannot be had.
     """
     chosen = _settings(RunSettings(), settings)
-    network = _load_backbone(backbone, backbone_source)  # before anything that takes long
-    slide = slide if isinstance(slide, Slide) else open_slide(Path(slide).expanduser())
+    if not is_section_name(name):
+        expected = "letters, digits, '_', '-' and '.', since results are called so."
+        raise InputError(f"the section name '{name}'.", expected, "Choose another: name=<name>.")
+    slide = _open(slide)
+    network = _load_backbone(backbone, backbone_source, slide)  # before anything that takes long
     section, _ = ingestion.check_section(_raw(adata, name), slide, chosen.section_checks, chosen.tissue)
     tissue = ingestion.find_tissue(section, slide, chosen.tissue)
     seen, how = (section, slide, tissue, network), (chosen.tiles, chosen.compute, chosen.fit.model, chosen.fit.finetune)
@@ -113,6 +152,7 @@ def embed(
     return SectionFeatures(section, slide, tissue, network, slide_map, spots, chosen)
 
 
+@_with_own_words
 def fit(adata: AnnData, features: SectionFeatures, *, settings: Mapping[str, Any] | None = None) -> FittedSection:
     """Fit SpaMCAF to all spots of a section, for a map between them.
 
@@ -136,6 +176,7 @@ def fit(adata: AnnData, features: SectionFeatures, *, settings: Mapping[str, Any
     return FittedSection(model, features, expression, chosen)
 
 
+@_with_own_words
 def super_resolve(
     model: FittedSection,
     adata: AnnData,
@@ -171,11 +212,10 @@ def super_resolve(
     """
     own = dict(settings or {}) | ({} if subdivide is None else {"grid.subdivide": subdivide})
     chosen, features = _settings(model.settings, own), model.features
-    if slide is not None and not isinstance(slide, Slide):
-        slide = open_slide(Path(slide).expanduser())
-    if slide is not None and slide.fingerprint != features.slide.fingerprint:
+    slide, own_slide = _open(slide), features.slide
+    if slide is not None and (own_slide is None or slide.fingerprint != own_slide.fingerprint):
         raise InputError(
-            f"another image ({slide.name}) than features were computed of ({features.slide.name}).",
+            f"another image ({slide.name}) than features were computed of ({own_slide.name if own_slide else 'none'}).",
             "the image of the fitted section.",
             "Embed and fit the section of this image first.",
         )
@@ -188,6 +228,7 @@ def super_resolve(
     return inference.predict_grid(model.model, *data, chosen.grid, *_inference(features, chosen))
 
 
+@_with_own_words
 def evaluate(adata: AnnData, features: SectionFeatures, *, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Hide a part of the spots, predict them with SpaMCAF and with baselines, and score all on the same hidden spots.
 
@@ -220,42 +261,92 @@ def evaluate(adata: AnnData, features: SectionFeatures, *, settings: Mapping[str
 def _settings(base: RunSettings, changed: Mapping[str, Any] | None) -> RunSettings:
     """Return `base` with settings changed by dotted name; raise InputError for one that is unknown or wrong."""
     groups = as_plain(dict(base))
+    if not isinstance(changed, Mapping | None) or any(not isinstance(name, str) for name in changed or {}):
+        expected = "a mapping of settings by name."
+        raise InputError(f"settings={changed!r}.", expected, 'Pass them as {"fit.epochs": 20}.')
     for name, value in (changed or {}).items():
+        if name in RUN_CHOICES:
+            found, expected = f"'{name}' among the settings.", "settings of conf/base/parameters.yml."
+            raise InputError(found, expected, "Pass it as an argument, where `spamcaf.embed` has it.")
         *parents, last = name.split(".")
-        group = groups
-        for parent in parents:
-            group = group.setdefault(parent, {})
-        group[last] = value
+        nested = {last: value}
+        for parent in reversed(parents):
+            nested = {parent: nested}
+        groups = _merged(groups, nested)
     return check_settings(groups)
 
 
-def _load_backbone(name: str, source: str | None) -> Backbone:
+def _merged(groups: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    both = {k: _merged(groups[k], v) for k, v in changed.items() if _are_groups(groups.get(k), v)}
+    return {**groups, **changed, **both}
+
+
+def _are_groups(*values: object) -> bool:
+    return all(isinstance(value, Mapping) for value in values)
+
+
+def _open(slide: object) -> Slide | None:
+    """Return an image that is given as a path, opened; raise InputError where it is no image."""
+    if isinstance(slide, str | Path):
+        return open_slide(Path(slide).expanduser())
+    if slide is None or isinstance(slide, Slide):
+        return slide
+    found, expected = f"a {type(slide).__name__} in place of the image.", "the path of the full-resolution H&E image."
+    raise InputError(found, expected, 'Store an array as a TIFF, and pass its path: spamcaf.embed("image.tif", adata).')
+
+
+def _load_backbone(name: str, source: str | None, slide: Slide | None) -> Backbone:
     entries = yaml.safe_load((PACKED / "base" / "globals.yml").read_text())["backbones"]
+    image = NO_IMAGE if slide is None else None
     try:
-        return BackboneDataset(name=name, backbones=entries, source=source).load()
+        return BackboneDataset(name=name, backbones=entries, source=source, image=image).load()
     except DatasetError as error:  # Kedro's wrapping of what a data set raises
         raise InputError.within(error) or error from error
 
 
 def _raw(adata: AnnData, name: str) -> AnnData:
-    section = section_of(table_of(adata, "the AnnData"), name)
+    section = section_of(_table(adata), name)
     section.uns[SECTION_METADATA][SectionField.LAYOUT.value] = H5adReader.kind
     return section
 
 
+def _table(adata: object) -> Table:
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        expected = "an AnnData with raw counts and obsm['spatial']."
+        raise InputError(f"a {type(adata).__name__} in place of the section.", expected, "Read it: anndata.read_h5ad.")
+    return table_of(adata, "the AnnData")
+
+
 def _require_spots(adata: AnnData, features: SectionFeatures) -> None:
-    missing = features.section.obs_names.difference(adata.obs_names)
+    """Raise InputError unless the spots of `features` are in `adata`, where they were: barcodes are not unique."""
+    table, section = _table(adata), features.section
+    name = str(section.uns[SECTION_METADATA][SectionField.NAME])
+    of_section, _ = choose_library(table.obs, table.uns, name, table.source)
+    obs = table.obs[of_section]
+    next_step = "Pass the same spots, or embed again."
+    missing = section.obs_names.difference(obs.index)
     if len(missing):
-        raise InputError(
-            f"an AnnData without {len(missing)} of the {features.section.n_obs} embedded spots, such as {missing[0]}.",
-            "the section that was embedded.",
-            "Pass the same spots, or embed again.",
-        )
+        found = f"an AnnData without {len(missing)} of the {section.n_obs} embedded spots, such as {missing[0]}."
+        raise InputError(found, "the section that was embedded.", next_step)
+    xy = stated_coordinates(obs, {key: value[of_section] for key, value in table.obsm.items()}, table.source)
+    rows = obs.index.get_indexer_for(section.obs_names)
+    moved = len(rows) != section.n_obs or np.abs(xy[rows] - np.asarray(section.obsm[SPATIAL])).max() > MAX_MOVED_PX
+    if moved:
+        found = "an AnnData whose spots have the names of the embedded ones, and other coordinates."
+        raise InputError(found, "the section that was embedded.", next_step)
 
 
 def _prepare(adata: AnnData, features: SectionFeatures, settings: RunSettings) -> tuple[AnnData, pd.DataFrame]:
     """Return normalised expression of the panel, and the split of the spots; counts are those that `adata` holds."""
     _require_spots(adata, features)
+    if settings.split.protocol == "section":
+        raise InputError(
+            "split.protocol=section, which leaves no spot of this section to learn from.",
+            "random, lattice or block.",
+            "Choose one of them; `kedro run` learns from other sections.",
+        )
     checked = features.section
     section = _raw(adata, str(checked.uns[SECTION_METADATA][SectionField.NAME]))[checked.obs_names].copy()
     section.obs, section.obsm, section.uns = checked.obs, checked.obsm, checked.uns

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from spamcaf.errors import InputError, did_you_mean, first_line, is_fault_of_ours
 from spamcaf.limits import MAX_JSON_BYTES, read_bytes
-from spamcaf.names import NO_IMAGE
+from spamcaf.names import is_no_image
 from spamcaf.parameters import GENE_LISTS, RUN_CHOICES, SHORT_NAMES, rename_deprecated
 
 SECTIONS = ("sections", "benchmark.sections")
@@ -240,7 +240,7 @@ def _placed(entry: Any, root: Path) -> Any:  # noqa: ANN401  whatever a catalog 
         return entry
     # the source of a section is a choice, that of a backbone a path
     paths = [key for key in PATHS if key != "source" or "section" not in entry]
-    if entry.get("image") == NO_IMAGE:
+    if is_no_image(entry.get("image")):
         paths.remove("image")
     placed = {
         key: _absolute(value, root) if key in paths and isinstance(value, str) else _placed(value, root)

@@ -12,6 +12,11 @@ NO_IMAGE = "none"
 """The `image` of a section that is predicted from coordinates and expression alone, also in keys and records."""
 
 
+def is_no_image(image: object) -> bool:
+    """Tell whether a chosen image is `none`, in small or capital letters; None is no choice."""
+    return isinstance(image, str) and image.lower() == NO_IMAGE
+
+
 class SpaceRanger(StrEnum):
     """Files of a Space Ranger `outs/` folder."""
 

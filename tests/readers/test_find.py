@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from kedro.io import DatasetError
 
+from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.datasets.section import SectionDataset, SectionSlideDataset
 from spamcaf.errors import InputError
 from spamcaf.parameters import SimulationSettings
@@ -116,6 +117,16 @@ def test_a_given_image_wins(root: Path, tmp_path: Path) -> None:
     assert entry.load().shape == (40, 30)
     with pytest.raises(DatasetError, match="no image .*nowhere"):
         SectionSlideDataset(filepath=str(root), section="S1", image=str(tmp_path / "nowhere.tif")).load()
+    with pytest.raises(InputError, match="no image .*nowhere"):  # before any work
+        SectionSlideDataset(filepath=str(root), section="S1", image=str(tmp_path / "nowhere.tif")).require()
+
+
+@pytest.mark.parametrize("word", ["none", "None", "NONE"])
+def test_no_image_may_be_asked_for(root: Path, word: str) -> None:
+    entry = SectionSlideDataset(filepath=str(root), section="S1", image=word)
+    entry.require()
+    assert entry.load() is None and entry.origin() == {"image": "none"}
+    assert BackboneDataset(name="uni", backbones={}, image=word).is_blind
 
 
 def test_errors_reach_the_user_as_input_errors(root: Path) -> None:

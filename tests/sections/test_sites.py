@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy.spatial import cKDTree
 
 from spamcaf.errors import InputError
+from spamcaf.sections import sites
 from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.lattice import fit_lattice
 from spamcaf.sections.sites import (
@@ -132,6 +133,13 @@ def test_a_raster_has_its_pitch_and_reaches_as_far_on_all_sides(section: AnnData
         assert distance.max() > 0.97 * reach
         before, beyond = spots.min(axis=0) - xy.min(axis=0), xy.max(axis=0) - spots.max(axis=0)
         np.testing.assert_allclose(before, beyond, atol=1e-6)
+
+
+def test_a_raster_that_memory_cannot_hold_is_refused_before_it_is_made(section: AnnData, monkeypatch) -> None:
+    monkeypatch.setattr(sites, "available_bytes", lambda: 10**6)
+    with pytest.raises(InputError, match=r"grid.pitch_um=0.5: up to .* million sites.*--params grid.pitch_um=5"):
+        lay_raster(section, lattice_of(section), 0.5)
+    assert len(lay_raster(section, lattice_of(section), 100.0))
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

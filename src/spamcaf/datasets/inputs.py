@@ -14,7 +14,7 @@ from spamcaf.datasets.features import FeaturesDataset
 from spamcaf.datasets.stored import AnnDataDataset, ReadOnlyDataset, read_record, validated
 from spamcaf.errors import InputError, did_you_mean, is_section_name
 from spamcaf.histology.backbone import Backbone, BackboneIdentity, blind_backbone
-from spamcaf.names import NO_IMAGE
+from spamcaf.names import NO_IMAGE, is_no_image
 from spamcaf.provenance import plain_hash, without_home
 from spamcaf.readers.files import content_hash
 from spamcaf.readers.reference import Reference, find_reference
@@ -58,7 +58,7 @@ class BackboneDataset(ReadOnlyDataset):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=source or "", metadata=metadata)
-        self._is_blind = str(image) == NO_IMAGE
+        self._is_blind = is_no_image(image)
         self._name, self._backbones, self._source = str(name), backbones, source
         self._token = (credentials or {}).get("token")
         self._loaded: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from kedro.io import DatasetError
 from spamcaf.datasets.stored import ReadOnlyDataset
 from spamcaf.errors import InputError, did_you_mean
 from spamcaf.histology.slide import ArrayPixels, Slide
-from spamcaf.names import NO_IMAGE, SECTION_METADATA, SectionField
+from spamcaf.names import NO_IMAGE, SECTION_METADATA, SectionField, is_no_image
 from spamcaf.parameters import SimulationSettings
 from spamcaf.provenance import configuration_hash
 from spamcaf.readers.files import SectionQuery, SectionReader, content_hash
@@ -63,7 +63,7 @@ class _RawDataset(ReadOnlyDataset):
             raise InputError(f"source = {source!r}.", f"{FILES} or {SIMULATED}.", "Correct it in globals.yml.")
         super().__init__(filepath=filepath, metadata=metadata)
         self._source, self._section = source, str(section)
-        self._has_image = str(image) != NO_IMAGE
+        self._has_image = not is_no_image(image)
         elsewhere = Path(image) if image and self._has_image else None
         self._query = SectionQuery(Path(filepath), str(section), elsewhere, _whole(bin_um))
         in_root = Path(filepath, os.path.expanduser(label_table)) if label_table else None

@@ -107,7 +107,7 @@ def tile_and_window_features(sites: Sites) -> tuple[NDArray[np.float32], NDArray
         raise InputError(
             "features without the whole window shrunk to one tile.",
             "that one too: it is an input of the model `released`.",
-            "Run the pipeline feature_extraction with fit.model=released.",
+            "Compute the features again (pipeline feature_extraction) with fit.model=released.",
         )
     if not np.isfinite(sites.whole).all():
         raise InputError("NaN or Inf in the shrunk windows' features.", "finite numbers.", "Embed those sites again.")

@@ -30,7 +30,7 @@ from spamcaf.limits import (
     require_regular,
 )
 from spamcaf.names import SECTION_METADATA, SPATIAL, SectionField
-from spamcaf.slides.open import IMAGE_SUFFIXES, open_slide
+from spamcaf.slides.open import IMAGE_SUFFIXES, open_slide, require_image
 from spamcaf.slides.rgb import fingerprint_of
 
 if TYPE_CHECKING:
@@ -95,8 +95,10 @@ class SectionReader:
         raise NotImplementedError
 
     def image_fingerprint(self) -> str:
-        """Return a hash of the image that `open_slide` opens, without opening it."""
-        return fingerprint_of(self.query.image or self.image())
+        """Return a hash of the image that `open_slide` opens, without opening it; raise InputError without one."""
+        image = self.query.image or self.image()
+        require_image(image)
+        return fingerprint_of(image)
 
     def open_slide(self) -> Slide:
         """Open the image that was named, else the one among the files, lazily."""

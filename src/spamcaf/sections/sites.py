@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
+from spamcaf.limits import GIB, available_bytes
 from spamcaf.names import SECTION_METADATA, SPATIAL, Obs, SectionField
 from spamcaf.sections.lattice import INDEX_STEPS, UNIT_BASIS, Lattice, LatticeKind
 
@@ -28,6 +29,7 @@ ROWS = 8192
 IN_MEMORY = 8192
 """Measured spots whose features are held in memory, 375 MB at 1280 features; those of more stay in their store."""
 Index = NDArray[np.intp] | NDArray[np.bool_] | slice
+SITE_BYTES = 400  # of a site's row in a table while it is made, with its names
 _MIN_SITES = 20  # image features are taken relative to the section's mean: a handful of sites gives no stable mean
 
 
@@ -181,6 +183,7 @@ def lay_raster(section: AnnData, lattice: Lattice, pitch_um: float) -> pd.DataFr
 
     The raster is centred on the spots' extent and parallel to the image. A site belongs to the nearest spot, and is
     numbered from 1 on among its sites: no site is a spot. The table is as that of `lay_grid`, indices the raster's.
+    Raises InputError where so many sites have no room in memory.
     """
     from scipy.spatial import cKDTree
 
@@ -189,6 +192,7 @@ def lay_raster(section: AnnData, lattice: Lattice, pitch_um: float) -> pd.DataFr
     low, high = xy_px.min(axis=0), xy_px.max(axis=0)
     reach = CELL_REACH[lattice.kind] * lattice.pitch_px
     n_x, n_y = np.floor(((high - low) / 2 + reach) / pitch_px).astype(int)
+    _require_room(min((2 * n_x + 1) * (2 * n_y + 1), len(xy_px) * np.pi * (reach / pitch_px) ** 2), pitch_um)
     tree, parts = cKDTree(xy_px), []
     for row in range(-n_y, n_y + 1):  # row by row: the whole extent may hold many times the sites that are kept
         column = np.arange(-n_x, n_x + 1)
@@ -202,6 +206,17 @@ def lay_raster(section: AnnData, lattice: Lattice, pitch_um: float) -> pd.DataFr
     spot = spot[order]
     number = np.arange(len(spot)) - np.searchsorted(spot, spot) + 1
     return _table(section.obs_names.to_numpy(str)[spot].tolist(), number, xy[order], index[order])
+
+
+def _require_room(n_sites: float, pitch_um: float) -> None:
+    available = available_bytes()
+    if available is not None and n_sites * SITE_BYTES > available:
+        raise InputError(
+            f"grid.pitch_um={pitch_um:g}: up to {n_sites / 1e6:.0f} million sites, whose table alone takes "
+            f"{n_sites * SITE_BYTES / GIB:.0f} GiB of memory; {available / GIB:.1f} GiB are available.",
+            "as many sites as memory holds.",
+            f"Choose a larger distance: --params grid.pitch_um={max(10 * pitch_um, 1):g}.",
+        )
 
 
 def lay_sites(size_px: tuple[int, int], mpp: float, pitch_um: float) -> pd.DataFrame:

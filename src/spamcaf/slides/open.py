@@ -97,6 +97,13 @@ def _number(handle: Any, key: str) -> float | None:  # noqa: ANN401  openslide i
         return None
 
 
+def require_image(path: Path) -> None:
+    """Raise InputError where there is no such file."""
+    if not path.exists():
+        raise InputError(f"no image {path}.", "the full-resolution H&E image.", "Check the image's path.")
+    require_regular(path)
+
+
 def open_slide(path: Path) -> Slide:
     """Open an image, lazily where its format allows it, and log which library reads it.
 
@@ -115,9 +122,7 @@ def open_slide(path: Path) -> Slide:
     InputError
         When the file is missing, damaged, or not an RGB image of 8 or 16 bits.
     """
-    if not path.exists():
-        raise InputError(f"no image {path}.", "the full-resolution H&E image.", "Check raw_root and the image's name.")
-    require_regular(path)
+    require_image(path)
     opened = _open(path)
     rows, columns = opened.pixels.shape
     notes = "".join(f"; {note}" for note in opened.notes)

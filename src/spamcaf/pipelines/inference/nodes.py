@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spamcaf.errors import InputError
 from spamcaf.histology.features import Features
 from spamcaf.histology.slide import Slide
 from spamcaf.histology.tissue import Tissue
+from spamcaf.limits import GIB, available_bytes
 from spamcaf.names import SPATIAL, Part
 from spamcaf.parameters import ComputeSettings, GridSettings, InferenceSettings
 from spamcaf.pipelines.joins import (
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from spamcaf.histology.features import FeatureKey
 
 logger = logging.getLogger(__name__)
+
+VALUE_BYTES, N_LAYERS = 4, 3  # of a prediction: its mean, its standard deviation and that of the Gaussian process
 
 
 def predict_hidden_spots(
@@ -92,6 +96,7 @@ def predict_grid(
     _require_match(full_model, expression, spot_features.key)
     full_model.require_features(grid_features.key)
     full_model.require_spots(names_hash(expression.obs_names))
+    _require_room(len(grid), len(full_model.genes), inference.n_draws)
     sites = grid_sites(grid, spot_features, grid_features, mpp_of(section))
     context = measured_spots(expression, spot_features, expression.obs_names.tolist())
     last_blocks = last_blocks_of(load_backbone, full_model.n_finetuned, spot_features.key)
@@ -99,6 +104,19 @@ def predict_grid(
     logger.info("%d sites predicted, %d of them between the spots", len(grid), (grid[SUB_INDEX] > 0).sum())
     genes = section.var.loc[list(full_model.genes)]
     return as_prediction(predicted, full_model, genes, grid, sites.n_px_padded, section, tissue, settings)
+
+
+def _require_room(n_sites: int, n_genes: int, n_draws: int) -> None:
+    """Raise InputError where the map does not fit into memory: X, two layers and the draws are held at once."""
+    n_bytes, available = n_sites * n_genes * VALUE_BYTES * (N_LAYERS + n_draws), available_bytes()
+    if available is not None and n_bytes > available:
+        raise InputError(
+            f"a map of {n_sites} sites, {n_genes} genes and {n_draws} draws, which takes {n_bytes / GIB:.1f} GiB of "
+            f"memory; {available / GIB:.1f} GiB are available.",
+            "a map that fits into memory.",
+            "Predict fewer sites (a larger grid.pitch_um, or a smaller grid.subdivide), fewer genes (panel.n_genes), "
+            "or fewer draws (inference.n_draws).",
+        )
 
 
 def describe_programs(

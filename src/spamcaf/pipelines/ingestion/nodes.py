@@ -25,6 +25,7 @@ from spamcaf.sections.lattice import lattice_steps
 
 logger = logging.getLogger(__name__)
 
+MIN_MAP = 4  # sites: fewer have no extent to draw
 MASK_PX_PER_PITCH = 4
 """Pixels of a mask that is made of spots alone, to the distance of two: coarser ones would not follow their outline."""
 
@@ -144,4 +145,10 @@ def lay_grid(section: AnnData, tissue: Tissue, settings: GridSettings) -> DataFr
         "grid: %d sites, %.2f per spot (%s), %d off the tissue dropped",
         on_tissue.sum(), on_tissue.sum() / section.n_obs, asked, (~on_tissue).sum(),
     )  # fmt: skip
+    if on_tissue.sum() < MIN_MAP:
+        raise InputError(
+            f"a map of {on_tissue.sum()} sites on the tissue, {asked}.",
+            "sites closer together than the section is wide.",
+            f"Choose a smaller distance: --params grid.pitch_um={pitch_um_of(section) / 2:g}.",
+        )
     return grid[on_tissue].reset_index(drop=True)
