@@ -37,7 +37,19 @@ BLOCK = re.compile(
 )
 RUNS, TESTED_BY, NEEDS = "runs", "tested by ", "needs "
 KEDRO, OURS = "kedro", "spamcaf"
-OTHER_PROGRAMS = {"python3", "python", ".", "pip", "pytest", "ruff", "mypy", "lint-imports", "sphinx-build", "hf"}
+OTHER_PROGRAMS = {
+    "python3",
+    "python",
+    ".",
+    "pip",
+    "pytest",
+    "ruff",
+    "mypy",
+    "lint-imports",
+    "sphinx-build",
+    "hf",
+    "mlflow",
+}
 PIPELINES = {path.parent.name for path in (ROOT / "src/spamcaf/pipelines").glob("*/__init__.py")}
 PHONE_WIDTH = 390
 MAX_README_LINES, MAX_PICTURE_BYTES = 120, 400_000
@@ -132,6 +144,10 @@ def understand(kedro: Run, project: Path, words: list[str]) -> None:
 
 @pytest.mark.parametrize("command", OUR_COMMANDS)
 def test_commands_are_understood(kedro: Run, project: Path, command: str) -> None:
+    if "mlflow" in OUR_COMMANDS[command] and not importlib.util.find_spec("mlflow"):
+        with pytest.raises(InputError, match="no package mlflow"):  # understood, and refused for that alone
+            understand(kedro, project, OUR_COMMANDS[command])
+        return
     understand(kedro, project, OUR_COMMANDS[command])
 
 

@@ -19,7 +19,7 @@ from spamcaf.names import COMPARED_MODELS, GENE_SETS, PEERS, Model
 
 logger = logging.getLogger(__name__)
 
-Micrometres = Annotated[float, Field(gt=0)]
+Micrometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Protocol = Literal["random", "lattice", "block", "section"]
 

@@ -199,3 +199,14 @@ def test_spots_that_fill_the_image_mark_all_of_it() -> None:
 
 def test_spots_outside_the_image_do_no_harm() -> None:
     assert marked([(-500.0, 100.0), (105.0, 105.0), (5000.0, 9000.0)], [(-900.0, -900.0)]).mask.any()
+
+
+def test_spots_off_their_lattice_leave_no_holes_between_them() -> None:
+    rng = np.random.default_rng(0)
+    lattice = np.stack(np.meshgrid(*[np.arange(1, 13)] * 2), axis=-1).reshape(-1, 2) * 100.0
+    missing = (lattice == 600).all(axis=1)
+    xy = (lattice + rng.uniform(-9, 9, lattice.shape))[~missing]
+    mask = Tissue.of_spots(xy, np.empty((0, 2)), pitch_px=100.0, px_per_mask_px=5.0).mask
+    inside = mask[30:230, 30:230]  # from 150 to 1150 px
+    holes = np.argwhere(~inside) * 5.0 + 150
+    assert len(holes) and np.abs(holes - 600).max() < 70  # that of the missing spot alone

@@ -87,6 +87,8 @@ def test_spots_on_no_lattice_are_predicted_too(beads):
     scores = json.loads((beads / "data/08_reporting/beads/default/scores.json").read_text())
     found = {name: values["pcc_mean"] for name, values in scores["models"].items()}
     assert found["spamcaf"] > max(found["idw"], 0.1) and found["kriging"] > 0.1
+    report = (beads / "data/08_reporting/beads/default/report.html").read_text()
+    assert "No image was used" in report and "draw on the H&amp;E" not in report  # not even a small one
     map_ = anndata.read_h5ad(beads / "data/07_model_output/beads/default/super_resolved.h5ad")
     metadata = map_.uns["spatial"]["beads"]["metadata"]
     assert metadata["parent_pitch_um"] == pytest.approx(93, rel=0.1)  # the root of the area of a hexagonal cell

@@ -19,9 +19,9 @@ def map_() -> AnnData:
 
 
 def test_a_set_scores_high_where_its_genes_are_up(map_: AnnData) -> None:
-    scores = gene_set_scores(map_, {"up": ["G0", "E1", "G2"], "other": ["G50", "G51"]}, seed=1)
-    assert list(scores.columns) == ["score_up", "score_other"]
-    assert scores["score_up"][:50].mean() > scores["score_up"][50:].mean() + 1
+    scores = gene_set_scores(map_, {"T cells/CD8": ["G0", "E1", "G2"], "other": ["G50", "G51"]}, seed=1)
+    assert list(scores.columns) == ["score_T cells_CD8", "score_other"]  # a slash is a folder in HDF5
+    assert scores["score_T cells_CD8"][:50].mean() > scores["score_T cells_CD8"][50:].mean() + 1
     assert abs(scores["score_other"][:50].mean() - scores["score_other"][50:].mean()) < 0.2
     assert map_.obs.empty
 

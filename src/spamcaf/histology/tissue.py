@@ -35,6 +35,7 @@ NEAR, CLEAR_VALLEY = float(np.log(1.5)), 0.22
 the smaller part, that leave a gap between the two: 0.05 to 0.17 in most images, 0.3 to 0.8 where eosin has run out."""
 COLOURED_SHARE = 0.8
 """Least share of the rough pixels that must be coloured: on an image with noise, glass may be rougher than tissue."""
+HOLE = 0.1  # of a pitch's square: smaller gaps between spots are no gap in the tissue; that of a missing one is larger
 CELL, MARGIN, EQUAL = 0.71, 0.25, 0.1
 """In pitches: how far around a spot is taken to be as the spot is (a hexagonal cell reaches 0.58, a square one 0.71),
 the rim of the spots' common cells that is left to the image, and by how much the nearer of two spots must be nearer."""
@@ -106,12 +107,16 @@ class Tissue:
         px_per_mask_px
             Width of a pixel of the mask.
         """
+        from skimage import morphology
+
         columns, rows = np.ceil((on_tissue_px.max(axis=0) + 2 * pitch_px) / px_per_mask_px).astype(int)
         white = np.full((rows, columns, 3), GLASS, np.uint8)
         blank = cls(np.zeros((rows, columns), bool), white, px_per_mask_px)
         pitch = pitch_px / px_per_mask_px
         to_tissue, to_glass = (blank._distance_to(xy_px, pitch) for xy_px in (on_tissue_px, off_tissue_px))
-        return replace(blank, mask=(to_tissue <= CELL) & (to_tissue <= to_glass))
+        # cells of spots that are a little off their lattice do not meet everywhere
+        mask = morphology.remove_small_holes(to_tissue <= CELL, max_size=int(HOLE * pitch**2))
+        return replace(blank, mask=mask & ~(to_tissue > to_glass))
 
     def _distance_to(self, xy_px: NDArray[np.float64], pitch: float) -> NDArray[np.float64]:
         """Return the distance of every mask pixel to the nearest of `xy_px`, in pitches; infinite above one pitch."""

@@ -34,7 +34,7 @@ _PERCENTILES = (1, 99)
 _MAP_COLUMNS = 3
 _MAX_DISCS = 2000  # above, discs touch or run into each other, and half a million are slow to draw
 _SURFACE_PX = 600  # pixels along a surface's longer side
-_CELL_REACH = 0.75  # of the distance of neighbours: the corner of a square cell is 0.71 away, of a hexagonal one 0.58
+CELL_REACH = 0.8  # of the distance of neighbours: a square cell reaches 0.71, one of spots off their lattice 0.8
 SPOT_SHARE = 0.65  # of the pitch: 65 um spots, 100 um apart; where the source states no diameter
 
 
@@ -92,7 +92,7 @@ class _Sites:
         step = max(x1 - x0, y1 - y0) / _SURFACE_PX
         x, y = (np.arange(low + step / 2, high, step) for low, high in ((x0, x1), (y0, y1)))
         pixels = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-        reach = _CELL_REACH * nearest_px(self._xy_px)
+        reach = CELL_REACH * nearest_px(self._xy_px)
         nearest = cKDTree(self._xy_px).query(pixels, distance_upper_bound=reach)[1]
         return np.where(nearest < len(self._xy_px), nearest, -1).reshape(len(y), len(x))
 

@@ -202,7 +202,7 @@
   });
   byId("gene-picker").append(...groups.values());
   byId("gene-picker").addEventListener("change", (event) => show(event.target.value));
-  byId("on-image").addEventListener("change", draw);
+  if (image) byId("on-image").addEventListener("change", draw);
   byId("map-controls").addEventListener("submit", (event) => event.preventDefault());
   byId("map-controls").hidden = false;
   byId("map-note").hidden = false;

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spamcaf.histology.slide import GLASS
 from spamcaf.names import SPATIAL, ScaleFactor
-from spamcaf.reporting.figures import SPOT_SHARE, colour_limits, nearest_px
+from spamcaf.reporting.figures import CELL_REACH, SPOT_SHARE, colour_limits, nearest_px
 from spamcaf.reporting.prediction import SD, as_uint8, library_of
 
 if TYPE_CHECKING:
@@ -130,18 +131,18 @@ def _sites(section: AnnData, low: NDArray[np.float64], longest: float, *, is_sur
     xy_px = np.asarray(section.obsm[SPATIAL], float)
     diameter = library_of(section)[1]["scalefactors"].get(ScaleFactor.SPOT) or SPOT_SHARE * nearest_px(xy_px)
     if is_surface:
-        diameter = max(float(diameter), np.sqrt(2) * nearest_px(xy_px))
+        diameter = max(float(diameter), 2 * CELL_REACH * nearest_px(xy_px))
     x, y = np.rint((xy_px - low) / longest * _PLACES).astype("<u2").T
     return {"x": _text(x), "y": _text(y), "radius": round(float(diameter) / 2 / longest, 6)}
 
 
 def _image(section: AnnData, low: NDArray[np.float64], high: NDArray[np.float64]) -> str:
-    """Return the part of the hires image from `low` to `high` (x, y) as a data URL; white where there is no image."""
+    """Return the part of the hires image from `low` to `high` (x, y) as a data URL; empty where there is no image."""
     from PIL import Image
 
     _, entry = library_of(section)
     image, scale = entry["images"].get("hires"), entry["scalefactors"].get(ScaleFactor.HIRES)
-    if image is None or scale is None:
+    if image is None or scale is None or as_uint8(np.asarray(image)).min() == GLASS:  # the ground where there is none
         return ""
     size = high - low
     shape = np.maximum(np.rint(size * min(float(scale), _IMAGE_PX / size.max())), 1).astype(int)

@@ -88,5 +88,6 @@ def gene_set_scores(map_: AnnData, gene_sets: Mapping[str, list[str]], seed: int
             scanpy.tl.score_genes(bare, genes, score_name=name, random_state=seed)
         except RuntimeError:  # no genes of like expression are left to compare with
             bare.obs[name] = np.asarray(bare[:, genes].X).mean(axis=1) - np.asarray(bare.X).mean(axis=1)
-        scored[GENE_SET + name] = bare.obs[name].to_numpy(np.float64)
+        column = GENE_SET + name.replace("/", "_")  # HDF5 and Zarr take a slash for a folder
+        scored[column] = bare.obs[name].to_numpy(np.float64)
     return scored

@@ -33,8 +33,9 @@ _FIGURES: dict[str, Label] = {
     "overlay": Label("Section check", "The spots drawn on the image, with the outline of the detected tissue."),
     "training_curves": Label(
         "Training",
-        "Losses and validation correlation by epoch; lines are means over folds, bands their range. The bars show, for "
-        "each gene program, the weight of the network in its combination with the Gaussian process.",
+        "Losses and validation correlation by epoch, where a network is trained; lines are means over folds, bands "
+        "their range. Bars show, for each gene program, the weight of the network in its combination with the Gaussian "
+        "process, and dashes the fraction of its variance that is signal.",
     ),
     "maps": Label(
         "Gene maps",

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WITHOUT_IMAGE = (
-    "No image was used (image=none): everything is predicted from coordinates and measured expression alone, and "
-    "the ground of the maps is blank."
+    "No image was used (image=none): everything is predicted from coordinates and measured expression alone. "
+    "Small images that came with the spots are the ground of the maps, and nothing else."
 )
 
 
