@@ -31,7 +31,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 # One thread, here and in every process that is started: for arrays this small, threads wait longer than they work.
 # It counts where numpy, torch and numba are imported later: pyproject.toml leaves out plugins that import them.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

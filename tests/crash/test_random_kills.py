@@ -47,7 +47,7 @@ pytestmark = pytest.mark.skipif(not (PROC / "self/stat").exists(), reason="looks
 SEED = int(os.environ.get("SPAMCAF_KILL_SEED") or random.SystemRandom().randrange(10**6))
 KILLS = int(os.environ.get("SPAMCAF_KILLS", "8"))  # of each pipeline
 PER_RERUN = 2  # kills before a run is left in peace again
-UNEQUAL = ("/run_times.json", "/cohort/")  # tables of seconds and memory
+UNEQUAL = (("/run_times.json", ".log"), "/cohort/")  # seconds and memory, and what was said when
 READERS: dict[str, Callable[[Path], object]] = {
     ".csv": pd.read_csv,
     ".json": lambda path: json.loads(path.read_text()),

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import numpy as np
 from kedro.io import AbstractDataset, DatasetError
 from pydantic import BaseModel, ValidationError
 
@@ -320,8 +319,8 @@ class AnnDataDataset(StoredDataset["AnnData", "AnnData"]):
 
 
 def _kind_of(part: Any) -> str:  # noqa: ANN401  an array or table of any kind
-    kind = "" if isinstance(part, np.ndarray) else f"{type(part).__name__} "
-    return f"{kind}{getattr(part, 'dtype', '')} {' x '.join(map(str, part.shape))}".strip()
+    kind = type(part).__name__.replace("ndarray", "")
+    return f"{kind} {getattr(part, 'dtype', '')} {' x '.join(map(str, part.shape))}".strip()
 
 
 class TissueDataset(StoredDataset["Tissue", "Tissue"]):
