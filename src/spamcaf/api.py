@@ -49,8 +49,8 @@ __all__ = ["FittedSection", "SectionFeatures", "embed", "evaluate", "fit", "supe
 NO_SECTIONS, NO_REFERENCES = OtherSections((), Path(), Path()), References({})
 OPTION = r"\w+(?:\.\w+)?=(?:<[^>]*>|[\w.-]*\w)"
 PARAMS = re.compile(rf"--params ({OPTION}(?:,{OPTION})*)")
-ARGUMENTS = {"image": "slide", "backbone": "backbone", "backbone_source": "backbone_source", "section": "name"}
-"""Of `embed`, by the choices of a command line."""
+ARGUMENTS = {"image": "slide", "section": "name"}
+"""Of `embed`, by the choices of a command line that are called otherwise there."""
 MAX_MOVED_PX = 0.5  # of a spot, between two calls: coordinates may have been rounded
 
 Given = ParamSpec("Given")

@@ -118,7 +118,7 @@ def read_config(context: click.Context, option: click.Parameter, value: str | No
 
 
 def with_pipelines(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return Kedro's `run` with --pipelines as another name of --pipelines: it would warn of what it still does."""
+    """Return Kedro's `run`, to which --pipeline means --pipelines: Kedro would warn of what still works."""
 
     @functools.wraps(command)
     def wrapped(pipeline: str | None, pipelines: list[str], **options: Any) -> Any:  # noqa: ANN401  Kedro's options

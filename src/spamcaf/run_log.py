@@ -18,7 +18,7 @@ from spamcaf.errors import DEFAULT_ENVS, InputError
 from spamcaf.names import Metric, display_name
 from spamcaf.origins import PARAMETERS, settings_in
 from spamcaf.provenance import without_home
-from spamcaf.run_times import RUN_TIMES
+from spamcaf.run_times import RUN_TIMES, NodeStarts
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -62,7 +62,7 @@ class _Running:
     file: logging.FileHandler | None
 
 
-class RunLog:
+class RunLog(NodeStarts):
     """Says what a run is and does, on the console and in `run.log` beside its report.
 
     A run of some pipelines has a file of their names. The file is of one run, from the line on that it opens; that of a
@@ -106,16 +106,6 @@ class RunLog:
             running.file.handle(
                 logger.makeRecord(logger.name, logging.INFO, "", 0, "all settings\n%s", (listed,), None)
             )
-
-    @hook_impl
-    def before_dataset_loaded(self, node: Node) -> None:
-        """A node begins with its first input."""
-        self._begin(node)
-
-    @hook_impl
-    def before_node_run(self, node: Node) -> None:
-        """A node without inputs begins here."""
-        self._begin(node)
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:

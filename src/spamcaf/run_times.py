@@ -46,16 +46,8 @@ class _Run:
     rows: dict[str, NodeTime]
 
 
-class RunTimes:
-    """Measures each node of a run; a run inside another one has its own file, but no table."""
-
-    def __init__(self) -> None:
-        self._runs: list[_Run] = []
-
-    @hook_impl
-    def before_pipeline_run(self) -> None:
-        """Begin a table."""
-        self._runs.append(_Run({}, {}))
+class NodeStarts:
+    """Calls `_begin` where a node begins, at the latest when it is run."""
 
     @hook_impl
     def before_dataset_loaded(self, node: Node) -> None:
@@ -66,6 +58,21 @@ class RunTimes:
     def before_node_run(self, node: Node) -> None:
         """A node without inputs begins here."""
         self._begin(node)
+
+    def _begin(self, node: Node) -> None:
+        raise NotImplementedError
+
+
+class RunTimes(NodeStarts):
+    """Measures each node of a run; a run inside another one has its own file, but no table."""
+
+    def __init__(self) -> None:
+        self._runs: list[_Run] = []
+
+    @hook_impl
+    def before_pipeline_run(self) -> None:
+        """Begin a table."""
+        self._runs.append(_Run({}, {}))
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:

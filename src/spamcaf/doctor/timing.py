@@ -62,7 +62,7 @@ def check_time(
 
 def likely_tiles(settings: RunSettings, inputs: Inputs, resources: Resources) -> int:
     """Return how many tiles go through the backbone: of a map those of tissue as large as its spots, in one piece."""
-    if settings.tiles.dense is not True or not inputs.pitch_um:
+    if settings.tiles.dense is not True:
         return resources.n_tiles
     tile_px = WindowGeometry.of(settings.tiles, inputs.mpp).tile_px
     side_px = sqrt(inputs.n_spots) * inputs.pitch_um / inputs.mpp + TILES_ACROSS * tile_px

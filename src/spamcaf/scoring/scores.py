@@ -187,10 +187,9 @@ def build_scores(
         **compared,
     }
     baseline = best_baseline(models)
-    if baseline is not None and setting.model in models:
-        ours, theirs = predictions[setting.model], predictions[baseline]
-        low, high = intervals.correlation_differences(truth, ours, theirs, setting.seed)
-        by_gene[setting.model] = by_gene[setting.model].assign(difference_low=low, difference_high=high)
+    if baseline is not None and (ours := setting.model) in models:
+        low, high = intervals.correlation_differences(truth, predictions[ours], predictions[baseline], setting.seed)
+        by_gene[ours] = by_gene[ours].assign(difference_low=low, difference_high=high)
     gene_scores = pd.concat(by_gene, names=["model", None]).reset_index("model").reset_index(drop=True)
     by_gene_limit = np.full(len(hidden.genes), np.nan) if reachable is None else reachable["limit"].to_numpy()
     return scores, gene_scores.assign(

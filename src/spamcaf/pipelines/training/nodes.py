@@ -67,9 +67,7 @@ def fit_spamcaf(
     from spamcaf.peers.models import TrainedModel
     from spamcaf.peers.released import fit_released
 
-    if spot_features.key.is_blind and fit.use_network:
-        logger.info("no image: the Gaussian process predicts alone, over positions, without networks")
-        fit = fit.model_copy(update={"use_network": False})
+    fit = _as_seen(fit, spot_features)
     spots = spot_split.loc[spot_split[PART] == Part.TRAIN, [BARCODE, FOLD]]
     barcodes, key = spots[BARCODE].tolist(), spot_features.key
     target_section, others = _training_sections(expression, spots, spot_features, other_sections)
@@ -103,6 +101,14 @@ def fit_spamcaf(
     training_log = pd.DataFrame(fitted.log, columns=None if fitted.log else LOG_COLUMNS)
     program_log = pd.DataFrame(programs, columns=PROGRAM_COLUMNS)
     return TrainedModel(fitted.model, tuple(genes), tuple(gene_ids), record), training_log, program_log
+
+
+def _as_seen(fit: FitSettings, features: Features) -> FitSettings:
+    """Return the settings of a fit, without networks where there is no image."""
+    if not (features.key.is_blind and fit.use_network):
+        return fit
+    logger.info("no image: the Gaussian process predicts alone, over positions, without networks")
+    return fit.model_copy(update={"use_network": False})
 
 
 def _training_sections(
