@@ -7,6 +7,7 @@ import torch
 
 from spamcaf.model.network import (
     CrossAttention,
+    Dropout,
     Encoder,
     Fusion,
     PositionEncoding,
@@ -278,3 +279,22 @@ def test_each_source_reaches_the_fusion_token() -> None:
     for i, source in enumerate(sources):
         changed = [*sources[:i], source + torch.randn_like(source), *sources[i + 1 :]]
         assert (fusion(*changed, seen) - before).abs().amax(-1).min() > 1e-3
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
+def test_dropout_keeps_its_share_and_the_mean(share: float) -> None:
+    torch.manual_seed(0)
+    dropped = Dropout(share).train()(torch.ones(100, 1003))
+    kept = dropped > 0
+    assert kept.float().mean().item() == pytest.approx(1 - share, abs=0.01)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.03)
+    assert dropped[kept].unique().numel() == 1
+    # each of the eight bytes of a random word decides alone
+    by_byte = kept.flatten()[: 8 * 12_000].view(-1, 8).float()
+    assert by_byte.mean(dim=0).sub(1 - share).abs().max() < 0.02
+    assert torch.corrcoef(by_byte.T).fill_diagonal_(0).abs().max() < 0.05
+
+
+def test_dropout_is_off_in_evaluation() -> None:
+    given = torch.randn(7, 5)
+    torch.testing.assert_close(Dropout(0.5).eval()(given), given)

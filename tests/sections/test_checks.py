@@ -131,6 +131,33 @@ def test_spots_outside_are_counted_by_side(raw: AnnData) -> None:
     assert all(sides[side] > 0 for side in ("left", "right", "top"))
 
 
+def test_a_spot_on_the_far_edge_is_outside(raw: AnnData) -> None:
+    x, y = raw.obsm["spatial"].max(axis=0)
+    edge = SectionSettings(max_outside=0)
+    for shape in ((int(np.ceil(y)) + 1, int(x)), (int(y), int(np.ceil(x)) + 1)):
+        raw.obsm["spatial"] = np.floor(raw.obsm["spatial"])
+        with pytest.raises(InputError, match="spots inside the image"):
+            check_section(raw, shape, edge)
+    check_section(raw, (int(y) + 1, int(x) + 1), edge)
+
+
+def test_barcodes_without_a_position_are_reported_up_to_the_limit(raw: AnnData) -> None:
+    raw.uns["section"]["n_unmatched"] = 20
+    limits = [SectionSettings(max_unmatched=share) for share in (0.2, 0.19)]
+    _, report = check_section(raw, IMAGE, limits[0])
+    assert report["n_spots_dropped"]["unmatched"] == 20
+    with pytest.raises(InputError, match="20 of 100 barcodes"):
+        check_section(raw, IMAGE, limits[1])
+
+
+def test_coordinates_of_a_thumbnail_are_named_by_its_scale(raw: AnnData) -> None:
+    thumbnail(raw, 140, 210)
+    raw.uns["spatial"]["S1"]["scalefactors"]["tissue_lowres_scalef"] = 0.03
+    raw.obsm["spatial"] *= 0.03
+    with pytest.raises(InputError, match="of the lowres image.*tissue_lowres_scalef = 0.03"):
+        check_section(raw, None, SETTINGS)
+
+
 def thumbnail(raw: AnnData, rows: int, columns: int) -> None:
     record = {"images": {"hires": np.zeros((rows, columns, 3), np.uint8)}, "scalefactors": {"tissue_hires_scalef": 0.1}}
     raw.uns["spatial"] = {"S1": record}
