@@ -7,9 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import h5py
@@ -24,11 +22,12 @@ from spamcaf.provenance import without_home
 from spamcaf.readers.matrix import read_matrix
 from spamcaf.simulation.section import SimulatedTissue
 from spamcaf.simulation.space_ranger import IMAGE, write_space_ranger
+from tests.servers import Quiet, serving
 
 TOKENS = {"variable": "hf_canaryOfTheVariable", "file": "hf_canaryOfTheFile", "credentials": "hf_canaryOfCredentials"}
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(Quiet):
     """Refuses everything, and notes what it was shown."""
 
     seen: list[str]
@@ -41,21 +40,13 @@ class Hub(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[tuple[str, list[str]]]:
     """Serve a hub on this machine; return its address, and the headers that it gets."""
     seen: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Hub,), {"seen": seen}))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", seen
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(type("Bound", (Hub,), {"seen": seen})) as server:
+        yield f"http://127.0.0.1:{server.server_port}", seen
 
 
 @pytest.fixture(scope="module")

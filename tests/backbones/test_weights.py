@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from spamcaf.backbones.weights import Weights
 from spamcaf.datasets.inputs import BackboneDataset
 from spamcaf.errors import InputError
 from spamcaf.histology.backbone import Backbone
+from tests.servers import Quiet, serving
 
 
 def test_a_missing_package_is_named_with_its_installation(lite0: dict[str, Any], refused: Any) -> None:
@@ -60,7 +59,7 @@ class Hub:
 def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     state = Hub((folder / "model.safetensors").read_bytes())
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             state.tokens.add(self.headers.get("Authorization"))
             state.methods.add(self.command)
@@ -80,23 +79,15 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
         do_HEAD = do_GET
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    download = partial(huggingface_hub.hf_hub_download, endpoint=state.url, cache_dir=str(folder / "cache"))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_url", partial(huggingface_hub.hf_hub_url, endpoint=state.url))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Handler) as server:
+        state.url = f"http://127.0.0.1:{server.server_port}"
+        download = partial(huggingface_hub.hf_hub_download, endpoint=state.url, cache_dir=str(folder / "cache"))
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_url", partial(huggingface_hub.hf_hub_url, endpoint=state.url))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "cache"))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield state
 
 
 @pytest.mark.parametrize("source", ["hf-hub:owner/tiny/main", "hf-hub:", "hf-hub:own er/tiny"])

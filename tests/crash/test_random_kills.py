@@ -18,13 +18,12 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import anndata
@@ -41,6 +40,7 @@ from spamcaf.datasets.model import read_tensors
 from spamcaf.readers.matrix import read_matrix
 from tests.conftest import OFFLINE
 from tests.processes import PROC, kill_session
+from tests.servers import Files, serving
 
 pytestmark = pytest.mark.skipif(not (PROC / "self/stat").exists(), reason="looks for processes in /proc")
 
@@ -300,7 +300,7 @@ def make(request: pytest.FixtureRequest, finished: Path, tmp_path: Path) -> Call
 NAMES = ("one", "two", "three")
 
 
-class Slow(SimpleHTTPRequestHandler):
+class Slow(Files):
     """Sends a file in pieces, so that a kill meets one half-way."""
 
     def copyfile(self, source: object, outputfile: object) -> None:
@@ -308,9 +308,6 @@ class Slow(SimpleHTTPRequestHandler):
             while piece := source.read(50_000):  # type: ignore[attr-defined]
                 outputfile.write(piece)  # type: ignore[attr-defined]
                 time.sleep(0.05)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -320,13 +317,8 @@ def published(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     folder.mkdir()
     for seed, name in enumerate(NAMES):
         (folder / f"{name}.bin").write_bytes(random.Random(seed).randbytes(1_000_000))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Slow, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(partial(Slow, directory=str(folder))) as server:
+        yield server
 
 
 @pytest.mark.slow

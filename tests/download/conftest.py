@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 from spamcaf.datasets.remote_files import RemoteFilesDataset
 from spamcaf.download import fetch
 from spamcaf.download.fetch import RemoteFiles
+from tests.servers import Quiet, serving
 
 
 @dataclass
@@ -56,7 +55,7 @@ class Site:
         return [(path, span) for method, path, span in self.requests if method == "GET"]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet):
     site: Site
 
     def do_HEAD(self) -> None:
@@ -96,22 +95,14 @@ class Handler(BaseHTTPRequestHandler):
         known = (page.headers.get("ETag"), page.headers.get("Last-Modified"))
         return not page.heeds_if_range or mark is None or mark in known
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture
 def site() -> Iterator[Site]:
     """Return an empty server on loopback."""
     site = Site()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"site": site}))
-    site.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield site
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(type("Bound", (Handler,), {"site": site})) as server:
+        site.address = f"http://127.0.0.1:{server.server_port}"
+        yield site
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -75,9 +76,10 @@ def test_a_change_is_refused_and_named(kedro: Run, folder: Path, params: str) ->
 
 
 def test_what_changes_no_stored_result_is_not_refused(kedro: Run, finished: Path) -> None:
-    words = ("--nodes", "evaluation.plot_maps,training.plot_training", "--params", KEPT)
+    words = ("--nodes", "evaluation.plot_maps,training.plot_training", "--params", f"{KEPT},report.genes=nowhere")
     done = kedro("run", *words, folder=finished)
     assert done.returncode == 0, done.stderr
+    assert "not shown: nowhere" in re.sub(r"\s+", " ", done.stdout)
 
 
 def test_new_curves_do_not_stand_beside_old_scores(kedro: Run, finished: Path) -> None:

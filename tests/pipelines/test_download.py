@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,10 @@ from spamcaf.datasets.remote_files import RemoteFilesDataset
 from spamcaf.download import fetch
 from spamcaf.errors import InputError
 from spamcaf.pipelines.download.nodes import fetch_raw_files, require_all_files
+from tests.servers import Files, serving
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FILES = {"one.h5": b"counts" * 1000, "labels.tsv": b"a\tb\n"}
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -37,13 +32,8 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threa
         (folder / name).write_bytes(content)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(fetch, "BACKOFF_S", 0.0)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(partial(Files, directory=str(folder))) as server:
+        yield server
 
 
 def downloads(port: int) -> list[dict[str, Any]]:

@@ -9,7 +9,13 @@ from matplotlib.collections import EllipseCollection
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from spamcaf.reporting import figures
-from spamcaf.reporting.figures import choose_genes, plot_gene_maps, plot_overlay, plot_training_curves
+from spamcaf.reporting.figures import (
+    choose_genes,
+    plot_gene_maps,
+    plot_overlay,
+    plot_training_curves,
+    warn_of_absent,
+)
 
 
 def _discs(axes) -> EllipseCollection:
@@ -20,6 +26,14 @@ def test_requested_genes_come_first_then_the_best(gene_scores) -> None:
     assert choose_genes(gene_scores, "spamcaf", [], 2) == {"B": 0.7, "A": 0.5}
     assert list(choose_genes(gene_scores, "spamcaf", ["A", "NOT_THERE", "A"], 3))[:2] == ["A", "B"]
     assert len(choose_genes(gene_scores, "spamcaf", ["A"], 10)) == 3
+
+
+def test_requested_genes_that_are_not_predicted_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    panel = pd.DataFrame({"gene_ids": ["ENSG1", "ENSG2"]}, index=["A", "B"])
+    warn_of_absent(["B", "ENSG1"], panel)
+    assert not caplog.text
+    warn_of_absent(["B", "ERBB2", "ENSG3"], panel)
+    assert "report.genes: not in the panel and not shown: ERBB2, ENSG3; panel.include=<gene>" in caplog.text
 
 
 def test_one_row_per_gene_and_one_column_per_kind(make_section) -> None:

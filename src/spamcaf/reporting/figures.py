@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from spamcaf.names import SPATIAL, ScaleFactor
 from spamcaf.reporting.prediction import as_uint8, library_of
+from spamcaf.sections.gene_names import find_genes, named
 from spamcaf.sections.lattice import nearest_neighbours
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
+
+logger = logging.getLogger(__name__)
 
 _LUMA = (0.299, 0.587, 0.114)
 _FADE = 0.55
@@ -170,6 +174,14 @@ def _draw_scale_bar(axes: Axes, mpp: float) -> None:
 def nearest_px(xy_px: NDArray[np.float64]) -> float:
     """Return the median distance to the nearest other site, 1 for a single site."""
     return 1.0 if len(xy_px) == 1 else float(np.median(nearest_neighbours(xy_px, 1)[0])) or 1.0
+
+
+def warn_of_absent(requested: Sequence[str], genes: pd.DataFrame) -> None:
+    """Log which requested symbols or ids are not among the predicted genes (table of symbols and gene_ids)."""
+    absent = find_genes(requested, genes)[1]
+    if absent:
+        how = "panel.include=<gene> predicts it too, where the section has it"
+        logger.warning("report.genes: not in the panel and not shown: %s; %s", named(absent), how)
 
 
 def choose_genes(gene_scores: pd.DataFrame, model: str, requested: Sequence[str], n: int) -> dict[str, float]:

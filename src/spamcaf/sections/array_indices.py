@@ -80,7 +80,7 @@ def whole_numbers(section: AnnData, column: Obs) -> Integers:
         raise InputError(f"no column {column} of obs.", "a number for every spot.", "Check the section's file.")
     text = section.obs[column].astype("string").str.lower().replace({"true": "1", "false": "0"})
     numbers = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    wrong = ~(np.isfinite(numbers) & (numbers % 1 == 0))
+    wrong = ~np.isfinite(numbers) | (numbers != np.floor(numbers))
     if wrong.any():
         found = f"{column} '{section.obs[column].iloc[int(wrong.argmax())]}' of {section.obs_names[wrong.argmax()]}."
         raise InputError(found, "a whole number for every spot.", "Check the position file.")

@@ -253,8 +253,9 @@ def plot_maps(
 
     Beside them stands the true expression where it is known, as of a simulated section.
     """
-    from spamcaf.reporting.figures import choose_genes, plot_gene_maps
+    from spamcaf.reporting.figures import choose_genes, plot_gene_maps, warn_of_absent
 
+    warn_of_absent(settings.genes, super_resolved.var)
     measured = expression.copy()
     measured.uns[SPATIAL] = recovered.uns[SPATIAL]
     genes = choose_genes(

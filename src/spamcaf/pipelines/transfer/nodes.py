@@ -77,6 +77,7 @@ def predict_unmeasured(
 
 def plot_transferred(transferred: AnnData, settings: ReportSettings) -> Figure:
     """Draw the predicted maps of the requested genes, and of those that vary most."""
-    from spamcaf.reporting.figures import plot_predicted_maps
+    from spamcaf.reporting.figures import plot_predicted_maps, warn_of_absent
 
+    warn_of_absent(settings.genes, transferred.var)
     return plot_predicted_maps(transferred, find_genes(settings.genes, transferred.var)[0], settings.n_genes)
