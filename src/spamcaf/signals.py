@@ -46,13 +46,16 @@ def ending_soon() -> Iterator[None]:
 
     woken, wake = socket.socketpair()
     wake.setblocking(False)
-    before = {number: signal.signal(number, interrupt) for number in WORDS}
-    # behind other exit functions; freeing all modules takes long, and Python may end by a signal of its own instead
-    atexit.register(lambda: _end(received[0]) if received else None)
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), TRACKER]))
-    wakeup = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_end_after_grace, args=(woken,), daemon=True).start()
+    before = {number: signal.getsignal(number) for number in WORDS}
+    wakeup = -1
     try:
+        for number in WORDS:  # inside: one that comes at once ends as any other
+            signal.signal(number, interrupt)
+        # behind other exit functions; freeing all modules takes long, and Python may end by a signal of its own instead
+        atexit.register(lambda: _end(received[0]) if received else None)
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), TRACKER]))
+        wakeup = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=_end_after_grace, args=(woken,), daemon=True).start()
         yield
     except BaseException:  # a library may raise another error in place of the interruption
         if not received:

@@ -96,6 +96,27 @@ def catches_sigterm(process: Path) -> bool:
     return is_doctor and caught is not None and bool(int(caught[1], 16) & 1 << (signal.SIGTERM - 1))
 
 
+AT_ONCE = """
+import os, signal, threading, time
+
+class Early(threading.Thread):  # the signal comes before the first line inside the block
+    def start(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(30)
+
+threading.Thread = Early
+from spamcaf.signals import ending_soon
+
+with ending_soon():
+    pass
+"""
+
+
+def test_a_signal_during_the_first_moment_is_not_lost() -> None:
+    ended = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr.strip()) == CODES[signal.SIGINT]
+
+
 STUBBORN = """
 import ctypes, sys, threading, time
 from pathlib import Path
