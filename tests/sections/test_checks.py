@@ -129,6 +129,11 @@ def test_spots_outside_are_counted_by_side(raw: AnnData) -> None:
     sides = {"left": (x < 0).sum(), "right": (x >= 1200).sum(), "top": (y < 0).sum(), "bottom": (y >= 900).sum()}
     assert report["n_spots_outside_image"] == sides
     assert all(sides[side] > 0 for side in ("left", "right", "top"))
+    raw.obsm["spatial"] = np.floor(raw.obsm["spatial"] + (600.0, 300.0))
+    x, y = raw.obsm["spatial"].max(axis=0)
+    _, report = check_section(raw, (int(y), int(x)), SETTINGS)
+    assert report["n_spots_outside_image"]["right"] == (raw.obsm["spatial"][:, 0] == x).sum() > 0
+    assert report["n_spots_outside_image"]["bottom"] == (raw.obsm["spatial"][:, 1] == y).sum() > 0
 
 
 def test_a_spot_on_the_far_edge_is_outside(raw: AnnData) -> None:

@@ -11,7 +11,16 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from spamcaf.errors import InputError
-from spamcaf.sections.gene_names import closest, find_genes, is_shared, named, own_names, stack_spots, take_genes
+from spamcaf.sections.gene_names import (
+    closest,
+    find_genes,
+    is_shared,
+    match_genes,
+    named,
+    own_names,
+    stack_spots,
+    take_genes,
+)
 
 SYMBOLS = ["ERBB2", "COL1A1", "COL1A2", "TBCE", "TBCE_ENSG5", "HLA_A"]
 
@@ -99,3 +108,19 @@ def test_spots_of_one_name_in_two_sections_stay_two() -> None:
     assert stacked.shape == (6, 3)
     assert stacked.obs_names.is_unique
     assert stacked.var["gene_ids"].tolist() == ["E1", "E2", "E3"]
+
+
+def test_genes_of_a_reference_match_by_id_whatever_its_version(var: pd.DataFrame) -> None:
+    theirs = pd.DataFrame({"gene_ids": ["ENSG2.7", "ENSG9", "ENSG1.12", "ENSG1.13"]}, index=["b", "x", "a", "a2"])
+    assert match_genes(theirs, ["ENSG1", "ENSG2.1", "ENSG5"], ["one", "two"]).tolist() == [2, 0, -1]
+    other = pd.DataFrame({"gene_ids": ["AC.1", "AC.2"]}, index=["p", "q"])  # no version, but part of the name
+    assert match_genes(other, ["AC.2", "AC"], []).tolist() == [1, -1]
+
+
+def test_genes_of_a_reference_match_by_symbol_where_that_finds_more(var: pd.DataFrame) -> None:
+    theirs = pd.DataFrame({"gene_ids": ["ERBB2", "TBCE", "COL1A1"]}, index=["ERBB2", "TBCE", "COL1A1"])
+    rows = match_genes(theirs, list(var["gene_ids"]), SYMBOLS[:4])
+    assert rows.tolist() == [0, 2, -1, 1, -1, -1]
+    assert match_genes(theirs, ["ERBB2", "COL1A1"], []).tolist() == [0, 2]
+    one_each = pd.DataFrame({"gene_ids": ["ENSG1", "none"]}, index=["nobody", "COL1A1"])
+    assert match_genes(one_each, ["ENSG1", "ENSG2"], SYMBOLS[:2]).tolist() == [0, -1]  # the id, where both find as many

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
-from spamcaf.sections.lattice import INDEX_STEPS, find_lattice, fit_lattice, lattice_steps, search_lattice
+from spamcaf.sections.lattice import (
+    FEWEST_SPOTS,
+    INDEX_STEPS,
+    find_lattice,
+    fit_lattice,
+    lattice_steps,
+    scattered_lattice,
+    search_lattice,
+)
 
 KINDS = ("hexagonal", "square")
 
@@ -226,3 +234,20 @@ def test_steps_lead_back_to_the_array_indices() -> None:
         np.testing.assert_array_equal(lattice_steps(steps @ INDEX_STEPS[kind], kind), steps)
     # an array that begins at an odd column is the same one, shifted
     np.testing.assert_array_equal(lattice_steps(steps @ INDEX_STEPS["hexagonal"] + [1, 0], "hexagonal"), steps)
+
+
+def test_scattered_spots_have_the_pitch_of_a_square_lattice_of_their_density() -> None:
+    xy = np.random.default_rng(0).uniform(100, 1100, (2500, 2))
+    found = scattered_lattice(xy)
+    assert found.kind == "scattered" and found.residual == 0
+    assert found.pitch_px == pytest.approx(20, rel=0.1)
+    np.testing.assert_array_equal(found.origin_px, xy.min(axis=0))
+    np.testing.assert_allclose(found.basis_px, found.pitch_px * np.eye(2))
+
+
+def test_scattered_spots_are_enough_and_apart() -> None:
+    with pytest.raises(InputError, match=f"{FEWEST_SPOTS - 1} spots"):
+        scattered_lattice(np.random.default_rng(0).uniform(size=(FEWEST_SPOTS - 1, 2)))
+    scattered_lattice(np.random.default_rng(0).uniform(size=(FEWEST_SPOTS, 2)))
+    with pytest.raises(InputError, match="at the position of others"):
+        scattered_lattice(np.zeros((30, 2)))

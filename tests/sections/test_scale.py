@@ -160,3 +160,28 @@ def test_one_micrometre_per_pixel_is_believed_where_something_confirms_it_or_the
 def test_the_limit_of_disagreement_overrides() -> None:
     settings = SectionSettings(max_mpp_disagreement=0.3)
     assert resolve_scale(lattice("hexagonal"), visium(65, mpp=0.6), None, settings).mpp == pytest.approx(0.5)
+
+
+SCATTERED = Lattice("scattered", np.zeros(2), np.eye(2) * 40.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "image_mpp", "settings", "expected"),
+    [
+        ({"mpp": 0.5}, 0.25, {}, (0.5, 20, 11)),
+        ({}, 0.25, {}, (0.25, 10, 5.5)),
+        ({"mpp": 0.5}, 0.25, {"mpp": 0.65}, (0.65, 26, 14.3)),
+        ({"mpp": 0.5, "spot_diameter_um": 10.0}, None, {"pitch_um": 30}, (0.5, 30, 10)),
+    ],
+)
+def test_scattered_spots_have_the_scale_that_is_stated(
+    metadata: dict[str, Any], image_mpp: float | None, settings: dict[str, Any], expected: tuple[float]
+) -> None:
+    scale = resolve_scale(SCATTERED, metadata, image_mpp, SectionSettings(scattered=True, **settings))
+    assert (scale.mpp, scale.pitch_um, scale.spot_um) == pytest.approx(expected)
+    assert scale.mpp_by["file"] == settings.get("mpp", metadata.get("mpp")) and scale.mpp_by["image"] == image_mpp
+
+
+def test_scattered_spots_without_a_scale_name_the_setting() -> None:
+    with pytest.raises(InputError, match="section_checks.mpp=1"):
+        resolve_scale(SCATTERED, {}, None, SectionSettings(scattered=True))

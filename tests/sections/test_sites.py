@@ -12,8 +12,9 @@ from scipy.spatial import cKDTree
 from spamcaf.errors import InputError
 from spamcaf.sections import sites
 from spamcaf.sections.array_indices import lattice_of
-from spamcaf.sections.lattice import fit_lattice
+from spamcaf.sections.lattice import UNIT_BASIS, fit_lattice
 from spamcaf.sections.sites import (
+    CELL_REACH,
     Measured,
     Sites,
     as_section,
@@ -117,6 +118,21 @@ def test_the_map_reaches_as_far_on_all_sides(section: AnnData, k: int) -> None:
     np.testing.assert_allclose(cKDTree(xy).query(2 * centre - xy)[0], 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("k", [2, 3, 4, 7])
+def test_no_site_lies_beyond_the_cells_of_the_spots(section: AnnData, k: int) -> None:
+    spots = section.obsm["spatial"]
+    distance = cKDTree(spots).query(lay_grid(section, lattice_of(section), k)[["x_px", "y_px"]].to_numpy())[0]
+    kind = section.uns["section"]["lattice"]
+    assert distance.max() <= CELL_REACH[kind] * PITCH_PX * (1 + 1e-9)
+    assert distance.max() >= (CELL_REACH[kind] - 1 / k) * PITCH_PX
+    # a spot all alone keeps every site that is nearest to it, also those that are as near to neighbours
+    alone = lay_grid(section[:1].copy(), lattice_of(section), k)
+    steps = np.array([(i, j) for i in range(-k, k + 1) for j in range(-k, k + 1)]) / k @ UNIT_BASIS[kind]
+    around = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]) @ UNIT_BASIS[kind]
+    to_spots = np.linalg.norm(steps[:, None] - around, axis=2)
+    assert len(alone) >= (to_spots[:, 4] <= to_spots.min(axis=1) + 1e-9).sum()
+
+
 @pytest.mark.parametrize("pitch_um", [8.0, 30.0, 250.0])
 def test_a_raster_has_its_pitch_and_reaches_as_far_on_all_sides(section: AnnData, pitch_um: float) -> None:
     grid = lay_raster(section, lattice_of(section), pitch_um)
@@ -140,6 +156,15 @@ def test_a_raster_that_memory_cannot_hold_is_refused_before_it_is_made(section: 
     with pytest.raises(InputError, match=r"grid.pitch_um=0.5: up to .* million sites.*--params grid.pitch_um=5"):
         lay_raster(section, lattice_of(section), 0.5)
     assert len(lay_raster(section, lattice_of(section), 100.0))
+    # its estimate: the discs around spots, or the whole extent, whichever holds fewer sites
+    for pitch_um in (3.0, 60.0):
+        monkeypatch.setattr(sites, "available_bytes", lambda: None)
+        n_sites = len(lay_raster(section, lattice_of(section), pitch_um))
+        monkeypatch.setattr(sites, "available_bytes", lambda n=n_sites: n * sites.SITE_BYTES * 0.99)
+        with pytest.raises(InputError, match="memory"):
+            lay_raster(section, lattice_of(section), pitch_um)
+        monkeypatch.setattr(sites, "available_bytes", lambda n=n_sites: n * sites.SITE_BYTES * 1.7)
+        assert len(lay_raster(section, lattice_of(section), pitch_um)) == n_sites
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -191,6 +216,10 @@ def test_sites_cover_the_image_at_the_pitch_requested() -> None:
     xy = sites[["x_px", "y_px"]].to_numpy()
     assert (xy > 0).all() and (xy < (3000, 1000)).all()
     assert np.unique(np.diff(np.unique(xy[:, 0]))).tolist() == [200.0]
+
+
+def test_an_image_smaller_than_the_pitch_has_one_site() -> None:
+    assert lay_sites((150, 90), mpp=0.5, pitch_um=100.0)[["x_px", "y_px"]].to_numpy().tolist() == [[100.0, 100.0]]
 
 
 def test_the_section_has_coordinates_and_metadata_and_no_genes() -> None:
