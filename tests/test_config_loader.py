@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -82,10 +83,21 @@ def test_a_config_file_is_taken_as_written(tmp_path: Path) -> None:
     assert in_file(tmp_path, "run:\n  params: section=1_1,seed=7") == {"section": "1_1", "seed": 7}
 
 
-@pytest.mark.parametrize("text", ["runs: {}", "run: *x"])
+@pytest.mark.parametrize(
+    "text", ["runs: {}", "run: *x", "run:", "run: [a]", "run: {tags: }", "run: {tags: '${a'}", "3"]
+)
 def test_an_unreadable_config_file_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(click.ClickException, match="run.yml, which cannot be read"):
         in_file(tmp_path, text)
+
+
+def test_a_config_file_that_is_no_text_or_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.yml").write_bytes(b"run:\n  tags: \xff\n")
+    with pytest.raises(click.ClickException, match="run.yml, which cannot be read"):
+        run.make_context("run", ["--config", str(tmp_path / "run.yml")])
+    os.mkfifo(tmp_path / "pipe.yml")
+    with pytest.raises(click.ClickException, match="pipe.yml, which is a pipe"):
+        run.make_context("run", ["--config", str(tmp_path / "pipe.yml")])
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ from kedro.framework.cli import utils
 from kedro.framework.cli.project import CONF_SOURCE_HELP, PARAMS_ARG_HELP
 from kedro.framework.cli.project import run as kedro_run
 from kedro.utils import find_kedro_project
+from omegaconf.errors import OmegaConfBaseException
 
 from spamcaf.config_loader import as_typed, as_written
-from spamcaf.errors import PACKAGE, InputError, did_you_mean, first_line, options_of
+from spamcaf.errors import PACKAGE, InputError, did_you_mean, first_line, is_fault_of_ours, options_of
+from spamcaf.limits import MAX_JSON_BYTES, read_bytes
 from spamcaf.names import CHAIN
 from spamcaf.signals import ending_soon
 
@@ -106,9 +108,18 @@ def read_config(context: click.Context, option: click.Parameter, value: str | No
     if value is None:
         return None
     try:
+        text = read_bytes(Path(value), MAX_JSON_BYTES).decode()
+        written = yaml.load(text, Loader=yaml.BaseLoader)[context.info_name]  # noqa: S506  texts alone
+        if not isinstance(written, dict):
+            raise ValueError("no options there")
         utils._config_file_callback(context, option, value)
-        written = yaml.load(Path(value).read_text(), Loader=yaml.BaseLoader)[context.info_name]  # noqa: S506  texts alone
-    except (yaml.YAMLError, KeyError) as error:
+        if empty := [name for name in written if (context.default_map or {}).get(name) is None]:
+            raise ValueError(f"nothing behind {', '.join(empty)}")
+    except InputError as error:
+        raise click.ClickException(str(error)) from error
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, OmegaConfBaseException) as error:
+        if is_fault_of_ours(error):
+            raise
         found = f"{value}, which cannot be read ({first_line(error)})."
         unreadable = InputError(found, "YAML with the options under `run:`.", "Correct it.")
         raise click.ClickException(str(unreadable)) from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -387,3 +389,51 @@ def test_a_fault_of_the_program_is_not_blamed_on_the_file(
         load(tiny, folder)
     assert InputError.within(caught.value) is None
     assert isinstance(caught.value.__cause__, AttributeError)
+
+
+ODD: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "sparse": lambda tensor: tensor.to_sparse(),
+    "without values": lambda tensor: tensor.to("meta"),
+    "quantised": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.quint8),
+    "whole numbers": lambda tensor: tensor.long(),
+    "NaN": lambda tensor: tensor * torch.nan,
+}
+
+
+@pytest.mark.parametrize("naming", ["timm", "in_order", "timm_pretrained"])
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_tensors_that_torch_loads_and_no_tile_passes_are_refused(
+    tmp_path: Path, naming: str, change: Any, tiny: dict[str, Any], tensors: dict[str, torch.Tensor], refused: Any
+) -> None:
+    if naming != "timm":
+        tensors = timm.create_model("test_vit", img_size=224).state_dict()
+    tensors["norm.weight"] = change(tensors["norm.weight"])
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    assert "does not fit test_vit" in refused(tiny | {"naming": naming}, tmp_path)
+
+
+def test_a_tensor_that_declares_more_numbers_than_it_stores_costs_no_time(
+    tmp_path: Path, tiny: dict[str, Any], tensors: dict[str, torch.Tensor], refused: Any
+) -> None:
+    tensors["norm.weight"] = torch.zeros(1).expand(10**9, 10**9)
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    assert "does not fit test_vit" in refused(tiny, tmp_path)
+
+
+def test_a_pickle_that_takes_more_than_it_was_given_is_refused(
+    tmp_path: Path, tiny: dict[str, Any], refused: Any
+) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x020.")  # pops from an empty stack
+    assert "pytorch_model.bin" in refused(tiny, tmp_path)
+
+
+def test_weights_that_take_more_memory_than_there_is_are_refused(
+    folder: Path, tiny: dict[str, Any], refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spamcaf.backbones.load.load_file", Mock(side_effect=MemoryError))
+    assert "takes more memory than there is" in refused(tiny, folder)
+
+
+def test_arguments_that_no_network_takes_are_refused(folder: Path, tiny: dict[str, Any], refused: Any) -> None:
+    assert "does not fit" in refused(tiny | {"init": {"img_size": []}}, folder)

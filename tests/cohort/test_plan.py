@@ -97,6 +97,9 @@ def test_runs_of_a_section_may_differ_in_what_is_of_a_run(table: Plan) -> None:
         ("section,run\n,b\n", r"a name in each row"),
         ("section\n", r"and 0 rows"),
         ("", r"cannot be read"),
+        ("section\n" + "C2\n" * 10_001, r"with 10001 rows.*at most 10000"),
+        ("section,seed\nC2,2\nC3,[\n", r"line 3 of .*cohort\.csv, which cannot be read"),
+        ("section,seed\nC2,\x7f\n", r"line 2 of .*cohort\.csv, which cannot be read"),
     ],
 )
 def test_a_wrong_table_is_refused_before_any_work(table: Plan, text: str, message: str) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from kedro.io import DatasetError
 
 from spamcaf.compute import computing
-from spamcaf.datasets.model import CheckpointFolder, CheckpointsDataset, ModelDataset, write_tensors
+from spamcaf.datasets.model import CheckpointFolder, CheckpointsDataset, ModelDataset, read_tensors, write_tensors
 from spamcaf.errors import InputError
 from spamcaf.model.data import TrainingSection
 from spamcaf.model.fit import fit_spamcaf
 from spamcaf.model.training import Checkpoint, input_fingerprint
 from spamcaf.parameters import ComputeSettings, FitSettings, NetworkSettings, ReleasedSettings
+from spamcaf.peers import released
 from spamcaf.peers.models import TrainedModel, predict
 from spamcaf.peers.released import fit_released
 from spamcaf.sections.sites import Measured, Sites
@@ -78,16 +82,99 @@ def test_a_model_of_other_spots_or_genes_is_refused(trained: TrainedModel) -> No
             trained.require_genes(genes, program_genes)
 
 
-def test_the_released_network_is_stored_the_same_way(measured: Measured, tmp_path: Path) -> None:
+def test_the_released_network_is_stored_the_same_way(trained: TrainedModel, measured: Measured, tmp_path: Path) -> None:
     sites = replace(measured.sites, whole=measured.sites.neighbours.mean(axis=1))
     target_section = TrainingSection(replace(measured, sites=sites), np.arange(30) % 3)
     model = fit_released(target_section, ReleasedSettings(epochs=1), CPU, 0).model
     dataset = ModelDataset(filepath=str(tmp_path / "model.safetensors"))
-    dataset.save(TrainedModel(model, ("a",), ("b",), {"spots": "abc"}))
+    dataset.save(replace(trained, model=model))
     again = dataset.load()
-    assert (again.genes, again.gene_ids, again.record) == (("a",), ("b",), {"spots": "abc"})
+    assert (again.genes, again.gene_ids, again.record) == (trained.genes, trained.gene_ids, trained.record)
     before, after = (predict(m, None, sites, CPU).mean for m in (model, again.model))
     np.testing.assert_array_equal(before, after)
+
+
+def _of_json(change: Callable[[Any], Any]) -> Callable[[str], str]:
+    return lambda text: json.dumps(change(json.loads(text)))
+
+
+TEXTS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "nested without end": ("values", lambda _: "[" * 100_000),
+    "record nested without end": ("record", lambda _: "[" * 100_000),
+    "a size without a name": ("sizes", _of_json(list)),
+    "a size that is missing": ("sizes", _of_json(lambda sizes: {k: v for k, v in sizes.items() if k != "spot"})),
+    "a size of no array": ("sizes", _of_json(lambda sizes: sizes | {"fold": 10**9})),
+    "networks of too many blocks": ("values", _of_json(lambda v: v | {"network": v["network"] | {"depth": 10**6}})),
+    "networks of another width": ("values", _of_json(lambda v: v | {"network": v["network"] | {"width": 2**40}})),
+    "too many networks": ("values", _of_json(lambda values: values | {"networks": 10**30})),
+    "settings that are none": ("values", _of_json(lambda values: values | {"fit": 1.5})),
+    "a distance of 0": ("values", _of_json(lambda values: values | {"pitch_um": 0.0})),
+    "a depth that overflows": ("values", _of_json(lambda v: v | {"new_section.hyper.reference_depth": 1e30})),
+    "a distance that is a text": ("values", _of_json(lambda values: values | {"pitch_um": "far"})),
+    "fewer genes than it predicts": ("values", _of_json(lambda values: values | {"programs.n_predicted": 11})),
+    "a gene too few": ("genes", _of_json(lambda genes: genes[:-1])),
+    "a gene twice": ("genes", _of_json(lambda genes: [genes[1], *genes[1:]])),
+    "a number as a gene": ("gene_ids", _of_json(lambda genes: [3, *genes[1:]])),
+    "a record without the backbone": ("record", _of_json(lambda record: record | {"backbone": None})),
+    "a record that h5ad does not hold": ("record", _of_json(lambda record: record | {"seed": 2**70})),
+}
+
+
+@pytest.mark.parametrize(("name", "change"), TEXTS.values(), ids=TEXTS)
+def test_a_model_whose_texts_were_changed_is_refused(trained: TrainedModel, tmp_path: Path, name: str, change) -> None:
+    path = tmp_path / "model.safetensors"
+    dataset = ModelDataset(filepath=str(path))
+    dataset.save(trained)
+    arrays, texts = read_tensors(path)
+    write_tensors(path, arrays, texts | {name: change(texts[name])})
+    with pytest.raises(DatasetError, match=r"model\.safetensors cannot be read .*Next step"):
+        dataset.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("own_genes", lambda array: array + 12),
+        ("new_section.hyper.covariance_of", lambda array: array - 1),
+        ("own_genes", lambda array: array.astype(np.float32)),
+        ("reference_spots.depth", lambda array: array.astype(np.int32)),
+        ("networks.0.section.position.mlp.0.bias", lambda array: array > 0),
+        ("within_section.hyper.weights", lambda array: -array),
+        ("new_section.hyper.noise", lambda array: array * 0),
+        ("reference_spots.scores", lambda array: array + 1e300),
+    ],
+)
+def test_a_model_with_indices_of_nothing_or_numbers_that_cannot_be_is_refused(
+    trained: TrainedModel, tmp_path: Path, name: str, change
+) -> None:
+    path = tmp_path / "model.safetensors"
+    dataset = ModelDataset(filepath=str(path))
+    dataset.save(trained)
+    arrays, texts = read_tensors(path)
+    write_tensors(path, arrays | {name: change(arrays[name])}, texts)
+    with pytest.raises(DatasetError, match="Next step"):
+        dataset.load()
+
+
+def test_the_released_network_without_a_size_is_refused(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HIDDEN", "TOKEN", "ATTENTION"):
+        monkeypatch.setattr(released, name, 4)
+    shape = released.ReleasedShape(16, 12)
+    model = released.ReleasedModel.of_network(released.ReleasedNetwork(shape), shape, ReleasedSettings())
+    path = tmp_path / "model.safetensors"
+    ModelDataset(filepath=str(path)).save(replace(trained, model=model))
+    arrays, texts = read_tensors(path)
+    write_tensors(path, arrays, texts | {"sizes": '{"n_genes": 12}'})
+    with pytest.raises(DatasetError, match="cannot be read .*n_features.*Next step"):
+        ModelDataset(filepath=str(path)).load()
+
+
+def test_a_pipe_in_the_place_of_a_model_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(DatasetError, match=r"model\.safetensors, which is a pipe"):
+        ModelDataset(filepath=str(tmp_path / "model.safetensors")).load()
 
 
 TENSORS = {"weights": np.arange(6.0).reshape(2, 3), "step": np.array(3.0, np.float32)}
@@ -130,6 +217,14 @@ def test_a_checkpoint_of_another_key_is_replaced(store: CheckpointFolder) -> Non
     assert store.load("fold_0", "other") is not None
 
 
+def _with_nested_record(content: bytes) -> bytes:
+    n = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + n])
+    header["__metadata__"]["spamcaf"] = "[" * 100_000
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + n :]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -139,6 +234,7 @@ def test_a_checkpoint_of_another_key_is_replaced(store: CheckpointFolder) -> Non
         lambda content: content[:-1] + bytes([content[-1] ^ 1]),
         lambda content: content.replace(b"0.30000000000000004", b"0.30000000000000005"),
         lambda content: content.replace(b"checksum", b"chicksum"),
+        _with_nested_record,
     ],
 )
 def test_a_damaged_one_is_named_and_not_used(

@@ -1,4 +1,7 @@
-"""Changes to a valid input that keep most of its structure: of bytes, tables, JSON, HDF5, parquet and kinds of file."""
+"""Changes to a valid input that keep most of its structure.
+
+They are of bytes, tables, JSON, HDF5, parquet, TIFF and kinds of file; those of weights are in `mutations_of_tensors`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -49,12 +53,14 @@ TEXTS = [
 VALUES: list[Any] = [None, True, -1, 0, 1.5, 2**63, 10**30, float("nan"), "", "x", [], {}, [[]], {"a": {}}, "9" * 30]
 
 
-def _files(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of a folder, links left out."""
     return sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 
-def _pick(rng: random.Random, folder: Path, *endings: str) -> Path | None:
-    found = [p for p in _files(folder) if not endings or p.name.endswith(endings)]
+def pick(rng: random.Random, folder: Path, *endings: str) -> Path | None:
+    """Return one of the files of a folder whose names end so, or None."""
+    found = [p for p in files_of(folder) if not endings or p.name.endswith(endings)]
     return rng.choice(found) if found else None
 
 
@@ -70,7 +76,7 @@ def _store(path: Path, content: bytes, is_packed: bool) -> None:
 
 def flip_bytes(rng: random.Random, folder: Path) -> str:
     """Change a few bytes anywhere, most often in the first kilobyte, where formats state their sizes."""
-    path = _pick(rng, folder)
+    path = pick(rng, folder)
     assert path is not None
     content = bytearray(path.read_bytes())
     for _ in range(rng.choice((1, 2, 8, 64))):
@@ -83,7 +89,7 @@ def flip_bytes(rng: random.Random, folder: Path) -> str:
 
 def set_integer(rng: random.Random, folder: Path) -> str:
     """Write a large or odd integer over four or eight bytes."""
-    path = _pick(rng, folder)
+    path = pick(rng, folder)
     assert path is not None
     content = bytearray(path.read_bytes())
     width, order = rng.choice((2, 4, 8)), rng.choice(("little", "big"))
@@ -97,7 +103,7 @@ def set_integer(rng: random.Random, folder: Path) -> str:
 
 def cut(rng: random.Random, folder: Path) -> str:
     """Cut a file off, also what is packed in it."""
-    path = _pick(rng, folder)
+    path = pick(rng, folder)
     assert path is not None
     content, is_packed = _content(path) if rng.random() < 0.5 else (path.read_bytes(), False)
     _store(path, content[: rng.randrange(len(content) + 1)], is_packed)
@@ -106,7 +112,7 @@ def cut(rng: random.Random, folder: Path) -> str:
 
 def splice(rng: random.Random, folder: Path) -> str:
     """Repeat, remove or move a block of a file."""
-    path = _pick(rng, folder)
+    path = pick(rng, folder)
     assert path is not None
     content = path.read_bytes()
     start, end = sorted(rng.randrange(len(content) + 1) for _ in range(2))
@@ -119,7 +125,7 @@ def splice(rng: random.Random, folder: Path) -> str:
 
 def swap_files(rng: random.Random, folder: Path) -> str:
     """Put the content of one file into another."""
-    one, other = _pick(rng, folder), _pick(rng, folder)
+    one, other = pick(rng, folder), pick(rng, folder)
     assert one is not None and other is not None
     one.write_bytes(other.read_bytes())
     return f"{one.name} <- {other.name}"
@@ -127,7 +133,7 @@ def swap_files(rng: random.Random, folder: Path) -> str:
 
 def change_kind(rng: random.Random, folder: Path) -> str:
     """Replace a file by a pipe, a device, a folder, a link of any kind, nothing, or a file of 0 bytes."""
-    path = _pick(rng, folder)
+    path = pick(rng, folder)
     assert path is not None
     how = rng.choice(("fifo", "zero", "folder", "dead link", "own link", "hosts", "gone", "empty", "unreadable name"))
     content = path.read_bytes()
@@ -152,12 +158,12 @@ def change_kind(rng: random.Random, folder: Path) -> str:
     return f"{path.name} {how}"
 
 
-TEXT_ENDINGS = (".csv", ".tsv", ".tsv.gz", ".mtx.gz", ".csv.gz", ".txt", ".yml")
+TEXT_ENDINGS = (".csv", ".tsv", ".tsv.gz", ".mtx.gz", ".csv.gz", ".txt", ".yml", ".vms")
 
 
 def change_cell(rng: random.Random, folder: Path) -> str:
     """Replace cells of a table by odd numbers or texts."""
-    path = _pick(rng, folder, *TEXT_ENDINGS)
+    path = pick(rng, folder, *TEXT_ENDINGS)
     if path is None:
         return flip_bytes(rng, folder)
     content, is_packed = _content(path)
@@ -174,7 +180,7 @@ def change_cell(rng: random.Random, folder: Path) -> str:
 
 def change_table(rng: random.Random, folder: Path) -> str:
     """Repeat, drop, swap, widen or re-encode lines and columns of a table."""
-    path = _pick(rng, folder, *TEXT_ENDINGS)
+    path = pick(rng, folder, *TEXT_ENDINGS)
     if path is None:
         return splice(rng, folder)
     content, is_packed = _content(path)
@@ -211,30 +217,31 @@ def change_table(rng: random.Random, folder: Path) -> str:
     return f"{path.name} {how}"
 
 
-def _places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Return all places of nested data, as holders and keys, in `found`."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in items:
         found.append((value, key))
-        _places(part, found)
+        places(part, found)
     return found
 
 
 def change_json(rng: random.Random, folder: Path) -> str:
     """Replace, remove or nest values of JSON: scale factors, descriptions of arrays and groups."""
-    path = _pick(rng, folder, ".json", ".zattrs", ".zarray")
+    path = pick(rng, folder, ".json", ".zattrs", ".zarray")
     if path is None:
         return change_cell(rng, folder)
     record = json.loads(path.read_text())
     how = rng.choice(("value", "value", "size", "remove", "deep", "codec", "list"))
-    places = _places(record, [])
-    holder, key = rng.choice(places)
+    all_places = places(record, [])
+    holder, key = rng.choice(all_places)
     if how == "deep":
         path.write_text(json.dumps(record)[:-1] + ', "a": ' + "[" * 100_000)
         return f"{path.name} deep"
-    numbers = [place for place in places if type(place[0][place[1]]) is int] or places
+    numbers = [place for place in all_places if type(place[0][place[1]]) is int] or all_places
     if how == "size":
         holder, key = rng.choice(numbers)
-    codecs = [place for place in places if place[1] in {"codecs", "filters", "compressor"}]
+    codecs = [place for place in all_places if place[1] in {"codecs", "filters", "compressor"}]
     if how == "codec" and codecs:
         holder, key = rng.choice(codecs)
         holder[key] = rng.choice(
@@ -275,7 +282,7 @@ def change_hdf5(rng: random.Random, folder: Path) -> str:
     """Replace, resize, link or remove parts of an HDF5 file, or change their attributes."""
     import h5py
 
-    path = _pick(rng, folder, ".h5", ".h5ad")
+    path = pick(rng, folder, ".h5", ".h5ad")
     if path is None:
         return set_integer(rng, folder)
     with h5py.File(path, "a") as file:
@@ -317,7 +324,7 @@ def change_parquet(rng: random.Random, folder: Path) -> str:
     import pyarrow as pa
     from pyarrow import parquet
 
-    path = _pick(rng, folder, ".parquet")
+    path = pick(rng, folder, ".parquet")
     if path is None:
         return change_table(rng, folder)
     table = parquet.read_table(path)
@@ -364,34 +371,101 @@ def change_stores(rng: random.Random, folder: Path) -> str:
     return f"{path.name} {how}"
 
 
-BYTES: tuple[Mutation, ...] = (flip_bytes, set_integer, cut, splice, swap_files, change_kind)
-BY_KIND: dict[str, tuple[Mutation, ...]] = {
-    "visium": (*BYTES, change_hdf5, change_hdf5, change_table, change_cell, change_json),
-    "mtx": (*BYTES, change_table, change_table, change_cell, change_cell, change_json),
-    "visium_hd": (*BYTES, change_parquet, change_parquet, change_hdf5, change_json),
-    "h5ad": (*BYTES, *[change_hdf5] * 8),
-    "spatialdata": (*BYTES, *[change_json] * 5, change_parquet, change_stores),
-    "legacy": (*BYTES, change_table, change_table, change_cell),
-    "labels": (*BYTES, change_table, change_table, change_cell),
-    "reference": (*BYTES, change_hdf5, change_hdf5, change_table, change_cell),
-    "slide": (*BYTES, flip_bytes, set_integer, set_integer, set_integer),
-    "settings": (flip_bytes, cut, splice, change_kind, change_table, *[change_cell] * 5),
-}
+TIFF_TAGS = (
+    254,
+    256,
+    257,
+    258,
+    259,
+    262,
+    270,
+    273,
+    274,
+    277,
+    278,
+    279,
+    282,
+    284,
+    317,
+    322,
+    323,
+    324,
+    325,
+    330,
+    338,
+    339,
+)
+MORE_TAGS = (347, 530, 700, 65420, 65421, 65424, 65426, 65449)
+TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
-def mutate(kind: str, rng: random.Random, folder: Path) -> str:
-    """Change the input in `folder` once or twice; return what was done."""
-    if kind in {"reference", "slide"}:  # one file at a time
-        kept = rng.choice(_files(folder))
-        for path in _files(folder):
-            if path != kept:
-                path.unlink()
-    done = []
-    for _ in range(rng.choice((1, 1, 2))):
-        if _files(folder):
-            mutation = rng.choice(BY_KIND[kind])
-            try:
-                done.append(f"{mutation.__name__}({mutation(rng, folder)})")
-            except Exception as error:  # a second change of what the first one broke
-                done.append(f"{mutation.__name__} failed ({type(error).__name__})")
-    return ", ".join(done)
+class _Tiff:
+    """The bytes of a TIFF, and where its directories have what."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = bytearray(content)
+        self.order: Any = "little" if content[:2] == b"II" else "big"
+        self.wide = 8 if self.get(2, 2) == 43 else 4  # bytes of an offset: 43 is the mark of BigTIFF
+        head = 2 if self.wide == 4 else 8
+        self.entries: list[int] = []
+        self.ends: list[int] = []  # places of the number of entries and of the offset of the next directory
+        place = self.get(self.wide, self.wide)
+        while place and len(self.ends) < 20:
+            n = min(self.get(place, head), 1000)
+            self.entries += [place + head + i * (4 + 2 * self.wide) for i in range(n)]
+            self.ends += [place, place + head + n * (4 + 2 * self.wide)]
+            place = self.get(self.ends[-1], self.wide)
+
+    def get(self, place: int, width: int) -> int:
+        return int.from_bytes(self.content[place : place + width], self.order)
+
+    def put(self, place: int, width: int, value: int) -> None:
+        self.content[place : place + width] = (value % 2 ** (8 * width)).to_bytes(width, self.order)
+
+    def values(self, entry: int) -> tuple[int, int, int]:
+        """Return where the values of an entry lie, how many bytes each takes, and how many there are."""
+        width, n = TIFF_BYTES.get(self.get(entry + 2, 2), 1), self.get(entry + 4, self.wide)
+        inside = entry + 4 + self.wide
+        return (inside if n * width <= self.wide else self.get(inside, self.wide)), width, n
+
+
+def change_tiff(rng: random.Random, folder: Path) -> str:
+    """Change tag, type, number or values of an entry of a TIFF's directories, a number in its texts, or a link."""
+    found = [p for p in files_of(folder) if p.read_bytes()[:4] in {b"II*\0", b"II+\0", b"MM\0*", b"MM\0+"}]
+    if not found:
+        return rng.choice((change_cell, flip_bytes, set_integer))(rng, folder)
+    path = rng.choice(found)
+    tiff = _Tiff(path.read_bytes())
+    size, entry = len(tiff.content), rng.choice(tiff.entries)
+    how = rng.choice(("value", "value", "values", "values", "tag", "type", "count", "count", "link", "text", "text"))
+    place, width, n = tiff.values(entry)
+    odd = (0, 1, 2, 3, 7, 16, 255, size - 1, size, size + 1, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63, -1)
+    texts = [e for e in tiff.entries if tiff.get(e + 2, 2) in {1, 2, 7} and tiff.values(e)[2] > 20]
+    match how:
+        case "tag":
+            tiff.put(entry, 2, rng.choice(TIFF_TAGS + MORE_TAGS))
+        case "type":
+            tiff.put(entry + 2, 2, rng.choice([*TIFF_BYTES, 0, 14, 255]))
+        case "count":
+            tiff.put(entry + 4, tiff.wide, rng.choice((*odd, n - 1, n + 1, 2 * n)))
+        case "link":
+            start = rng.choice(tiff.ends)
+            tiff.put(start, tiff.wide if start in tiff.ends[1::2] else 2, rng.choice((*odd, *tiff.ends, *tiff.entries)))
+        case "text" if texts:
+            start, _, length = tiff.values(rng.choice(texts))
+            numbers = list(re.finditer(rb"\d+", tiff.content[start : start + length]))
+            if numbers:
+                one = rng.choice(numbers)
+                new = rng.choice(("9" * 40, "0" * 40, "-1" + " " * 40, "nan" + " " * 40, "1e999" + " " * 40, "x" * 40))
+                span = slice(start + one.start(), start + one.end())
+                tiff.content[span] = new[: span.stop - span.start].encode()
+        case "values":
+            at = place + width * rng.randrange(max(1, min(n, 10**4)))
+            tiff.put(at, min(width, 4), rng.choice(odd))
+        case _:
+            tiff.put(
+                entry + 4 + tiff.wide, tiff.wide, rng.choice((*odd, tiff.get(entry + 4 + tiff.wide, tiff.wide) + 1))
+            )
+    tag = tiff.get(entry, 2)
+    path.write_bytes(tiff.content)
+    return f"{path.name} {tag} {how}"

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tests.fuzz.trained import read_model, read_weights, write_models, write_weights
+
+ROOT = Path(__file__).parents[2]
 SECTION = "A1"
 ROWS, COLUMNS, N_GENES = 6, 4, 12
 N_SPOTS = ROWS * COLUMNS
@@ -197,6 +200,109 @@ def write_slides(folder: Path) -> None:
     imagecodecs.imwrite(str(folder / "a.png"), IMAGE)
 
 
+def _write_leica(folder: Path) -> None:
+    rows, columns = IMAGE.shape[:2]
+    size = f'sizeX="{columns}" sizeY="{rows}"'
+    whole, seen = (f'sizeX="{n * 500 * columns}" sizeY="{n * 500 * rows}"' for n in (2, 1))
+    light = "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
+    text = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+        f'<collection name="a" {whole}><image name="main"><device model="Leica SCN400"/>'
+        f'<pixels {size}><dimension {size} r="0" ifd="0"/></pixels><view {seen} offsetX="0" offsetY="0"/>'
+        f"<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings>"
+        f"<illuminationSettings>{light}</illuminationSettings></scanSettings></image></collection></scn>"
+    )
+    _write_tiff(folder / "slide.scn", bigtiff=True, description=text, **SCANNED)
+
+
+def _write_ventana(folder: Path) -> None:
+    import tifffile
+
+    rows, columns = (-(-n // 64) for n in IMAGE.shape[:2])
+    joints = ""
+    for row, column in np.ndindex(rows, columns):  # tiles are numbered from the lower left, there and back
+        here, right, above = (
+            1 + r * columns + (c if r % 2 == 0 else columns - 1 - c)
+            for r, c in ((row, column), (row, column + 1), (row + 1, column))
+        )
+        for direction, other in (("RIGHT", right),) * (column + 1 < columns) + (("UP", above),) * (row + 1 < rows):
+            joints += f'<TileJointInfo FlagJoined="1" Confidence="100" Direction="{direction}" Tile1="{here}"'
+            joints += f' Tile2="{other}" OverlapX="0" OverlapY="0"/>'
+    scan = (
+        '<Metadata><iScan Magnification="20" ScanRes="0.465" UnitNumber="1"><AOI0 AOIScanned="1"/></iScan></Metadata>'
+    )
+    area = (
+        f'AOIScanned="1" AOIIndex="0" Pos-X="0" Pos-Y="0" Width="64" Height="64" NumRows="{rows}" NumCols="{columns}"'
+    )
+    stitched = f"<SlideStitchInfo><ImageInfo {area}>{joints}</ImageInfo></SlideStitchInfo>"
+    origin = '<AoiOrigin><AOI0 OriginX="0" OriginY="0"/></AoiOrigin>'
+    encoded = f'<EncodeInfo Ver="2"><SlideInfo/>{stitched}{origin}</EncodeInfo>'
+    tags = [[(700, "B", len(text), text.encode(), True)] for text in (scan, encoded)]
+    with tifffile.TiffWriter(folder / "slide.bif", bigtiff=True) as tiff:
+        tiff.write(IMAGE[:40, :40], photometric="rgb", metadata=None, description="Label_Image", extratags=tags[0])
+        whole: dict[str, Any] = {**SCANNED, "description": "level=0 mag=20 quality=90", "extratags": tags[1]}
+        tiff.write(IMAGE, photometric="rgb", **whole)
+
+
+def _write_ndpi(folder: Path) -> None:
+    import imagecodecs
+    import tifffile
+
+    tags = [(65420, "I", 1, 1, True), (65421, "f", 1, 20.0, True)]
+    tags += [(code, "i", 1, 0, True) for code in (65422, 65423, 65424)]
+    how: dict[str, Any] = {"rowsperstrip": len(IMAGE), "compression": "jpeg", "photometric": "ycbcr"}
+    how |= {"subsampling": (1, 1), "resolution": (2e4, 2e4), "resolutionunit": 3, "extratags": tags, "metadata": None}
+    encoded = imagecodecs.jpeg_encode(IMAGE, level=90)
+    tifffile.imwrite(folder / "slide.ndpi", iter([encoded]), shape=IMAGE.shape, dtype=np.uint8, **how)
+
+
+def _write_vms(folder: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(IMAGE).save(folder / "a.jpg", quality=90, restart_marker_rows=1)
+    Image.fromarray(IMAGE[::4, ::4]).save(folder / "map.jpg", restart_marker_rows=1)
+    sizes = "PhysicalWidth=100000\nPhysicalHeight=115000\nPhysicalMacroWidth=1\nPhysicalMacroHeight=1\n"
+    parts = "NoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nImageFile=a.jpg\nMapFile=map.jpg\nSourceLens=20\n"
+    (folder / "slide.vms").write_text(f"[Virtual Microscope Specimen]\n{parts}{sizes}")
+
+
+SCANNED: dict[str, Any] = {"tile": (64, 64), "compression": "jpeg", "metadata": None}
+APERIO = "Aperio Image Library v12.0.15 \n200x230 [0,0 200x230] (64x64) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
+SPACING = '<Attribute Name="DICOM_PIXEL_SPACING">&quot;0.0005&quot; &quot;0.0005&quot;</Attribute>'
+PHILIPS = (
+    '<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">'
+    '<Attribute Name="PIM_DP_SCANNED_IMAGES"><Array>'
+    '<DataObject ObjectType="DPScannedImage"><Attribute Name="PIM_DP_IMAGE_TYPE">WSI</Attribute>'
+    '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE"><Array>'
+    f'<DataObject ObjectType="PixelDataRepresentation">{SPACING}</DataObject></Array></Attribute>'
+    "</DataObject></Array></Attribute></DataObject>"
+)
+SCANNERS: dict[str, Callable[[Path], None]] = {
+    "aperio": lambda folder: _write_tiff(folder / "slide.svs", description=APERIO, **SCANNED),
+    "trestle": lambda folder: _write_tiff(
+        folder / "slide.tif", software="MedScan", description="Objective Power=20;OverlapsXY=0 0", **SCANNED
+    ),
+    "philips": lambda folder: _write_tiff(
+        folder / "slide.tiff", software="Philips DP v1.0", description=PHILIPS, **SCANNED
+    ),
+    "leica": _write_leica,
+    "ventana": _write_ventana,
+    "hamamatsu": _write_ndpi,
+    "hamamatsu of several files": _write_vms,
+}
+
+
+def write_scanners(folder: Path) -> None:
+    """Slides that OpenSlide reads, each recognised as of its scanner."""
+    import openslide
+
+    for name, write in SCANNERS.items():
+        (folder / name).mkdir()
+        write(folder / name)
+        vendor = openslide.OpenSlide.detect_format(*(folder / name).glob("slide.*"))
+        assert vendor == name.split()[0], (vendor, name)
+
+
 PARAMETERS = """\
 panel: {n_genes: 300, include: "ERBB2 CD74"}
 split: {protocol: random, n_folds: 3}
@@ -206,9 +312,36 @@ fit:
 evaluation:
   gene_sets:
     b_cells: "CD79A MS4A1"
+    mine: genes.txt
 report:
   n_genes: 3
 """
+
+
+COHORT = """\
+section,run,split.mask,raw_root,other_sections,panel.include,seed
+C2,a,,data/01_raw/her2st,,,3
+1e3,default,1,,C2,ERBB2 CD74,
+C2,b,2,data/01_raw/her2st,,ERBB2,4
+"""
+
+
+def write_cohort(folder: Path) -> None:
+    """A table of sections."""
+    (folder / "cohort.csv").write_text(COHORT)
+
+
+def _read_cohort(folder: Path) -> None:
+    """Plan the runs of a table."""
+    from kedro.framework.session import KedroSession
+    from kedro.framework.startup import bootstrap_project
+
+    from spamcaf.cohort.plan import plan_jobs
+
+    bootstrap_project(ROOT)
+    params = {"sections": str(folder / "cohort.csv"), "masks": "0"}
+    # each time: globals are those of the last loader of the process, which may be that of other settings
+    plan_jobs(KedroSession.create(ROOT, runtime_params=params).load_context())
 
 
 def write_settings(folder: Path) -> None:
@@ -217,6 +350,8 @@ def write_settings(folder: Path) -> None:
     (folder / "conf/local").mkdir()
     (folder / "conf/base/parameters.yml").write_text(PARAMETERS)
     (folder / "conf/base/globals.yml").write_text("section: A1\nraw_root: data/01_raw\nbackbone: uni\n")
+    (folder / "genes.txt").write_text("# of a publication\nERBB2, CD74\nENSG00000141736\tGRB7\n")
+    (folder / "options.yml").write_text("run:\n  tags: a\n  params:\n    section: '1e3'\n    seed: 3\n")
     (folder / "params.txt").write_text("section=A1,panel.n_genes=200,panel.method=moran,fit.epochs=3")
 
 
@@ -254,6 +389,13 @@ def _read_file(folder: Path) -> None:
             _read_slide(open_slide(path))
 
 
+def _read_scanned(folder: Path) -> None:
+    from spamcaf.slides.open import open_slide
+
+    for path in folder.rglob("slide.*"):
+        _read_slide(open_slide(path))
+
+
 def _read_settings(folder: Path) -> None:
     """Take --params and the files of settings as a run does."""
     import click
@@ -268,6 +410,8 @@ def _read_settings(folder: Path) -> None:
     text = typed.read_text(encoding="utf-8", errors="surrogateescape") if typed.is_file() else ""
     try:
         given = run.make_context("run", ["--params", text]).params["params"]
+        if (options := folder / "options.yml").exists():
+            given = run.make_context("run", ["--config", str(options)]).params["params"] | given
     except click.ClickException as error:  # the command line shows its message
         raise InputError(error.message, "options.", "Correct them.") from error
     how = {"base_env": "base", "default_run_env": "local", "merge_strategy": {"parameters": "soft"}}
@@ -289,4 +433,8 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
     "reference": (write_references, _read_file),
     "slide": (write_slides, _read_file),
     "settings": (write_settings, _read_settings),
+    "scanner": (write_scanners, _read_scanned),
+    "weights": (write_weights, read_weights),
+    "model": (write_models, read_model),
+    "cohort": (write_cohort, _read_cohort),
 }

@@ -17,7 +17,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from tests.fuzz.mutations import mutate
+from tests.fuzz.mutate import ONE_AT_A_TIME, keep_one, mutate
 from tests.fuzz.seeds import KINDS
 
 SECONDS, MEMORY_BYTES = 20, 2 << 30
@@ -35,14 +35,12 @@ def _late(*_: object) -> None:
 def warm_up(bases: Path) -> None:
     """Read every valid input once: what is imported then does not count as time or memory of a changed one."""
     for kind, (_, read) in KINDS.items():
-        for path in sorted((bases / kind).iterdir()) if kind in {"reference", "slide"} else [bases / kind]:
+        names = sorted(path.name for path in (bases / kind).iterdir())
+        for name in names if kind in ONE_AT_A_TIME else names[:1]:
             with tempfile.TemporaryDirectory() as folder:
-                place = Path(folder, "in")
-                if path.is_file():
-                    place.mkdir()
-                    shutil.copy(path, place)
-                else:
-                    shutil.copytree(path, place)
+                place = Path(shutil.copytree(bases / kind, Path(folder, "in")))
+                if kind in ONE_AT_A_TIME:
+                    keep_one(place, name)
                 read(place)
 
 

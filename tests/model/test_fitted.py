@@ -5,7 +5,7 @@ import pytest
 
 from spamcaf.errors import InputError
 from spamcaf.model.fit import Fitted
-from spamcaf.model.fitted import PROGRAM_COLUMNS, SpamcafModel, program_rows
+from spamcaf.model.fitted import PROGRAM_COLUMNS, SpamcafModel, check_tensors, program_rows
 from spamcaf.parameters import ComputeSettings
 from spamcaf.peers.models import predict
 from spamcaf.sections.sites import Measured
@@ -89,3 +89,10 @@ def test_each_program_has_a_row_of_what_was_decided(fitted: Fitted) -> None:
     )
     assert last["new_section_target"] == model.new_section.hyper.weights[-1, 0]
     assert last["new_section_noise"] == model.new_section.hyper.noise[len(model.programs)]
+
+
+def test_counters_of_a_convolutional_backbone_s_blocks_are_whole_numbers() -> None:
+    name = "networks.0.last_blocks.after.1.num_batches_tracked"
+    check_tensors({name: np.array(7)}, {name: ()})
+    with pytest.raises(InputError, match="of float64"):
+        check_tensors({name: np.array(7.0)}, {name: ()})

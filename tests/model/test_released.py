@@ -153,7 +153,9 @@ def _parts(released: FittedReleased) -> tuple[dict[str, np.ndarray], dict[str, s
 def test_a_model_read_back_predicts_the_same(
     released: FittedReleased, seen_whole: Measured, cpu: ComputeSettings
 ) -> None:
-    again = TrainedModel.from_tensors(*_parts(released), [], [], {}).model
+    names = [f"g{i}" for i in range(released.model.shape.n_genes)]
+    record = dict.fromkeys(("spots", "program_genes", "backbone", "view"), "a")
+    again = TrainedModel.from_tensors(*_parts(released), names, names, record).model
     assert isinstance(again, ReleasedModel)
     assert again.settings == released.model.settings
     before, after = (predict(model, None, seen_whole.sites, cpu).mean for model in (released.model, again))

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
+from spamcaf.errors import InputError
 from spamcaf.parameters import GridSettings
 from spamcaf.reporting.prediction import build_prediction, library_id
 from spamcaf.sections.array_indices import lattice_of
@@ -167,3 +168,15 @@ def test_what_does_not_fit_is_refused(make_section: Callable[..., AnnData]) -> N
     ):
         with pytest.raises(ValueError, match="Found"):
             predict(make_section(), **change)
+
+
+def test_a_model_that_predicts_no_numbers_is_one_sentence(make_section: Callable[..., AnnData]) -> None:
+    mean = np.full(predict(make_section()).shape, np.inf, np.float32)
+    with pytest.raises(InputError, match="NaN or infinity in the prediction"):
+        predict(make_section(), mean=mean)
+
+
+def test_a_text_of_a_record_that_only_looks_like_json_stays_a_text(make_section: Callable[..., AnnData]) -> None:
+    prediction = predict(make_section(), provenance={"section": "{a", "view": '{"tile_um": 55}'})
+    record = prediction.uns["spamcaf"]
+    assert (record["section"], record["view"]) == ("{a", {"tile_um": 55})

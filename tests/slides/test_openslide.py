@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import imagecodecs
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 from spamcaf.errors import InputError
 from spamcaf.slides import open
@@ -48,6 +50,20 @@ def test_everything_else_is_read(tmp_path: Path, image: NDArray[np.uint8]) -> No
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(image))
     for name in ("a.svs", "a.png"):
         np.testing.assert_array_equal(open_slide(tmp_path / name).read(0, 0, 320, 200)[0], image)
+
+
+def test_a_pipe_in_the_place_of_a_part_of_a_slide_is_refused(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    """OpenSlide would wait for it for ever."""
+    parts = "NoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nImageFile=a.jpg\nMapFile=map.jpg\nSourceLens=20\n"
+    sizes = "PhysicalWidth=160000\nPhysicalHeight=100000\nPhysicalMacroWidth=1\nPhysicalMacroHeight=1\n"
+    (tmp_path / "a.vms").write_text(f"[Virtual Microscope Specimen]\n{parts}{sizes}")
+    for name in ("a.jpg", "map.jpg"):
+        Image.fromarray(image).save(tmp_path / name, restart_marker_rows=1)
+    assert open_slide(tmp_path / "a.vms").shape == image.shape[:2]
+    (tmp_path / "a.jpg").unlink()
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=r"a\.jpg, which is a pipe"):
+        open_slide(tmp_path / "a.vms")
 
 
 def test_windows_beyond_the_border_are_padded(tmp_path: Path, image: NDArray[np.uint8]) -> None:

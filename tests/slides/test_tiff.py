@@ -190,6 +190,59 @@ def test_an_offset_that_no_file_reaches_is_damage(tmp_path: Path, image: Rgb) ->
         require_first_page(path, is_ndpi=False)
 
 
+@pytest.mark.parametrize("size", [2**31, 2**20])
+def test_tiles_that_no_scanner_writes_never_reach_openslide(tmp_path: Path, image: Rgb, size: int) -> None:
+    """It ends the process where there is no room for one."""
+    path = tmp_path / "a.svs"
+    tifffile.imwrite(path, image, **TILED, compression="jpeg", description=APERIO, metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name in ("TileWidth", "TileLength"):
+            file.pages.first.tags[name].overwrite(size, dtype="I")
+    assert f"tiles of {size} x {size} px" in refused(path)
+
+
+def test_a_width_of_tiles_that_is_no_number_is_refused(tmp_path: Path, image: Rgb) -> None:
+    path = tmp_path / "a.svs"
+    tifffile.imwrite(path, image, **TILED, compression="jpeg", description=APERIO, metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages.first.tags["TileWidth"].overwrite((64, 64), dtype="H")
+    assert "tiles of (64, 64) x 64 px" in refused(path)
+
+
+def test_a_scanned_image_of_no_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: Rgb) -> None:
+    path = tmp_path / "a.svs"
+    tifffile.imwrite(path, image, **TILED, compression="jpeg", description=APERIO, metadata=None)
+    monkeypatch.setattr("spamcaf.slides.open.ScannedPixels.shape", (0, 320))  # as of one whose areas are damaged
+    assert "0 x 320 px" in refused(path)
+
+
+@pytest.mark.parametrize(("columns", "is_refused"), [(5, False), (6, True), (10**30, True)])
+def test_a_description_with_more_tiles_than_the_page_is_refused(
+    tmp_path: Path, image: Rgb, columns: int, is_refused: bool
+) -> None:
+    """OpenSlide takes the size of a tile that is not there from whatever lies behind, and ends the process."""
+    text = f'<ImageInfo NumRows="4" NumCols="{columns}"/>'.encode()
+    how = {"extratags": [(700, "B", len(text), text, True)], "metadata": None}
+    tifffile.imwrite(tmp_path / "a.bif", image, **TILED, compression="jpeg", **how)
+    if is_refused:
+        with pytest.raises(InputError, match="NumCols is"):
+            require_first_page(tmp_path / "a.bif", is_ndpi=False)
+    else:
+        require_first_page(tmp_path / "a.bif", is_ndpi=False)
+
+
+def test_places_of_tiles_that_are_no_numbers_are_damage(tmp_path: Path, image: Rgb) -> None:
+    path = tmp_path / "a.svs"
+    tifffile.imwrite(path, image, **TILED, compression="jpeg", description=APERIO, metadata=None)
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages.first.tags
+        text, counts = tags["ImageDescription"], tags["TileByteCounts"]
+    content = bytearray(path.read_bytes())
+    content[counts.offset + 2 : counts.offset + 12] = content[text.offset + 2 : text.offset + 12]
+    path.write_bytes(content)
+    assert "are no numbers" in refused(path)
+
+
 def test_damage_that_only_openslide_meets_is_an_input_error_too(tmp_path: Path, image: Rgb) -> None:
     path = tmp_path / "a.svs"
     WHOLE["svs"](path, image)

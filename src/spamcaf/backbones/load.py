@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -155,7 +156,7 @@ def _require_table(value: Any) -> dict[str, Any]:  # noqa: ANN401  whatever JSON
     return value
 
 
-MISFITS = (RuntimeError, ValueError, OSError, KeyError, AttributeError, TypeError, EOFError, AssertionError)
+MISFITS = (RuntimeError, ValueError, OSError, LookupError, AttributeError, TypeError, EOFError, AssertionError)
 """What timm and torch raise where weights, arguments and architecture do not belong together."""
 
 
@@ -193,6 +194,12 @@ def build(spec: BackboneSpec, path: Path) -> nn.Module:
             "the weights of exactly this architecture.",
             "Check source, architecture and init of the entry in globals.yml.",
         ) from error
+    except MemoryError as error:
+        raise InputError(
+            f"{path}, of {path.stat().st_size} bytes, which takes more memory than there is.",
+            "weights that fit into memory.",
+            "Use a machine with more memory. If the file should be small, it is damaged: fetch it again.",
+        ) from error
     except (UnpicklingError, SafetensorError) as error:
         raise InputError(
             f"{path} is damaged, or holds more than tensors: {first_line(error)}",
@@ -212,6 +219,23 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError("no table of tensors by name, as state_dict() gives it")
     return tensors
+
+
+def _require_plain(tensors: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Raise ValueError unless tensors hold real numbers, fractions where those of `network` do, and finite weights.
+
+    torch loads others too; the first tile would fail, or all features be NaN. Other shapes are left to the strict load.
+    """
+    state, weights = network.state_dict(), dict(network.named_parameters())
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+            raise ValueError(f"tensor {name} is sparse, quantised, complex or without values")
+        if name not in state or state[name].shape != tensor.shape:
+            continue
+        if state[name].is_floating_point() and not tensor.is_floating_point():
+            raise ValueError(f"tensor {name} is of {tensor.dtype}")
+        if name in weights and not torch.isfinite(tensor).all():
+            raise ValueError(f"NaN or Inf in tensor {name}")
 
 
 def create(spec: BackboneSpec, **more: Any) -> nn.Module:  # noqa: ANN401  timm's arguments
@@ -257,7 +281,9 @@ def require_width(spec: BackboneSpec) -> None:
 def _filled(spec: BackboneSpec, tensors: dict[str, Tensor]) -> nn.Module:
     if spec.naming == "timm_pretrained":
         # timm's own way, strict too: it brings older names and other input sizes into today's form
-        return create(spec, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors})
+        network = create(spec, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors})
+        _require_plain(tensors, network)
+        return network
     renamed = from_dinov2(tensors) if spec.naming == "dinov2" else tensors
     # on the meta device, without memory, first; tables that a network computes when it is built are in no file, and
     # would stay empty there: such a network is built again
@@ -266,6 +292,7 @@ def _filled(spec: BackboneSpec, tensors: dict[str, Tensor]) -> nn.Module:
             network = create(spec)
         if spec.naming == "in_order":
             renamed = dict(zip(network.state_dict(), tensors.values(), strict=True))
+        _require_plain(renamed, network)
         network.load_state_dict(renamed, strict=True, assign=True)
         if not any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
             break

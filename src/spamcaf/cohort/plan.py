@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spamcaf.config_loader import as_typed
 from spamcaf.errors import InputError, first_line
 from spamcaf.hooks import ONE, check_names, check_settings, places
+from spamcaf.limits import MAX_JSON_BYTES, read_bytes
 from spamcaf.names import CHAIN
 from spamcaf.parameters import RUN_CHOICES, RunSettings, flat_settings
 from spamcaf.pipelines.benchmark.nodes import distinct_masks
@@ -23,6 +26,7 @@ SCORES = ("gene_scores", "hidden_scores")
 """What is made of a mask, as the pipeline benchmark does."""
 OF_A_RUN = ("section", "run", "model", "other_sections", "reference")
 """Choices in which the runs of a section may differ; the others go into results that all of them share."""
+MAX_ROWS = 10_000
 MAX_NAMED = 4  # differences in a message
 
 
@@ -70,9 +74,11 @@ def plan_jobs(context: KedroContext) -> list[Job]:
     if not rows:
         raise InputError("no sections.", "their names, or a CSV of them.", "Name them: --params sections=C2+C3.")
     jobs: list[Job] = []
+    sections = [str(row["section"]) for row in rows]
+    _require_unique(f"{row['section']}/{row.get('run', chosen['run'])}" for row in rows)
     for number, row in enumerate(rows, start=2):
         try:
-            jobs += _jobs_of({**chosen, **parameters}, row, given, [str(each["section"]) for each in rows])
+            jobs += _jobs_of({**chosen, **parameters}, row, given, sections)
         except InputError as error:
             found, _, rest = str(error).removeprefix("Found: ").partition(" Expected: ")
             if not is_table:
@@ -85,18 +91,39 @@ def plan_jobs(context: KedroContext) -> list[Job]:
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the choices of each row; empty cells are none."""
     import pandas as pd
-    from omegaconf import OmegaConf
 
+    text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skipinitialspace": True, "encoding": "utf-8-sig"}
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
+        table = pd.read_csv(io.BytesIO(read_bytes(path, MAX_JSON_BYTES)), **text)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         found = f"{path}, which cannot be read ({first_line(error)})."
         raise InputError(found, "a CSV with a row per section.", "Correct --params sections=<file>.csv.") from error
     if "section" not in table or not len(table) or not table["section"].all():
         found = f"{path} with the columns {', '.join(table.columns)} and {len(table)} rows."
         raise InputError(found, "a column `section`, with a name in each row.", "Correct the file.")
-    items = [[as_typed(f"{key}={value}") for key, value in row.items() if value] for row in table.to_dict("records")]
-    return [OmegaConf.to_container(OmegaConf.from_dotlist(row)) for row in items]  # type: ignore[misc]
+    if len(table) > MAX_ROWS:
+        raise InputError(f"{path} with {len(table)} rows.", f"at most {MAX_ROWS}.", "Make several cohorts of it.")
+    rows = enumerate(table.to_dict("records"), start=2)
+    return [_choices({str(key): value for key, value in row.items() if value}, n, path) for n, row in rows]
+
+
+def _choices(cells: Mapping[str, str], number: int, path: Path) -> dict[str, Any]:
+    """Return the choices of a row of the table, by what its columns are called."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        typed = OmegaConf.from_dotlist([as_typed(f"{key}={value}") for key, value in cells.items()])
+        return OmegaConf.to_container(typed)  # type: ignore[return-value]
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise InputError(
+            f"line {number} of {path}, which cannot be read ({first_line(error)}).",
+            "values as --params takes them.",
+            "Quote values with other characters than letters and digits.",
+        ) from error
 
 
 def _jobs_of(chosen: Mapping[str, Any], row: Mapping[str, Any], grid: Mapping[str, Any], all_: list[str]) -> list[Job]:
@@ -127,12 +154,15 @@ def _names(value: object) -> list[str]:
     return [str(name) for name in value] if isinstance(value, list | tuple) else []
 
 
-def _check(jobs: list[Job], context: KedroContext) -> None:
-    """Raise InputError for two runs of one name, and for runs of one section that differ in what they share."""
-    names = [job.name for job in jobs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+def _require_unique(names: Iterable[str]) -> None:
+    if twice := sorted(name for name, n in Counter(names).items() if n > 1):
         expected = "each run of a section under a name of its own."
         raise InputError(f"{', '.join(twice[:MAX_NAMED])} twice.", expected, "Give each row another `run`.")
+
+
+def _check(jobs: list[Job], context: KedroContext) -> None:
+    """Raise InputError for two runs of one name, and for runs of one section that differ in what they share."""
+    _require_unique(job.name for job in jobs)
     shared = tuple(_shared_settings(context))
     first: dict[str, dict[str, Any]] = {}
     for job in jobs:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 TEXTS = "spamcaf"
 """The file's only metadata entry: safetensors writes several in an order that changes from process to process."""
-KEY, RECORD, CHECKSUM, GENES, GENE_IDS = "key", "record", "checksum", "genes", "gene_ids"
+KEY, RECORD, CHECKSUM = "key", "record", "checksum"
 
 
 def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> None:
@@ -75,7 +75,7 @@ class CheckpointFolder:
             if _checksum(tensors, texts[KEY], texts[RECORD]) != texts[CHECKSUM]:
                 raise ValueError("its checksum does not match")
             record = json.loads(texts[RECORD])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             logger.warning("Checkpoint %s is damaged (%s): that part is trained again.", path, error)
             return None
         if texts[KEY] != key:
@@ -113,12 +113,14 @@ class ModelDataset(StoredDataset["TrainedModel", "TrainedModel"]):
     kind = "a model that this version wrote"
 
     def _write(self, data: TrainedModel, path: Path) -> None:
+        from spamcaf.peers.models import GENE_IDS, GENES
+
         names = {GENES: data.genes, GENE_IDS: data.gene_ids, RECORD: data.record}
         texts = {name: json.dumps(value) for name, value in names.items()}
         write_tensors(path, data.model.to_tensors(), data.model.metadata() | texts)
 
     def _read(self, path: Path) -> TrainedModel:
-        from spamcaf.peers.models import TrainedModel
+        from spamcaf.peers.models import GENE_IDS, GENES, TrainedModel
 
         tensors, texts = read_tensors(path)
         names = (json.loads(texts[name]) for name in (GENES, GENE_IDS, RECORD))

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from spamcaf.atomic import replacing
 from spamcaf.errors import InputError, is_fault_of_ours
-from spamcaf.limits import read_bytes, read_json
+from spamcaf.limits import read_bytes, read_json, require_regular
 from spamcaf.names import GENE_IDS, LabelTable, Obs
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class StoredDataset(PathDataset[In, Out]):
 
     @abstractmethod
     def _read(self, path: Path) -> Out:
-        """Return what is stored at `path`; OSError, KeyError, ValueError and TypeError mean that it is damaged."""
+        """Return what is stored at `path`; OSError, KeyError, ValueError, TypeError and RecursionError mean damage."""
 
     @abstractmethod
     def _write(self, data: In, path: Path) -> None:
@@ -141,14 +141,17 @@ class StoredDataset(PathDataset[In, Out]):
     def load(self) -> Out:
         if not self._exists():
             raise not_stored(self._filepath)
+        if not self._filepath.is_dir():
+            require_regular(self._filepath)
         try:
             return self._read(self._filepath)
         except InputError:
             raise
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:  # JSON may be nested without end
             if is_fault_of_ours(error):
                 raise
-            found = f"{self._filepath} cannot be read ({error})."
+            reason = " ".join(str(error).split())  # some errors have several lines
+            found = f"{self._filepath} cannot be read ({reason})."
             raise InputError(found, f"{self.kind}.", "Run the pipeline that writes it again.") from error
 
     def save(self, data: In) -> None:

@@ -29,6 +29,8 @@ FORMAT = "4"
 KIND = "spamcaf_model"
 """The text by which a file states that it holds this model, and of which format."""
 VALUES = "values"
+LARGEST = 1e12
+"""Number in a model. Coordinates and depths, the largest of a fit, stay below 1e6; far larger ones may overflow."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,30 @@ class SpamcafModel:
     def from_tensors(cls, tensors: Tensors, metadata: dict[str, str]) -> SpamcafModel:
         """Return the model of `to_tensors()` and `metadata()`.
 
-        Raises InputError if a tensor is missing, unknown, of the wrong shape or not finite, or the format is another.
+        Raises InputError if a tensor is missing, unknown, of the wrong shape or type or not finite, or the format is
+        another; ValueError, KeyError or TypeError if a text is not as it was written.
         """
         require_format(metadata, KIND, FORMAT, "SpaMCAF")
-        sizes, values = json.loads(metadata["sizes"]), json.loads(metadata[VALUES])
+        sizes, values = read_sizes(metadata["sizes"], tensors), json.loads(metadata[VALUES])
         network = NetworkSettings.model_validate(values["network"])
+        if sizes["fold"] and max(network.depth, network.width, network.n_summary) > _largest(tensors):
+            raise ValueError("its networks are smaller than its settings")  # which building one by would take for ever
         shapes = _expected_shapes(sizes, network)
-        if values["fit"].get("finetune"):  # theirs are the backbone's, which takes them strictly when it is loaded
+        if FitSettings.model_validate(values["fit"]).finetune:  # theirs are the backbone's, which takes them strictly
             shapes |= {name: array.shape for name, array in tensors.items() if ".last_blocks." in name}
         check_tensors(tensors, shapes)
-        return unflatten(cls, tensors, values)
+        model = unflatten(cls, tensors, values)
+        if model.sizes != sizes:
+            raise ValueError("its numbers do not belong to its arrays")
+        hypers = (model.within_section.hyper, model.new_section.hyper)
+        ranges = [(model.own_genes, sizes["gene"]), *((hyper.covariance_of, len(hyper)) for hyper in hypers)]
+        if any(len(indices) and not 0 <= indices.min() <= indices.max() < n for indices, n in ranges):
+            raise ValueError("an index in it points to nothing")
+        variances = [(hyper.weights.min(initial=0) >= 0, hyper.noise.min(initial=1) > 0) for hyper in hypers]
+        scales = (model.pitch_um, model.kernel_pca.scale, model.network_pca.scale, *(h.reference_depth for h in hypers))
+        if not np.all(variances) or min(scales) <= 0:
+            raise ValueError("a variance or scale in it is below 0")
+        return model
 
 
 SHAPES = {
@@ -130,6 +146,9 @@ SHAPES = {
     **{f"{mode}.stacking.gene_noise": ("gene",) for mode in ("within_section", "new_section")},
 }
 """Dimensions of each array of a model, the networks aside."""
+
+INDICES = ("own_genes", "covariance_of", "reference_spots.section", "num_batches_tracked")
+"""How names of arrays end that hold indices or counters, the last in a convolutional backbone's last blocks."""
 
 KERNELS = {"within_section": IMAGE_KERNELS + SPACE_KERNELS, "new_section": IMAGE_KERNELS}
 """Names of the kernels of each mode, in the order of their weights."""
@@ -165,9 +184,11 @@ def _expected_shapes(sizes: dict[str, int], network: NetworkSettings) -> dict[st
 
     kernels = {f"{mode}_kernel": len(names) for mode, names in KERNELS.items()}
     sizes = {**sizes, **kernels, "image_kernel": len(IMAGE_KERNELS), "axis": 2}
+    shapes = {name: tuple(sizes[dimension] for dimension in shape) for name, shape in SHAPES.items()}
+    if not sizes["fold"]:
+        return shapes
     with torch.device("meta"):
         state = SpamcafNetwork(network_shape(sizes["component"], sizes["score"], network)).state_dict()
-    shapes = {name: tuple(sizes[dimension] for dimension in shape) for name, shape in SHAPES.items()}
     return shapes | {f"networks.{fold}.{n}": tuple(t.shape) for fold in range(sizes["fold"]) for n, t in state.items()}
 
 
@@ -206,7 +227,13 @@ def unflatten(kind: type[T], tensors: Tensors, values: dict[str, Any], prefix: s
             parts[field.name] = unflatten(hint, tensors, values, f"{name}.")
         elif isinstance(hint, type) and issubclass(hint, BaseModel):
             parts[field.name] = hint.model_validate(values[name])
+        elif hint in (int, float):
+            if type(values[name]) not in {int, hint} or not abs(values[name]) <= LARGEST:
+                raise ValueError(f"{name} is {str(values[name])[:20]}")
+            parts[field.name] = hint(values[name])
         elif get_origin(hint) is tuple:
+            if values[name] not in range(len(tensors) + 1):
+                raise ValueError(f"{name} is {str(values[name])[:20]}")
             begins = [f"{name}.{i}." for i in range(values[name])]
             parts[field.name] = tuple(
                 {key.removeprefix(begin): t for key, t in tensors.items() if key.startswith(begin)} for begin in begins
@@ -227,6 +254,22 @@ def require_format(metadata: dict[str, str], kind: str, expected: str, name: str
         )
 
 
+def read_sizes(text: str, tensors: Tensors) -> dict[str, int]:
+    """Return the sizes that a file states, by name; ValueError where one is larger than anything in the file."""
+    sizes = json.loads(text)
+    if not isinstance(sizes, dict):
+        raise ValueError("its sizes have no names")
+    largest = _largest(tensors)
+    for name, size in sizes.items():
+        if type(size) is not int or not 0 <= size <= largest:
+            raise ValueError(f"the size {name} is {str(size)[:20]}")
+    return sizes
+
+
+def _largest(tensors: Tensors) -> int:
+    return max([len(tensors), *(size for tensor in tensors.values() for size in tensor.shape)])
+
+
 def check_tensors(tensors: Tensors, shapes: dict[str, tuple[int, ...]]) -> None:
     """Raise InputError unless `tensors` are those of `shapes`, of these shapes and finite."""
     missing, unknown = sorted(shapes.keys() - tensors.keys()), sorted(tensors.keys() - shapes.keys())
@@ -243,8 +286,15 @@ def check_tensors(tensors: Tensors, shapes: dict[str, tuple[int, ...]]) -> None:
                 f"shape {shape}.",
                 "Weights and settings do not belong together: fit the model again.",
             )
-        if not np.isfinite(tensors[name]).all():
-            raise InputError(f"NaN or Inf in tensor {name}.", "finite numbers.", "Fit the model again.")
+        if tensors[name].dtype.kind != ("i" if name.endswith(INDICES) else "f"):
+            raise InputError(
+                f"tensor {name} of {tensors[name].dtype}.",
+                "indices as whole numbers, all others as fractions.",
+                "The file is not as it was written: fit the model again.",
+            )
+        if not (np.abs(tensors[name]) <= LARGEST).all():
+            found = f"NaN or Inf in tensor {name}, or a number beyond {LARGEST:g}."
+            raise InputError(found, "numbers as a fit gives them.", "Fit the model again.")
 
 
 def require_n_features(expected: int, features: NDArray[np.float32]) -> None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from spamcaf.histology.features import FeatureKey
 
 FittedModel = SpamcafModel | ReleasedModel
+GENES, GENE_IDS = "genes", "gene_ids"
+LARGEST_NUMBER = 2**63
+RECORDED = ("spots", "program_genes", "backbone", "view")
+"""What a model is checked by before it is applied."""
 
 
 def predict(
@@ -51,6 +55,19 @@ def predict(
     return replace(predicted, draws=draws)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether a value of a record can be stored as h5ad: by name, a text, a number, or a list of texts."""
+    if isinstance(value, dict):
+        return all(_is_text(name) and name and _is_plain(part) for name, part in value.items())
+    if isinstance(value, list):
+        return all(map(_is_text, value))
+    return value is None or _is_text(value) or (isinstance(value, int | float) and abs(value) < LARGEST_NUMBER)
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """What the catalog stores of a training.
@@ -73,9 +90,23 @@ class TrainedModel:
     def from_tensors(
         cls, tensors: Tensors, metadata: dict[str, str], genes: list[str], gene_ids: list[str], record: dict[str, Any]
     ) -> TrainedModel:
-        """Return the model of the kind that the metadata states; raises InputError as its `from_tensors` does."""
+        """Return the model of the kind that the metadata states.
+
+        Raises InputError as its `from_tensors` does, and ValueError where panel or record are not what was stored.
+        """
         kind = ReleasedModel if released.KIND in metadata else SpamcafModel
-        return cls(kind.from_tensors(tensors, metadata), tuple(genes), tuple(gene_ids), record)
+        model: FittedModel = kind.from_tensors(tensors, metadata)
+        n_genes = model.shape.n_genes if isinstance(model, ReleasedModel) else model.sizes["gene"]
+        for what, names in ((GENES, genes), (GENE_IDS, gene_ids)):
+            if not isinstance(names, list) or len(names) != n_genes or not all(map(_is_text, names)):
+                raise ValueError(f"its {what} are not {n_genes} names, one for each that it predicts")
+        if len(set(genes)) < n_genes:
+            raise ValueError("a gene is there twice")
+        if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in RECORDED):
+            raise ValueError(f"its record lacks one of {', '.join(RECORDED)}")
+        if not _is_plain(record):  # it goes into each prediction, as h5ad
+            raise ValueError("its record holds more than names, numbers and texts")
+        return cls(model, tuple(genes), tuple(gene_ids), record)
 
     def require_features(self, key: FeatureKey) -> None:
         """Raise InputError unless features of `key` are of the backbone and tiles that the model was trained on."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from spamcaf.compute import Machine, computing, seeded
 from spamcaf.errors import InputError
 from spamcaf.model.data import TrainingSection
-from spamcaf.model.fitted import check_tensors, require_format, require_n_features
+from spamcaf.model.fitted import check_tensors, read_sizes, require_format, require_n_features
 from spamcaf.model.training import Checkpoint, Checkpoints, LogRows, Tensors, input_fingerprint, load_weights, take_step
 from spamcaf.parameters import ComputeSettings, ReleasedSettings
 from spamcaf.sections.sites import CHUNK, Sites, SiteSource, iter_chunks
@@ -158,7 +158,8 @@ class ReleasedModel:
         Raises InputError if a tensor is missing, unknown, of the wrong shape or not finite, or the format is another.
         """
         require_format(metadata, KIND, FORMAT, "`released`")
-        shape = ReleasedShape(**json.loads(metadata["sizes"]))
+        sizes = read_sizes(metadata["sizes"], tensors)
+        shape = ReleasedShape(sizes["n_features"], sizes["n_genes"])
         with torch.device("meta"):
             state = ReleasedNetwork(shape).state_dict()
         check_tensors(tensors, {name: tuple(t.shape) for name, t in state.items() if not name.endswith(COUNTER)})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spamcaf.errors import InputError
 from spamcaf.names import GENE_IDS, PROVENANCE, SECTION_METADATA, SPATIAL, Obs, ScaleFactor, SectionField
 from spamcaf.parameters import GridSettings
 from spamcaf.provenance import plain
@@ -97,7 +99,10 @@ def _without_text(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record as h5ad and Zarr hold it: nested, no JSON in texts, nothing that is None."""
     found: dict[str, Any] = {}
     for name, value in plain(dict(record)).items():
-        known = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+        known = value
+        if isinstance(value, str) and value.startswith("{"):
+            with suppress(ValueError):
+                known = json.loads(value)
         if known is not None:
             found[name] = _without_text(known) if isinstance(known, Mapping) else known
     return found
@@ -117,7 +122,11 @@ def _check(mean: Array, sd: Array | None, genes: pd.DataFrame, sites: pd.DataFra
             f"expected {expected}, a row per site and a column per gene; give all of them in the same order."
         )
     if not np.isfinite(mean).all() or (sd is not None and not np.isfinite(sd).all()):
-        raise ValueError("Found NaN or infinity in the prediction; expected numbers; check the features of the sites.")
+        raise InputError(
+            "NaN or infinity in the prediction.",
+            "finite numbers, which follow from features and a model of usual size.",
+            "Run feature_extraction and training again, or name another model. If it comes again, please report it.",
+        )
     if GENE_IDS not in genes or not genes.index.is_unique or not sites[SITE_ID].is_unique:
         raise ValueError(
             f"Found a repeated gene or site, or no column {GENE_IDS}; expected unique ones with an id per gene; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from spamcaf.errors import InputError
 from spamcaf.histology.slide import Pixels, Slide
-from spamcaf.limits import require_regular
+from spamcaf.limits import MIB, require_regular
 from spamcaf.slides import tiff, whole
 from spamcaf.slides.chunks import CACHE_BYTES, ChunkedPixels
 from spamcaf.slides.rgb import Alpha, Conversion, FilePixels, Opened, TurnedPixels, damaged, fingerprint_of
@@ -125,6 +126,8 @@ def open_slide(path: Path) -> Slide:
     require_image(path)
     opened = _open(path)
     rows, columns = opened.pixels.shape
+    if min(rows, columns) < 1:
+        raise damaged(path, f"{rows} x {columns} px")
     notes = "".join(f"; {note}" for note in opened.notes)
     logger.info("%s: %d x %d px, read by %s%s", path.name, columns, rows, opened.reader, notes)
     reopen, is_striped = partial(open_slide, path), _is_striped(opened.pixels)
@@ -146,6 +149,8 @@ def _open(path: Path) -> Opened:
     if vendor not in {None, GENERIC}:
         if is_tiff:
             tiff.require_first_page(path, is_ndpi=vendor == "hamamatsu")
+        else:
+            _require_regular_parts(path)
         return open_scanned(path, str(vendor))
     if is_tiff:
         return _open_tiff(path, vendor)
@@ -163,6 +168,20 @@ def _open(path: Path) -> Opened:
         "a TIFF, JPEG or PNG, or a slide of a scanner that OpenSlide reads.",
         "Convert the image, for example to a tiled TIFF.",
     )
+
+
+def _require_regular_parts(path: Path) -> None:
+    """Raise InputError where a part of a slide of several files is a pipe or device, on which OpenSlide would wait."""
+    folder = path.with_suffix("")
+    if folder.is_dir():
+        parts = list(folder.iterdir())
+    else:  # the index names its parts
+        with path.open("rb") as file:
+            index = file.read(MIB)
+        parts = [part for part in path.parent.iterdir() if os.fsencode(part.name) in index]
+    for part in parts:
+        if part.exists() and not part.is_dir():
+            require_regular(part)
 
 
 def _no_openslide(path: Path) -> InputError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,13 @@ if TYPE_CHECKING:
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HEADER_BYTES = 8
+LARGEST_TILE_PX, MAX_PAGES = 1 << 26, 1000
+"""Of a scanner's file. Tiles have up to 4096 x 4096 px."""
 PLAUSIBLE_UM = (0.05, 5.0)
 """Scanners and microscopes lie within; what print programs write (72 or 300 dots per inch) lies far outside."""
 ANISOTROPY = 0.01
 UM_PER = {"nm": 1e-3, "\u00b5m": 1.0, "\u03bcm": 1.0, "um": 1.0, "micron": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
-RESOLUTION_UNIT = 296
+RESOLUTION_UNIT, XMP = 296, 700
 UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 NDPI_FORMAT = 65420
 """A tag that only Hamamatsu's files have."""
@@ -71,10 +75,35 @@ def is_of_scanner(path: Path) -> bool:
 
 
 def require_first_page(path: Path, is_ndpi: bool) -> None:
-    """Raise InputError when the first page of a scanner's TIFF lies partly beyond the end of the file."""
-    page = _header(path, is_ndpi, lambda file: file.pages.first)
-    if page is not None:
-        _require_whole(path, [page])
+    """Raise InputError when the first page of a scanner's TIFF lies partly beyond the end of the file.
+
+    So do tiles larger than any scanner's: OpenSlide makes room for one, and ends the process where there is none.
+    """
+
+    def described(file: TiffFile) -> list[tuple[TiffPage, Any]]:
+        pages = [page.aspage() for page in islice(file.pages, MAX_PAGES)]
+        return [(page, page.tags.valueof(XMP)) for page in pages]
+
+    pages = _header(path, is_ndpi, described) or []
+    for page, description in pages:
+        sizes = (page.tilewidth, page.tilelength)
+        if not all(isinstance(size, int) for size in sizes) or math.prod(sizes) > LARGEST_TILE_PX:
+            raise rgb.damaged(path, f"tiles of {str(sizes[0])[:20]} x {str(sizes[1])[:20]} px")
+        if page.is_tiled:
+            _require_grid(path, page, description)
+    _require_whole(path, [page for page, _ in pages[:1]])
+
+
+def _require_grid(path: Path, page: TiffPage, text: object) -> None:
+    """Raise InputError where Ventana's description of a page has more tiles than the page: OpenSlide reads beyond."""
+    for area in re.findall(rb"<ImageInfo\b[^>]*>", text) if isinstance(text, bytes) else ():
+        for name, size_px, tile_px in (
+            (b"NumCols", page.imagewidth, page.tilewidth),
+            (b"NumRows", page.imagelength, page.tilelength),
+        ):
+            stated = re.search(name + rb'="(\d+)"', area)
+            if stated and int(stated[1]) > -(-size_px // tile_px):
+                raise rgb.damaged(path, f"{name.decode()} is {stated[1][:20].decode()}, and its page is {size_px} px")
 
 
 def _header(path: Path, is_ndpi: bool, read: Callable[[TiffFile], Any]) -> Any:  # noqa: ANN401  what `read` returns
@@ -98,6 +127,8 @@ def _require_whole(path: Path, pages: list[TiffPage]) -> None:
             offsets, counts = _extents_of(page)
         except OverflowError as error:
             raise rgb.damaged(path, "tiles or strips lie farther than any file reaches") from error
+        except (ValueError, TypeError) as error:
+            raise rgb.damaged(path, "the places of its tiles or strips are no numbers") from error
         if len(offsets) != len(counts):
             raise rgb.damaged(path, f"{len(offsets)} tiles or strips with {len(counts)} lengths")
         outside = np.flatnonzero((counts > 0) & ((offsets < HEADER_BYTES) | (offsets + counts > size)))
