@@ -216,13 +216,17 @@ def test_a_scanned_image_of_no_rows_is_refused(tmp_path: Path, monkeypatch: pyte
     assert "0 x 320 px" in refused(path)
 
 
-@pytest.mark.parametrize(("columns", "is_refused"), [(5, False), (6, True), (10**30, True)])
+@pytest.mark.parametrize(
+    ("columns", "more", "is_refused"),
+    [(5, "", False), (6, "", True), (10**30, "", True), (6, ' AOIScanned="0"', False)],
+)
 def test_a_description_with_more_tiles_than_the_page_is_refused(
-    tmp_path: Path, image: Rgb, columns: int, is_refused: bool
+    tmp_path: Path, image: Rgb, columns: int, more: str, is_refused: bool
 ) -> None:
     """OpenSlide takes the size of a tile that is not there from whatever lies behind, and ends the process."""
-    text = f'<ImageInfo NumRows="4" NumCols="{columns}"/>'.encode()
-    how = {"extratags": [(700, "B", len(text), text, True)], "metadata": None}
+    text = f'<ImageInfo NumRows="4" NumCols="{columns}"{more}/>'.encode()
+    tags = [(700, "B", len(text), text, True)]
+    how = {"extratags": tags, "metadata": None, "description": "level=0 mag=20 quality=90"}
     tifffile.imwrite(tmp_path / "a.bif", image, **TILED, compression="jpeg", **how)
     if is_refused:
         with pytest.raises(InputError, match="NumCols is"):

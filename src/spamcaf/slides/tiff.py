@@ -89,14 +89,17 @@ def require_first_page(path: Path, is_ndpi: bool) -> None:
         sizes = (page.tilewidth, page.tilelength)
         if not all(isinstance(size, int) for size in sizes) or math.prod(sizes) > LARGEST_TILE_PX:
             raise rgb.damaged(path, f"tiles of {str(sizes[0])[:20]} x {str(sizes[1])[:20]} px")
-        if page.is_tiled:
+        if page.is_tiled and "level=0" in page.description:
             _require_grid(path, page, description)
     _require_whole(path, [page for page, _ in pages[:1]])
 
 
 def _require_grid(path: Path, page: TiffPage, text: object) -> None:
     """Raise InputError where Ventana's description of a page has more tiles than the page: OpenSlide reads beyond."""
-    for area in re.findall(rb"<ImageInfo\b[^>]*>", text) if isinstance(text, bytes) else ():
+    areas = re.findall(rb"<ImageInfo\b[^>]*>", text) if isinstance(text, bytes) else []
+    for area in areas:
+        if b'AOIScanned="0"' in area:  # OpenSlide does not look at those
+            continue
         for name, size_px, tile_px in (
             (b"NumCols", page.imagewidth, page.tilewidth),
             (b"NumRows", page.imagelength, page.tilelength),
