@@ -149,6 +149,7 @@ def test_a_raster_has_its_pitch_and_reaches_as_far_on_all_sides(section: AnnData
         assert distance.max() > 0.97 * reach
         before, beyond = spots.min(axis=0) - xy.min(axis=0), xy.max(axis=0) - spots.max(axis=0)
         np.testing.assert_allclose(before, beyond, atol=1e-6)
+        assert (before > reach - 2 * pitch_px).all()
 
 
 def test_a_raster_that_memory_cannot_hold_is_refused_before_it_is_made(section: AnnData, monkeypatch) -> None:
