@@ -120,6 +120,23 @@ TEXTS: dict[str, tuple[str, Callable[[str], str]]] = {
 }
 
 
+def test_a_changed_byte_of_a_model_is_noticed(trained: TrainedModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    dataset = ModelDataset(filepath=str(path))
+    dataset.save(trained)
+    content = path.read_bytes()
+    begin = content.index(b"program_genes")
+    for at in (len(content) // 2, len(content) - 5, begin + 3):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(DatasetError, match="its checksum does not match: it is damaged"):
+            dataset.load()
+    path.write_bytes(content.replace(b"checksum", b"chicksum"))
+    with pytest.raises(DatasetError, match="it has no checksum: an older version wrote it, or it is damaged"):
+        dataset.load()
+    path.write_bytes(content)
+    assert dataset.load().genes == trained.genes
+
+
 @pytest.mark.parametrize(("name", "change"), TEXTS.values(), ids=TEXTS)
 def test_a_model_whose_texts_were_changed_is_refused(trained: TrainedModel, tmp_path: Path, name: str, change) -> None:
     path = tmp_path / "model.safetensors"

@@ -1,7 +1,7 @@
 """The trained model and the checkpoints of its fit: arrays and texts in safetensors files.
 
-The same content always gives the same bytes. safetensors itself does not notice a changed byte: checkpoints, which a
-run takes without a look, carry a SHA-256.
+The same content always gives the same bytes. safetensors itself does not notice a changed byte: each file carries a
+SHA-256 of its content.
 """
 
 from __future__ import annotations
@@ -34,16 +34,27 @@ TEXTS = "spamcaf"
 KEY, RECORD, CHECKSUM = "key", "record", "checksum"
 
 
+def checksum(arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:
+    """Return the SHA-256 of arrays and texts with their names, whatever their order."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    digest.update(json.dumps(dict(texts), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
 def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> None:
-    """Write arrays and texts to `path`."""
+    """Write arrays and texts to `path`, with their checksum."""
     from safetensors.numpy import save_file
 
     whole = {name: np.asarray(value, order="C") for name, value in arrays.items()}
-    save_file(whole, path, metadata={TEXTS: json.dumps(dict(texts), sort_keys=True)})
+    summed = {**texts, CHECKSUM: checksum(whole, texts)}
+    save_file(whole, path, metadata={TEXTS: json.dumps(summed, sort_keys=True)})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Return arrays and texts; ValueError when the file is damaged or not ours."""
+    """Return arrays and texts; ValueError when the file is damaged, has no checksum or is not ours."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -54,7 +65,12 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         raise ValueError(str(error)) from error
     if texts is None:
         raise ValueError("it was not written by spamcaf")
-    return arrays, json.loads(texts)
+    named = json.loads(texts)
+    if not isinstance(named, dict) or CHECKSUM not in named:
+        raise ValueError("it has no checksum: an older version wrote it, or it is damaged")
+    if named.pop(CHECKSUM) != checksum(arrays, named):
+        raise ValueError("its checksum does not match: it is damaged")
+    return arrays, named
 
 
 class CheckpointFolder:
@@ -72,8 +88,6 @@ class CheckpointFolder:
             return None
         try:
             tensors, texts = read_tensors(path)
-            if _checksum(tensors, texts[KEY], texts[RECORD]) != texts[CHECKSUM]:
-                raise ValueError("its checksum does not match")
             record = json.loads(texts[RECORD])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             logger.warning("Checkpoint %s is damaged (%s): that part is trained again.", path, error)
@@ -85,8 +99,7 @@ class CheckpointFolder:
 
     def save(self, name: str, key: str, checkpoint: Checkpoint) -> None:
         """Store under `name`; a kill meanwhile leaves the one before."""
-        record = json.dumps(checkpoint.record)
-        texts = {KEY: key, RECORD: record, CHECKSUM: _checksum(checkpoint.tensors, key, record)}
+        texts = {KEY: key, RECORD: json.dumps(checkpoint.record)}
         with replacing(self._path(name)) as temporary:
             write_tensors(temporary, checkpoint.tensors, texts)
 
@@ -154,13 +167,3 @@ class AppliedModelDataset(ModelDataset):
                 f"{did_you_mean(section, (path.parts[-3] for path in others))}"
                 "Name another: --params model=<section>, and run=<name> where its run is not the default one.",
             )
-
-
-def _checksum(arrays: Mapping[str, NDArray[Any]], *texts: str) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    for text in texts:
-        digest.update(text.encode())
-    return digest.hexdigest()
