@@ -76,6 +76,14 @@ def test_equal_models_win_nothing_significantly() -> None:
     assert found["difference_low"] < 0 < found["difference_high"]
 
 
+def test_a_gene_that_is_level_is_neither_won_nor_lost() -> None:
+    scores = planted(0.5, np.random.default_rng(2))
+    level = scores["gene"].isin(["g1", "g2"])
+    scores.loc[level, "pearson"] = 0.25
+    found = row(compare_models(scores, 100, 0), "spamcaf")
+    assert found["genes_won"] + found["genes_lost"] == N_GENES - 2
+
+
 def test_a_gene_that_some_panels_lack_counts_where_it_is() -> None:
     scores = planted(0.5, np.random.default_rng(3))
     there = (scores["mask"] != 2) | (scores["gene"] != "g7")
@@ -94,7 +102,7 @@ def test_the_order_of_rows_does_not_matter_to_a_mean_and_a_seed_fixes_the_rest()
 def test_p_values_are_scipys_gene_by_gene() -> None:
     rng = np.random.default_rng(6)
     differences = rng.normal(0.05, 0.1, (40, 9))
-    differences[0], differences[1, 3], differences[2, 4:] = 0, 0, np.nan
+    differences[0], differences[1, 3], differences[2, 4:], differences[3, 1] = 0, 0, np.nan, 1
     found = signed_rank_p(differences)
     for gene, values in enumerate(differences):
         pairs = values[np.isfinite(values) & (values != 0)]
@@ -108,10 +116,11 @@ def test_false_discoveries_are_as_benjamini_and_hochberg_adjust_them() -> None:
 
 def test_the_table_in_markdown() -> None:
     rng = np.random.default_rng(7)
-    scores = pd.concat([planted(0.4, rng, "A"), planted(0.4, rng, "B")])
+    parts = [planted(0.4, rng, name) for name in "BA"]
+    scores = pd.concat(parts)
     text = format_markdown(compare_models(scores, 100, 0))
     lines = text.splitlines()
-    assert lines[0] == "| random, mean PCC [95 %] | A | B | all | genes won : lost (significantly) |"
+    assert lines[0] == "| random, mean PCC [95 %] | B | A | all | genes won : lost (significantly) |"
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == [
         "SpaMCAF",
         "Ridge on image features",

@@ -126,3 +126,9 @@ def test_the_record_is_plain_and_told_in_a_sentence(labels, truth) -> None:
     assert "3 labels" in sentence and "2 seeds" in sentence
     assert "super-resolved Leiden 1.000 ± 0.000, k-means 1.000 ± 0.000" in sentence
     assert describe_domains({}) == []
+
+
+def test_few_sites_are_each_others_neighbours(truth: np.ndarray, labels: np.ndarray) -> None:
+    few = np.r_[:4, 60:64]
+    found = score_domains({"x": LabelledSites(truth[few], labels[few])}, 2, 0)["expression"]["x"]
+    assert found["leiden"]["n_clusters"] >= 1 and found["kmeans"]["ari"]["mean"] == pytest.approx(1)

@@ -16,6 +16,7 @@ from spamcaf.scoring.metrics import (
     lattice_windows,
     moran_ratio,
     morans_i,
+    score_draws,
     score_genes,
     structural_similarity,
     summarise,
@@ -234,6 +235,11 @@ def test_ceiling_refuses_normalised_values_and_a_depth_of_the_panel_alone() -> N
     counts, total, _ = _counts(1e4)
     with pytest.raises(ValueError, match="raw counts"):
         noise_ceiling(np.log1p(counts), total, _genes(N_PANEL), 0)
+    for value in (-1.0, np.nan, np.inf, 0.5):
+        spoiled = counts.astype(float)
+        spoiled[3, 4] = value
+        with pytest.raises(ValueError, match="found 1 other values"):
+            noise_ceiling(spoiled, total, _genes(N_PANEL), 0)
     with pytest.raises(ValueError, match="depth to be at least"):
         noise_ceiling(counts, counts.sum(axis=1) - 1, _genes(N_PANEL), 0)
 
@@ -301,7 +307,7 @@ def test_what_is_a_line_on_the_depth_counts_as_0_without_it(pair, spread: float)
     depth = np.random.default_rng(1).lognormal(7, spread, len(truth))
     prediction[:, 0] = 3 - 0.7 * np.log(depth)  # rounded to float32
     prediction[:, 1] = 2.0
-    truth[:, 2] = 5.0
+    truth[:, 2] = 2 + 0.1 * np.log(depth)
     found = score_genes(truth, prediction, _genes(), depth=depth)["pearson_depth_removed"]
     assert found[:3].tolist() == [0.0, 0.0, 0.0]
     assert (found[3:] != 0).all() and found[3:].mean() > 0.2
@@ -406,3 +412,23 @@ def test_morans_i_agrees_with_squidpy() -> None:
     sq.gr.spatial_autocorr(section, mode="moran", n_perms=None, transformation=True)
     expected = section.uns["moranI"].loc[section.var_names, "I"]
     np.testing.assert_allclose(morans_i(values, xy_um, 6), expected, atol=1e-6)
+
+
+def test_draws_are_scored_one_by_one_and_their_structure_together(pair) -> None:
+    truth, prediction = pair
+    side = int(np.ceil(np.sqrt(len(truth))))
+    xy = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)[: len(truth)].astype(float)
+    truth += xy[:, :1]
+    truth[:, 0] = 1.0  # a gene that does not vary has no ratio
+    noise = np.random.default_rng(5).normal(size=truth.shape)
+    draws = np.stack([truth * 2, prediction + xy[:, 1:] + noise, np.ones_like(truth)])
+    found = score_draws(truth, draws, xy, 4)
+    assert found["n_draws"] == 3
+    ratios = [np.median(drawn[:, 1:].var(axis=0) / truth[:, 1:].var(axis=0)) for drawn in draws]
+    assert ratios[0] == pytest.approx(4) and ratios[2] == 0
+    assert found["variance_ratio"] == pytest.approx(np.mean(ratios))
+    of_moran = [moran_ratio(truth, drawn, xy, 4) for drawn in draws[:2]]  # that of the constant draw is unknown
+    assert moran_ratio(truth, draws[2], xy, 4) is None and of_moran[0] == pytest.approx(1)
+    assert found["moran_ratio"] == pytest.approx(np.mean(of_moran))
+    assert found["gene_structure"] == pytest.approx(gene_structure(truth, np.concatenate(list(draws))))
+    assert score_draws(truth, draws[2:], xy, 4)["moran_ratio"] is None

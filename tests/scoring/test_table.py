@@ -63,5 +63,6 @@ def test_without_super_resolution_and_coverage(scored) -> None:
     scores = {**scored[0], "coverage_90": None}
     del scores["super_resolution"]
     table = format_table(scores)
+    assert "WITHOUT AN IMAGE" not in table and "WITHOUT AN IMAGE" in format_table(scores | {"image": "none"})
     assert "Super-resolution" not in table
     assert "intervals" not in table
