@@ -226,6 +226,26 @@ def test_only_what_is_missing_or_unfit_is_run(catalog: Callable[..., DataCatalog
     assert needed(reference="R1") == []
 
 
+def test_a_node_whose_other_result_is_of_another_run_is_run_again(catalog: Callable[..., DataCatalog]) -> None:
+    """As a kill between its two saves leaves it."""
+    inputs = ["section", "params:fit"]
+    both = Pipeline([Node(lambda section, settings: (1, settings.epochs), inputs, ["model", "scores"], name="fit")])
+    run(INGESTION + both, catalog())
+    kept = catalog()["scores"].path
+    before = {path: path.read_bytes() for path in (kept, kept.parent / f".provenance/{kept.name}.json")}
+    run(both, catalog(epochs=2))
+
+    def needed(*names: str) -> list[str]:
+        return nodes_to_run(both, names, Origins(catalog(epochs=2)))
+
+    assert needed("model") == []
+    for path, content in before.items():
+        path.write_bytes(content)
+    assert needed("model") == needed("scores") == ["fit"]
+    kept.unlink()
+    assert needed("model") == ["fit"]
+
+
 def test_a_damaged_record_is_none(catalog: Callable[..., DataCatalog], finished: None) -> None:
     path = catalog()["section"].path
     (path.parent / ".provenance" / f"{path.name}.json").write_text("{")

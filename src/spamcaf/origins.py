@@ -101,6 +101,11 @@ class Origins:
                     found.append(Misfit(result, str(record.get(PIPELINE)), name, stored, expected))
         return found
 
+    def is_stored(self, name: str) -> bool:
+        """Tell whether a result goes to the disk."""
+        dataset = self._dataset(name)
+        return dataset is not None and dataset.is_result
+
     def is_made(self, name: str) -> bool:
         """Tell whether a result is stored and fits the run."""
         dataset = self._dataset(name)

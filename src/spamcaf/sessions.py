@@ -124,7 +124,11 @@ def nodes_to_run(pipeline: Pipeline, results: Iterable[str], origins: Origins) -
     while wanted:
         name = wanted.pop()
         node = writers.get(name)
-        if node is not None and node.name not in needed and not origins.is_made(name):
+        if node is None or node.name in needed:
+            continue
+        # a kill between two outputs of a node leaves the second as another run made it
+        of_node = [name, *(other for other in node.outputs if origins.is_stored(other))]
+        if not all(map(origins.is_made, of_node)):
             needed.append(node.name)
             wanted += node.inputs
     return needed
