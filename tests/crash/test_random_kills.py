@@ -220,7 +220,7 @@ def digest_of(path: Path) -> str:
         if file.name == "report.html":
             content = re.sub(rb">(date|command)</th><td>[^<]*", b"", content)  # of the run that made it
         if file.name == "download_report.json":
-            content = re.sub(rb'"(status|source)": "[^"]*"', b"", content)  # a file fetched before the kill is "present"
+            content = re.sub(rb'"(status|source)": "[^"]*"', b"", content)  # "present" where fetched before the kill
         digest.update(f"{file.relative_to(path)} {len(content)} ".encode() + content)
     return digest.hexdigest()
 
