@@ -12,6 +12,7 @@ from spamcaf.errors import InputError
 from spamcaf.model.data import (
     FeaturePCA,
     PooledSections,
+    ReferenceCounts,
     TrainingSection,
     nearest,
     neighbours_leave_one_out,
@@ -46,6 +47,13 @@ def test_every_section_is_centred_by_itself(pool_of_three: PooledSections) -> No
         np.testing.assert_allclose(pool_of_three.centred()[rows].mean(axis=0), 0, atol=1e-5)
         np.testing.assert_allclose(pool_of_three.scores(programs)[rows].mean(axis=0), 0, atol=1e-5)
         np.testing.assert_allclose(pool_of_three.image_features.target[rows].mean(axis=0), 0, atol=1e-5)
+
+
+def test_a_reference_s_counts_are_weighted_as_those_of_a_section(visible: Measured, folds: np.ndarray) -> None:
+    pool = PooledSections.from_sections(TrainingSection(visible, folds))
+    reference = ReferenceCounts("atlas", visible.all_expression, visible.depth)
+    np.testing.assert_allclose(reference.weighted_residuals(), pool.weighted_residuals(0))
+    assert np.ptp(visible.depth) > 0
 
 
 def test_a_section_that_was_not_measured_has_no_spots(others: list[TrainingSection]) -> None:

@@ -217,6 +217,27 @@ def test_genes_share_a_mixture_and_take_the_most_likely_noise(
     np.testing.assert_allclose(found.weights[2:], np.tile(mixture, (len(found) - 2, 1)))
 
 
+def test_a_gene_s_noise_is_the_most_likely_of_those_tried(visible: Measured, kernels_of: KernelsOf) -> None:
+    """Against the likelihood of each ratio written out, with depths that differ a hundredfold."""
+    gram, hyper, rng = kernels_of(visible).gram(), _hyper(2), np.random.default_rng(1)
+    depth = rng.lognormal(7, 1.5, len(visible))
+    covariance = np.tensordot(hyper.weights[0] / hyper.weights[0].sum(), gram.astype(np.float64), axes=1)
+    shape = np.diag(np.sqrt(hyper.reference_depth / depth))
+    n = len(visible)
+    genes = np.hstack(
+        [np.linalg.cholesky(covariance + r * shape) @ rng.normal(size=(n, 8)) for r in gaussian_process.NOISE_RATIOS]
+    )
+    likelihood = []
+    for ratio in gaussian_process.NOISE_RATIOS:
+        root = np.linalg.cholesky(covariance + ratio * shape)
+        scale = np.square(np.linalg.solve(root, genes)).mean(axis=0)
+        likelihood.append(-n / 2 * np.log(scale) - np.log(np.diag(root)).sum())
+    found = add_gene_covariances(hyper, gram, genes, depth)
+    expected = np.array(gaussian_process.NOISE_RATIOS)[np.argmax(likelihood, axis=0)]
+    np.testing.assert_array_equal(found.noise[found.covariance_of[2:]], expected)
+    assert len(set(expected)) == len(gaussian_process.NOISE_RATIOS)
+
+
 def test_columns_of_one_covariance_are_predicted_as_each_alone(
     visible: Measured, folds: np.ndarray, kernels_of: Callable[..., Kernels]
 ) -> None:
