@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata
@@ -14,7 +15,7 @@ from anndata import AnnData
 
 from spamcaf.errors import InputError
 from spamcaf.parameters import GridSettings
-from spamcaf.reporting.prediction import build_prediction, library_id
+from spamcaf.reporting.prediction import build_prediction, library_id, named_layers
 from spamcaf.sections.array_indices import lattice_of
 from spamcaf.sections.sites import lay_grid
 
@@ -180,3 +181,11 @@ def test_a_text_of_a_record_that_only_looks_like_json_stays_a_text(make_section:
     prediction = predict(make_section(), provenance={"section": "{a", "view": '{"tile_um": 55}'})
     record = prediction.uns["spamcaf"]
     assert (record["section"], record["view"]) == ("{a", {"tile_um": 55})
+
+
+def test_layers_are_those_with_a_name_whatever_anndata_lists() -> None:
+    sd = np.ones((3, 2), np.float32)
+    data = AnnData(np.zeros((3, 2), np.float32), layers={"sd": sd})
+    assert list(named_layers(data)) == ["sd"]
+    listed: Any = SimpleNamespace(layers={None: data.X, "sd": sd})
+    assert named_layers(listed) == {"sd": sd}

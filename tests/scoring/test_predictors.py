@@ -20,6 +20,7 @@ from spamcaf.histology.slide import ArrayPixels, Slide
 from spamcaf.names import COMPARED_MODELS, PEERS, Model, display_name
 from spamcaf.parameters import ComputeSettings, EvaluationSettings, TileSettings
 from spamcaf.pipelines.evaluation import nodes
+from spamcaf.reporting.prediction import named_layers
 from spamcaf.scoring import baselines, predictors
 from spamcaf.scoring.metrics import score_genes
 from spamcaf.scoring.predictors import DEFAULT, PREDICTORS, able, predict_all
@@ -172,8 +173,8 @@ def predictions(expression: AnnData) -> dict[str, np.ndarray]:
     image = np.random.default_rng(6).integers(0, 256, (1800, 1800, 3), np.uint8)
     inputs: Any = (None, lambda: Slide(ArrayPixels(image, "noise"), "noise"), TileSettings())
     settings = (EvaluationSettings.model_validate({"models": "all"}), COMPUTE, 0)
-    layers = nodes.fit_baselines(expression, split, features, *inputs, *settings).layers
-    return {str(name): np.asarray(layers[name]) for name in layers if name}
+    predicted = nodes.fit_baselines(expression, split, features, *inputs, *settings)
+    return {name: np.asarray(layer) for name, layer in named_layers(predicted).items()}
 
 
 def inputs_of(expression: AnnData) -> tuple[pd.DataFrame, Features]:
@@ -220,7 +221,7 @@ def test_the_slide_is_opened_only_for_predictors_that_need_its_colours() -> None
         chosen = EvaluationSettings.model_validate({"models": models})
         return nodes.fit_baselines(expression, split, features, *inputs, chosen, COMPUTE, 0)
 
-    assert set(predict("idw+ridge").layers) == {"idw", "ridge"}
+    assert set(named_layers(predict("idw+ridge"))) == {"idw", "ridge"}
     with pytest.raises(AssertionError, match="was opened"):
         predict("idw+rgb_ridge")
 

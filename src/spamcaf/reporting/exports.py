@@ -9,7 +9,7 @@ import numpy as np
 
 from spamcaf.names import SPATIAL, ScaleFactor
 from spamcaf.reporting.figures import colour_limits
-from spamcaf.reporting.prediction import SD, library_of
+from spamcaf.reporting.prediction import SD, library_of, named_layers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -207,6 +207,6 @@ def _table(super_resolved: AnnData, region: str) -> AnnData:
         obs=super_resolved.obs.assign(**joining),
         var=super_resolved.var,
         obsm=dict(super_resolved.obsm),
-        layers={name: layer for name, layer in super_resolved.layers.items() if name},  # anndata 0.13 lists X as None
+        layers=named_layers(super_resolved),
         uns=dict(super_resolved.uns),
     )

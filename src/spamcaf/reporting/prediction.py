@@ -41,6 +41,11 @@ def library_of(section: AnnData) -> tuple[str, dict[str, Any]]:
     return next(iter(libraries.items()), ("", {"images": {}, "scalefactors": {}}))
 
 
+def named_layers(data: AnnData) -> dict[str, Any]:
+    """Return the layers by name, without X, which anndata lists among them as None from 0.13 on."""
+    return {str(name): layer for name, layer in data.layers.items() if name is not None}
+
+
 def as_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
     """Return an image (row, column, 3 or 4) as RGB uint8; readers that use matplotlib give floats between 0 and 1."""
     rgb = image[..., :3]

@@ -14,7 +14,7 @@ from spamcaf.names import NO_IMAGE, PROVENANCE, SECTION_METADATA, SPATIAL, Model
 from spamcaf.parameters import ComputeSettings, EvaluationSettings, ReportSettings, SplitSettings, TileSettings
 from spamcaf.pipelines.joins import grid_sites, measured_other_sections, measured_spots, mpp_of, pitch_um_of, sites_of
 from spamcaf.pipelines.types import AnnData, DataFrame, Figure, OpenSlide, OtherSections, SimulatedTissue
-from spamcaf.reporting.prediction import DRAW, SD
+from spamcaf.reporting.prediction import DRAW, SD, named_layers
 from spamcaf.sections.array_indices import index_of
 from spamcaf.sections.gene_names import find_genes, named
 from spamcaf.sections.panel import COUNTS, DEPTH
@@ -175,7 +175,7 @@ def score_predictions(
         truth.obs[DEPTH].to_numpy(),
         None if _lattice(expression) == "scattered" else index_of(truth),
     )
-    predictions = {**_ours(recovered), **baseline_predictions.layers}
+    predictions = {**_ours(recovered), **named_layers(baseline_predictions)}
     name = str(expression.uns[SECTION_METADATA][SectionField.NAME])
     n_train, n_buffer = len(visible), len(barcodes_of(spot_split, Part.BUFFER))
     others = tuple(map(str, _record(recovered)["other_sections"]))
@@ -185,7 +185,7 @@ def score_predictions(
     )
     seen = np.asarray(expression[visible].X)
     scores, gene_scores = build_scores(setting, hidden_spots, predictions, recovered.layers.get(SD), seen)
-    draws = [np.asarray(layer) for key, layer in recovered.layers.items() if key and key.startswith(DRAW)]
+    draws = [np.asarray(layer) for name, layer in named_layers(recovered).items() if name.startswith(DRAW)]
     if draws:
         n_neighbours = min(metrics.NEIGHBOURS[setting.lattice], len(hidden) - 1)
         truth_values, xy_um = hidden_spots.expression, hidden_spots.xy_um
