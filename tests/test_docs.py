@@ -201,7 +201,7 @@ def test_the_picture_of_a_section_shows_measured_spots_and_predicted_sites(proje
     (spots,), (surface,) = measured.collections, predicted.images[1:]
     assert len(spots.get_offsets()) == map_.obs["parent_barcode"].nunique()
     shown = np.ma.masked_invalid(surface.get_array()).compressed()
-    assert set(shown) == set(map_.obs_vector(gene).astype(float))
+    assert set(shown) == set(map_[:, gene].to_df()[gene].astype(float))
     assert not image.collections and image.images
 
 

@@ -181,7 +181,7 @@ def test_a_refused_token_is_told_to_nobody_but_the_hub(
 def test_what_a_failed_run_stores_names_no_home_folder(home: Path, run: Callable[..., str]) -> None:
     project = home / "project"
     (home / "none.csv").write_text("spot,g1\ns1,3\n")
-    words = ("--env", "mine", "--pipelines", "training", "--params", f"fit.use_network=false,reference={home}/none.csv")
+    words = ("--env", "mine", "--params", f"run=failed,fit.use_network=false,reference={home}/none.csv")
     output = run("run", *words, code=1)
     assert f"{home}/none.csv" in output or "~/none.csv" in output
     events = (project / ".viz/kedro_pipeline_events.json").read_text()

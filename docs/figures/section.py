@@ -84,7 +84,7 @@ def _surface(xy_px: Floats, values: Floats, extent: tuple[float, float, float, f
 
 
 def _values(data: AnnData, gene: str) -> Floats:
-    return np.asarray(data.obs_vector(gene), float)
+    return data[:, gene].to_df()[gene].to_numpy(float)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def test_values_and_places_are_kept_to_a_step(sections: tuple) -> None:
     ]
     longest = max(data["frame"])
     for number, section in enumerate(sections):
-        expected = section.obs_vector("B")
+        expected = section[:, "B"].to_df()["B"].to_numpy()
         np.testing.assert_allclose(_values(data["genes"][0], number), expected, atol=np.ptp(expected) / 255)
         place = data["sites"][number]
         xy = np.column_stack([_decoded(place["x"], "<u2"), _decoded(place["y"], "<u2")]) / 65535 * longest

@@ -56,7 +56,12 @@ def predict(section: AnnData, subdivide: int = 2, **changes: Any) -> AnnData:
         "thumbnail": np.full((300, 500, 3), 90, np.uint8),
         "px_per_thumbnail_px": 5.0,
         "grid": GridSettings(subdivide=subdivide),
-        "provenance": {"seed": np.int64(3), "loss": float("nan"), "backbone": {"id": "lite0"}},
+        "provenance": {
+            "seed": np.int64(3),
+            "loss": float("nan"),
+            "sources": {"~/atlas.csv": 0.5},
+            "backbone": {"id": "lite0"},
+        },
     }
     return build_prediction(**(arguments | changes))
 
@@ -73,6 +78,7 @@ def test_every_part_survives_the_file(make_section: Callable[..., AnnData], tmp_
     assert stored.obsm["spatial"].dtype == np.float64
     assert np.array_equal(stored.obsm["spatial"], made.obsm["spatial"])
     assert stored.uns["spamcaf"] == made.uns["spamcaf"]
+    assert stored.uns["spamcaf"]["sources"] == {"~%2Fatlas.csv": 0.5}
     entry, before = stored.uns["spatial"]["S1"], made.uns["spatial"]["S1"]
     assert entry["metadata"] == before["metadata"]
     assert entry["scalefactors"] == before["scalefactors"]
@@ -138,6 +144,7 @@ def test_the_record_is_plain_and_nested(make_section: Callable[..., AnnData]) ->
     assert record == {
         "seed": 3,
         "backbone": {"id": "lite0"},
+        "sources": {"~%2Fatlas.csv": 0.5},
         "schema_version": "1",
         "scale": "log1p of counts per 10 000",
     }

@@ -15,7 +15,7 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from numpy.typing import NDArray
 
 from spamcaf.names import SPATIAL, ScaleFactor
-from spamcaf.reporting.prediction import as_uint8, library_of
+from spamcaf.reporting.prediction import as_uint8, library_of, values_of
 from spamcaf.sections.gene_names import find_genes, named
 from spamcaf.sections.lattice import nearest_neighbours
 
@@ -244,7 +244,7 @@ def plot_gene_maps(
     tissue, surfaces = _Tissue(measured, frame), (super_resolved, truth)
     sites = [_Sites(section, frame, is_surface=any(section is s for s in surfaces)) for section in sections.values()]
     for row, row_bars, (gene, pcc) in zip(panels, bars, genes.items(), strict=True):
-        values = [section.obs_vector(gene).astype(float) for section in sections.values()]
+        values = [values_of(section, gene) for section in sections.values()]
         ends = np.cumsum(groups)
         limits = [colour_limits(np.concatenate(values[end - n : end])) for end, n in zip(ends, groups, strict=True)]
         limits = [limit for limit, n in zip(limits, groups, strict=True) for _ in range(n)]
@@ -272,7 +272,7 @@ def plot_predicted_maps(predicted: AnnData, requested: Sequence[str], n: int, un
     figure, panels, bars = _lay_out(rows, (1,) * columns, frame.aspect)
     tissue, sites = _Tissue(predicted, frame), _Sites(predicted, frame, is_surface=True)
     for axes, bar, gene in zip(panels.ravel(), bars.ravel(), genes, strict=False):
-        values = predicted.obs_vector(gene).astype(float)
+        values = values_of(predicted, gene)
         tissue.draw(axes)
         _draw_colour_bar(bar, sites.draw(axes, values, colour_limits(values)), "predicted", unit)
         axes.set_title(gene, fontsize=10)

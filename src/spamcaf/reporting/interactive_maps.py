@@ -11,7 +11,7 @@ import numpy as np
 from spamcaf.histology.slide import GLASS
 from spamcaf.names import SPATIAL, ScaleFactor
 from spamcaf.reporting.figures import CELL_REACH, SPOT_SHARE, colour_limits, nearest_px
-from spamcaf.reporting.prediction import SD, as_uint8, library_of
+from spamcaf.reporting.prediction import SD, as_uint8, library_of, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,10 +112,10 @@ def _thinned(section: AnnData) -> AnnData:
 
 
 def _maps(gene: str, shown: list[AnnData], further: list[tuple[AnnData, str | None]]) -> list[dict[str, Any]]:
-    values = [section.obs_vector(gene).astype(float) for section in shown]
+    values = [values_of(section, gene) for section in shown]
     limits = [colour_limits(values[0]), *[colour_limits(np.concatenate(values[1:]))] * 2]
     for sites, layer in further:
-        values.append(sites.obs_vector(gene, layer=layer).astype(float))
+        values.append(values_of(sites, gene, layer))
         limits.append(colour_limits(values[-1]))
     return [_quantised(v, limit) for v, limit in zip(values, limits, strict=True)]
 

@@ -46,6 +46,12 @@ def named_layers(data: AnnData) -> dict[str, Any]:
     return {str(name): layer for name, layer in data.layers.items() if name is not None}
 
 
+def values_of(data: AnnData, gene: str, layer: str | None = None) -> NDArray[np.float64]:
+    """Return a gene's values (spot or site,) in X or a layer."""
+    values = (data.X if layer is None else data.layers[layer])[:, [data.var_names.get_loc(gene)]]
+    return np.asarray(values.toarray() if hasattr(values, "toarray") else values, np.float64).ravel()
+
+
 def as_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
     """Return an image (row, column, 3 or 4) as RGB uint8; readers that use matplotlib give floats between 0 and 1."""
     rgb = image[..., :3]
@@ -101,7 +107,10 @@ def build_prediction(
 
 
 def _without_text(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record as h5ad and Zarr hold it: nested, no JSON in texts, nothing that is None."""
+    """Return a record as h5ad and Zarr hold it: nested, no JSON in texts, nothing that is None.
+
+    A slash in a name, as of a reference that is given by its path, stands as %2F: to HDF5 it is a level of its own.
+    """
     found: dict[str, Any] = {}
     for name, value in plain(dict(record)).items():
         known = value
@@ -109,7 +118,7 @@ def _without_text(record: Mapping[str, Any]) -> dict[str, Any]:
             with suppress(ValueError):
                 known = json.loads(value)
         if known is not None:
-            found[name] = _without_text(known) if isinstance(known, Mapping) else known
+            found[name.replace("/", "%2F")] = _without_text(known) if isinstance(known, Mapping) else known
     return found
 
 
