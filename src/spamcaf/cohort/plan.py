@@ -26,7 +26,7 @@ SCORES = ("gene_scores", "hidden_scores")
 """What is made of a mask, as the pipeline benchmark does."""
 OF_A_RUN = ("section", "run", "model", "other_sections", "reference")
 """Choices in which the runs of a section may differ; the others go into results that all of them share."""
-MAX_ROWS = 10_000
+MAX_ROWS = 10_000  # of a table: each is a run
 MAX_NAMED = 4  # differences in a message
 
 

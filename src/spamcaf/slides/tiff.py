@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HEADER_BYTES = 8
 LARGEST_TILE_PX, MAX_PAGES = 1 << 26, 1000
-"""Of a scanner's file. Tiles have up to 4096 x 4096 px."""
+"""Pixels of a tile (8192 x 8192) and pages that a scanner's file may have."""
 PLAUSIBLE_UM = (0.05, 5.0)
 """Scanners and microscopes lie within; what print programs write (72 or 300 dots per inch) lies far outside."""
 ANISOTROPY = 0.01
@@ -77,7 +77,8 @@ def is_of_scanner(path: Path) -> bool:
 def require_first_page(path: Path, is_ndpi: bool) -> None:
     """Raise InputError when the first page of a scanner's TIFF lies partly beyond the end of the file.
 
-    So do tiles larger than any scanner's: OpenSlide makes room for one, and ends the process where there is none.
+    And when a page has tiles beyond `LARGEST_TILE_PX`, or fewer than its description states: OpenSlide makes room for a
+    tile, and reads those stated, and ends the process where it cannot.
     """
 
     def described(file: TiffFile) -> list[tuple[TiffPage, Any]]:
